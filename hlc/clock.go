@@ -1,0 +1,77 @@
+package hlc
+
+import (
+	"fmt"
+	"sync"
+	"time"
+)
+
+// DriftError says that a stamp lies further ahead of the local wall clock than the clock allows.
+type DriftError struct {
+	Stamp Stamp
+	Ahead time.Duration // how far the stamp is ahead of the local wall clock
+	Max   time.Duration
+}
+
+func (e *DriftError) Error() string {
+	return fmt.Sprintf("stamp %s is %s ahead of the local clock (at most %s is accepted)", e.Stamp, e.Ahead.Round(time.Millisecond), e.Max)
+}
+
+// Clock issues this device's stamps. Its methods may be called from several goroutines and never block.
+//
+// HAZARD: a Clock made from a high-water mark older than the last stamp used issues stamps again; store
+// Last() in the transaction that uses the stamp.
+type Clock struct {
+	now      func() time.Time
+	maxDrift time.Duration
+
+	mu   sync.Mutex
+	last Stamp // every stamp issued or observed is <= last
+}
+
+// NewClock returns a clock that continues after last, reads wall time from now, and refuses remote stamps
+// more than maxDrift ahead of it (zero or less: none are refused).
+func NewClock(now func() time.Time, last Stamp, maxDrift time.Duration) *Clock {
+	return &Clock{now: now, last: last, maxDrift: maxDrift}
+}
+
+// Now issues the next stamp: max(wall, last+1). A full counter borrows the next millisecond.
+func (c *Clock) Now() Stamp {
+	wall := c.wall()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.last = max(wall, c.last+1)
+	return c.last
+}
+
+// Observe merges a remote stamp, so that every later stamp of this clock is greater.
+// It returns a *DriftError, and merges nothing, if remote is too far ahead.
+func (c *Clock) Observe(remote Stamp) error {
+	if err := c.Check(remote); err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.last = max(c.last, remote)
+	return nil
+}
+
+// Check returns a *DriftError if remote is too far ahead of the local wall clock, and merges nothing.
+func (c *Clock) Check(remote Stamp) error {
+	if c.maxDrift <= 0 {
+		return nil
+	}
+	if ahead := remote.Time().Sub(c.now()); ahead > c.maxDrift {
+		return &DriftError{Stamp: remote, Ahead: ahead, Max: c.maxDrift}
+	}
+	return nil
+}
+
+// Last returns the greatest stamp issued or observed: the high-water mark to store.
+func (c *Clock) Last() Stamp {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.last
+}
+
+func (c *Clock) wall() Stamp { return New(max(0, c.now().UnixMilli()), 0) }
