@@ -94,10 +94,14 @@ func AppendOpHeader(dst []byte, id RecordID, stamp hlc.Stamp, kind OpKind, field
 
 // AppendOpField appends one field of an operation. value must be of a type that AppendValue takes.
 func AppendOpField(dst []byte, column int, value any, seen hlc.Stamp) []byte {
-	dst = msgp.AppendInt(dst, column)
+	dst = appendColumn(dst, column)
 	dst = AppendValue(dst, value)
-	return msgp.AppendUint64(dst, uint64(seen))
+	return appendSeen(dst, seen)
 }
+
+func appendColumn(dst []byte, column int) []byte { return msgp.AppendInt(dst, column) }
+
+func appendSeen(dst []byte, seen hlc.Stamp) []byte { return msgp.AppendUint64(dst, uint64(seen)) }
 
 // AppendValue appends v, which is nil or of a type that Type lists: string, int64, float64, bool, []byte or RecordID.
 // It panics on any other type, which is a defect of the caller: values from outside pass CheckValue first.
@@ -205,17 +209,18 @@ func CheckValue(t Type, v any) error {
 	return Errorf(CodeInvalid, "want %s, got a Go %T", t, v)
 }
 
-// StateRows yields the rows of a device-owned batch. It ends after the first malformed one, yielding its error.
+// StateRows yields the rows of a device-owned batch, and in the place of each malformed one its error. It goes on behind
+// that if the caller does and the next row can be found.
 func (b *Batch) StateRows() iter.Seq2[StateRow, error] {
 	return func(yield func(StateRow, error) bool) {
 		rest := b.Rows
 		for i := range b.Count {
 			row, next, err := readStateRow(rest, len(b.Columns))
 			if err != nil {
-				yield(row, Errorf(CodeInvalid, "%s: row %d of %d: %w", b.Model, i, b.Count, err))
-				return
-			}
-			if !yield(row, nil) {
+				if next = b.skipMalformed(rest); !yield(row, b.malformed("row", i, err)) || next == nil {
+					return
+				}
+			} else if !yield(row, nil) {
 				return
 			}
 			rest = next
@@ -224,6 +229,26 @@ func (b *Batch) StateRows() iter.Seq2[StateRow, error] {
 			yield(StateRow{}, Errorf(CodeInvalid, "%s: %d bytes after the last of %d rows", b.Model, len(rest), b.Count))
 		}
 	}
+}
+
+func (b *Batch) malformed(what string, i int, err error) error {
+	code := CodeInvalid
+	if CodeOf(err) == CodeTooLarge {
+		code = CodeTooLarge
+	}
+	return Errorf(code, "%s: %s %d of %d: %w", b.Model, what, i, b.Count, err)
+}
+
+// skipMalformed returns what follows the malformed row that rest begins with, or nil if that can not be told.
+func (b *Batch) skipMalformed(rest []byte) []byte {
+	next, err := msgp.Skip(rest)
+	if err != nil {
+		return nil
+	}
+	if next == nil {
+		next = []byte{}
+	}
+	return next
 }
 
 func readStateRow(b []byte, columns int) (row StateRow, rest []byte, err error) {
@@ -252,7 +277,7 @@ func readStateRow(b []byte, columns int) (row StateRow, rest []byte, err error) 
 	return row, rest, checkSize(row.Raw)
 }
 
-// Ops yields the operations of a shared batch. It ends after the first malformed one, yielding its error.
+// Ops yields the operations of a shared batch as StateRows does rows.
 // Op.Fields is valid until the next one is yielded.
 func (b *Batch) Ops() iter.Seq2[Op, error] {
 	return func(yield func(Op, error) bool) {
@@ -261,10 +286,10 @@ func (b *Batch) Ops() iter.Seq2[Op, error] {
 		for i := range b.Count {
 			op, next, err := readOp(rest, len(b.Columns), fields[:0])
 			if err != nil {
-				yield(op, Errorf(CodeInvalid, "%s: operation %d of %d: %w", b.Model, i, b.Count, err))
-				return
-			}
-			if !yield(op, nil) {
+				if next = b.skipMalformed(rest); !yield(op, b.malformed("operation", i, err)) || next == nil {
+					return
+				}
+			} else if !yield(op, nil) {
 				return
 			}
 			rest, fields = next, op.Fields

@@ -1,16 +1,25 @@
 package sdk
 
 import (
+	"bytes"
 	"encoding/json"
 	"slices"
 	"strings"
 )
 
 func checkText(t Type, v string) error {
-	if i := strings.IndexByte(v, 0); i >= 0 {
-		return Errorf(CodeInvalid, "text holds a NUL at byte %d", i)
-	}
-	if t == JSON && !json.Valid([]byte(v)) {
+	return textFault(strings.IndexByte(v, 0), t == JSON && !json.Valid([]byte(v)))
+}
+
+func checkTextBytes(t Type, v []byte) error {
+	return textFault(bytes.IndexByte(v, 0), t == JSON && !json.Valid(v))
+}
+
+func textFault(nul int, notJSON bool) error {
+	switch {
+	case nul >= 0:
+		return Errorf(CodeInvalid, "text holds a NUL at byte %d", nul)
+	case notJSON:
 		return Errorf(CodeInvalid, "text is not one JSON value")
 	}
 	return nil

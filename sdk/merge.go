@@ -1,0 +1,415 @@
+package sdk
+
+import (
+	"bytes"
+	"cmp"
+	"slices"
+	"strings"
+
+	"github.com/tinylib/msgp/msgp"
+
+	"github.com/starling-sync/starling/hlc"
+)
+
+// MergeShared merges a batch of shared operations into the records they touch, as a plain model does; Model calls it.
+// The result depends only on the set of operations, never on their order or repetition:
+//
+//   - a record's Inserted and Deleted are the greatest versions of its inserts and deletes;
+//   - an lww field is the write of greatest version; a max or min field the greatest or least value, and of equal
+//     values the write of greatest version; nil never beats a value there;
+//   - an insert gives the fields that it names; a field that no operation named has no state;
+//   - fields that desc lacks, from a newer schema, merge as lww.
+//
+// A conflict is an lww write that lost to a write of another device which had not seen it, and whose value differs.
+//
+// Refused, and without effect, are malformed operations and values of a wrong type, and operations whose id is not that
+// of the natural key. Of local batches also: unknown fields; required fields that are nil or, in an insert, missing; an
+// insert of a record that exists, unless its natural key makes it the same; an update or delete of one that does not; and
+// what validate (which may be nil) returns an error for, given the merged record, which is valid during that call.
+//
+// The error is for a batch that is malformed as a whole.
+func MergeShared(desc *Description, in SharedChanges, validate func(merged *Record) error) (SharedResult, error) {
+	plan, err := planBatch(desc, &in.Batch)
+	if err != nil {
+		return SharedResult{}, err
+	}
+	m := merger{plan: plan, in: &in, validate: validate, records: make(map[RecordID]*mergedRecord, len(in.Current))}
+	for i := range in.Current {
+		record := &mergedRecord{Record: in.Current[i]}
+		if !slices.IsSortedFunc(record.Fields, byName) {
+			record.takeFields()
+			slices.SortFunc(record.Fields, byName)
+		}
+		m.records[record.ID] = record
+	}
+	index := -1
+	for op, err := range in.Batch.Ops() {
+		index++
+		if err == nil {
+			err = m.apply(&op)
+		}
+		if err != nil {
+			m.result.Refused = append(m.result.Refused, refusal(index, err))
+		}
+	}
+	m.result.Refused = refuseRest(m.result.Refused, index+1, &in.Batch)
+	for _, r := range m.changed {
+		m.result.Records = append(m.result.Records, r.Record)
+	}
+	return m.result, nil
+}
+
+type merger struct {
+	plan     *batchPlan
+	in       *SharedChanges
+	validate func(*Record) error
+	records  map[RecordID]*mergedRecord
+	changed  []*mergedRecord // in the order of their first change
+	result   SharedResult
+	writes   []fieldWrite // of the operation at hand
+}
+
+// mergedRecord is a record under way.
+type mergedRecord struct {
+	Record
+	own     bool // Fields belongs to the merger
+	changed bool
+}
+
+// fieldWrite is one field of the operation at hand.
+type fieldWrite struct {
+	field *Field // nil: not known here
+	state FieldState
+}
+
+// apply merges op, or returns why it is refused and changes nothing.
+func (m *merger) apply(op *Op) error {
+	if err := m.decode(op); err != nil {
+		return err
+	}
+	if m.plan.keyed {
+		if err := m.checkKey(op); err != nil {
+			return err
+		}
+	}
+	record, known := m.records[op.ID]
+	if !known {
+		record = &mergedRecord{Record: Record{ID: op.ID}, own: true}
+	}
+	if !m.in.Local {
+		m.merge(op, record)
+		return nil
+	}
+	err := m.applyLocal(op, record)
+	if err != nil && known {
+		m.records[op.ID] = record
+	} else if err != nil {
+		delete(m.records, op.ID)
+	}
+	return err
+}
+
+// applyLocal merges op into a copy of record and keeps that if it is valid.
+func (m *merger) applyLocal(op *Op, record *mergedRecord) error {
+	if err := m.checkLocal(op, record); err != nil {
+		return err
+	}
+	trial := &mergedRecord{Record: record.Record, changed: record.changed}
+	conflicts, resolved, changed := len(m.result.Conflicts), len(m.result.Resolved), len(m.changed)
+	m.merge(op, trial)
+	if err := m.checkMerged(op, trial); err != nil {
+		m.result.Conflicts, m.result.Resolved = m.result.Conflicts[:conflicts], m.result.Resolved[:resolved]
+		m.changed = m.changed[:changed]
+		return err
+	}
+	if record.changed { // it stands in m.changed and m.records already
+		*record = *trial
+	}
+	return nil
+}
+
+// decode reads op's fields into m.writes.
+func (m *merger) decode(op *Op) error {
+	if op.Stamp == 0 && !m.in.Local {
+		return Errorf(CodeInvalid, "an operation without a stamp")
+	}
+	version := Version{Stamp: op.Stamp, Device: m.in.Origin}
+	m.writes = m.writes[:0]
+	for i := range op.Fields {
+		f := &op.Fields[i]
+		field, name := m.plan.columns[f.Column], m.plan.names[f.Column]
+		var value any
+		var err error
+		if field != nil {
+			value, _, err = DecodeValue(f.Value, field.Type)
+		} else {
+			value, _, err = decodeUntyped(f.Value)
+		}
+		if err != nil {
+			return fieldError(name, err)
+		}
+		if b, isBytes := value.([]byte); isBytes {
+			value = append([]byte{}, b...) // the batch belongs to the caller
+		}
+		for w := range m.writes {
+			if m.writes[w].state.Name == name {
+				return Errorf(CodeInvalid, "field %q is written twice in one operation", name)
+			}
+		}
+		m.writes = append(m.writes, fieldWrite{field: field, state: FieldState{Name: name, Value: value, Version: version, Seen: f.Seen}})
+	}
+	return nil
+}
+
+// checkKey returns why op's id is not that of its key fields, which an insert names all, and an update all or none.
+func (m *merger) checkKey(op *Op) error {
+	var packed []byte
+	named := 0
+	for _, column := range m.plan.keys {
+		for w := range m.writes {
+			if m.plan.whole && m.writes[w].state.Name == m.plan.names[column] {
+				packed = AppendValue(packed, m.writes[w].state.Value)
+				named++
+			}
+		}
+	}
+	switch {
+	case named == len(m.plan.keys):
+		return checkKey(m.plan.desc, op.ID, packed)
+	case op.Kind == Insert:
+		return Errorf(CodeInvalid, "the fields of the natural key of %s are not all there", m.plan.desc.Model)
+	case named > 0 || slices.ContainsFunc(m.writes, func(w fieldWrite) bool { return w.field != nil && w.field.Key }):
+		return Errorf(CodeInvalid, "the natural key of a %s can not change; delete it and insert another", m.plan.desc.Model)
+	}
+	return nil
+}
+
+// checkLocal returns why op may not be written here, as far as the record before it tells.
+func (m *merger) checkLocal(op *Op, record *mergedRecord) error {
+	exists := record.Exists()
+	switch {
+	case op.Kind == Insert && exists && !m.plan.keyed:
+		return Errorf(CodeInvalid, "%s %s already exists; update it instead", m.plan.desc.Model, op.ID)
+	case op.Kind != Insert && !exists:
+		return Errorf(CodeNotFound, "there is no %s %s", m.plan.desc.Model, op.ID)
+	}
+	for i := range m.writes {
+		w := &m.writes[i]
+		if w.field == nil {
+			return unknownField(m.plan.desc, w.state.Name)
+		}
+		if w.state.Value == nil && w.field.Required {
+			return Errorf(CodeInvalid, "field %q is required", w.state.Name)
+		}
+		if ref, isRef := w.state.Value.(RecordID); isRef && ref == op.ID && !w.field.Weak {
+			return Errorf(CodeInvalid, "field %q refers to the record itself, which could then never be visible", w.state.Name)
+		}
+	}
+	return nil
+}
+
+// checkMerged returns why record, with op merged into it, may not be written here.
+func (m *merger) checkMerged(op *Op, record *mergedRecord) error {
+	if op.Kind == Delete {
+		return nil
+	}
+	if op.Kind == Insert {
+		for i := range m.plan.desc.Fields {
+			f := &m.plan.desc.Fields[i]
+			if f.Required && record.value(f.Name) == nil {
+				return Errorf(CodeInvalid, "field %q is required", f.Name)
+			}
+		}
+	}
+	if size := record.size(); size > MaxRecordBytes {
+		return Errorf(CodeTooLarge, "the record would have %d bytes; at most %d are allowed", size, MaxRecordBytes)
+	}
+	if m.validate != nil {
+		return m.validate(&record.Record)
+	}
+	return nil
+}
+
+// merge merges op, whose fields are in m.writes, into record.
+func (m *merger) merge(op *Op, record *mergedRecord) {
+	version := Version{Stamp: op.Stamp, Device: m.in.Origin}
+	switch op.Kind {
+	case Insert:
+		if version.Compare(record.Inserted) > 0 {
+			record.Inserted = version
+			m.touch(record)
+		}
+	case Delete:
+		if version.Compare(record.Deleted) > 0 {
+			record.Deleted = version
+			m.touch(record)
+		}
+	}
+	for i := range m.writes {
+		m.mergeField(record, &m.writes[i])
+	}
+}
+
+func (m *merger) mergeField(record *mergedRecord, w *fieldWrite) {
+	x := &w.state
+	at, found := record.find(x.Name)
+	if !found {
+		m.touch(record)
+		record.Fields = slices.Insert(record.Fields, at, *x)
+		return
+	}
+	current := &record.Fields[at]
+	if w.field != nil && w.field.Type == UUID {
+		record.asReference(at)
+		current = &record.Fields[at]
+	}
+	order := x.Version.Compare(current.Version)
+	if order == 0 {
+		return // a repetition
+	}
+	if w.field != nil && (w.field.Merge == Max || w.field.Merge == Min) {
+		if byValue := compareFor(w.field.Merge, x.Value, current.Value); byValue != 0 {
+			order = byValue
+		}
+		if order > 0 {
+			m.touch(record)
+			record.Fields[at] = *x
+		}
+		return
+	}
+	if x.Seen != 0 && x.Seen != current.Version.Stamp {
+		m.resolve(record.ID, x.Name, x.Seen)
+	}
+	if order > 0 {
+		m.conflict(record.ID, current, x)
+		m.touch(record)
+		record.Fields[at] = *x
+	} else {
+		m.conflict(record.ID, x, current)
+	}
+}
+
+// conflict records lost if winner had not seen it. A device has seen its own earlier writes.
+func (m *merger) conflict(id RecordID, lost, winner *FieldState) {
+	if winner.Seen == lost.Version.Stamp || winner.Version.Device == lost.Version.Device || equalValues(lost.Value, winner.Value) {
+		return
+	}
+	m.result.Conflicts = append(m.result.Conflicts, Conflict{
+		ID: id, Field: lost.Name, Value: lost.Value, Lost: lost.Version, Winner: winner.Version,
+	})
+}
+
+func (m *merger) resolve(id RecordID, field string, seen hlc.Stamp) {
+	m.result.Resolved = append(m.result.Resolved, Conflict{ID: id, Field: field, Lost: Version{Stamp: seen}})
+}
+
+// touch makes record.Fields the merger's own and notes that record changes.
+func (m *merger) touch(record *mergedRecord) {
+	record.takeFields()
+	if !record.changed {
+		record.changed = true
+		m.records[record.ID] = record
+		m.changed = append(m.changed, record)
+	}
+}
+
+// asReference turns the value at into a reference, if it was kept as bytes while its field was not known here.
+func (r *mergedRecord) asReference(at int) {
+	if b, isBytes := r.Fields[at].Value.([]byte); isBytes && len(b) == len(RecordID{}) {
+		r.takeFields()
+		r.Fields[at].Value = RecordID(b)
+	}
+}
+
+// takeFields makes r.Fields the merger's own.
+func (r *mergedRecord) takeFields() {
+	if !r.own {
+		r.Fields, r.own = slices.Clone(r.Fields), true
+	}
+}
+
+func byName(a, b FieldState) int { return strings.Compare(a.Name, b.Name) }
+
+// find returns where the field is, or belongs, in r.Fields.
+func (r *mergedRecord) find(name string) (int, bool) {
+	return slices.BinarySearchFunc(r.Fields, name, func(f FieldState, name string) int { return strings.Compare(f.Name, name) })
+}
+
+func (r *mergedRecord) value(name string) any {
+	if at, found := r.find(name); found {
+		return r.Fields[at].Value
+	}
+	return nil
+}
+
+// size returns about how many bytes the values take packed.
+func (r *mergedRecord) size() int {
+	size := 0
+	for i := range r.Fields {
+		switch v := r.Fields[i].Value.(type) {
+		case string:
+			size += msgp.StringPrefixSize + len(v)
+		case []byte:
+			size += msgp.BytesPrefixSize + len(v)
+		default:
+			size += msgp.Int64Size
+		}
+	}
+	return size
+}
+
+// compareFor returns +1 if a beats b by value in a max or min field, -1 if b beats a, 0 if they are equal.
+func compareFor(merge Merge, a, b any) int {
+	switch {
+	case a == nil && b == nil:
+		return 0
+	case a == nil:
+		return -1
+	case b == nil:
+		return 1
+	}
+	order := compareValues(a, b)
+	if merge == Min {
+		order = -order
+	}
+	return order
+}
+
+// compareValues orders two values that are not nil. Values of different types, which only a faulty peer sends, are
+// ordered by their packed form, so that every device orders them alike.
+func compareValues(a, b any) int {
+	switch a := a.(type) {
+	case string:
+		if b, ok := b.(string); ok {
+			return strings.Compare(a, b)
+		}
+	case int64:
+		if b, ok := b.(int64); ok {
+			return cmp.Compare(a, b)
+		}
+	case float64:
+		if b, ok := b.(float64); ok {
+			return cmp.Compare(a, b)
+		}
+	case RecordID:
+		if b, ok := b.(RecordID); ok {
+			return a.Compare(b)
+		}
+	case []byte:
+		if b, ok := b.([]byte); ok {
+			return bytes.Compare(a, b)
+		}
+	}
+	return bytes.Compare(AppendValue(nil, a), AppendValue(nil, b))
+}
+
+func equalValues(a, b any) bool {
+	if a, isBytes := a.([]byte); isBytes {
+		b, ok := b.([]byte)
+		return ok && bytes.Equal(a, b)
+	}
+	if _, isBytes := b.([]byte); isBytes {
+		return false
+	}
+	return a == b
+}

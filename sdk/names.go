@@ -1,0 +1,127 @@
+package sdk
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/agext/levenshtein"
+)
+
+const (
+	maxNameBytes = 48
+	maxFields    = 250 // SQLite's limit on bound values leaves room for several rows a statement
+)
+
+// Check returns the first mistake in d: a name that no table or column can have, a type or merge kind that is not known,
+// options that contradict one another.
+func (d *Description) Check() error {
+	if err := checkName(string(d.Model)); err != nil {
+		return Errorf(CodeInvalid, "model %q: %w", d.Model, err)
+	}
+	switch {
+	case strings.HasPrefix(string(d.Model), "sqlite_"):
+		return Errorf(CodeInvalid, "model %q: SQLite keeps names that begin with sqlite_ for itself", d.Model)
+	case d.Version == 0:
+		return Errorf(CodeInvalid, "model %q: versions count from 1", d.Model)
+	case d.Ownership != DeviceOwned && d.Ownership != SharedByAll:
+		return Errorf(CodeInvalid, "model %q: ownership %q is neither %q nor %q", d.Model, d.Ownership, DeviceOwned, SharedByAll)
+	case len(d.Fields) == 0 || len(d.Fields) > maxFields:
+		return Errorf(CodeInvalid, "model %q: %d fields; want 1 to %d", d.Model, len(d.Fields), maxFields)
+	}
+	seen := make(map[string]bool, len(d.Fields))
+	for i := range d.Fields {
+		f := &d.Fields[i]
+		if err := d.checkField(f); err != nil {
+			return Errorf(CodeInvalid, "model %q: field %q: %w", d.Model, f.Name, err)
+		}
+		if seen[f.Name] {
+			return Errorf(CodeInvalid, "model %q: two fields are named %q", d.Model, f.Name)
+		}
+		seen[f.Name] = true
+	}
+	return nil
+}
+
+func (d *Description) checkField(f *Field) error {
+	if err := checkFieldName(f.Name); err != nil {
+		return err
+	}
+	switch f.Type {
+	case Text, Int, Float, Bool, Bytes, Time, JSON, UUID:
+	default:
+		return Errorf(CodeInvalid, "type %q is unknown", f.Type)
+	}
+	switch f.Merge {
+	case "", LWW:
+	case Max, Min:
+		if d.Ownership == DeviceOwned {
+			return Errorf(CodeInvalid, "merge %q is for shared models; a device-owned record has one writer", f.Merge)
+		}
+	default:
+		return Errorf(CodeInvalid, "merge kind %q is unknown", f.Merge)
+	}
+	switch {
+	case f.Type != UUID && (f.Ref != "" || f.Weak):
+		return Errorf(CodeInvalid, "only a reference can name a model or be weak")
+	case f.Ref != "" && checkName(string(f.Ref)) != nil:
+		return Errorf(CodeInvalid, "refers to model %q: %w", f.Ref, checkName(string(f.Ref)))
+	case f.Key && (f.Type == Float || f.Type == JSON):
+		return Errorf(CodeInvalid, "a %s can not be part of a natural key: equal values may be written differently", f.Type)
+	case f.Key && f.Merge != "" && f.Merge != LWW:
+		return Errorf(CodeInvalid, "a field of the natural key never changes, so it has no merge kind")
+	}
+	return nil
+}
+
+func checkFieldName(name string) error {
+	if name == "id" {
+		return Errorf(CodeInvalid, `the host keeps a column "id"; choose another name`)
+	}
+	return checkName(name)
+}
+
+// checkName returns why name can not name a model or field.
+func checkName(name string) error {
+	if name == "" || len(name) > maxNameBytes {
+		return Errorf(CodeInvalid, "a name has 1 to %d characters, not %d", maxNameBytes, len(name))
+	}
+	for i := range len(name) {
+		c := name[i]
+		switch {
+		case 'a' <= c && c <= 'z':
+		case i > 0 && (c == '_' || '0' <= c && c <= '9'):
+		default:
+			return Errorf(CodeInvalid, "a name is lower-case letters, digits and underscores and begins with a letter; character %d of %q is not", i+1, name)
+		}
+	}
+	return nil
+}
+
+func unknownField(d *Description, name string) *Error {
+	if name == "id" || strings.HasPrefix(name, "_") {
+		return Errorf(CodeUnknownField, "%s: %q is kept by the host and can not be written as a field; leave it out", d.Model, name)
+	}
+	names := make([]string, len(d.Fields))
+	for i := range d.Fields {
+		names[i] = d.Fields[i].Name
+	}
+	hint := didYouMean(name, names)
+	if hint == "" {
+		hint = "; it has " + strings.Join(names, ", ")
+	}
+	return Errorf(CodeUnknownField, "%s has no field %q%s", d.Model, name, hint)
+}
+
+// didYouMean returns `; did you mean "x"?` for the closest of known, or "" if none is close.
+func didYouMean(name string, known []string) string {
+	best, distance := "", len(name)/3+2
+	for _, k := range known {
+		if d := levenshtein.Distance(name, k, nil); d < distance {
+			best, distance = k, d
+		}
+	}
+	if best == "" {
+		return ""
+	}
+	return fmt.Sprintf("; did you mean %q?", best)
+}
