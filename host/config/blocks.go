@@ -1,0 +1,303 @@
+package config
+
+import (
+	"net"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/hcl/v2"
+	"github.com/hashicorp/hcl/v2/hclsyntax"
+
+	"github.com/starling-sync/starling/sdk"
+)
+
+// The defaults, also shown in the file that Write writes.
+const (
+	DefaultHeartbeat     = 5 * time.Second
+	DefaultMaxClockDrift = time.Minute
+	DefaultPageBytes     = 256 << 10
+	DefaultWindowBytes   = 4 << 20
+)
+
+// shapes returns the blocks of the file. plugin_dir is the only argument beside them.
+func shapes() []shape {
+	plugin := []string{"path", "sha256", "config"}
+	return []shape{
+		{name: "library", labels: []string{"home"}, arguments: []string{"join"}},
+		{name: "device", labels: []string{"alice"}, arguments: []string{"data_dir"}},
+		{name: "store", labels: []string{"sqlite"}, arguments: []string{"durability"}},
+		{name: "model", labels: []string{"entry"}, arguments: plugin, blocks: []string{"config"}},
+		{
+			name: "transport", labels: []string{"tcp", "lan"},
+			arguments: append([]string{"listen", "advertise"}, plugin...), blocks: []string{"config"},
+		},
+		{name: "sync", arguments: []string{"heartbeat", "max_clock_drift", "page_bytes", "window_bytes"}},
+		{name: "log", arguments: []string{"level", "format", "file"}},
+	}
+}
+
+func (p *parser) document(c *Config, body *hclsyntax.Body) {
+	root := shape{arguments: []string{"plugin_dir"}}
+	known := map[string]shape{}
+	for _, s := range shapes() {
+		root.blocks = append(root.blocks, s.name)
+		known[s.name] = s
+	}
+	p.names(body, root, "")
+
+	start := hcl.Range{Start: hcl.InitialPos, End: hcl.InitialPos}
+	if b := p.one(body, "library"); b != nil {
+		c.Library = p.library(b, known["library"])
+	} else {
+		p.missingf(start, `the library is missing; write library "home" {}, or library { join = true } to wait for an invitation`)
+	}
+	if b := p.one(body, "device"); b != nil {
+		c.Device = p.device(p.section(b, known["device"]))
+	} else {
+		p.missingf(start, `the device is missing; write device "alice" { data_dir = "./data" }`)
+	}
+	c.Store = Store{Kind: "sqlite", Durability: Full}
+	if b := p.one(body, "store"); b != nil {
+		c.Store = p.store(p.section(b, known["store"]))
+	} else {
+		p.missingf(start, `the store is missing; write store "sqlite" {}`)
+	}
+	c.Sync = p.sync(p.one(body, "sync"), known["sync"])
+	c.Log = p.log(p.one(body, "log"), known["log"])
+	c.PluginDir = p.plugins(body)
+	p.models(c, body, known["model"])
+	p.transports(c, body, known["transport"])
+}
+
+// library reads `library "home" {}` or `library { join = true }`.
+func (p *parser) library(b *hclsyntax.Block, s shape) Library {
+	if len(b.Labels) == 0 {
+		s.labels = nil
+	}
+	sec := p.section(b, s)
+	join := sec.flag("join")
+	result := Library{Join: join, Range: p.at(sec.whole())}
+	switch {
+	case len(b.Labels) > 0 && join:
+		p.failf(sec.label(0), `a device that waits for an invitation takes the library's name from it; write library { join = true }`)
+	case len(b.Labels) > 0:
+		result.Name = p.name(sec.label(0), "library", b.Labels[0])
+	case !join:
+		p.missingf(sec.whole(), `the library needs a name; write library "home" {}, or library { join = true } to wait for an invitation`)
+	}
+	return result
+}
+
+// name checks a name that people give: not blank, at most 64 bytes, no control characters.
+func (p *parser) name(at hcl.Range, what, name string) string {
+	switch {
+	case strings.TrimSpace(name) == "":
+		p.failf(at, "the name of the %s is empty", what)
+	case len(name) > 64:
+		p.failf(at, "the name of the %s is over 64 bytes; shorten it", what)
+	case strings.ContainsFunc(name, control):
+		p.failf(at, "the name of the %s holds a control character; remove it", what)
+	}
+	return name
+}
+
+func (p *parser) device(s section) Device {
+	result := Device{Range: p.at(s.whole())}
+	if len(s.block.Labels) > 0 {
+		result.Name = p.name(s.label(0), "device", s.labels[0])
+	}
+	dir, at := s.text("data_dir", "")
+	result.DataDirRange = p.at(at)
+	if _, given := s.block.Body.Attributes["data_dir"]; !given {
+		p.missingf(at, `the device has no data_dir; write data_dir = "./data"`)
+	}
+	result.DataDir = absolute(p.base, dir)
+	return result
+}
+
+func (p *parser) store(s section) Store {
+	if kind := s.labels[0]; kind != "sqlite" && kind != "" {
+		p.failf(s.label(0), `the store %q is unknown here; write store "sqlite" {}`, kind)
+	}
+	return Store{
+		Kind: "sqlite", Durability: Durability(s.choice("durability", string(Full), string(Normal))),
+		Range: p.at(s.whole()),
+	}
+}
+
+func (p *parser) sync(b *hclsyntax.Block, shape shape) Sync {
+	result := Sync{
+		Heartbeat: DefaultHeartbeat, MaxClockDrift: DefaultMaxClockDrift,
+		PageBytes: DefaultPageBytes, WindowBytes: DefaultWindowBytes,
+	}
+	if b == nil {
+		return result
+	}
+	s := p.section(b, shape)
+	result.Range = p.at(s.whole())
+	result.Heartbeat = s.duration("heartbeat", DefaultHeartbeat, 100*time.Millisecond, 10*time.Minute)
+	result.MaxClockDrift = s.duration("max_clock_drift", DefaultMaxClockDrift, time.Second, 24*time.Hour)
+	result.PageBytes = s.size("page_bytes", DefaultPageBytes, 4<<10, 1<<20)
+	result.WindowBytes = s.size("window_bytes", max(DefaultWindowBytes, result.PageBytes), 64<<10, 1<<30)
+	if result.WindowBytes < result.PageBytes {
+		v, _ := s.value("window_bytes")
+		p.failf(v.at, "window_bytes is less than page_bytes (%s), so no page would fit; write %q", compact(result.PageBytes), compact(4*result.PageBytes))
+	}
+	return result
+}
+
+func (p *parser) log(b *hclsyntax.Block, shape shape) Log {
+	if b == nil {
+		return Log{Level: "info", Format: "text"}
+	}
+	s := p.section(b, shape)
+	result := Log{
+		Level:  s.choice("level", "info", "trace", "debug", "warn", "error"),
+		Format: s.choice("format", "text", "json"),
+		Range:  p.at(s.whole()),
+	}
+	if file, _ := s.text("file", ""); file != "" {
+		result.File = absolute(p.base, file)
+	}
+	return result
+}
+
+// plugins returns the folder that plugin_dir names, or the one beside the executable.
+func (p *parser) plugins(body *hclsyntax.Body) string {
+	s := section{parser: p, block: &hclsyntax.Block{Body: body}}
+	if _, given := body.Attributes["plugin_dir"]; given {
+		dir, _ := s.text("plugin_dir", "")
+		return absolute(p.base, dir)
+	}
+	dir, err := p.pluginDir()
+	if err != nil {
+		p.missingf(hcl.Range{Start: hcl.InitialPos, End: hcl.InitialPos}, `plugin_dir can not be guessed (%s); write plugin_dir = "/path/to/plugins"`, err)
+	}
+	return dir
+}
+
+func (p *parser) models(c *Config, body *hclsyntax.Body, shape shape) {
+	word := regexp.MustCompile(`^[a-z][a-z0-9_]{0,47}$`)
+	first := map[string]hcl.Range{}
+	for _, b := range body.Blocks {
+		if b.Type != shape.name {
+			continue
+		}
+		s := p.section(b, shape)
+		name := s.labels[0]
+		at, twice := first[name]
+		switch {
+		case len(b.Labels) == 0:
+		case !word.MatchString(name):
+			p.failf(s.label(0), "%q is not a model's name; want lower-case letters, digits and _, a letter first, at most 48", name)
+		case twice:
+			p.failf(s.whole(), "model %q is given twice, first at %s; keep one", name, p.place(at))
+		}
+		if !twice {
+			first[name] = s.whole()
+		}
+		m := Model{Name: sdk.ModelName(name), Range: p.at(s.whole())}
+		m.Path, m.PathRange = s.plugin(c.PluginDir, name)
+		m.SHA256 = s.digest()
+		m.Config = s.object()
+		c.Models = append(c.Models, m)
+	}
+}
+
+// plugin returns the path of the block's plugin: the path argument, or the binary called name in dir.
+func (s section) plugin(dir, name string) (string, Range) {
+	if path, at := s.text("path", ""); path != "" {
+		return absolute(s.base, path), s.at(at)
+	}
+	return binary(dir, name), s.at(s.whole())
+}
+
+func (s section) digest() string {
+	text, at := s.text("sha256", "")
+	if text == "" {
+		return ""
+	}
+	if !regexp.MustCompile(`^[0-9a-fA-F]{64}$`).MatchString(text) {
+		s.failf(at, "sha256: %q is not a checksum; want 64 hexadecimal digits, as sha256sum prints them", text)
+	}
+	return strings.ToLower(text)
+}
+
+func (p *parser) transports(c *Config, body *hclsyntax.Body, shape shape) {
+	word := regexp.MustCompile(`^[a-z][a-z0-9_-]{0,47}$`)
+	names, addresses := map[string]hcl.Range{}, map[string]hcl.Range{}
+	for _, b := range body.Blocks {
+		if b.Type != shape.name {
+			continue
+		}
+		s := p.section(b, shape)
+		for i, label := range b.Labels[:min(2, len(b.Labels))] {
+			if !word.MatchString(label) {
+				p.failf(s.label(i), "%q is not a transport's %s; want lower-case letters, digits, - and _, a letter first, at most 48", label, []string{"kind", "name"}[i])
+			}
+		}
+		t := p.transport(s)
+		t.Path, t.PathRange = s.plugin(c.PluginDir, "transport-"+t.Kind)
+		if at, twice := names[t.Name]; twice && t.Name != "" {
+			p.failf(s.whole(), "transport %q is given twice, first at %s; names differ also between kinds", t.Name, p.place(at))
+		} else {
+			names[t.Name] = s.whole()
+		}
+		if t.Listen != "" && !strings.HasSuffix(t.Listen, ":0") {
+			address := t.Kind + " " + t.Listen
+			if at, twice := addresses[address]; twice {
+				v, _ := s.value("listen")
+				p.failf(v.at, "listen: %q is taken by the transport at %s; use another port", t.Listen, p.place(at))
+			} else {
+				addresses[address] = s.whole()
+			}
+		}
+		c.Transports = append(c.Transports, t)
+	}
+}
+
+func (p *parser) transport(s section) Transport {
+	t := Transport{Kind: s.labels[0], Name: s.labels[1], Range: p.at(s.whole())}
+	listen, at := s.text("listen", "")
+	t.Listen, t.ListenRange = listen, p.at(at)
+	advertise, ranges := s.texts("advertise")
+	t.Advertise = advertise
+	t.SHA256 = s.digest()
+	t.Config = s.object()
+	if t.Kind != "tcp" {
+		return t // only the plugin knows what its addresses look like
+	}
+	if listen != "" {
+		if host, port, why := splitAddress(listen); why != "" {
+			p.failf(at, "listen: %q %s; write %q", listen, why, net.JoinHostPort(host, port))
+		}
+	}
+	for i, address := range advertise {
+		host, port, why := splitAddress(address)
+		ip := net.ParseIP(host)
+		switch {
+		case why != "":
+			p.failf(ranges[i], "advertise: %q %s; write %q", address, why, net.JoinHostPort(host, port))
+		case host == "" || ip != nil && ip.IsUnspecified() || port == "0":
+			p.failf(ranges[i], "advertise: %q is no address that a peer can dial; write one such as \"192.0.2.7:7420\"", address)
+		}
+	}
+	return t
+}
+
+// splitAddress splits host:port. If it can not, why says so, and host and port are a likely correction.
+func splitAddress(address string) (host, port, why string) {
+	host, port, err := net.SplitHostPort(address)
+	if err != nil {
+		if _, err := strconv.ParseUint(address, 10, 16); err == nil {
+			return "127.0.0.1", address, "has no host"
+		}
+		return strings.Trim(address, "[]:"), "7420", "has no port"
+	}
+	if n, err := strconv.ParseUint(port, 10, 16); err != nil || strconv.FormatUint(n, 10) != port {
+		return host, "7420", "has no port between 0 and 65535"
+	}
+	return host, port, ""
+}

@@ -1,0 +1,299 @@
+package config
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"flag"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/starling-sync/starling/sdk"
+)
+
+var update = flag.Bool("update", false, "write testdata/*.want and the example config.hcl")
+
+func testEnvironment() environment {
+	return environment{
+		lookup: func(name string) (string, bool) {
+			value, ok := map[string]string{"SET": "value", "HOME": "/home/alice"}[name]
+			return value, ok
+		},
+		executable: func() (string, error) { return "/opt/starling/starling", nil },
+	}
+}
+
+func TestParse_Mistakes(t *testing.T) {
+	files, err := filepath.Glob("testdata/*.hcl")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("fixtures: %v, %v", files, err)
+	}
+	for _, file := range files {
+		t.Run(filepath.Base(file), func(t *testing.T) {
+			src, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			config, err := parse(filepath.Base(file), src, testEnvironment())
+			if err == nil {
+				t.Fatalf("no mistakes found: %+v", config)
+			}
+			if code := sdk.CodeOf(err); code != sdk.CodeInvalid {
+				t.Errorf("code %q, want %q", code, sdk.CodeInvalid)
+			}
+			wantFile := strings.TrimSuffix(file, ".hcl") + ".want"
+			got := err.Error() + "\n"
+			if *update {
+				if err := os.WriteFile(wantFile, []byte(got), 0o644); err != nil { //nolint:gosec // a fixture to read
+					t.Fatal(err)
+				}
+			}
+			want, err := os.ReadFile(wantFile)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(string(want), got); diff != "" {
+				t.Errorf("messages (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+const complete = `
+library "home" {}
+device "alice" { data_dir = "${env("HOME")}/starling" }
+store "sqlite" { durability = "normal" }
+plugin_dir = "./plugins"
+model "entry" {}
+model "location" {
+  config {
+    ignore = [".git", env("SET")]
+    depth  = 9007199254740993
+  }
+}
+model "tag" {
+  path   = "bin/my-tag"
+  sha256 = "0123456789ABCDEF0123456789abcdef0123456789abcdef0123456789abcdef"
+  config = { colours = { red = true } }
+}
+transport "tcp" "lan" {
+  listen    = "0.0.0.0:7420"
+  advertise = ["nas:7420", "[2001:db8::1]:7420"]
+}
+transport "nats" "bus" { listen = "starling.devices" }
+sync {
+  heartbeat       = "2s"
+  max_clock_drift = "1m30s"
+  page_bytes      = "64KiB"
+  window_bytes    = "1MiB"
+}
+log {
+  level  = "debug"
+  format = "json"
+  file   = "log/starling.log"
+}
+`
+
+func TestParse_Complete(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("the expected paths are written for other systems")
+	}
+	got, err := parse("/etc/starling/config.hcl", []byte(complete), testEnvironment())
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := &Config{
+		File:      "/etc/starling/config.hcl",
+		Library:   Library{Name: "home"},
+		Device:    Device{Name: "alice", DataDir: "/home/alice/starling"},
+		Store:     Store{Kind: "sqlite", Durability: Normal},
+		PluginDir: "/etc/starling/plugins",
+		Models: []Model{
+			{Name: "entry", Path: "/etc/starling/plugins/entry", Config: json.RawMessage(`{}`)},
+			{Name: "location", Path: "/etc/starling/plugins/location", Config: json.RawMessage(`{"depth":9007199254740993,"ignore":[".git","value"]}`)},
+			{
+				Name: "tag", Path: "/etc/starling/bin/my-tag", Config: json.RawMessage(`{"colours":{"red":true}}`),
+				SHA256: "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef",
+			},
+		},
+		Transports: []Transport{
+			{
+				Kind: "tcp", Name: "lan", Listen: "0.0.0.0:7420", Advertise: []string{"nas:7420", "[2001:db8::1]:7420"},
+				Path: "/etc/starling/plugins/transport-tcp", Config: json.RawMessage(`{}`),
+			},
+			{
+				Kind: "nats", Name: "bus", Listen: "starling.devices",
+				Path: "/etc/starling/plugins/transport-nats", Config: json.RawMessage(`{}`),
+			},
+		},
+		Sync: Sync{Heartbeat: 2 * time.Second, MaxClockDrift: 90 * time.Second, PageBytes: 64 << 10, WindowBytes: 1 << 20},
+		Log:  Log{Level: "debug", Format: "json", File: "/etc/starling/log/starling.log"},
+	}
+	if diff := cmp.Diff(want, got, cmpopts.IgnoreTypes(Range{})); diff != "" {
+		t.Errorf("config (-want +got):\n%s", diff)
+	}
+	if got, want := got.Transports[0].ListenRange.String(), "/etc/starling/config.hcl:19,15-29"; got != want {
+		t.Errorf("range of listen: got %s, want %s", got, want)
+	}
+}
+
+const minimal = `library "home" {}
+device "alice" { data_dir = "data" }
+store "sqlite" {}
+`
+
+func TestParse_Defaults(t *testing.T) {
+	got, err := parse("config.hcl", []byte(minimal), testEnvironment())
+	if err != nil {
+		t.Fatal(err)
+	}
+	folder, err := filepath.Abs(".")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := &Config{
+		File: "config.hcl", Library: Library{Name: "home"},
+		Device:    Device{Name: "alice", DataDir: filepath.Join(folder, "data")},
+		Store:     Store{Kind: "sqlite", Durability: Full},
+		PluginDir: filepath.FromSlash("/opt/starling/plugins"),
+		Sync:      Sync{Heartbeat: DefaultHeartbeat, MaxClockDrift: DefaultMaxClockDrift, PageBytes: DefaultPageBytes, WindowBytes: DefaultWindowBytes},
+		Log:       Log{Level: "info", Format: "text"},
+	}
+	if diff := cmp.Diff(want, got, cmpopts.IgnoreTypes(Range{})); diff != "" {
+		t.Errorf("config (-want +got):\n%s", diff)
+	}
+}
+
+func TestLoad_File(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "config.hcl")
+	if _, err := Load(path); sdk.CodeOf(err) != sdk.CodeNotFound {
+		t.Errorf("no file: %v", err)
+	}
+	if _, err := Load(dir); sdk.CodeOf(err) != sdk.CodeInvalid {
+		t.Errorf("a folder: %v", err)
+	}
+	if err := os.WriteFile(path, bytes.Repeat([]byte("#"), MaxFileBytes+1), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var found Diagnostics
+	if _, err := Load(path); !errors.As(err, &found) {
+		t.Errorf("a file too large: %v", err)
+	}
+	if err := os.WriteFile(path, []byte(minimal), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	config, err := Load(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := filepath.Join(dir, "data"); config.Device.DataDir != want {
+		t.Errorf("data dir %s, want %s", config.Device.DataDir, want)
+	}
+}
+
+func TestWrite_Example(t *testing.T) {
+	var out bytes.Buffer
+	if err := Write(&out, Settings{Library: "home", Device: "alice"}); err != nil {
+		t.Fatal(err)
+	}
+	example := filepath.Join("..", "..", "config.hcl")
+	if *update {
+		if err := os.WriteFile(example, out.Bytes(), 0o644); err != nil { //nolint:gosec // an example to read
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(example)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(strings.ReplaceAll(string(want), "\r\n", "\n"), out.String()); diff != "" {
+		t.Errorf("the example config.hcl is not what Write writes; run: go test ./host/config -update\n%s", diff)
+	}
+	config, err := Load(example)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if config.Device.Name != "alice" || len(config.Models) != 3 || config.Transports[0].Listen != "127.0.0.1:7420" {
+		t.Errorf("the example says %+v", config)
+	}
+}
+
+// What the template shows in comments are the defaults, and would be accepted.
+func TestWrite_CommentsAreDefaults(t *testing.T) {
+	content, err := render(Settings{Library: "home", Device: "alice"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	plain, err := parse("config.hcl", content, testEnvironment())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var lines []string
+	for line := range strings.Lines(string(content)) {
+		lines = append(lines, strings.Replace(line, "  # ", "  ", 1))
+	}
+	explicit, err := parse("config.hcl", []byte(strings.Join(lines, "")), testEnvironment())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if explicit.Log.File == "" {
+		t.Error("the comments were not taken out")
+	}
+	if diff := cmp.Diff(plain.Sync, explicit.Sync, cmpopts.IgnoreTypes(Range{})); diff != "" {
+		t.Errorf("sync (-default +shown):\n%s", diff)
+	}
+}
+
+func TestWrite_Settings(t *testing.T) {
+	odd := Settings{Device: `a "b" ${c} \d`, DataDir: `C:\data ${x}`, Listen: "[::]:1", PluginDir: `C:\plugins`}
+	content, err := render(odd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	config, err := parse("config.hcl", content, testEnvironment())
+	if err != nil {
+		t.Fatalf("%v\n%s", err, content)
+	}
+	if config.Device.Name != odd.Device || !strings.HasSuffix(config.Device.DataDir, odd.DataDir) || !config.Library.Join {
+		t.Errorf("read back as %+v %+v", config.Device, config.Library)
+	}
+	var out bytes.Buffer
+	err = Write(&out, Settings{Library: "home", Device: "alice", Listen: "7420"})
+	if sdk.CodeOf(err) != sdk.CodeInvalid || out.Len() > 0 {
+		t.Errorf("a listen address without host: %v, wrote %d bytes", err, out.Len())
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	files, err := filepath.Glob("testdata/*.hcl")
+	if err != nil {
+		f.Fatal(err)
+	}
+	for _, file := range files {
+		src, err := os.ReadFile(file)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(src)
+	}
+	f.Add([]byte(complete))
+	f.Add(bytes.Repeat([]byte("["), 1000))
+	f.Fuzz(func(t *testing.T, src []byte) {
+		config, err := parse("config.hcl", src, testEnvironment())
+		var found Diagnostics
+		switch {
+		case err == nil && (config == nil || config.Sync.WindowBytes < config.Sync.PageBytes):
+			t.Errorf("accepted as %+v", config)
+		case err != nil && (!errors.As(err, &found) || len(found) == 0 || config != nil):
+			t.Errorf("refused with %v and %+v", err, config)
+		}
+	})
+}

@@ -1,0 +1,222 @@
+package config
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/agext/levenshtein"
+	"github.com/hashicorp/hcl/v2"
+
+	"github.com/starling-sync/starling/sdk"
+)
+
+// Diagnostic is one mistake: what is wrong and what to write instead, in lower-case plain words.
+type Diagnostic struct {
+	Range   Range
+	Message string
+}
+
+func (d Diagnostic) String() string { return d.Range.String() + ": " + d.Message }
+
+// Diagnostics is every mistake of a file, in the order of the file. It is never empty.
+type Diagnostics []Diagnostic
+
+// Error returns one line a mistake.
+func (d Diagnostics) Error() string {
+	lines := make([]string, len(d))
+	for i, one := range d {
+		lines[i] = one.String()
+	}
+	return strings.Join(lines, "\n")
+}
+
+// Unwrap makes sdk.CodeOf answer CodeInvalid.
+func (d Diagnostics) Unwrap() error { return sdk.Errorf(sdk.CodeInvalid, "%s", d.Error()) }
+
+// inOrder returns d sorted by place, one of each.
+func (d Diagnostics) inOrder() Diagnostics {
+	slices.SortStableFunc(d, func(a, b Diagnostic) int {
+		if a.Range.StartLine != b.Range.StartLine {
+			return a.Range.StartLine - b.Range.StartLine
+		}
+		return a.Range.StartColumn - b.Range.StartColumn
+	})
+	return slices.Compact(d)
+}
+
+// at returns r as a Range of the file that the operator named.
+func (p *parser) at(r hcl.Range) Range {
+	return Range{
+		File: p.file, StartLine: r.Start.Line, StartColumn: r.Start.Column,
+		EndLine: r.End.Line, EndColumn: r.End.Column,
+	}
+}
+
+func (p *parser) failf(r hcl.Range, format string, args ...any) {
+	p.found = append(p.found, Diagnostic{Range: p.at(r), Message: fmt.Sprintf(format, args...)})
+}
+
+// missingf reports what is not there. It stays silent in a file with syntax errors, which may have hidden it.
+func (p *parser) missingf(r hcl.Range, format string, args ...any) {
+	if len(p.broken) == 0 {
+		p.failf(r, format, args...)
+	}
+}
+
+// syntaxErrors reports the first syntax error of each line, and nothing after one that swallows what follows.
+func (p *parser) syntaxErrors(diags hcl.Diagnostics) {
+	p.cut = hcl.Pos{Line: 1 << 30}
+	lines := map[int]bool{}
+	for _, d := range diags {
+		if d.Subject == nil {
+			d.Subject = &hcl.Range{Start: hcl.InitialPos, End: hcl.InitialPos}
+		}
+		start := d.Subject.Start
+		p.broken = append(p.broken, start)
+		if lines[start.Line] || start.Line > p.cut.Line {
+			continue
+		}
+		lines[start.Line] = true
+		if swallows(d.Summary) {
+			p.cut = start
+		}
+		p.failf(*d.Subject, "%s", p.plain(d))
+	}
+}
+
+func swallows(summary string) bool {
+	for _, prefix := range []string{"Unterminated", "Unclosed", "Invalid multi-line string"} {
+		if strings.HasPrefix(summary, prefix) {
+			return true
+		}
+	}
+	return false
+}
+
+// withoutEcho drops what a syntax error may have caused: mistakes on its line, and all after one that swallows.
+func (p *parser) withoutEcho(found Diagnostics, syntax int) Diagnostics {
+	kept := slices.Clone(found[:syntax])
+	for _, d := range found[syntax:] {
+		echo := d.Range.StartLine >= p.cut.Line ||
+			slices.ContainsFunc(p.broken, func(b hcl.Pos) bool { return b.Line == d.Range.StartLine })
+		if !echo {
+			kept = append(kept, d)
+		}
+	}
+	return kept
+}
+
+// plain says in plain words what the HCL library says of a syntax or an expression.
+func (p *parser) plain(d *hcl.Diagnostic) string {
+	text := p.text(*d.Subject)
+	switch d.Summary {
+	case "Attribute redefined":
+		if _, first, ok := strings.Cut(d.Detail, "already set at "); ok {
+			first, _, _ = strings.Cut(first, ". ")
+			return fmt.Sprintf("%q is given twice, first at %s; keep one", text, first)
+		}
+	case "Invalid multi-line string", "Unterminated template string", "Unterminated string literal":
+		return "the text that begins here has no closing quote on its line"
+	case "Unclosed configuration block", "Unclosed configuration body":
+		return `the block that begins here is never closed; add a "}"`
+	case "Argument or block definition required":
+		if len(d.Subject.SliceBytes(p.src)) > 0 && identifier(text) {
+			return fmt.Sprintf("want a value or a block after %q; write %s = ... or %s { ... }", text, text, text)
+		}
+		return fmt.Sprintf("%q does not belong here; want a name, then = and a value, or a block", text)
+	case "Invalid block definition":
+		if strings.Contains(d.Detail, "starting on the same line") {
+			word := p.firstWord(d.Subject.Start.Line)
+			return fmt.Sprintf("%s lacks an equals sign before its value (%s = ...), or a { on this line if it is a block", word, word)
+		}
+	case "Invalid character":
+		if text == "'" {
+			return `write text in "double quotes"`
+		}
+	case "Argument definition required":
+		name, _, _ := strings.Cut(text, " ")
+		return fmt.Sprintf("the block %q can not share a line with the block around it; give it a line of its own, or write %s = { ... }", name, name)
+	case "Invalid single-argument block definition":
+		return `a block on one line takes one value at most; put each value, and the "}", on a line of its own`
+	case "Missing newline after block definition", "Missing newline after argument":
+		return "want a new line here"
+	case "Invalid expression", "Missing expression":
+		return "want a value here, such as \"text\", 5 or [\"a\", \"b\"]"
+	case "Missing item separator":
+		return `want a comma, or the closing "]"`
+	case "Variables not allowed", "Unknown variable":
+		return fmt.Sprintf("%s is not a value; write \"%s\" in quotes", text, text)
+	case "Error in function call":
+		if _, why, ok := strings.Cut(d.Detail, " failed: "); ok {
+			return strings.TrimSuffix(why, ".")
+		}
+	case "Call to unknown function":
+		name, _, _ := strings.Cut(text, "(")
+		return fmt.Sprintf("there is no function %q%s", name, didYouMean(name, []string{"env"}))
+	case "Not enough function arguments", "Too many function arguments":
+		return `env takes a name and, if you like, a default: env("NAME", "default")`
+	}
+	return generic(d)
+}
+
+func generic(d *hcl.Diagnostic) string {
+	detail := strings.TrimSuffix(lowerFirst(d.Detail), ".")
+	if detail == "" {
+		return lowerFirst(d.Summary)
+	}
+	return lowerFirst(d.Summary) + ": " + detail
+}
+
+func lowerFirst(s string) string {
+	if len(s) > 1 && s[1] >= 'A' && s[1] <= 'Z' {
+		return s // an acronym
+	}
+	return strings.ToLower(s[:min(1, len(s))]) + s[min(1, len(s)):]
+}
+
+func identifier(s string) bool {
+	for i := range len(s) {
+		c := s[i] | 0x20
+		if (c < 'a' || c > 'z') && s[i] != '_' && (i == 0 || s[i] < '0' || s[i] > '9') {
+			return false
+		}
+	}
+	return s != ""
+}
+
+// text returns the first line of the source at r.
+func (p *parser) text(r hcl.Range) string {
+	if !r.CanSliceBytes(p.src) {
+		return ""
+	}
+	line, _, _ := strings.Cut(string(r.SliceBytes(p.src)), "\n")
+	return strings.TrimRight(line, "\r")
+}
+
+// firstWord returns what line (from 1) begins with.
+func (p *parser) firstWord(line int) string {
+	lines := strings.Split(string(p.src), "\n")
+	if line > len(lines) {
+		return "this"
+	}
+	words := strings.Fields(lines[line-1])
+	if len(words) == 0 {
+		return "this"
+	}
+	return words[0]
+}
+
+// didYouMean returns `; did you mean "listen"?` if one of names is close to given, else "".
+func didYouMean(given string, names []string) string {
+	best, distance := "", 3
+	for _, name := range names {
+		if d := levenshtein.Distance(given, name, nil); d < min(distance, len(name)) {
+			best, distance = name, d
+		}
+	}
+	if best == "" {
+		return ""
+	}
+	return fmt.Sprintf("; did you mean %q?", best)
+}

@@ -1,0 +1,205 @@
+package config
+
+import (
+	"errors"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/hashicorp/hcl/v2"
+	"github.com/hashicorp/hcl/v2/hclsyntax"
+)
+
+// environment is what the file's meaning depends on besides its content.
+type environment struct {
+	lookup     func(name string) (string, bool)
+	executable func() (string, error)
+}
+
+type parser struct {
+	file string // as the operator named it
+	base string // absolute folder of the file
+	src  []byte
+	env  environment
+	eval *hcl.EvalContext
+
+	found  Diagnostics
+	broken []hcl.Pos // where syntax errors begin
+	cut    hcl.Pos   // from here on nothing can be trusted
+}
+
+// shape is what one type of block may hold.
+type shape struct {
+	name      string
+	labels    []string // an example of each label, for messages
+	arguments []string
+	blocks    []string
+}
+
+// header returns how a block of this shape begins, by example.
+func (s shape) header() string {
+	header := s.name
+	for _, label := range s.labels {
+		header += " " + strconv.Quote(label)
+	}
+	return header
+}
+
+// section is one block whose labels, arguments and blocks have been checked for their names.
+type section struct {
+	*parser
+	block  *hclsyntax.Block
+	labels []string
+}
+
+func parse(filename string, src []byte, env environment) (*Config, error) {
+	p := &parser{file: filename, src: src, env: env, eval: functions(env)}
+	if len(src) > MaxFileBytes {
+		return nil, Diagnostics{{Range: Range{File: filename}, Message: "the file is over 64 KiB; a configuration is smaller"}}
+	}
+	absolute, err := filepath.Abs(filename)
+	if err != nil {
+		return nil, Diagnostics{{Range: Range{File: filename}, Message: "the folder of the file can not be found: " + err.Error()}}
+	}
+	p.base = filepath.Dir(absolute)
+
+	file, diags := hclsyntax.ParseConfig(src, filename, hcl.InitialPos)
+	p.syntaxErrors(diags)
+	syntax := len(p.found)
+	config := &Config{File: filename}
+	if file != nil {
+		if body, ok := file.Body.(*hclsyntax.Body); ok {
+			p.document(config, body)
+		}
+	}
+	if syntax > 0 {
+		p.found = p.withoutEcho(p.found, syntax)
+	}
+	if len(p.found) > 0 {
+		return nil, p.found.inOrder()
+	}
+	return config, nil
+}
+
+// names checks that body holds only what its shape allows. where ends the message, such as ` in "sync"`.
+func (p *parser) names(body *hclsyntax.Body, s shape, where string) {
+	for name, attribute := range body.Attributes {
+		if slices.Contains(s.arguments, name) {
+			continue
+		}
+		if slices.Contains(s.blocks, name) {
+			p.failf(attribute.NameRange, "%q is a block; write %s { ... }", name, header(name))
+			continue
+		}
+		hint := didYouMean(name, slices.Concat(s.arguments, s.blocks))
+		if hint == "" {
+			hint = p.known(s.arguments, where)
+		}
+		p.failf(attribute.NameRange, "unsupported argument %q%s", name, hint)
+	}
+	for _, block := range body.Blocks {
+		if slices.Contains(s.blocks, block.Type) {
+			continue
+		}
+		if slices.Contains(s.arguments, block.Type) {
+			p.failf(block.TypeRange, "%q takes a value; write %s = ...", block.Type, block.Type)
+			continue
+		}
+		hint := didYouMean(block.Type, slices.Concat(s.blocks, s.arguments))
+		if hint == "" {
+			hint = p.known(s.blocks, where)
+		}
+		p.failf(block.TypeRange, "unsupported block %q%s", block.Type, hint)
+	}
+}
+
+func (p *parser) known(names []string, where string) string {
+	if len(names) == 0 {
+		return where + "; remove it"
+	}
+	return where + "; known here: " + strings.Join(names, ", ")
+}
+
+// header returns how a block of the given type begins.
+func header(name string) string {
+	for _, s := range shapes() {
+		if s.name == name {
+			return s.header()
+		}
+	}
+	return name
+}
+
+// section checks the labels and names of block against s. A label that is missing is "".
+func (p *parser) section(block *hclsyntax.Block, s shape) section {
+	result := section{parser: p, block: block, labels: make([]string, len(s.labels))}
+	copy(result.labels, block.Labels)
+	switch given, want := len(block.Labels), len(s.labels); {
+	case given < want:
+		p.failf(block.TypeRange, "%q needs %s; write %s { ... }", block.Type, plural(want, "name"), header(block.Type))
+	case given > want && want == 0:
+		p.failf(block.LabelRanges[0], "%q takes no name; remove %q", block.Type, block.Labels[0])
+	case given > want:
+		p.failf(block.LabelRanges[want], "%q takes %s; remove %q", block.Type, plural(want, "name"), block.Labels[want])
+	}
+	p.names(block.Body, s, " in \""+block.Type+"\"")
+	return result
+}
+
+func plural(n int, noun string) string {
+	if n == 1 {
+		return "one " + noun
+	}
+	return "two " + noun + "s"
+}
+
+// one returns the only block of a type, and reports the others.
+func (p *parser) one(body *hclsyntax.Body, name string) *hclsyntax.Block {
+	var first *hclsyntax.Block
+	for _, block := range body.Blocks {
+		switch {
+		case block.Type != name:
+		case first == nil:
+			first = block
+		default:
+			p.failf(block.DefRange(), "%q is given twice, first at %s; keep one", name, p.place(first.DefRange()))
+		}
+	}
+	return first
+}
+
+// place names a line for a message about another.
+func (p *parser) place(r hcl.Range) string { return p.at(r).String() }
+
+// whole is the range of a block's header, which stands for all of it.
+func (s section) whole() hcl.Range { return s.block.DefRange() }
+
+// label returns the range of label i, or of the header where it is missing.
+func (s section) label(i int) hcl.Range {
+	if i < len(s.block.LabelRanges) {
+		return s.block.LabelRanges[i]
+	}
+	return s.whole()
+}
+
+// pluginDir returns the folder of plugins beside the executable.
+func (p *parser) pluginDir() (string, error) {
+	executable, err := p.env.executable()
+	if err != nil {
+		return "", err
+	}
+	if executable == "" {
+		return "", errors.New("the path of this program is unknown")
+	}
+	return filepath.Join(filepath.Dir(executable), "plugins"), nil
+}
+
+// binary returns the path of the plugin called name in dir.
+func binary(dir, name string) string {
+	if runtime.GOOS == "windows" {
+		name += ".exe"
+	}
+	return filepath.Join(dir, name)
+}

@@ -1,0 +1,3 @@
+library "home" { join = true }
+device "alice" { data_dir = "./data" }
+store "sqlite" {}

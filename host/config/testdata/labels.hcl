@@ -1,0 +1,6 @@
+library "" {}
+device "alice" "bob" { data_dir = "" }
+store "postgres" {}
+model "Entry" {}
+transport "TCP" "lan" {}
+sync "fast" {}

@@ -1,0 +1,5 @@
+library {}
+device {}
+store {}
+model {}
+transport "tcp" {}

@@ -1,0 +1,5 @@
+library "home" {
+device "alice" {
+  data_dir = "./data"
+}
+store "sqlite" {}

@@ -1,0 +1,333 @@
+package config
+
+import (
+	"encoding/json"
+	"fmt"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/dustin/go-humanize"
+	"github.com/hashicorp/hcl/v2"
+	"github.com/hashicorp/hcl/v2/hclsyntax"
+	"github.com/zclconf/go-cty/cty"
+	"github.com/zclconf/go-cty/cty/function"
+	ctyjson "github.com/zclconf/go-cty/cty/json"
+)
+
+// functions returns what an expression may call: env("NAME") and env("NAME", "default").
+func functions(env environment) *hcl.EvalContext {
+	return &hcl.EvalContext{Functions: map[string]function.Function{
+		"env": function.New(&function.Spec{
+			Params:   []function.Parameter{{Name: "name", Type: cty.String}},
+			VarParam: &function.Parameter{Name: "default", Type: cty.String},
+			Type:     function.StaticReturnType(cty.String),
+			Impl: func(args []cty.Value, _ cty.Type) (cty.Value, error) {
+				name := args[0].AsString()
+				if len(args) > 2 {
+					return cty.NilVal, fmt.Errorf(`env takes a name and at most one default: env(%q, "default")`, name)
+				}
+				if value, ok := env.lookup(name); ok {
+					return cty.StringVal(value), nil
+				}
+				if len(args) == 2 {
+					return args[1], nil
+				}
+				return cty.NilVal, fmt.Errorf(`the environment variable %s is not set; set it, or give a default: env(%q, "default")`, name, name)
+			},
+		}),
+	}}
+}
+
+// value is the value of one argument.
+type value struct {
+	section
+	name   string
+	at     hcl.Range // of the expression
+	cty    cty.Value
+	source string // as written, shortened
+}
+
+// value evaluates the argument called name. It returns false if there is none, or none that can be used.
+func (s section) value(name string) (value, bool) {
+	attribute, ok := s.block.Body.Attributes[name]
+	if !ok || s.damaged(attribute.SrcRange) {
+		return value{}, false
+	}
+	result, diags := attribute.Expr.Value(s.eval)
+	at := attribute.Expr.Range()
+	for _, d := range diags {
+		if d.Subject == nil {
+			d.Subject = &at
+		}
+		s.failf(*d.Subject, "%s: %s", name, s.plain(d))
+	}
+	if diags.HasErrors() {
+		return value{}, false
+	}
+	result, _ = result.UnmarkDeep()
+	if result.IsNull() || !result.IsWhollyKnown() {
+		s.failf(at, "%s has no value; give it one, or remove the line", name)
+		return value{}, false
+	}
+	return value{section: s, name: name, at: at, cty: result, source: s.parser.text(at)}, true
+}
+
+func (p *parser) damaged(r hcl.Range) bool {
+	for _, b := range p.broken {
+		if r.Start.Byte <= b.Byte && b.Byte <= r.End.Byte {
+			return true
+		}
+	}
+	return false
+}
+
+func kind(v cty.Value) string {
+	switch t := v.Type(); {
+	case t == cty.String:
+		return "text"
+	case t == cty.Number:
+		return "a number"
+	case t == cty.Bool:
+		return "true or false"
+	case t.IsTupleType() || t.IsListType() || t.IsSetType():
+		return "a list"
+	}
+	return "an object"
+}
+
+// string returns the value as text.
+func (v value) string() (string, bool) {
+	if v.cty.Type() != cty.String {
+		hint := ""
+		if v.cty.Type() == cty.Number {
+			hint = fmt.Sprintf("; write %q", v.source)
+		}
+		v.failf(v.at, "%s: want text in quotes, got %s%s", v.name, kind(v.cty), hint)
+		return "", false
+	}
+	text := v.cty.AsString()
+	if strings.ContainsFunc(text, control) {
+		v.failf(v.at, "%s: the text holds a control character; remove it", v.name)
+		return "", false
+	}
+	return text, true
+}
+
+func control(r rune) bool { return r < 0x20 || r == 0x7f }
+
+// text returns the argument called name, def if it is not there. Empty text is a mistake.
+func (s section) text(name, def string) (text string, at hcl.Range) {
+	v, ok := s.value(name)
+	if !ok {
+		return def, s.whole()
+	}
+	text, ok = v.string()
+	if ok && strings.TrimSpace(text) == "" {
+		s.failf(v.at, "%s is empty; give it a value, or remove the line", name)
+	}
+	return text, v.at
+}
+
+// choice returns the argument called name, which must be one of choices; the first if it is not there.
+func (s section) choice(name string, choices ...string) string {
+	v, ok := s.value(name)
+	if !ok {
+		return choices[0]
+	}
+	text, ok := v.string()
+	if !ok {
+		return choices[0]
+	}
+	for _, c := range choices {
+		if text == c {
+			return text
+		}
+	}
+	hint := didYouMean(strings.ToLower(text), choices)
+	s.failf(v.at, "%s: %q is not one of %s%s", name, text, strings.Join(choices, ", "), hint)
+	return choices[0]
+}
+
+// flag returns the argument called name; false if it is not there.
+func (s section) flag(name string) bool {
+	v, ok := s.value(name)
+	if !ok {
+		return false
+	}
+	if v.cty.Type() != cty.Bool {
+		s.failf(v.at, "%s: want true or false, got %s", name, kind(v.cty))
+		return false
+	}
+	return v.cty.True()
+}
+
+// texts returns the argument called name, a list of text, with the range of each item.
+func (s section) texts(name string) (texts []string, at []hcl.Range) {
+	v, ok := s.value(name)
+	if !ok {
+		return nil, nil
+	}
+	if kind(v.cty) != "a list" {
+		s.failf(v.at, "%s: want a list, got %s; write [%s]", name, kind(v.cty), v.source)
+		return nil, nil
+	}
+	items, _ := s.block.Body.Attributes[name].Expr.(*hclsyntax.TupleConsExpr)
+	for i, item := range v.cty.AsValueSlice() {
+		one := v
+		one.cty = item
+		if items != nil && i < len(items.Exprs) {
+			one.at = items.Exprs[i].Range()
+			one.source = s.parser.text(one.at)
+		}
+		if item.IsNull() {
+			s.failf(one.at, "%s: an item has no value", name)
+			continue
+		}
+		if text, ok := one.string(); ok {
+			texts, at = append(texts, text), append(at, one.at)
+		}
+	}
+	return texts, at
+}
+
+// duration returns the argument called name, between least and most; def if it is not there.
+func (s section) duration(name string, def, least, most time.Duration) time.Duration {
+	v, ok := s.value(name)
+	if !ok {
+		return def
+	}
+	if v.cty.Type() == cty.Number {
+		s.failf(v.at, "%s: %s is not a duration; write %q", name, v.source, v.source+"s")
+		return def
+	}
+	text, ok := v.string()
+	if !ok {
+		return def
+	}
+	d, err := time.ParseDuration(text)
+	switch {
+	case err != nil:
+		s.failf(v.at, "%s: %q is not a duration; write %q", name, text, likelyDuration(text, def))
+		return def
+	case d < least || d > most:
+		s.failf(v.at, "%s: %q is out of range; want %s to %s", name, text, short(least), short(most))
+		return def
+	}
+	return d
+}
+
+// likelyDuration guesses what text was meant to be.
+func likelyDuration(text string, def time.Duration) string {
+	parts := regexp.MustCompile(`^\s*(\d{1,9}(?:\.\d{1,9})?)\s*([a-zA-Z]*)\s*$`).FindStringSubmatch(text)
+	if parts == nil {
+		return short(def)
+	}
+	unit := strings.ToLower(parts[2])
+	switch {
+	case unit == "ms" || strings.HasPrefix(unit, "milli"):
+		return parts[1] + "ms"
+	case unit == "m" || strings.HasPrefix(unit, "min"):
+		return parts[1] + "m"
+	case strings.HasPrefix(unit, "h"):
+		return parts[1] + "h"
+	case strings.HasPrefix(unit, "d"):
+		if days, err := strconv.Atoi(parts[1]); err == nil {
+			return strconv.Itoa(days*24) + "h"
+		}
+	case unit == "" || strings.HasPrefix(unit, "s"):
+		return parts[1] + "s"
+	}
+	return short(def)
+}
+
+// short writes d as a person would: "1m", not "1m0s".
+func short(d time.Duration) string {
+	text := d.String()
+	if strings.HasSuffix(text, "m0s") {
+		text = strings.TrimSuffix(text, "0s")
+	}
+	if strings.HasSuffix(text, "h0m") {
+		text = strings.TrimSuffix(text, "0m")
+	}
+	return text
+}
+
+// size returns the argument called name in bytes, between least and most; def if it is not there.
+func (s section) size(name string, def, least, most int) int {
+	v, ok := s.value(name)
+	if !ok {
+		return def
+	}
+	if v.cty.Type() == cty.Number {
+		s.failf(v.at, "%s: %s has no unit; write %q", name, v.source, compact(def))
+		return def
+	}
+	text, ok := v.string()
+	if !ok {
+		return def
+	}
+	n, err := humanize.ParseBytes(text)
+	switch {
+	case err != nil:
+		s.failf(v.at, "%s: %q is not a size; write %q", name, text, compact(def))
+		return def
+	case n < uint64(least) || n > uint64(most): //nolint:gosec // both are positive constants
+		s.failf(v.at, "%s: %q is out of range; want %s to %s", name, text, compact(least), compact(most))
+		return def
+	}
+	return int(n) //nolint:gosec // at most most
+}
+
+// compact writes a size as the file does: "256KiB".
+func compact(n int) string {
+	units := []string{"B", "KiB", "MiB", "GiB"}
+	for n%1024 == 0 && n > 0 && len(units) > 1 {
+		n, units = n/1024, units[1:]
+	}
+	return strconv.Itoa(n) + units[0]
+}
+
+// object returns a plugin's configuration as a JSON object: the block `config { ... }` or the argument `config = { ... }`.
+func (s section) object() json.RawMessage {
+	block := s.one(s.block.Body, "config")
+	v, given := s.value("config")
+	switch {
+	case block != nil && given:
+		s.failf(v.at, "config is given twice, also at %s; keep one", s.place(block.DefRange()))
+	case given && !v.cty.Type().IsObjectType():
+		s.failf(v.at, "config: want an object, got %s; write config = { ... }", kind(v.cty))
+	case given:
+		return s.encode(v.at, v.cty)
+	case block != nil:
+		return s.configBlock(block)
+	}
+	return json.RawMessage("{}")
+}
+
+func (s section) configBlock(block *hclsyntax.Block) json.RawMessage {
+	inner := section{parser: s.parser, block: block}
+	for _, label := range block.LabelRanges {
+		s.failf(label, "config takes no name; remove it")
+	}
+	for _, nested := range block.Body.Blocks {
+		s.failf(nested.TypeRange, "config holds values only; write %s = { ... }", nested.Type)
+	}
+	members := map[string]cty.Value{}
+	for name := range block.Body.Attributes {
+		if v, ok := inner.value(name); ok {
+			members[name] = v.cty
+		}
+	}
+	return s.encode(block.DefRange(), cty.ObjectVal(members))
+}
+
+func (s section) encode(at hcl.Range, v cty.Value) json.RawMessage {
+	encoded, err := ctyjson.Marshal(v, v.Type())
+	if err != nil {
+		s.failf(at, "config can not be passed on as JSON: %s", err)
+		return json.RawMessage("{}")
+	}
+	return encoded
+}
