@@ -1,0 +1,97 @@
+package database_test
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"testing"
+
+	"github.com/starling-sync/starling/host/database"
+	"github.com/starling-sync/starling/sdk"
+)
+
+func open(tb testing.TB, dir string) *database.DB {
+	tb.Helper()
+	db, err := database.Open(context.Background(), database.Options{Dir: dir})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() {
+		if err := db.Close(); err != nil {
+			tb.Errorf("close: %v", err)
+		}
+	})
+	return db
+}
+
+func TestDB_Write_groupIsolation(t *testing.T) {
+	db := open(t, t.TempDir())
+	ctx := context.Background()
+	if err := db.Write(ctx, func(tx *database.Tx) error { return tx.Run("CREATE TABLE t (n INTEGER PRIMARY KEY) STRICT") }); err != nil {
+		t.Fatal(err)
+	}
+	// A first write holds the writer until all others wait, so that they share groups.
+	const n = 100
+	entered, release := make(chan struct{}), make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		if err := db.Write(ctx, func(*database.Tx) error { close(entered); <-release; return nil }); err != nil {
+			t.Error(err)
+		}
+	})
+	<-entered
+	refused := errors.New("refused")
+	var mu sync.Mutex
+	var order []int
+	for i := range n {
+		wg.Go(func() {
+			err := db.Write(ctx, func(tx *database.Tx) error {
+				if _, err := tx.Exec("INSERT INTO t (n) VALUES (?)", i); err != nil {
+					return err
+				}
+				tx.AfterCommit(func() { mu.Lock(); order = append(order, i); mu.Unlock() })
+				switch i % 10 {
+				case 3:
+					return refused
+				case 4:
+					panic("a defect")
+				}
+				return nil
+			})
+			switch i % 10 {
+			case 3:
+				if !errors.Is(err, refused) {
+					t.Errorf("write %d: got %v, want %v", i, err, refused)
+				}
+			case 4:
+				if sdk.CodeOf(err) != sdk.CodeInternal {
+					t.Errorf("write %d: got %v, want a panic as an error", i, err)
+				}
+			default:
+				if err != nil {
+					t.Errorf("write %d: %v", i, err)
+				}
+			}
+		})
+	}
+	close(release)
+	wg.Wait()
+	var kept, bad int
+	err := db.Read(ctx, func(tx *database.Tx) error {
+		_, err := tx.One("SELECT count(*), count(*) FILTER (WHERE n % 10 IN (3, 4)) FROM t", nil, &kept, &bad)
+		return err
+	})
+	if err != nil || kept != n*8/10 || bad != 0 || len(order) != kept {
+		t.Errorf("kept %d rows, %d of refused writes, %d announced, %v; want %d, 0, %d", kept, bad, len(order), err, n*8/10, n*8/10)
+	}
+}
+
+func TestOpen_refusesSecondHost(t *testing.T) {
+	dir := t.TempDir()
+	open(t, dir)
+	_, err := database.Open(context.Background(), database.Options{Dir: dir})
+	if sdk.CodeOf(err) != sdk.CodeUnavailable {
+		t.Fatalf("a second open: %v", err)
+	}
+	t.Log(err)
+}

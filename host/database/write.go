@@ -1,0 +1,204 @@
+package database
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"slices"
+
+	"modernc.org/sqlite"
+	sqlite3 "modernc.org/sqlite/lib"
+
+	"github.com/starling-sync/starling/sdk"
+)
+
+// maxGroup bounds the writes that share one transaction.
+const maxGroup = 64
+
+// write is one call of Write.
+type write struct {
+	ctx  context.Context //nolint:containedctx // the call's own, on its way to the writer
+	fn   func(*Tx) error
+	tx   *Tx
+	err  error
+	done chan struct{} // closed when err is final
+}
+
+// Write calls fn in a transaction of the one writer, and returns once it is durable. Calls that wait at the same time
+// share one transaction (group commit), each in its own savepoint and in the order of their arrival: an error of fn
+// undoes only what fn did and is returned as it is; a commit that fails undoes, and is returned to, all of the group.
+//
+// fn runs on the goroutine of any waiting caller. It must not call Write or Read, and should not wait for anything:
+// every writer waits for it. If ctx ends before fn has begun, Write returns its error and fn is not called.
+func (db *DB) Write(ctx context.Context, fn func(*Tx) error) error {
+	w := &write{ctx: ctx, fn: fn, done: make(chan struct{})}
+	if err := db.enqueue(w); err != nil {
+		return err
+	}
+	for {
+		select {
+		case <-w.done:
+			return w.err
+		case db.turn <- struct{}{}:
+			db.runGroup()
+			<-db.turn
+		case <-ctx.Done():
+			if db.withdraw(w) {
+				return ctx.Err()
+			}
+			<-w.done
+			return w.err
+		}
+	}
+}
+
+// BeforeCommit has hook called in every transaction of the writer in which something was written, last before its
+// commit. Its error fails the group. Call it before the first Write.
+func (db *DB) BeforeCommit(hook func(*Tx) error) {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	db.before = append(db.before, hook)
+}
+
+func (db *DB) enqueue(w *write) error {
+	if err := w.ctx.Err(); err != nil {
+		return err
+	}
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	if db.closed {
+		return errClosed()
+	}
+	db.waiting = append(db.waiting, w)
+	return nil
+}
+
+// withdraw takes w from the queue; false if a group has it already.
+func (db *DB) withdraw(w *write) bool {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	i := slices.Index(db.waiting, w)
+	if i < 0 {
+		return false
+	}
+	db.waiting = slices.Delete(db.waiting, i, i+1)
+	return true
+}
+
+// runGroup runs the writes that wait now. Its caller holds the turn.
+func (db *DB) runGroup() {
+	db.mu.Lock()
+	n := min(len(db.waiting), maxGroup)
+	group := slices.Clone(db.waiting[:n])
+	db.waiting = slices.Delete(db.waiting, 0, n)
+	before := db.before
+	db.mu.Unlock()
+	if len(group) == 0 {
+		return
+	}
+	err := db.commit(group, before)
+	for _, w := range group {
+		if err != nil && w.err == nil {
+			w.err = err
+		}
+		if w.err == nil {
+			for _, fn := range w.tx.after {
+				fn()
+			}
+		}
+		close(w.done)
+	}
+}
+
+// commit runs group in one transaction. An error is of all of them; the error of one stands in its err.
+func (db *DB) commit(group []*write, before []func(*Tx) error) error {
+	if broken := db.broken.Load(); broken != nil {
+		return broken
+	}
+	ctx := context.WithoutCancel(group[0].ctx)
+	if err := db.writer.trim(); err != nil {
+		return explain(err)
+	}
+	if err := db.writer.run(ctx, "BEGIN IMMEDIATE"); err != nil {
+		return db.failed(err)
+	}
+	written := 0
+	for _, w := range group {
+		w.tx = &Tx{db: db, conn: db.writer, ctx: context.WithoutCancel(w.ctx), writable: true}
+		if w.err = db.inSavepoint(w, len(group) > 1); w.err == nil {
+			written++
+		}
+		if w.err != nil && len(group) == 1 {
+			return db.rollback(ctx, nil)
+		}
+	}
+	if written == 0 {
+		return db.rollback(ctx, nil)
+	}
+	tx := &Tx{db: db, conn: db.writer, ctx: ctx, writable: true}
+	for _, hook := range before {
+		if err := hook(tx); err != nil {
+			return db.rollback(ctx, fmt.Errorf("before commit: %w", err))
+		}
+	}
+	if err := db.writer.run(ctx, "COMMIT"); err != nil {
+		return db.rollback(ctx, err)
+	}
+	for _, fn := range tx.after {
+		fn()
+	}
+	return nil
+}
+
+// inSavepoint runs one write. With nested, an error undoes what it did; else the caller rolls back.
+func (db *DB) inSavepoint(w *write, nested bool) error {
+	if !nested {
+		return db.failed(call(w))
+	}
+	if err := db.writer.run(w.tx.ctx, "SAVEPOINT w"); err != nil {
+		return db.failed(err)
+	}
+	err := call(w)
+	if err != nil {
+		// A full disk may have ended the whole transaction: then this fails too, and so does the commit.
+		err = errors.Join(err, db.writer.run(w.tx.ctx, "ROLLBACK TO w"))
+	}
+	return db.failed(errors.Join(err, db.writer.run(w.tx.ctx, "RELEASE w")))
+}
+
+// call runs the function of w. A panic in it becomes an error: it may be another caller's goroutine.
+func call(w *write) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = sdk.Errorf(sdk.CodeInternal, "panic in a database write: %v\n%s", r, debug.Stack())
+		}
+	}()
+	return w.fn(w.tx)
+}
+
+func (db *DB) rollback(ctx context.Context, err error) error {
+	undo := db.writer.run(ctx, "ROLLBACK")
+	if err == nil {
+		return db.failed(undo)
+	}
+	return db.failed(err) // where SQLite has rolled back by itself, undo only says that there is nothing to undo
+}
+
+// failed explains err. After an error that leaves the disk's content unknown (a failed fsync is not repeated), every
+// later write is refused until the host is started again, which replays the log.
+func (db *DB) failed(err error) error {
+	explained := explain(err)
+	failure, ok := errors.AsType[*sqlite.Error](err)
+	if !ok {
+		return explained
+	}
+	switch failure.Code() & 0xff {
+	case sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB:
+		broken := sdk.Errorf(sdk.CodeInternal, "the database takes no more writes until the host is started again: %w", explained)
+		if db.broken.CompareAndSwap(nil, broken) {
+			db.log.Error("the database takes no more writes; start the host again", "error", err)
+		}
+	}
+	return explained
+}
