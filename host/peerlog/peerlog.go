@@ -1,0 +1,197 @@
+// Package peerlog keeps what a device must remember of streams: the shared operations of every origin, up to where
+// each stream is applied, what peers have acknowledged, the starts of devices, the clock's mark, and a few single values.
+//
+// Each device originates two streams, one of the records it owns and one of shared operations, which draw their stamps
+// from one clock; each has its own watermark. The package promises that a watermark never goes back and that appending
+// an operation twice keeps one. It leaves to its callers that data and watermark move in one transaction, and that a
+// page begins at or before the watermark. Nothing prunes yet: the floors stay empty.
+package peerlog
+
+import (
+	"context"
+	"database/sql"
+	"encoding/binary"
+	"fmt"
+	"strings"
+
+	"github.com/starling-sync/starling/hlc"
+	"github.com/starling-sync/starling/host/database"
+	"github.com/starling-sync/starling/sdk"
+)
+
+// Stream names all changes of one kind that one device originated, in stamp order.
+type Stream struct {
+	Origin sdk.DeviceID
+	Kind   sdk.Ownership
+}
+
+// EpochID names one start of a device.
+type EpochID [16]byte
+
+// Position is a place in a stream.
+type Position struct {
+	Epoch EpochID // that the change at Stamp was made in, as far as is known
+	Stamp hlc.Stamp
+}
+
+// Epoch is one start of a device and the starts it continues.
+type Epoch struct {
+	ID      EpochID
+	Device  sdk.DeviceID
+	Parents []EpochID
+	Opened  hlc.Stamp
+}
+
+// Log is the peer log of one database. It has no state of its own; its methods may be called at once.
+type Log struct {
+	db         *database.DB
+	appendMany string // appends appendRows operations
+}
+
+// New returns the peer log of db.
+func New(db *database.DB) *Log {
+	values := "(?,?,?,?)" + strings.Repeat(",(?,?,?,?)", appendRows-1)
+	return &Log{db: db, appendMany: "INSERT INTO _log (origin, stamp, columns, op) VALUES " + values + " ON CONFLICT DO NOTHING"}
+}
+
+// Append adds shared operations of origin. Those that are there already are left alone. It reads the batches and
+// keeps nothing of them.
+func (l *Log) Append(tx *database.Tx, origin sdk.DeviceID, batches []sdk.Batch) error {
+	device, err := tx.DeviceNumber(origin)
+	if err != nil {
+		return fmt.Errorf("append to peer log: %w", err)
+	}
+	var args []any
+	for i := range batches {
+		columns, err := tx.ColumnsNumber(database.ColumnsOf(&batches[i]))
+		if err != nil {
+			return fmt.Errorf("append to peer log: %w", err)
+		}
+		for op, err := range batches[i].Ops() {
+			if err != nil {
+				return fmt.Errorf("append to peer log: %w", err)
+			}
+			if args = append(args, device, int64(op.Stamp), columns, op.Raw); len(args) == 4*appendRows { //nolint:gosec // stamps fit
+				if _, err := tx.Exec(l.appendMany, args...); err != nil {
+					return fmt.Errorf("append to peer log: %w", err)
+				}
+				args = args[:0]
+			}
+		}
+	}
+	for ; len(args) > 0; args = args[4:] {
+		if _, err := tx.Exec(appendOne, args[:4]...); err != nil {
+			return fmt.Errorf("append to peer log: %w", err)
+		}
+	}
+	return nil
+}
+
+// appendRows is the number of operations that one statement inserts.
+const appendRows = 32
+
+const appendOne = "INSERT INTO _log (origin, stamp, columns, op) VALUES (?,?,?,?) ON CONFLICT DO NOTHING"
+
+// Read returns operations of origin after since, in stamp order, in batches of one model and column set each, until
+// they hold maxBytes (one operation at least). through is the stamp of the last one, since if there is none; more says
+// that others follow. The caller owns the batches.
+func (l *Log) Read(ctx context.Context, origin sdk.DeviceID, since hlc.Stamp, maxBytes int) (batches []sdk.Batch, through hlc.Stamp, more bool, err error) {
+	err = l.db.Read(ctx, func(tx *database.Tx) error {
+		batches, through, more, err = l.ReadIn(tx, origin, since, maxBytes)
+		return err
+	})
+	return batches, through, more, err
+}
+
+// ReadIn is Read in the snapshot of tx.
+func (l *Log) ReadIn(tx *database.Tx, origin sdk.DeviceID, since hlc.Stamp, maxBytes int) (batches []sdk.Batch, through hlc.Stamp, more bool, err error) {
+	through = since
+	device, err := tx.DeviceNumber(origin)
+	if err != nil || device == 0 {
+		return nil, through, false, err
+	}
+	rows, err := tx.Query("SELECT stamp, columns, op FROM _log WHERE origin = ? AND stamp > ? ORDER BY stamp", device, int64(since)) //nolint:gosec // stamps fit
+	if err != nil {
+		return nil, through, false, fmt.Errorf("read peer log: %w", err)
+	}
+	defer rows.Close() //nolint:errcheck // Err is checked
+	current, size := int64(0), 0
+	for rows.Next() {
+		var stamp, columns int64
+		var op sql.RawBytes
+		if err := rows.Scan(&stamp, &columns, &op); err != nil {
+			return nil, through, false, fmt.Errorf("read peer log: %w", err)
+		}
+		if size > 0 && size+len(op) > maxBytes {
+			return batches, through, true, nil
+		}
+		if columns != current {
+			set, err := tx.Columns(columns)
+			if err != nil {
+				return nil, through, false, fmt.Errorf("read peer log: %w", err)
+			}
+			batches = append(batches, sdk.Batch{Model: set.Model, Version: set.Version, Columns: set.Names()})
+			current = columns
+		}
+		batch := &batches[len(batches)-1]
+		batch.Rows = append(batch.Rows, op...)
+		batch.Count++
+		size += len(op)
+		through = hlc.Stamp(stamp) //nolint:gosec // stored stamps are not negative
+	}
+	return batches, through, false, rows.Err()
+}
+
+// Count returns the number of operations of all origins.
+func (l *Log) Count(ctx context.Context) (n int64, err error) {
+	err = l.db.Read(ctx, func(tx *database.Tx) error {
+		_, err := tx.One("SELECT count(*) FROM _log", nil, &n)
+		return err
+	})
+	return n, err
+}
+
+const (
+	metaClock = "clock"
+)
+
+// StoreClock keeps the clock's high-water mark. It never goes back.
+func (l *Log) StoreClock(tx *database.Tx, mark hlc.Stamp) error {
+	value := binary.BigEndian.AppendUint64(nil, uint64(mark))
+	_, err := tx.Exec("INSERT INTO _meta (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value WHERE excluded.value > _meta.value",
+		metaClock, value)
+	if err != nil {
+		return fmt.Errorf("store the clock's mark: %w", err)
+	}
+	return nil
+}
+
+// LoadClock returns the clock's high-water mark; zero in a new database.
+func (l *Log) LoadClock(ctx context.Context) (hlc.Stamp, error) {
+	value, err := l.Meta(ctx, metaClock)
+	if err != nil || len(value) != 8 {
+		return 0, err
+	}
+	return hlc.Stamp(binary.BigEndian.Uint64(value)), nil
+}
+
+// Meta returns the single value of key; nil if there is none.
+func (l *Log) Meta(ctx context.Context, key string) (value []byte, err error) {
+	err = l.db.Read(ctx, func(tx *database.Tx) error {
+		_, err := tx.One("SELECT value FROM _meta WHERE key = ?", []any{key}, &value)
+		return err
+	})
+	return value, err
+}
+
+// SetMeta stores the single value of key.
+func (l *Log) SetMeta(tx *database.Tx, key string, value []byte) error {
+	if value == nil {
+		value = []byte{}
+	}
+	_, err := tx.Exec("INSERT INTO _meta (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value", key, value)
+	if err != nil {
+		return fmt.Errorf("store %s: %w", key, err)
+	}
+	return nil
+}

@@ -1,0 +1,192 @@
+// Package transaction is the only gate for local writes.
+//
+// A Manager has the model decide on the changes before the database transaction, then writes rows, clocks, log entries,
+// tombstones and this device's watermark in one transaction, with stamps that the one writer draws in commit order.
+// It promises that nothing is announced before it is durable, that announcements of a stream come in the order of
+// its stamps without a gap, and that writers who wait at the same time share a commit. It leaves the clock's stored
+// mark to a hook of the database, which runs in every group.
+package transaction
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/starling-sync/starling/hlc"
+	"github.com/starling-sync/starling/host/database"
+	"github.com/starling-sync/starling/sdk"
+)
+
+// Prepared is a decided set of local changes.
+type Prepared interface {
+	// Write writes the changes with stamps drawn from next, one for each change that is written, and returns those
+	// as they are stored, and for each batch that was prepared the changes that are not, ascending by index. It
+	// returns a CodeStale error, and has written nothing that may stay, where the records changed since the decision.
+	Write(tx *database.Tx, next func() hlc.Stamp) (stored []sdk.Batch, refused [][]sdk.Refusal, err error)
+}
+
+// PrepareFunc has the models decide on local changes of one kind. No transaction is open while it runs.
+type PrepareFunc func(ctx context.Context, kind sdk.Ownership, batches []sdk.Batch) (Prepared, error)
+
+// Journal keeps the shared operations and this device's own watermarks.
+type Journal interface {
+	// Append adds operations of origin to the log.
+	Append(tx *database.Tx, origin sdk.DeviceID, batches []sdk.Batch) error
+	// Watermark returns the position of a stream.
+	Watermark(tx *database.Tx, origin sdk.DeviceID, kind sdk.Ownership) (epoch [16]byte, stamp hlc.Stamp, err error)
+	// SetWatermark moves it.
+	SetWatermark(tx *database.Tx, origin sdk.DeviceID, kind sdk.Ownership, epoch [16]byte, stamp hlc.Stamp) error
+}
+
+// Committed says what one commit added to one of this device's own streams.
+type Committed struct {
+	Kind          sdk.Ownership
+	Epoch         [16]byte
+	From, Through hlc.Stamp   // From is the position before: From < every stamp in Batches <= Through
+	Batches       []sdk.Batch // as stored, with their stamps; shared by all who are told: not to be changed
+}
+
+// Options say what a Manager works with. All fields but Announce are required.
+type Options struct {
+	DB       *database.DB
+	Self     sdk.DeviceID
+	Epoch    [16]byte         // of this start of the device
+	Next     func() hlc.Stamp // draws the next stamp: hlc.Clock.Now
+	Prepare  PrepareFunc
+	Journal  Journal
+	Announce func(Committed) // called in commit order once durable; the next commit waits for it, so it must be quick
+}
+
+// Manager writes local changes. Its methods may be called at once and block until the write is durable.
+type Manager struct {
+	options Options
+}
+
+// New returns a manager.
+func New(options Options) *Manager { return &Manager{options: options} }
+
+// Request is a set of changes of one kind to commit together.
+type Request struct {
+	Kind         sdk.Ownership
+	Batches      []sdk.Batch // stamps in them are ignored
+	AllOrNothing bool        // one refused change keeps all from being written
+}
+
+// Result says what was written.
+type Result struct {
+	First, Last hlc.Stamp // of what was written; zero if nothing was
+	Written     int       // changes; device-owned rows that equal what is stored are not written
+	Refused     []Refusal // by batch and index
+}
+
+// Refusal says why one change was not written.
+type Refusal struct {
+	Batch int // index of the batch; Index is within it
+	sdk.Refusal
+}
+
+// attempts bounds how often changes are decided again because others wrote the same records meanwhile.
+const attempts = 8
+
+// CommitDeviceOwned writes rows of this device's own records. A row that equals what is stored is left alone, and
+// columns that a batch does not name keep their values. A refused row (another device's record: CodeNotOwner) does not
+// keep the others from being written.
+func (m *Manager) CommitDeviceOwned(ctx context.Context, batches ...sdk.Batch) (Result, error) {
+	return m.Commit(ctx, Request{Kind: sdk.DeviceOwned, Batches: batches})
+}
+
+// CommitShared writes operations on shared records. A refused one does not keep the others from being written.
+func (m *Manager) CommitShared(ctx context.Context, batches ...sdk.Batch) (Result, error) {
+	return m.Commit(ctx, Request{Kind: sdk.SharedByAll, Batches: batches})
+}
+
+// Commit writes request. Its error means that nothing was written; refused changes stand in the Result.
+func (m *Manager) Commit(ctx context.Context, request Request) (Result, error) {
+	var err error
+	for range attempts {
+		var result Result
+		result, err = m.commit(ctx, request)
+		if sdk.CodeOf(err) != sdk.CodeStale {
+			return result, err
+		}
+	}
+	return Result{}, fmt.Errorf("commit, decided %d times: %w", attempts, err)
+}
+
+// refused ends the transaction of an all-or-nothing request.
+type refused struct{ list []Refusal }
+
+func (refused) Error() string { return "a change was refused, so none was written" }
+
+func (m *Manager) commit(ctx context.Context, request Request) (Result, error) {
+	prepared, err := m.options.Prepare(ctx, request.Kind, request.Batches)
+	if err != nil {
+		return Result{}, fmt.Errorf("decide: %w", err)
+	}
+	var result Result
+	err = m.options.DB.Write(ctx, func(tx *database.Tx) error {
+		result = Result{}
+		draw := func() hlc.Stamp {
+			result.Last = m.options.Next()
+			if result.First == 0 {
+				result.First = result.Last
+			}
+			return result.Last
+		}
+		stored, refusals, err := prepared.Write(tx, draw)
+		if err != nil {
+			return err
+		}
+		result.Refused = flatten(refusals)
+		if request.AllOrNothing && len(result.Refused) > 0 {
+			return refused{result.Refused}
+		}
+		for i := range stored {
+			result.Written += stored[i].Count
+		}
+		return m.record(tx, request.Kind, result, stored)
+	})
+	if r, ok := err.(refused); ok { //nolint:errorlint // it is returned as it is
+		return Result{Refused: r.list}, nil
+	}
+	if err != nil {
+		return Result{}, fmt.Errorf("commit: %w", err)
+	}
+	return result, nil
+}
+
+// record adds what was written to the stream and moves its watermark.
+func (m *Manager) record(tx *database.Tx, kind sdk.Ownership, result Result, stored []sdk.Batch) error {
+	if result.Written == 0 {
+		return nil
+	}
+	o := &m.options
+	_, from, err := o.Journal.Watermark(tx, o.Self, kind)
+	if err != nil {
+		return err
+	}
+	if result.First <= from {
+		return sdk.Errorf(sdk.CodeInternal, "the clock drew %s, which is not after the last own change %s", result.First, from)
+	}
+	if kind == sdk.SharedByAll {
+		if err := o.Journal.Append(tx, o.Self, stored); err != nil {
+			return err
+		}
+	}
+	if err := o.Journal.SetWatermark(tx, o.Self, kind, o.Epoch, result.Last); err != nil {
+		return err
+	}
+	if o.Announce != nil {
+		committed := Committed{Kind: kind, Epoch: o.Epoch, From: from, Through: result.Last, Batches: stored}
+		tx.AfterCommit(func() { o.Announce(committed) })
+	}
+	return nil
+}
+
+func flatten(refusals [][]sdk.Refusal) (all []Refusal) {
+	for batch, list := range refusals {
+		for _, refusal := range list {
+			all = append(all, Refusal{Batch: batch, Refusal: refusal})
+		}
+	}
+	return all
+}
