@@ -1,0 +1,414 @@
+package sdktest
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/starling-sync/starling/sdk"
+)
+
+// TransportOption changes what Transport does.
+type TransportOption func(*transportSuite)
+
+// ListenAt makes the suite listen at address, which must stand for a free one; the default is "127.0.0.1:0".
+func ListenAt(address string) TransportOption {
+	return func(s *transportSuite) { s.address = address }
+}
+
+type transportSuite struct {
+	new     func(t *testing.T) sdk.Transport
+	address string
+}
+
+// patience is how long the suites wait for what should happen at once. It decides nothing but when to give up.
+const patience = 30 * time.Second
+
+// Transport runs the laws of transports against those that newTransport returns, one a subtest; newTransport ends its
+// own with t.Cleanup.
+func Transport(t *testing.T, newTransport func(t *testing.T) sdk.Transport, options ...TransportOption) {
+	t.Helper()
+	s := &transportSuite{new: newTransport, address: "127.0.0.1:0"}
+	for _, option := range options {
+		option(s)
+	}
+	t.Run("Name", func(t *testing.T) {
+		if s.new(t).Name() == "" {
+			t.Error("the transport has no name")
+		}
+	})
+	t.Run("Order", s.order)
+	t.Run("LargeFrame", s.largeFrame)
+	t.Run("BothDirections", s.bothDirections)
+	t.Run("ManyConnections", s.manyConnections)
+	t.Run("BackPressure", s.backPressure)
+	t.Run("CloseEndsBothEnds", s.closeEndsBothEnds)
+	t.Run("HalfOpen", s.halfOpen)
+	t.Run("ListenerClose", s.listenerClose)
+	t.Run("DialNobody", s.dialNobody)
+	t.Run("DialCancelled", s.dialCancelled)
+	t.Run("Reconnect", s.reconnect)
+	t.Run("HostSocket", s.hostSocket)
+}
+
+// listen returns a listening transport.
+func (s *transportSuite) listen(t *testing.T) (sdk.Transport, sdk.Listener) {
+	t.Helper()
+	transport := s.new(t)
+	listener, err := transport.Listen(t.Context(), s.address, nil)
+	if err != nil {
+		t.Fatalf("listen at %s: %v", s.address, err)
+	}
+	t.Cleanup(func() { _ = listener.Close() })
+	return transport, listener
+}
+
+// pair returns the two ends of a connection.
+func (s *transportSuite) pair(t *testing.T) (dialled, accepted sdk.Conn) {
+	t.Helper()
+	transport, listener := s.listen(t)
+	dialled, accepted = connect(t, transport, listener)
+	t.Cleanup(func() {
+		_ = dialled.Close()
+		_ = accepted.Close()
+	})
+	return dialled, accepted
+}
+
+func connect(t *testing.T, transport sdk.Transport, listener sdk.Listener) (dialled, accepted sdk.Conn) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	var group errgroup.Group
+	group.Go(func() (err error) {
+		accepted, err = listener.Accept()
+		return err
+	})
+	dialled, err := transport.Dial(ctx, listener.Address())
+	if err != nil {
+		_ = listener.Close() // ends Accept
+		_ = group.Wait()
+		t.Fatalf("dial the listener's own address %q: %v", listener.Address(), err)
+	}
+	if err := group.Wait(); err != nil {
+		t.Fatalf("accept: %v", err)
+	}
+	if accepted.RemoteAddress() == "" || dialled.RemoteAddress() == "" {
+		t.Error("a connection does not name its other end")
+	}
+	return dialled, accepted
+}
+
+// within fails the test if the group is not done in time.
+func within(t *testing.T, what string, group *errgroup.Group) error {
+	t.Helper()
+	done := make(chan error, 1)
+	go func() { done <- group.Wait() }()
+	select {
+	case err := <-done:
+		return err
+	case <-time.After(patience):
+		t.Fatalf("%s: not done after %s", what, patience)
+		return nil
+	}
+}
+
+// stream returns size bytes that differ by seed, so that a lost or swapped piece shows.
+func stream(seed uint64, size int) []byte {
+	data := make([]byte, size)
+	source := rand.NewChaCha8([32]byte{byte(seed), byte(seed >> 8)})
+	_, _ = source.Read(data) // never fails
+	return data
+}
+
+// transfer sends data from one end to the other in pieces and compares what arrives.
+func transfer(group *errgroup.Group, from, to sdk.Conn, data []byte, piece int) {
+	group.Go(func() error {
+		for rest := data; len(rest) > 0; {
+			n := min(piece, len(rest))
+			written, err := from.Write(rest[:n])
+			if err != nil || written != n {
+				return fmt.Errorf("write %d bytes: wrote %d: %w", n, written, err)
+			}
+			rest = rest[n:]
+		}
+		return nil
+	})
+	group.Go(func() error {
+		got := make([]byte, len(data))
+		if n, err := io.ReadFull(to, got); err != nil {
+			return fmt.Errorf("read: %d of %d bytes: %w", n, len(data), err)
+		}
+		if !bytes.Equal(got, data) {
+			return errors.New("what arrived differs from what was sent")
+		}
+		return nil
+	})
+}
+
+func (s *transportSuite) order(t *testing.T) {
+	dialled, accepted := s.pair(t)
+	for seed, piece := range []int{1, 7, 1000, 65536, 100_003} {
+		var group errgroup.Group
+		transfer(&group, dialled, accepted, stream(uint64(seed), 1000*piece/(1+piece/500)), piece)
+		if err := within(t, "transfer", &group); err != nil {
+			t.Fatalf("pieces of %d bytes: %v", piece, err)
+		}
+	}
+}
+
+func (s *transportSuite) largeFrame(t *testing.T) {
+	dialled, accepted := s.pair(t)
+	var group errgroup.Group
+	transfer(&group, accepted, dialled, stream(1, 16<<20), 16<<20)
+	if err := within(t, "a write of 16 MiB", &group); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (s *transportSuite) bothDirections(t *testing.T) {
+	dialled, accepted := s.pair(t)
+	var group errgroup.Group
+	transfer(&group, dialled, accepted, stream(1, 8<<20), 32<<10)
+	transfer(&group, accepted, dialled, stream(2, 8<<20), 50_000)
+	if err := within(t, "both directions at once", &group); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (s *transportSuite) manyConnections(t *testing.T) {
+	transport, listener := s.listen(t)
+	var group errgroup.Group
+	for i := range 20 {
+		dialled, accepted := connect(t, transport, listener)
+		t.Cleanup(func() {
+			_ = dialled.Close()
+			_ = accepted.Close()
+		})
+		transfer(&group, dialled, accepted, stream(uint64(i), 200_000), 10_000)
+		transfer(&group, accepted, dialled, stream(uint64(i+100), 200_000), 3000)
+	}
+	if err := within(t, "20 connections", &group); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// fill writes to conn until an error, at most limit bytes, and counts.
+func fill(conn sdk.Conn, limit int64, count *atomic.Int64) error {
+	piece := make([]byte, 64<<10)
+	for count.Load() < limit {
+		n, err := conn.Write(piece)
+		count.Add(int64(n))
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// untilStill returns when count has not changed for some looks, which is when its writer is blocked or done.
+func untilStill(t *testing.T, count *atomic.Int64) {
+	t.Helper()
+	look := time.NewTicker(20 * time.Millisecond)
+	defer look.Stop()
+	giveUp := time.After(patience)
+	for last, still := int64(-1), 0; still < 10; {
+		select {
+		case <-look.C:
+		case <-giveUp:
+			t.Fatalf("the writer still goes on after %s and %d bytes that nobody read", patience, count.Load())
+		}
+		if now := count.Load(); now > 0 && now == last {
+			still++
+		} else {
+			last, still = now, 0
+		}
+	}
+}
+
+func (s *transportSuite) backPressure(t *testing.T) {
+	const limit = 64 << 20
+	dialled, accepted := s.pair(t)
+	var count atomic.Int64
+	var group errgroup.Group
+	group.Go(func() error { return fill(dialled, limit, &count) })
+	untilStill(t, &count)
+	if count.Load() >= limit {
+		t.Fatalf("%d bytes were taken while the peer did not read; a writer must block", count.Load())
+	}
+	group.Go(func() error {
+		_, err := io.CopyN(io.Discard, accepted, limit)
+		return err
+	})
+	if err := within(t, "the writer, once the peer reads", &group); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (s *transportSuite) closeEndsBothEnds(t *testing.T) {
+	for name, closeDialled := range map[string]bool{"Dialled": true, "Accepted": false} {
+		t.Run(name, func(t *testing.T) {
+			closing, other := s.pair(t)
+			if !closeDialled {
+				closing, other = other, closing
+			}
+			ended := readersEnd(closing, other)
+			if err := closing.Close(); err != nil {
+				t.Errorf("close: %v", err)
+			}
+			if err := within(t, "reads on both ends", ended); err != nil {
+				t.Error(err)
+			}
+			if _, err := closing.Write([]byte("x")); err == nil {
+				t.Error("a write after close succeeded")
+			}
+			var count atomic.Int64
+			var group errgroup.Group
+			group.Go(func() error {
+				if fill(other, 64<<20, &count) == nil {
+					return errors.New("writing to a closed peer never failed")
+				}
+				return nil
+			})
+			if err := within(t, "a write to a closed peer", &group); err != nil {
+				t.Error(err)
+			}
+			_ = closing.Close() // a second close must not hang or panic
+		})
+	}
+}
+
+// readersEnd starts a Read on each connection; each must end with an error.
+func readersEnd(conns ...sdk.Conn) *errgroup.Group {
+	var group errgroup.Group
+	for _, conn := range conns {
+		group.Go(func() error {
+			if n, err := conn.Read(make([]byte, 16)); err == nil {
+				return fmt.Errorf("a read of a closed connection returned %d bytes and no error", n)
+			}
+			return nil
+		})
+	}
+	return &group
+}
+
+func (s *transportSuite) halfOpen(t *testing.T) {
+	dialled, _ := s.pair(t) // the peer neither reads, writes nor closes
+	ended := readersEnd(dialled)
+	var count atomic.Int64
+	ended.Go(func() error {
+		if fill(dialled, 64<<20, &count) == nil {
+			return errors.New("64 MiB were taken while the peer did not read")
+		}
+		return nil
+	})
+	untilStill(t, &count)
+	_ = dialled.Close()
+	if err := within(t, "a read and a write under way", ended); err != nil {
+		t.Error(err)
+	}
+}
+
+func (s *transportSuite) listenerClose(t *testing.T) {
+	_, listener := s.listen(t)
+	var group errgroup.Group
+	group.Go(func() error {
+		_, err := listener.Accept()
+		return err
+	})
+	if err := listener.Close(); err != nil {
+		t.Errorf("close: %v", err)
+	}
+	if err := within(t, "accept under way", &group); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("accept under way at close: want net.ErrClosed, got %v", err)
+	}
+	if _, err := listener.Accept(); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("accept after close: want net.ErrClosed, got %v", err)
+	}
+}
+
+func (s *transportSuite) dialNobody(t *testing.T) {
+	transport, listener := s.listen(t)
+	address := listener.Address()
+	if err := listener.Close(); err != nil {
+		t.Fatalf("close: %v", err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	conn, err := transport.Dial(ctx, address)
+	if err == nil {
+		_ = conn.Close()
+		t.Fatalf("dialled %s, where nobody listens", address)
+	}
+	if ctx.Err() != nil {
+		t.Errorf("a dial to nobody did not fail within %s", patience)
+	}
+}
+
+func (s *transportSuite) dialCancelled(t *testing.T) {
+	transport, listener := s.listen(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if conn, err := transport.Dial(ctx, listener.Address()); err == nil {
+		_ = conn.Close()
+		t.Error("a dial whose context had ended succeeded")
+	}
+}
+
+func (s *transportSuite) reconnect(t *testing.T) {
+	transport, listener := s.listen(t)
+	round := func(i int) {
+		dialled, accepted := connect(t, transport, listener)
+		var group errgroup.Group
+		transfer(&group, dialled, accepted, stream(uint64(i), 3000), 1000)
+		transfer(&group, accepted, dialled, stream(uint64(i)+500, 3000), 1000)
+		if err := within(t, "transfer", &group); err != nil {
+			t.Fatalf("connection %d: %v", i, err)
+		}
+		_ = dialled.Close()
+		_ = accepted.Close()
+	}
+	round(0) // what a first connection starts for good is not a leak
+	before := goleak.IgnoreCurrent()
+	for i := range 100 {
+		round(i + 1)
+	}
+	if err := goleak.Find(before); err != nil {
+		t.Errorf("100 connections left goroutines: %v", err)
+	}
+}
+
+func (s *transportSuite) hostSocket(t *testing.T) {
+	socket, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Skipf("no loopback socket here: %v", err)
+	}
+	defer func() { _ = socket.Close() }()
+	transport := s.new(t)
+	listener, err := transport.Listen(t.Context(), socket.Addr().String(), socket)
+	if sdk.CodeOf(err) == sdk.CodeUnsupported {
+		t.Skipf("it takes no socket of the host: %v", err)
+	}
+	if err != nil {
+		t.Fatalf("listen on the host's socket: %v", err)
+	}
+	t.Cleanup(func() { _ = listener.Close() })
+	dialled, accepted := connect(t, transport, listener)
+	var group errgroup.Group
+	transfer(&group, dialled, accepted, stream(1, 100_000), 5000)
+	if err := within(t, "transfer", &group); err != nil {
+		t.Error(err)
+	}
+	_ = dialled.Close()
+	_ = accepted.Close()
+}
