@@ -1,0 +1,266 @@
+// Package clustertest runs real devices for tests and benchmarks: it builds the binaries, makes devices in folders of
+// their own, starts and kills their processes, and speaks to them as a person would, through the command line.
+package clustertest
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// Binaries builds starling and the plugins into dir and returns the path of starling.
+func Binaries(dir string) (string, error) {
+	for _, args := range [][]string{
+		{"build", "-o", filepath.Join(dir, "starling"), "github.com/starling-sync/starling/host"},
+		{"build", "-o", filepath.Join(dir, "plugins") + string(filepath.Separator), "github.com/starling-sync/starling/plugins/..."},
+	} {
+		if args[0] == "build" {
+			if err := os.MkdirAll(filepath.Join(dir, "plugins"), 0o750); err != nil {
+				return "", err
+			}
+		}
+		cmd := exec.Command("go", args...) //nolint:gosec // fixed arguments
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return "", fmt.Errorf("go %s: %w\n%s", strings.Join(args, " "), err, out)
+		}
+	}
+	return filepath.Join(dir, "starling"), nil
+}
+
+// Device is one device in a folder of its own. Its methods are for one goroutine, except Run and TryRun.
+type Device struct {
+	Name   string
+	Dir    string
+	Listen string
+	Binary string
+
+	mu   sync.Mutex
+	cmd  *exec.Cmd
+	done chan struct{} // closed when cmd has ended
+	log  *os.File
+}
+
+// NewDevice makes a device with starling init and extra arguments such as --join or --library NAME.
+func NewDevice(tb testing.TB, binary, name string, extra ...string) *Device {
+	tb.Helper()
+	d := &Device{Name: name, Dir: filepath.Join(tb.TempDir(), name), Listen: FreeAddress(tb), Binary: binary}
+	args := append([]string{"init", d.Dir, "--name", name, "--listen", d.Listen}, extra...)
+	if out, err := exec.Command(binary, args...).CombinedOutput(); err != nil { //nolint:gosec // our own binary
+		tb.Fatalf("starling %s: %v\n%s", strings.Join(args, " "), err, out)
+	}
+	tb.Cleanup(func() { d.Kill(tb) })
+	return d
+}
+
+// FreeAddress returns a loopback address that nobody listens on now.
+func FreeAddress(tb testing.TB) string {
+	tb.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+// Config is the path of the device's config.hcl.
+func (d *Device) Config() string { return filepath.Join(d.Dir, "config.hcl") }
+
+// Data is the device's data directory.
+func (d *Device) Data() string { return filepath.Join(d.Dir, "data") }
+
+// Start starts the host and waits until it answers.
+func (d *Device) Start(tb testing.TB) {
+	tb.Helper()
+	d.spawn(tb)
+	Eventually(tb, d.Name+" answers", func() error {
+		_, err := d.TryRun("status", "--json")
+		return err
+	})
+}
+
+func (d *Device) spawn(tb testing.TB) {
+	tb.Helper()
+	log, err := os.OpenFile(filepath.Join(d.Dir, "host.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	cmd := exec.Command(d.Binary, "run", "--config", d.Config()) //nolint:gosec // our own binary
+	cmd.Stdout, cmd.Stderr = log, log
+	if err := cmd.Start(); err != nil {
+		tb.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() { _ = cmd.Wait(); close(done) }()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.cmd, d.done, d.log = cmd, done, log
+}
+
+// Kill ends the host with SIGKILL and waits for its end. It does nothing if the host does not run.
+func (d *Device) Kill(tb testing.TB) {
+	tb.Helper()
+	d.end(tb, os.Kill)
+}
+
+// Stop ends the host with an interrupt, as Ctrl-C does, and waits for its end.
+func (d *Device) Stop(tb testing.TB) {
+	tb.Helper()
+	d.end(tb, os.Interrupt)
+}
+
+func (d *Device) end(tb testing.TB, signal os.Signal) {
+	tb.Helper()
+	d.mu.Lock()
+	cmd, done, log := d.cmd, d.done, d.log
+	d.cmd = nil
+	d.mu.Unlock()
+	if cmd == nil {
+		return
+	}
+	if err := cmd.Process.Signal(signal); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		tb.Errorf("%s: signal %v: %v", d.Name, signal, err)
+	}
+	select {
+	case <-done:
+	case <-time.After(30 * time.Second):
+		tb.Errorf("%s did not end within 30 s of %v", d.Name, signal)
+		_ = cmd.Process.Kill()
+		<-done
+	}
+	log.Close()
+	if tb.Failed() {
+		tb.Logf("log of %s:\n%s", d.Name, tail(log.Name(), 40))
+	}
+}
+
+// PID is the host's process id, 0 if it does not run.
+func (d *Device) PID() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.cmd == nil {
+		return 0
+	}
+	return d.cmd.Process.Pid
+}
+
+// Run runs a command of the command line against this device, fails tb if it fails, and returns its standard output.
+func (d *Device) Run(tb testing.TB, args ...string) string {
+	tb.Helper()
+	out, err := d.TryRun(args...)
+	if err != nil {
+		tb.Fatalf("%s: starling %s: %v", d.Name, strings.Join(args, " "), err)
+	}
+	return out
+}
+
+// ExitError is a command that ended with a status other than 0.
+type ExitError struct {
+	Status int
+	Stderr string
+}
+
+func (e *ExitError) Error() string { return fmt.Sprintf("status %d: %s", e.Status, e.Stderr) }
+
+// TryRun is Run that returns the error, an *ExitError if the command ran.
+func (d *Device) TryRun(args ...string) (string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, d.Binary, append([]string{"--config", d.Config()}, args...)...) //nolint:gosec // our own binary
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	err := cmd.Run()
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
+		return stdout.String(), &ExitError{Status: exit.ExitCode(), Stderr: strings.TrimSpace(stderr.String())}
+	}
+	return strings.TrimSpace(stdout.String()), err
+}
+
+// List returns the records of model, each as the object that list --json prints, by id.
+func (d *Device) List(tb testing.TB, model string) map[string]map[string]any {
+	tb.Helper()
+	records := map[string]map[string]any{}
+	for line := range strings.Lines(d.Run(tb, "list", model, "--json")) {
+		var record map[string]any
+		if err := json.Unmarshal([]byte(line), &record); err != nil {
+			tb.Fatalf("%s: list %s: %v in %q", d.Name, model, err, line)
+		}
+		records[fmt.Sprint(record["id"])] = record
+	}
+	return records
+}
+
+// Pair makes each of joiners a member of first's library. All must run.
+func Pair(tb testing.TB, first *Device, joiners ...*Device) {
+	tb.Helper()
+	for _, d := range joiners {
+		code := first.Run(tb, "invite")
+		d.Run(tb, "join", strings.TrimSpace(code))
+	}
+}
+
+// WaitEqual waits until every device prints the same digest as the first, twice in a row.
+func WaitEqual(tb testing.TB, devices ...*Device) string {
+	tb.Helper()
+	var same string
+	Eventually(tb, "equal digests", func() error {
+		first, err := devices[0].TryRun("digest")
+		if err != nil {
+			return err
+		}
+		for _, d := range devices[1:] {
+			other, err := d.TryRun("digest")
+			if err != nil {
+				return err
+			}
+			if other != first {
+				same = ""
+				return fmt.Errorf("%s:\n%s\n%s:\n%s", devices[0].Name, first, d.Name, other)
+			}
+		}
+		if same != first {
+			same = first
+			return errors.New("equal once")
+		}
+		return nil
+	})
+	return same
+}
+
+// Eventually calls check until it returns nil, and fails tb with its last error after a minute.
+func Eventually(tb testing.TB, what string, check func() error) {
+	tb.Helper()
+	deadline := time.After(time.Minute)
+	again := time.NewTicker(50 * time.Millisecond)
+	defer again.Stop()
+	for {
+		err := check()
+		if err == nil {
+			return
+		}
+		select {
+		case <-deadline:
+			tb.Fatalf("%s: not within a minute: %v", what, err)
+		case <-again.C:
+		}
+	}
+}
+
+func tail(path string, lines int) string {
+	text, err := os.ReadFile(path) //nolint:gosec // a log that this package wrote
+	if err != nil {
+		return err.Error()
+	}
+	all := strings.Split(strings.TrimSpace(string(text)), "\n")
+	return strings.Join(all[max(0, len(all)-lines):], "\n")
+}

@@ -1,0 +1,161 @@
+// Package demo shows Starling at work: two devices as real processes, paired over loopback, that keep a folder's
+// catalogue and a tag in step, also after they were cut off from one another.
+//
+// It promises that every number it prints was measured in that run, that it fails if the devices do not end equal, and
+// that it leaves nothing behind: its processes end and its folder is removed when it returns.
+package demo
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/dustin/go-humanize"
+)
+
+// Options says what to show.
+type Options struct {
+	Path     string // the folder to catalogue; empty: Go's module cache or, without one, Go's own source
+	Once     bool   // end after the last step instead of waiting for ctx
+	Program  string // path of the starling binary
+	Out      io.Writer
+	Terminal bool // Out redraws lines
+}
+
+// Run shows it all and, unless Once is set, blocks until ctx ends. An error means that a step failed or that the
+// devices did not become equal; its message says which.
+func Run(ctx context.Context, o Options) error {
+	root, err := folder(ctx, o.Path)
+	if err != nil {
+		return err
+	}
+	dir, err := os.MkdirTemp("", "starling-demo-")
+	if err != nil {
+		return fmt.Errorf("make a folder for the demo: %w", err)
+	}
+	defer os.RemoveAll(dir) //nolint:errcheck // it is temporary
+	s := &show{Options: o, dir: dir, root: root}
+	defer s.stop()
+	return s.run(ctx)
+}
+
+// folder returns the absolute path of the folder to catalogue.
+func folder(ctx context.Context, path string) (string, error) {
+	for _, variable := range []string{"GOMODCACHE", "GOROOT"} {
+		if path != "" {
+			break
+		}
+		out, err := exec.CommandContext(ctx, "go", "env", variable).Output() //nolint:gosec // fixed names
+		if err != nil {
+			return "", fmt.Errorf("no folder was named and go is not there to name its module cache: %w; write: starling demo PATH", err)
+		}
+		candidate := strings.TrimSpace(string(out))
+		if variable == "GOROOT" {
+			candidate = filepath.Join(candidate, "src")
+		}
+		if entries, err := os.ReadDir(candidate); err == nil && len(entries) > 0 {
+			path = candidate
+		}
+	}
+	if path == "" {
+		return "", fmt.Errorf("no folder was named and Go has neither a module cache nor its source here; write: starling demo PATH")
+	}
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return "", err
+	}
+	info, err := os.Stat(path)
+	if err != nil {
+		return "", fmt.Errorf("%s can not be catalogued: %w", path, err)
+	}
+	if !info.IsDir() {
+		return "", fmt.Errorf("%s is not a folder; name one: starling demo PATH", path)
+	}
+	return path, nil
+}
+
+// show is one run of the demo.
+type show struct {
+	Options
+	dir, root  string
+	alice, bob *device
+	link       *link
+	entries    int64
+}
+
+func (s *show) run(ctx context.Context) error {
+	for _, step := range []struct {
+		name string
+		do   func(context.Context) error
+	}{
+		{"make two devices", s.begin}, {"pair them", s.pair}, {"catalogue " + s.root, s.catalogue}, {"edit apart", s.editApart},
+	} {
+		if err := step.do(ctx); err != nil {
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+			return fmt.Errorf("demo: %s: %w%s", step.name, err, s.logs())
+		}
+	}
+	if s.Once {
+		return nil
+	}
+	s.suggest()
+	<-ctx.Done()
+	return nil
+}
+
+func (s *show) stop() {
+	for _, d := range []*device{s.alice, s.bob} {
+		if d != nil {
+			d.stop()
+		}
+	}
+	if s.link != nil {
+		s.link.close()
+	}
+}
+
+// logs returns the last lines of the hosts' logs, to go with an error.
+func (s *show) logs() string {
+	var out strings.Builder
+	for _, d := range []*device{s.alice, s.bob} {
+		if d == nil {
+			continue
+		}
+		if text, err := os.ReadFile(d.log()); err == nil && len(text) > 0 {
+			lines := bytes.Split(bytes.TrimSpace(text), []byte("\n"))
+			fmt.Fprintf(&out, "\n\nlog of %s:\n%s", d.name, bytes.Join(lines[max(0, len(lines)-8):], []byte("\n")))
+		}
+	}
+	return out.String()
+}
+
+// say prints one finished step: what it was, and what it showed.
+func (s *show) say(what, format string, args ...any) {
+	fmt.Fprintf(s.Out, "%-62s %s\n", what, fmt.Sprintf(format, args...)) //nolint:errcheck // a closed terminal ends the demo by its signal
+}
+
+func (s *show) suggest() {
+	alice, bob := s.alice.config(), s.bob.config()
+	fmt.Fprintf(s.Out, `
+Try, in another terminal:
+  sqlite3 %s 'SELECT name, size FROM entry ORDER BY size DESC LIMIT 5'
+  %s --config %s put tag '{"name":"holiday"}'
+  %s --config %s list tag
+  %s --config %s watch
+Ctrl-C ends both.
+`, s.bob.database(), s.Program, alice, s.Program, bob, s.Program, bob) //nolint:errcheck // as in say
+}
+
+func seconds(d time.Duration) string { return fmt.Sprintf("%.1f s", d.Seconds()) }
+
+func rate(n int64, d time.Duration) string {
+	return humanize.Comma(int64(float64(n)/max(d.Seconds(), 0.001))) + " rows/s"
+}

@@ -1,0 +1,190 @@
+package demo
+
+import (
+	"context"
+	"encoding/hex"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/hcl/v2"
+	"github.com/hashicorp/hcl/v2/hclwrite"
+	"github.com/zclconf/go-cty/cty"
+
+	"github.com/starling-sync/starling/host/control"
+	"github.com/starling-sync/starling/sdk"
+)
+
+// device is one device of the demo: a folder, a process, and a client of its control API.
+type device struct {
+	name, dir, program string
+	*control.Client
+
+	process *exec.Cmd
+	ended   chan struct{}
+	failure error // of the process; set before ended is closed
+}
+
+func (d *device) config() string   { return filepath.Join(d.dir, "config.hcl") }
+func (d *device) data() string     { return filepath.Join(d.dir, "data") }
+func (d *device) database() string { return filepath.Join(d.data(), "starling.db") }
+func (d *device) log() string      { return filepath.Join(d.dir, "host.log") }
+
+// begin makes the device, reachable through l, and starts its host.
+func begin(ctx context.Context, program, dir, name string, l *link, extra ...string) (*device, error) {
+	d := &device{name: name, dir: filepath.Join(dir, name), program: program}
+	listen, err := freeAddress()
+	if err != nil {
+		return nil, err
+	}
+	args := append([]string{"init", d.dir, "--name", name, "--listen", listen}, extra...)
+	if out, err := exec.CommandContext(ctx, program, args...).CombinedOutput(); err != nil { //nolint:gosec // this program
+		return nil, fmt.Errorf("init %s: %w: %s", name, err, strings.TrimSpace(string(out)))
+	}
+	advertised, err := l.relay(listen)
+	if err != nil {
+		return nil, err
+	}
+	if err := d.advertise(advertised); err != nil {
+		return nil, err
+	}
+	return d, d.start(ctx)
+}
+
+func freeAddress() (string, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	defer l.Close()
+	return l.Addr().String(), nil
+}
+
+// advertise has peers reach the device at address, which is the link's, so that the link can be cut.
+func (d *device) advertise(address string) error {
+	text, err := os.ReadFile(d.config())
+	if err != nil {
+		return err
+	}
+	file, diags := hclwrite.ParseConfig(text, d.config(), hcl.InitialPos)
+	if diags.HasErrors() {
+		return diags
+	}
+	for _, block := range file.Body().Blocks() {
+		if block.Type() == "transport" {
+			block.Body().SetAttributeValue("advertise", cty.ListVal([]cty.Value{cty.StringVal(address)}))
+		}
+	}
+	return os.WriteFile(d.config(), file.Bytes(), 0o600)
+}
+
+// start starts the host and waits until it answers.
+func (d *device) start(ctx context.Context) error {
+	log, err := os.Create(d.log())
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	d.process = exec.Command(d.program, "run", "--config", d.config()) //nolint:gosec // this program; it is stopped by stop
+	d.process.Stdout, d.process.Stderr = log, log
+	ownGroup(d.process)
+	if err := d.process.Start(); err != nil {
+		return fmt.Errorf("start %s: %w", d.name, err)
+	}
+	d.ended = make(chan struct{})
+	go func() { d.failure = d.process.Wait(); close(d.ended) }()
+	return d.until(ctx, func() (bool, error) {
+		client, err := control.Dial(ctx, d.data())
+		if err != nil {
+			return false, nil //nolint:nilerr // not there yet
+		}
+		if _, err := client.Status(ctx); err != nil {
+			client.Close()
+			return false, nil //nolint:nilerr // not ready yet
+		}
+		d.Client = client
+		return true, nil
+	})
+}
+
+// until asks again and again, until check says true, fails, the host ends, or nothing came of it for two minutes.
+func (d *device) until(ctx context.Context, check func() (bool, error)) error {
+	again := time.NewTicker(20 * time.Millisecond)
+	defer again.Stop()
+	limit := time.NewTimer(2 * time.Minute)
+	defer limit.Stop()
+	for {
+		if ok, err := check(); ok || err != nil {
+			return err
+		}
+		select {
+		case <-again.C:
+		case <-d.ended:
+			return fmt.Errorf("the host of %s ended: %w", d.name, d.failure)
+		case <-limit.C:
+			return fmt.Errorf("%s: nothing came of it within two minutes", d.name)
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// stop ends the host as Ctrl-C does, and by force if it takes long.
+func (d *device) stop() {
+	if d.Client != nil {
+		d.Close()
+	}
+	if d.ended == nil {
+		return
+	}
+	interrupt(d.process)
+	select {
+	case <-d.ended:
+	case <-time.After(15 * time.Second):
+		_ = d.process.Process.Kill()
+		<-d.ended
+	}
+}
+
+// rows returns how many visible records of model the device has.
+func (d *device) rows(ctx context.Context, model sdk.ModelName) (int64, error) {
+	status, err := d.Status(ctx)
+	if err != nil {
+		return 0, err
+	}
+	for _, m := range status.Models {
+		if m.Model == model {
+			return m.Rows, nil
+		}
+	}
+	return 0, nil
+}
+
+// digest returns one text for the device's whole merged state.
+func (d *device) digest(ctx context.Context) (string, error) {
+	digests, err := d.Digests(ctx)
+	if err != nil {
+		return "", err
+	}
+	var all strings.Builder
+	for _, m := range digests {
+		fmt.Fprintf(&all, "%s %d %s\n", m.Model, m.Rows, hex.EncodeToString(m.Digest))
+	}
+	return all.String(), nil
+}
+
+// put writes one record and returns its id.
+func (d *device) put(ctx context.Context, model sdk.ModelName, id sdk.RecordID, object string) (sdk.RecordID, error) {
+	result, err := d.Put(ctx, model, []control.Put{{ID: id, JSON: []byte(object)}}, true)
+	if err != nil {
+		return id, err
+	}
+	if len(result.Refused) > 0 {
+		return id, fmt.Errorf("%s refused %s %s: %s", d.name, model, object, result.Refused[0].Message)
+	}
+	return result.IDs[0], nil
+}
