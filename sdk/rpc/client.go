@@ -1,0 +1,106 @@
+package rpc
+
+import (
+	"context"
+	"encoding/json"
+	"strings"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/starling-sync/starling/sdk"
+	"github.com/starling-sync/starling/sdk/rpc/rpcpb"
+)
+
+// Info is what a plugin process says of itself.
+type Info struct {
+	Models    []sdk.Description
+	Transport string // its name; empty: serves none
+	Version   string // of the build, for people; may be empty
+}
+
+// Health is how a plugin process is.
+type Health struct {
+	OK      bool
+	Reasons []string // for people; may hold remarks even if OK
+}
+
+func (h Health) String() string { return strings.Join(h.Reasons, "; ") }
+
+// Client is the host's end of the border to one plugin process. Its methods may be called at once; those that take a
+// context return when it ends, whatever the process does. Once the process is gone they fail with sdk.CodeUnavailable.
+type Client struct {
+	process   rpcpb.PluginServiceClient
+	models    rpcpb.ModelServiceClient
+	transport rpcpb.TransportServiceClient
+	sockets   []Socket // that the process inherited
+}
+
+func newClient(conn grpc.ClientConnInterface) *Client {
+	return &Client{
+		process:   rpcpb.NewPluginServiceClient(conn),
+		models:    rpcpb.NewModelServiceClient(conn),
+		transport: rpcpb.NewTransportServiceClient(conn),
+	}
+}
+
+// Info asks what the process serves.
+func (c *Client) Info(ctx context.Context) (Info, error) {
+	reply, err := c.process.Info(ctx, &rpcpb.InfoRequest{})
+	if err != nil {
+		return Info{}, fromStatus(err)
+	}
+	info := Info{Transport: reply.Transport, Version: reply.Version}
+	for _, d := range reply.Models {
+		info.Models = append(info.Models, descriptionFromWire(d))
+	}
+	return info, nil
+}
+
+// Health asks how the process is. Call it with a deadline: a stopped process never answers.
+func (c *Client) Health(ctx context.Context) (Health, error) {
+	reply, err := c.process.Health(ctx, &rpcpb.HealthRequest{})
+	if err != nil {
+		return Health{}, fromStatus(err)
+	}
+	return Health{OK: reply.Ok, Reasons: reply.Reasons}, nil
+}
+
+// Drain makes the process refuse new batches, end its sources and close its listeners, and returns when the calls
+// under way have ended. Connections stay.
+func (c *Client) Drain(ctx context.Context) error {
+	_, err := c.process.Drain(ctx, &rpcpb.DrainRequest{})
+	return fromStatus(err)
+}
+
+// Stop makes the process exit. It returns before that has happened.
+func (c *Client) Stop(ctx context.Context) error {
+	_, err := c.process.Stop(ctx, &rpcpb.StopRequest{})
+	if status.Code(err) == codes.Unavailable {
+		return nil // it went before its reply did
+	}
+	return fromStatus(err)
+}
+
+func (c *Client) configure(ctx context.Context, model string, config json.RawMessage) error {
+	if len(config) == 0 {
+		config = json.RawMessage("{}")
+	}
+	_, err := c.process.Configure(ctx, &rpcpb.ConfigureRequest{Model: model, Config: config})
+	return fromStatus(err)
+}
+
+// Model returns the model that d, from Info, describes. It is an sdk.Configurable, and an sdk.Source if d.Source.
+func (c *Client) Model(d sdk.Description) sdk.ModelServer {
+	m := &modelClient{client: c, description: d, opening: newTurn()}
+	if d.Source {
+		return &sourceClient{modelClient: m}
+	}
+	return m
+}
+
+// Transport returns the transport named name, from Info. It is an sdk.Configurable.
+func (c *Client) Transport(name string) sdk.Transport {
+	return &transportClient{client: c, name: name}
+}
