@@ -1,0 +1,86 @@
+package control
+
+import (
+	"context"
+	"errors"
+
+	"connectrpc.com/connect"
+
+	"github.com/starling-sync/starling/host/control/controlpb"
+	"github.com/starling-sync/starling/sdk"
+)
+
+// connectCode says which of ConnectRPC's codes stands for each of ours. ErrorDetail carries ours exactly; these are
+// for clients that know only theirs.
+func connectCode(code sdk.Code) connect.Code {
+	switch code {
+	case sdk.CodeInvalid, sdk.CodeUnknownField, sdk.CodeTooLarge:
+		return connect.CodeInvalidArgument
+	case sdk.CodeNotFound, sdk.CodeUnknownModel:
+		return connect.CodeNotFound
+	case sdk.CodeNotOwner, sdk.CodeDenied:
+		return connect.CodePermissionDenied
+	case sdk.CodeStale:
+		return connect.CodeAborted
+	case sdk.CodeExpired, sdk.CodeClockSkew:
+		return connect.CodeFailedPrecondition
+	case sdk.CodeUnsupported:
+		return connect.CodeUnimplemented
+	case sdk.CodeUnavailable:
+		return connect.CodeUnavailable
+	}
+	return connect.CodeInternal
+}
+
+// toWire makes err an error that carries its sdk.Code to the client.
+func toWire(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, context.Canceled):
+		return connect.NewError(connect.CodeCanceled, err)
+	case errors.Is(err, context.DeadlineExceeded):
+		return connect.NewError(connect.CodeDeadlineExceeded, err)
+	}
+	code := sdk.CodeOf(err)
+	out := connect.NewError(connectCode(code), errors.New(err.Error()))
+	if detail, derr := connect.NewErrorDetail(&controlpb.ErrorDetail{Code: string(code)}); derr == nil {
+		out.AddDetail(detail)
+	}
+	return out
+}
+
+// fromWire gives back the error that toWire was given, with its code and message. A host that stops answering is
+// CodeUnavailable.
+func fromWire(err error) error {
+	if err == nil {
+		return nil
+	}
+	if errors.Is(err, context.Canceled) {
+		return context.Canceled
+	}
+	wire, ok := errors.AsType[*connect.Error](err)
+	if !ok {
+		return sdk.Errorf(sdk.CodeUnavailable, "the host does not answer: %w", err)
+	}
+	for _, detail := range wire.Details() {
+		value, err := detail.Value()
+		if err != nil {
+			continue
+		}
+		if d, ok := value.(*controlpb.ErrorDetail); ok {
+			return &sdk.Error{Code: sdk.Code(d.GetCode()), Message: wire.Message()}
+		}
+	}
+	switch wire.Code() {
+	case connect.CodeCanceled:
+		return context.Canceled
+	case connect.CodeUnavailable, connect.CodeUnknown, connect.CodeDeadlineExceeded:
+		return sdk.Errorf(sdk.CodeUnavailable, "the host stopped answering (%s); see its log, then try again", wire.Message())
+	case connect.CodeInvalidArgument, connect.CodeResourceExhausted:
+		return sdk.Errorf(sdk.CodeTooLarge, "the host refused the request: %s", wire.Message())
+	case connect.CodeUnimplemented:
+		return sdk.Errorf(sdk.CodeUnsupported, "the running host does not know this command (%s); restart it with this version", wire.Message())
+	}
+	return sdk.Errorf(sdk.CodeInternal, "%s", wire.Message())
+}

@@ -1,0 +1,263 @@
+package control
+
+import (
+	"context"
+	"slices"
+
+	"github.com/agext/levenshtein"
+
+	"github.com/starling-sync/starling/sdk"
+)
+
+// Put is one record to write: JSON is an object of field names and values.
+//
+// With a zero ID it is an insert under a new id (of a model with a natural key: under the id derived from it, so that
+// putting the same again is the same record). Otherwise it updates the fields that JSON names; the record must
+// exist, because an id made up by a caller could name a deleted record or another model's.
+type Put struct {
+	ID   sdk.RecordID
+	JSON []byte
+}
+
+// PutResult answers a call of several puts.
+type PutResult struct {
+	IDs     []sdk.RecordID // one a put, in order; zero where nothing was written
+	Refused []sdk.Refusal  // ascending by Index
+}
+
+// writer turns what people put and delete into batches. It is the one place where a device-owned record's named
+// fields meet its other fields: those records are written whole, shared ones field by field.
+type writer struct {
+	records Records
+	newID   func() sdk.RecordID
+
+	// merging holds one token while nobody reads, merges and writes a device-owned record, so that two updates of
+	// different fields do not undo one another. Sources write their rows past it: they own what they write.
+	merging chan struct{}
+}
+
+func newWriter(records Records, newID func() sdk.RecordID) *writer {
+	w := &writer{records: records, newID: newID, merging: make(chan struct{}, 1)}
+	w.merging <- struct{}{}
+	return w
+}
+
+// describe returns the description of a model served here.
+func describe(records Records, model sdk.ModelName) (sdk.Description, error) {
+	models := records.Models()
+	best, distance := "", 3
+	for _, d := range models {
+		if d.Model == model {
+			return d, nil
+		}
+		if n := levenshtein.Distance(string(d.Model), string(model), nil); n < distance {
+			best, distance = string(d.Model), n
+		}
+	}
+	if best != "" {
+		return sdk.Description{}, sdk.Errorf(sdk.CodeUnknownModel, "no model %q here; did you mean %q?", model, best)
+	}
+	var names []sdk.ModelName
+	for _, d := range models {
+		names = append(names, d.Model)
+	}
+	return sdk.Description{}, sdk.Errorf(sdk.CodeUnknownModel, "no model %q here; the models are %q", model, names)
+}
+
+// put writes records of one model. Its error means that nothing was written, or that nobody can tell (the database
+// failed); what is wrong with single records is in the result.
+func (w *writer) put(ctx context.Context, model sdk.ModelName, puts []Put, allOrNothing bool) (PutResult, error) {
+	desc, err := describe(w.records, model)
+	if err != nil {
+		return PutResult{}, err
+	}
+	merges := desc.Ownership == sdk.DeviceOwned && slices.ContainsFunc(puts, func(p Put) bool { return !p.ID.IsZero() })
+	if merges {
+		select {
+		case <-w.merging:
+			defer func() { w.merging <- struct{}{} }()
+		case <-ctx.Done():
+			return PutResult{}, ctx.Err()
+		}
+	}
+	b := newBuilder(w, desc, len(puts))
+	for i, p := range puts {
+		if err := b.add(ctx, p); err != nil {
+			if ctx.Err() != nil {
+				return PutResult{}, err
+			}
+			b.refuse(i, err)
+			continue
+		}
+		b.index = append(b.index, i)
+	}
+	return b.commit(ctx, allOrNothing)
+}
+
+// builder packs the puts of one call. index[k] is the put that row k of batch came from.
+type builder struct {
+	*writer
+	desc    sdk.Description
+	columns map[string]int
+	batch   sdk.Batch
+	index   []int
+	result  PutResult
+	ids     []sdk.RecordID         // of row k of batch
+	merged  map[sdk.RecordID][]any // the device-owned records updated in this call, as they will be
+}
+
+func newBuilder(w *writer, desc sdk.Description, puts int) *builder {
+	b := &builder{
+		writer:  w,
+		desc:    desc,
+		columns: make(map[string]int, len(desc.Fields)),
+		batch:   sdk.Batch{Model: desc.Model, Version: desc.Version},
+		result:  PutResult{IDs: make([]sdk.RecordID, puts)},
+		merged:  map[sdk.RecordID][]any{},
+	}
+	for i, f := range desc.Fields {
+		b.columns[f.Name] = i
+		b.batch.Columns = append(b.batch.Columns, f.Name)
+	}
+	return b
+}
+
+func (b *builder) refuse(index int, err error) {
+	b.result.Refused = append(b.result.Refused, sdk.Refusal{Index: index, Code: sdk.CodeOf(err), Message: err.Error()})
+}
+
+// add packs one put, or says why it can not be.
+func (b *builder) add(ctx context.Context, p Put) error {
+	names, values, err := sdk.DecodeJSON(b.desc, p.JSON)
+	if err != nil {
+		return err
+	}
+	id := p.ID
+	if id.IsZero() {
+		if id, err = b.freshID(names, values); err != nil {
+			return err
+		}
+	}
+	before := len(b.batch.Rows)
+	if b.desc.Ownership == sdk.SharedByAll {
+		kind := sdk.Insert
+		if !p.ID.IsZero() {
+			kind = sdk.Update
+		}
+		b.addOp(id, kind, names, values)
+	} else if err := b.addRow(ctx, id, !p.ID.IsZero(), names, values); err != nil {
+		return err
+	}
+	if size := len(b.batch.Rows) - before; size > sdk.MaxRecordBytes {
+		b.batch.Rows = b.batch.Rows[:before]
+		delete(b.merged, id)
+		return sdk.Errorf(sdk.CodeTooLarge, "%s: a record of %d bytes; at most %d are allowed", b.desc.Model, size, sdk.MaxRecordBytes)
+	}
+	b.batch.Count++
+	b.ids = append(b.ids, id)
+	return nil
+}
+
+// freshID returns the id of an insert: of the natural key where the model has one.
+func (b *builder) freshID(names []string, values []any) (sdk.RecordID, error) {
+	var key []any
+	for _, f := range b.desc.Fields {
+		if !f.Key {
+			continue
+		}
+		i := slices.Index(names, f.Name)
+		if i < 0 || values[i] == nil {
+			return sdk.RecordID{}, sdk.Errorf(sdk.CodeInvalid, "%s: %s is part of the key and must be given", b.desc.Model, f.Name)
+		}
+		key = append(key, values[i])
+	}
+	if key == nil {
+		return b.newID(), nil
+	}
+	return sdk.KeyID(b.desc.Model, key...), nil
+}
+
+func (b *builder) addOp(id sdk.RecordID, kind sdk.OpKind, names []string, values []any) {
+	b.batch.Rows = sdk.AppendOpHeader(b.batch.Rows, id, 0, kind, len(names))
+	for i, name := range names {
+		b.batch.Rows = sdk.AppendOpField(b.batch.Rows, b.columns[name], values[i], 0)
+	}
+}
+
+func (b *builder) addRow(ctx context.Context, id sdk.RecordID, update bool, names []string, values []any) error {
+	whole := make([]any, len(b.desc.Fields))
+	if update {
+		if earlier, ok := b.merged[id]; ok {
+			copy(whole, earlier)
+		} else {
+			record, err := b.records.Get(ctx, b.desc.Model, id)
+			if err != nil {
+				return err
+			}
+			copy(whole, record.Values)
+		}
+	}
+	for i, name := range names {
+		whole[b.columns[name]] = values[i]
+	}
+	b.batch.Rows = sdk.AppendStateHeader(b.batch.Rows, id, 0, len(whole))
+	for _, v := range whole {
+		b.batch.Rows = sdk.AppendValue(b.batch.Rows, v)
+	}
+	if update {
+		b.merged[id] = whole
+	}
+	return nil
+}
+
+// commit writes what could be packed.
+func (b *builder) commit(ctx context.Context, allOrNothing bool) (PutResult, error) {
+	if b.batch.Count == 0 || (allOrNothing && len(b.result.Refused) > 0) {
+		return b.result, nil
+	}
+	refused, err := b.records.Commit(ctx, Write{Kind: b.desc.Ownership, Batch: b.batch, AllOrNothing: allOrNothing})
+	if err != nil {
+		return PutResult{}, err
+	}
+	if allOrNothing && len(refused) > 0 {
+		b.ids = nil
+	}
+	for k, id := range b.ids {
+		b.result.IDs[b.index[k]] = id
+	}
+	for _, r := range refused {
+		r.Index = b.index[r.Index]
+		b.result.IDs[r.Index] = sdk.RecordID{}
+		b.result.Refused = append(b.result.Refused, r)
+	}
+	slices.SortFunc(b.result.Refused, func(x, y sdk.Refusal) int { return x.Index - y.Index })
+	return b.result, nil
+}
+
+// remove deletes records of one model; one that is not visible is refused with CodeNotFound.
+func (w *writer) remove(ctx context.Context, model sdk.ModelName, ids []sdk.RecordID) ([]sdk.Refusal, error) {
+	desc, err := describe(w.records, model)
+	if err != nil {
+		return nil, err
+	}
+	b := newBuilder(w, desc, len(ids))
+	for i, id := range ids {
+		if _, err := w.records.Get(ctx, model, id); err != nil {
+			if ctx.Err() != nil {
+				return nil, err
+			}
+			b.refuse(i, err)
+			continue
+		}
+		if desc.Ownership == sdk.SharedByAll {
+			b.batch.Rows = sdk.AppendOpHeader(b.batch.Rows, id, 0, sdk.Delete, 0)
+		} else {
+			b.batch.Rows = sdk.AppendStateHeader(b.batch.Rows, id, 0, -1)
+		}
+		b.batch.Count++
+		b.ids = append(b.ids, id)
+		b.index = append(b.index, i)
+	}
+	result, err := b.commit(ctx, false)
+	return result.Refused, err
+}

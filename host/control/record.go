@@ -1,0 +1,161 @@
+package control
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"strconv"
+	"time"
+
+	"github.com/starling-sync/starling/sdk"
+)
+
+// appendRecord appends the record as a JSON object.
+func appendRecord(dst []byte, desc *sdk.Description, r *Record) []byte {
+	dst = append(dst, '{')
+	dst = appendFields(dst, desc, r)
+	return append(dst, '}')
+}
+
+// appendFields appends the members of the record's JSON object: "id" and the fields (null where there is no value),
+// then "_owner" and "_stamp", or "_clocks": for the insert ("_inserted") and each field that was written its write.
+func appendFields(dst []byte, desc *sdk.Description, r *Record) []byte {
+	dst = append(dst, `"id":"`...)
+	dst = append(dst, r.ID.String()...)
+	dst = append(dst, '"')
+	for i, f := range desc.Fields {
+		dst = append(dst, `,"`...)
+		dst = append(dst, f.Name...)
+		dst = append(dst, `":`...)
+		dst = sdk.AppendJSONValue(dst, f.Type, r.Values[i])
+	}
+	if desc.Ownership == sdk.DeviceOwned {
+		dst = append(dst, `,"_owner":"`...)
+		dst = append(dst, r.Owner.String()...)
+		dst = append(dst, `","_stamp":"`...)
+		dst = append(dst, r.Stamp.String()...)
+		return append(dst, '"')
+	}
+	dst = append(dst, `,"_clocks":{"_inserted":"`...)
+	dst = append(dst, r.Inserted.String()...)
+	dst = append(dst, '"')
+	for i, f := range desc.Fields {
+		if i >= len(r.Clocks) || r.Clocks[i].IsZero() {
+			continue
+		}
+		dst = append(dst, `,"`...)
+		dst = append(dst, f.Name...)
+		dst = append(dst, `":"`...)
+		dst = append(dst, r.Clocks[i].String()...)
+		dst = append(dst, '"')
+	}
+	return append(dst, '}')
+}
+
+// appendEvent appends the change as a JSON object; record is nil where it is gone.
+func appendEvent(dst []byte, desc *sdk.Description, e *Event, record *Record) []byte {
+	kind := "put"
+	if record == nil {
+		kind = "delete"
+	}
+	dst = append(dst, `{"_model":"`...)
+	dst = append(dst, e.Model...)
+	dst = append(dst, `","_event":"`...)
+	dst = append(dst, kind...)
+	dst = append(dst, `","_origin":"`...)
+	dst = append(dst, e.Origin.String()...)
+	dst = append(dst, `","_at":"`...)
+	dst = append(dst, e.Stamp.String()...)
+	dst = append(dst, `","_local":`...)
+	dst = strconv.AppendBool(dst, e.Local)
+	dst = append(dst, ',')
+	if record == nil {
+		dst = append(dst, `"id":"`...)
+		dst = append(dst, e.ID.String()...)
+		dst = append(dst, '"')
+	} else {
+		dst = appendFields(dst, desc, record)
+	}
+	return append(dst, '}')
+}
+
+// appendMissed appends the event that says how many were dropped.
+func appendMissed(dst []byte, missed uint64) []byte {
+	dst = append(dst, `{"_event":"missed","count":`...)
+	dst = strconv.AppendUint(dst, missed, 10)
+	return append(dst, '}')
+}
+
+// condition reads a condition as a person types it. Empty means NULL, except for text.
+func condition(desc *sdk.Description, field, text string) (Condition, error) {
+	f, ok := desc.Field(field)
+	if !ok {
+		// DecodeJSON knows how to say it, with what may have been meant.
+		_, _, err := sdk.DecodeJSON(*desc, appendMember(field))
+		if err == nil {
+			err = sdk.Errorf(sdk.CodeUnknownField, "%s has no field %q", desc.Model, field)
+		}
+		return Condition{}, err
+	}
+	value, err := typed(f.Type, text)
+	if err == nil {
+		err = sdk.CheckValue(f.Type, value)
+	}
+	if err != nil {
+		return Condition{}, sdk.Errorf(sdk.CodeInvalid, "%s.%s=%s: %w", desc.Model, field, text, err)
+	}
+	return Condition{Field: field, Value: value}, nil
+}
+
+func appendMember(field string) []byte {
+	name, err := json.Marshal(field)
+	if err != nil {
+		return []byte(`{}`)
+	}
+	return append(append([]byte{'{'}, name...), ":null}"...)
+}
+
+func typed(t sdk.Type, text string) (any, error) {
+	if text == "" && t != sdk.Text {
+		return nil, nil
+	}
+	switch t {
+	case sdk.Int:
+		n, err := strconv.ParseInt(text, 10, 64)
+		if err != nil {
+			return nil, sdk.Errorf(sdk.CodeInvalid, "want a whole number")
+		}
+		return n, nil
+	case sdk.Float:
+		n, err := strconv.ParseFloat(text, 64)
+		if err != nil {
+			return nil, sdk.Errorf(sdk.CodeInvalid, "want a number")
+		}
+		return n, nil
+	case sdk.Bool:
+		switch text {
+		case "true":
+			return true, nil
+		case "false":
+			return false, nil
+		}
+		return nil, sdk.Errorf(sdk.CodeInvalid, "want true or false")
+	case sdk.Time:
+		if n, err := strconv.ParseInt(text, 10, 64); err == nil {
+			return n, nil
+		}
+		at, err := time.Parse(time.RFC3339Nano, text)
+		if err != nil {
+			return nil, sdk.Errorf(sdk.CodeInvalid, "want a time such as 2026-11-22T07:10:11Z, or Unix microseconds")
+		}
+		return at.UnixMicro(), nil
+	case sdk.Bytes:
+		b, err := base64.StdEncoding.DecodeString(text)
+		if err != nil {
+			return nil, sdk.Errorf(sdk.CodeInvalid, "want base64")
+		}
+		return b, nil
+	case sdk.UUID:
+		return sdk.ParseRecordID(text)
+	}
+	return text, nil
+}
