@@ -1,0 +1,121 @@
+package main
+
+import (
+	"io"
+	"net"
+	"testing"
+
+	"github.com/starling-sync/starling/sdk"
+	"github.com/starling-sync/starling/sdk/rpc"
+	"github.com/starling-sync/starling/sdk/rpc/rpctest"
+	"github.com/starling-sync/starling/sdk/sdktest"
+)
+
+func TestMain(m *testing.M) {
+	rpctest.Main(transport{})
+	m.Run()
+}
+
+func TestTransport(t *testing.T) {
+	t.Run("in process", func(t *testing.T) {
+		sdktest.Transport(t, func(*testing.T) sdk.Transport { return transport{} })
+	})
+	t.Run("binary", func(t *testing.T) {
+		path := rpctest.Build(t, ".")
+		sdktest.Transport(t, func(t *testing.T) sdk.Transport { return rpctest.Transport(t, path) })
+	})
+}
+
+func TestTransport_Errors(t *testing.T) {
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = taken.Close() }()
+	for name, each := range map[string]struct {
+		address string
+		want    sdk.Code
+	}{
+		"no port":    {"127.0.0.1", sdk.CodeInvalid},
+		"port taken": {taken.Addr().String(), sdk.CodeUnavailable},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l, err := transport{}.Listen(t.Context(), each.address, nil)
+			if err == nil {
+				_ = l.Close()
+			}
+			if got := sdk.CodeOf(err); got != each.want {
+				t.Errorf("want %s, got %s: %v", each.want, got, err)
+			}
+		})
+	}
+}
+
+// BenchmarkTransport carries 64 KiB at a time through two plugin processes over TCP loopback.
+func BenchmarkTransport(b *testing.B) {
+	path := rpctest.Self(b)
+	from, to := transports(b, path), transports(b, path)
+	listener, err := to.Listen(b.Context(), "127.0.0.1:0", nil)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer func() { _ = listener.Close() }()
+	out, err := from.Dial(b.Context(), listener.Address())
+	if err != nil {
+		b.Fatal(err)
+	}
+	in, err := listener.Accept()
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Run("stream", func(b *testing.B) {
+		piece := make([]byte, 64<<10)
+		b.SetBytes(int64(len(piece)))
+		done := make(chan error, 1)
+		go func() {
+			_, err := io.CopyN(io.Discard, in, int64(b.N)*int64(len(piece)))
+			done <- err
+		}()
+		for range b.N {
+			if _, err := out.Write(piece); err != nil {
+				b.Fatal(err)
+			}
+		}
+		if err := <-done; err != nil {
+			b.Fatal(err)
+		}
+	})
+	b.Run("round trip of 200 bytes", func(b *testing.B) {
+		echo := make([]byte, 200)
+		go func() {
+			buf := make([]byte, 200)
+			for {
+				if _, err := io.ReadFull(in, buf); err != nil {
+					return
+				}
+				if _, err := in.Write(buf); err != nil {
+					return
+				}
+			}
+		}()
+		for b.Loop() {
+			if _, err := out.Write(echo); err != nil {
+				b.Fatal(err)
+			}
+			if _, err := io.ReadFull(out, echo); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+}
+
+func transports(b *testing.B, path string) sdk.Transport {
+	b.Helper()
+	command := rpctest.Command(b, path)
+	p, err := rpc.Start(b.Context(), command)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(p.Kill)
+	return p.Client().Transport("tcp")
+}
