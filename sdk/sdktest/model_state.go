@@ -1,0 +1,217 @@
+package sdktest
+
+import (
+	"bytes"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
+
+	"github.com/starling-sync/starling/hlc"
+	"github.com/starling-sync/starling/sdk"
+)
+
+func (s *modelSuite) state(t *testing.T) {
+	t.Run("DecidedTwiceIsEqual", s.stateTwice)
+	t.Run("LocalIsAccepted", s.stateLocal)
+	t.Run("RequiredIsRefusedLocally", s.stateRequired)
+	t.Run("UnknownColumnsAreKept", s.stateUnknown)
+	t.Run("OlderSchemaIsAccepted", s.stateOlder)
+	t.Run("BadValuesAreRefused", s.stateBad)
+	t.Run("OversizeIsRefused", s.stateOversize)
+	t.Run("AnotherModelIsAnError", s.stateOtherModel)
+	if _, keyed := s.keys(s.plain()); keyed {
+		t.Run("KeyDecidesTheID", s.stateKey)
+	}
+}
+
+// rows is a batch under way.
+type rows struct{ sdk.Batch }
+
+func (s *modelSuite) rows(columns ...string) *rows {
+	return &rows{sdk.Batch{Model: s.desc.Model, Version: s.desc.Version, Columns: columns}}
+}
+
+// add appends a row; packed values take the place of those in record.
+func (r *rows) add(id sdk.RecordID, record map[string]any, packed map[string][]byte) {
+	r.Count++
+	r.Rows = sdk.AppendStateHeader(r.Rows, id, hlc.Stamp(r.Count), len(r.Columns)) //nolint:gosec // small
+	for _, name := range r.Columns {
+		if p, given := packed[name]; given {
+			r.Rows = append(r.Rows, p...)
+		} else {
+			r.Rows = sdk.AppendValue(r.Rows, record[name])
+		}
+	}
+}
+
+func (r *rows) delete(id sdk.RecordID) {
+	r.Count++
+	r.Rows = sdk.AppendStateHeader(r.Rows, id, hlc.Stamp(r.Count), -1) //nolint:gosec // small
+}
+
+func (s *modelSuite) applyState(t fataler, batch sdk.Batch, local bool) sdk.StateResult {
+	t.Helper()
+	result, err := s.server.ApplyStateChange(t.Context(), sdk.StateChanges{Batch: batch, Origin: deviceID(1), Local: local})
+	if err != nil {
+		t.Fatalf("apply: %v", err)
+	}
+	return result
+}
+
+func (s *modelSuite) stateTwice(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		batch := s.rows(s.columns()...)
+		for i := range rapid.IntRange(1, 20).Draw(rt, "rows") {
+			record := map[string]any{}
+			for f := range s.desc.Fields {
+				record[s.desc.Fields[f].Name] = s.draw(rt, &s.desc.Fields[f])
+			}
+			id := s.id(record, byte(i)) //nolint:gosec // small
+			if rapid.IntRange(0, 4).Draw(rt, "delete") == 0 {
+				batch.delete(id)
+			} else {
+				batch.add(id, record, nil)
+			}
+		}
+		given := bytes.Clone(batch.Rows)
+		first := s.applyState(rt, batch.Batch, false)
+		if len(first.Refused) > 0 {
+			rt.Fatalf("a remote batch of valid rows: refused %+v", first.Refused)
+		}
+		if !bytes.Equal(batch.Rows, given) {
+			rt.Fatal("the batch, which belongs to the caller, was changed")
+		}
+		if diff := cmp.Diff(first, s.applyState(rt, batch.Batch, false)); diff != "" {
+			rt.Fatalf("the same batch was decided in two ways (-first +second):\n%s", diff)
+		}
+		if first.Rows == nil {
+			return
+		}
+		stored := batch.Batch
+		stored.Rows = first.Rows
+		if again := s.applyState(rt, stored, false); again.Rows != nil && !bytes.Equal(again.Rows, first.Rows) {
+			rt.Fatal("rows as decided are changed when decided again")
+		}
+	})
+}
+
+// three returns a batch whose middle row has the packed values, between two plain ones.
+func (s *modelSuite) three(columns []string, packed map[string][]byte) sdk.Batch {
+	batch, record := s.rows(columns...), s.plain()
+	batch.add(s.id(record, 1), record, nil)
+	batch.add(s.id(record, 2), record, packed)
+	batch.add(s.id(record, 3), record, nil)
+	return batch.Batch
+}
+
+func (s *modelSuite) stateLocal(t *testing.T) {
+	if result := s.applyState(t, s.three(s.columns(), nil), true); len(result.Refused) > 0 {
+		t.Errorf("a plain local record was refused; name values that the model accepts with sdktest.FieldValues: %+v", result.Refused)
+	}
+}
+
+func (s *modelSuite) stateRequired(t *testing.T) {
+	for _, f := range s.desc.Fields {
+		if !f.Required {
+			continue
+		}
+		t.Run(f.Name, func(t *testing.T) {
+			batch := s.three(s.columns(), map[string][]byte{f.Name: sdk.AppendValue(nil, nil)})
+			if err := wantRefused(s.applyState(t, batch, true).Refused, 1, sdk.CodeInvalid); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+func (s *modelSuite) stateUnknown(t *testing.T) {
+	columns := append(s.columns(), unknownColumn)
+	kept := sdk.AppendValue(nil, "kept")
+	batch := s.three(columns, map[string][]byte{unknownColumn: kept})
+	result := s.applyState(t, batch, false)
+	if len(result.Refused) > 0 {
+		t.Fatalf("rows of a newer schema were refused: %+v", result.Refused)
+	}
+	if result.Rows != nil && !bytes.Contains(result.Rows, kept) {
+		t.Error("a value of a newer schema was dropped")
+	}
+	local := s.applyState(t, batch, true)
+	if len(local.Refused) != 3 || local.Refused[0].Code != sdk.CodeUnknownField {
+		t.Errorf("local rows with an unknown field: want three refusals with code %q, got %+v", sdk.CodeUnknownField, local.Refused)
+	}
+}
+
+func (s *modelSuite) stateOlder(t *testing.T) {
+	var columns []string
+	for _, f := range s.desc.Fields {
+		if f.Key || len(columns) == 0 {
+			columns = append(columns, f.Name)
+		}
+	}
+	if result := s.applyState(t, s.three(columns, nil), false); len(result.Refused) > 0 {
+		t.Errorf("rows of an older schema, with columns %v, were refused: %+v", columns, result.Refused)
+	}
+}
+
+func (s *modelSuite) stateBad(t *testing.T) {
+	for i := range s.desc.Fields {
+		f := &s.desc.Fields[i]
+		for _, bad := range badValues(f) {
+			t.Run(f.Name+"/"+bad.name, func(t *testing.T) {
+				for _, local := range []bool{false, true} {
+					got := s.applyState(t, s.three(s.columns(), map[string][]byte{f.Name: bad.packed}), local).Refused
+					if err := wantRefused(got, 1, sdk.CodeInvalid); err != nil {
+						t.Errorf("local %v: %v", local, err)
+					} else if !strings.Contains(got[0].Message, f.Name) {
+						t.Errorf("local %v: the reason does not name the field: %s", local, got[0].Message)
+					}
+				}
+			})
+		}
+	}
+}
+
+func (s *modelSuite) stateOversize(t *testing.T) {
+	columns := append(s.columns(), unknownColumn)
+	batch := s.three(columns, map[string][]byte{unknownColumn: sdk.AppendValue(nil, make([]byte, sdk.MaxRecordBytes))})
+	if err := wantRefused(s.applyState(t, batch, false).Refused, 1, sdk.CodeTooLarge); err != nil {
+		t.Error(err)
+	}
+}
+
+func (s *modelSuite) stateOtherModel(t *testing.T) {
+	batch := s.three(s.columns(), nil)
+	batch.Model = "another_model"
+	if _, err := s.server.ApplyStateChange(t.Context(), sdk.StateChanges{Batch: batch}); err == nil {
+		t.Error("a batch of another model was taken")
+	}
+}
+
+func (s *modelSuite) stateKey(t *testing.T) {
+	batch, record := s.rows(s.columns()...), s.plain()
+	batch.add(s.id(record, 0), record, nil)
+	batch.add(recordID(99), record, nil)
+	for _, local := range []bool{false, true} {
+		if err := wantRefused(s.applyState(t, batch.Batch, local).Refused, 1, sdk.CodeInvalid); err != nil {
+			t.Errorf("local %v: %v", local, err)
+		}
+	}
+	var columns []string
+	for _, f := range s.desc.Fields {
+		if !f.Key {
+			columns = append(columns, f.Name)
+		}
+	}
+	if len(columns) == 0 {
+		return
+	}
+	headless := s.rows(columns...)
+	headless.add(s.id(record, 0), record, nil)
+	got := s.applyState(t, headless.Batch, false).Refused
+	if !slices.ContainsFunc(got, func(r sdk.Refusal) bool { return r.Code == sdk.CodeInvalid }) {
+		t.Errorf("a row without its natural key: want a refusal, got %+v", got)
+	}
+}
