@@ -1,0 +1,420 @@
+package peersync
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/starling-sync/starling/host/protocol"
+	"github.com/starling-sync/starling/sdk"
+)
+
+const (
+	flushBytes   = 256 << 10       // encoded bytes that leave at once
+	urgentQueued = 16 << 10        // messages that may wait for a peer that does not read
+	lingerTime   = 2 * time.Second // for the peer to read the last message before its connection is cut
+)
+
+// link is one connection with its reader and its writer.
+type link struct {
+	id      SessionID
+	conn    *tls.Conn
+	wire    *netConn
+	reader  *protocol.Reader
+	codec   *protocol.Codec
+	wake    chan struct{} // something to send, or ending; holds one
+	gone    chan struct{} // closed once the connection is cut
+	cutOnce sync.Once
+	in, out atomic.Int64
+
+	mu     sync.Mutex
+	urgent []protocol.Message // leave first, so that tags and acknowledgements do not wait behind a backfill
+	bulk   []protocol.Message // pages of rows; bounded by the window
+	ending bool               // send what is urgent, then close
+}
+
+// send queues a message. It never blocks; a peer that reads nothing at all is cut.
+func (l *link) send(msg protocol.Message) {
+	l.mu.Lock()
+	if d, ok := protocol.DeliveryOf(msg); ok && d.Page.Kind == sdk.DeviceOwned {
+		l.bulk = append(l.bulk, msg)
+	} else {
+		l.urgent = append(l.urgent, msg)
+	}
+	over := len(l.urgent) > urgentQueued
+	l.mu.Unlock()
+	if over {
+		l.cut()
+	}
+	l.poke()
+}
+
+// end closes the connection after what is urgent has been sent.
+func (l *link) end() {
+	l.mu.Lock()
+	l.ending = true
+	l.mu.Unlock()
+	l.poke()
+}
+
+// cut closes the connection now.
+func (l *link) cut() {
+	l.cutOnce.Do(func() {
+		close(l.gone)
+		_ = l.wire.Close()
+	})
+}
+
+func (l *link) poke() {
+	select {
+	case l.wake <- struct{}{}:
+	default:
+	}
+}
+
+// next returns the message that leaves next. Of the pages one is taken at a time, so that what is urgent overtakes.
+func (l *link) next() (msg protocol.Message, ending bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case len(l.urgent) > 0:
+		msg = l.urgent[0]
+		l.urgent[0] = nil
+		if l.urgent = l.urgent[1:]; len(l.urgent) == 0 {
+			l.urgent = nil
+		}
+	case l.ending:
+		return nil, true
+	case len(l.bulk) > 0:
+		msg = l.bulk[0]
+		l.bulk[0] = nil
+		if l.bulk = l.bulk[1:]; len(l.bulk) == 0 {
+			l.bulk = nil
+		}
+	}
+	return msg, false
+}
+
+// write sends until the connection is cut or the link ends.
+func (l *link) write(limit time.Duration) error {
+	w := protocol.NewWriter(l.conn, l.codec)
+	flush := func() error {
+		if w.Buffered() == 0 {
+			return nil
+		}
+		watch := time.AfterFunc(limit, l.cut)
+		defer watch.Stop()
+		l.wire.cork()
+		err := w.Flush()
+		if uncorked := l.wire.uncork(); err == nil {
+			err = uncorked
+		}
+		l.out.Store(w.Bytes())
+		return err
+	}
+	for {
+		msg, ending := l.next()
+		if msg != nil {
+			if err := w.Add(msg); err != nil {
+				return fmt.Errorf("send %s: %w", msg.Type(), err)
+			}
+			if w.Buffered() >= flushBytes {
+				if err := flush(); err != nil {
+					return err
+				}
+			}
+			continue
+		}
+		if err := flush(); err != nil {
+			return err
+		}
+		if ending {
+			return l.closeWrite(limit)
+		}
+		select {
+		case <-l.wake:
+		case <-l.gone:
+			return nil
+		}
+	}
+}
+
+// closeWrite tells the peer that nothing follows and gives it a moment to read what was sent.
+func (l *link) closeWrite(limit time.Duration) error {
+	watch := time.AfterFunc(min(limit, lingerTime), l.cut)
+	defer watch.Stop()
+	if err := l.conn.CloseWrite(); err != nil {
+		return err
+	}
+	<-l.gone // the reader cuts once the peer has closed its end
+	return nil
+}
+
+// run reads and writes until the connection is over, and tells the machine of both ends. first is a message that was
+// read already, or nil.
+func (e *Engine) run(l *link, up PeerUp, first protocol.Message) {
+	e.mu.Lock()
+	if e.closed {
+		e.mu.Unlock()
+		l.cut()
+		return
+	}
+	e.lastID++
+	l.id, up.Session = e.lastID, e.lastID
+	e.links[l.id] = l
+	e.mu.Unlock()
+	e.post(up)
+	if first != nil {
+		e.post(Received{Session: l.id, Message: first})
+	}
+	var failed error
+	written := make(chan struct{})
+	go func() {
+		defer close(written)
+		if failed = l.write(e.options.Limits.SendTime); failed != nil {
+			l.cut()
+		}
+	}()
+	err := e.readAll(l)
+	l.cut()
+	<-written
+	if failed != nil && sdk.CodeOf(failed) != sdk.CodeInternal {
+		err = failed
+	}
+	e.mu.Lock()
+	delete(e.links, l.id)
+	e.mu.Unlock()
+	e.post(PeerDown{Session: l.id, Err: err})
+}
+
+func (e *Engine) readAll(l *link) error {
+	for {
+		msg, err := l.reader.Read()
+		if err != nil {
+			return plainEnd(err)
+		}
+		l.in.Store(l.reader.Bytes())
+		e.post(Received{Session: l.id, Message: msg})
+	}
+}
+
+// plainEnd makes the many ways in which connections end one.
+func plainEnd(err error) error {
+	if errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) || errors.Is(err, io.ErrClosedPipe) {
+		return errEnded
+	}
+	return err
+}
+
+func (e *Engine) newLink(conn *tls.Conn, wire *netConn) *link {
+	return &link{
+		conn: conn, wire: wire, codec: e.codec, reader: protocol.NewReader(conn, e.codec), wake: make(chan struct{}, 1), gone: make(chan struct{}),
+	}
+}
+
+// Serve takes the connections of one transport and closes the listener when it returns: nil when ctx or Run ends, else
+// the error of the listener. via is the transport's label. Call it again with the listener of a restarted transport.
+func (e *Engine) Serve(ctx context.Context, listener sdk.Listener, via string) error {
+	stop := context.AfterFunc(ctx, func() { _ = listener.Close() })
+	defer stop()
+	stopToo := context.AfterFunc(e.ctx, func() { _ = listener.Close() })
+	defer stopToo()
+	defer func() { _ = listener.Close() }()
+	for {
+		conn, err := listener.Accept()
+		if err != nil {
+			if ctx.Err() != nil || e.ctx.Err() != nil {
+				return nil
+			}
+			return fmt.Errorf("accept connections of transport %s at %s: %w", via, listener.Address(), err)
+		}
+		select {
+		case e.greets <- struct{}{}:
+		default:
+			_ = conn.Close() // too many that have not said who they are; the peer comes again
+			continue
+		}
+		if !e.spawn(func() { e.inbound(conn, via) }) {
+			_ = conn.Close()
+		}
+	}
+}
+
+// inbound greets a connection from outside and, if it is a peer's, runs it.
+func (e *Engine) inbound(conn sdk.Conn, via string) {
+	l, up, first, err := e.greet(conn, via)
+	<-e.greets
+	if err != nil {
+		e.options.Log.Debug("inbound connection ended before Hello", "via", via, "remote", conn.RemoteAddress(), "error", err)
+		_ = conn.Close()
+		return
+	}
+	if first == nil {
+		return // it was a pairing
+	}
+	e.run(l, up, first)
+}
+
+// greet finds out who connects and what it wants. A Join is answered here.
+func (e *Engine) greet(conn sdk.Conn, via string) (*link, PeerUp, protocol.Message, error) {
+	ctx, cancel := context.WithTimeout(e.ctx, e.options.Limits.HandshakeTime)
+	defer cancel()
+	wire := newNetConn(conn)
+	stop := context.AfterFunc(ctx, func() { _ = wire.Close() })
+	defer stop()
+	secure := tls.Server(wire, e.options.Security.ServerTLS())
+	if err := secure.HandshakeContext(ctx); err != nil {
+		return nil, PeerUp{}, nil, fmt.Errorf("handshake: %w", err)
+	}
+	peer, err := e.options.Security.PeerID(secure.ConnectionState())
+	if err != nil {
+		return nil, PeerUp{}, nil, fmt.Errorf("identify the peer: %w", err)
+	}
+	l := e.newLink(secure, wire)
+	first, err := l.reader.Read()
+	if err != nil {
+		return nil, PeerUp{}, nil, fmt.Errorf("wait for Hello: %w", err)
+	}
+	if join, ok := first.(*protocol.Join); ok {
+		return nil, PeerUp{}, nil, e.admit(ctx, l, peer, join)
+	}
+	return l, PeerUp{Peer: peer, Via: via, Address: conn.RemoteAddress()}, first, nil
+}
+
+// admit answers a Join and closes the connection.
+func (e *Engine) admit(ctx context.Context, l *link, peer sdk.DeviceID, join *protocol.Join) error {
+	answer := e.welcome(ctx, l, peer, join)
+	if refusal, ok := answer.(*protocol.Error); ok {
+		e.options.Log.Warn("a device was not admitted", "device", peer.String(), "name", join.Name, "reason", refusal.Message)
+	} else {
+		e.options.Log.Info("a device was admitted", "device", peer.String(), "name", join.Name)
+	}
+	if err := protocol.NewWriter(l.conn, e.codec).Write(answer); err != nil {
+		return fmt.Errorf("answer Join: %w", err)
+	}
+	if err := l.conn.CloseWrite(); err == nil {
+		_, _ = l.reader.Read() // until the peer has read and closed
+	}
+	l.cut()
+	return nil
+}
+
+func (e *Engine) welcome(ctx context.Context, l *link, peer sdk.DeviceID, join *protocol.Join) protocol.Message {
+	refuse := func(err error) protocol.Message {
+		code := sdk.CodeOf(err)
+		return &protocol.Error{Code: code, Message: truncate(err.Error(), e.options.Limits.TextBytes), Retryable: code.Retryable()}
+	}
+	if join.MaxVersion < protocol.MinVersion || join.MinVersion > protocol.MaxVersion {
+		return refuse(sdk.Errorf(sdk.CodeUnsupported, "this device speaks protocol %d to %d, the joining one %d to %d; upgrade the older one",
+			protocol.MinVersion, protocol.MaxVersion, join.MinVersion, join.MaxVersion))
+	}
+	if e.options.Pairing == nil {
+		return refuse(sdk.Errorf(sdk.CodeDenied, "this device admits nobody"))
+	}
+	certificates := l.conn.ConnectionState().PeerCertificates
+	if len(certificates) == 0 {
+		return refuse(sdk.Errorf(sdk.CodeDenied, "the connection has no device key"))
+	}
+	key, ok := certificates[0].PublicKey.(ed25519.PublicKey)
+	if !ok {
+		return refuse(sdk.Errorf(sdk.CodeDenied, "a device key must be an Ed25519 key"))
+	}
+	welcome, err := e.options.Pairing.Join(ctx, peer, key, *join)
+	if err != nil {
+		return refuse(err)
+	}
+	return &welcome
+}
+
+// dial tries the addresses of a peer one after the other.
+func (e *Engine) dial(a Dial) {
+	failed := error(sdk.Errorf(sdk.CodeUnavailable, "no address is known"))
+	for _, address := range a.Addresses {
+		for _, t := range e.transportsFor(address.Transport) {
+			l, err := e.connect(t, a.Peer, address.Address)
+			if err == nil {
+				e.run(l, PeerUp{Peer: a.Peer, Dialed: true, Via: t.label, Address: address.Address}, nil)
+				return
+			}
+			failed = fmt.Errorf("dial %s %s: %w", address.Transport, address.Address, err)
+			if e.ctx.Err() != nil {
+				return
+			}
+		}
+		if len(e.transportsFor(address.Transport)) == 0 {
+			failed = sdk.Errorf(sdk.CodeUnavailable, "dial %s %s: no transport of that kind runs here", address.Transport, address.Address)
+		}
+	}
+	e.post(DialFailed{Peer: a.Peer, Err: failed})
+}
+
+func (e *Engine) transportsFor(kind string) []transport {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	var found []transport
+	for _, t := range e.transports {
+		if t.Name() == kind {
+			found = append(found, t)
+		}
+	}
+	return found
+}
+
+func (e *Engine) connect(t transport, peer sdk.DeviceID, address string) (*link, error) {
+	ctx, cancel := context.WithTimeout(e.ctx, e.options.Config.DialTime)
+	defer cancel()
+	conn, err := t.Dial(ctx, address)
+	if err != nil {
+		return nil, err
+	}
+	wire := newNetConn(conn)
+	secure := tls.Client(wire, e.options.Security.ClientTLS(peer))
+	if err := secure.HandshakeContext(ctx); err != nil {
+		_ = wire.Close()
+		return nil, fmt.Errorf("handshake: %w", err)
+	}
+	return e.newLink(secure, wire), nil
+}
+
+// Pair presents an invitation on a fresh connection to the device that gave it, and returns its welcome. config is the
+// ClientTLS that expects that device. It blocks until answered, refused or ctx ends, and closes conn.
+func Pair(ctx context.Context, conn sdk.Conn, config *tls.Config, join protocol.Join) (protocol.Welcome, error) {
+	var none protocol.Welcome
+	wire := newNetConn(conn)
+	defer func() { _ = wire.Close() }()
+	stop := context.AfterFunc(ctx, func() { _ = wire.Close() })
+	defer stop()
+	codec, err := protocol.NewCodec(protocol.DefaultLimits())
+	if err != nil {
+		return none, err
+	}
+	secure := tls.Client(wire, config)
+	if err := secure.HandshakeContext(ctx); err != nil {
+		return none, sdk.Errorf(sdk.CodeUnavailable, "connect securely to %s: %w", conn.RemoteAddress(), err)
+	}
+	join.MinVersion, join.MaxVersion = protocol.MinVersion, protocol.MaxVersion
+	if err := protocol.NewWriter(secure, codec).Write(&join); err != nil {
+		return none, sdk.Errorf(sdk.CodeUnavailable, "present the invitation: %w", err)
+	}
+	answer, err := protocol.NewReader(secure, codec).Read()
+	if err != nil {
+		if ctx.Err() != nil {
+			err = ctx.Err()
+		}
+		return none, sdk.Errorf(sdk.CodeUnavailable, "wait for the answer to the invitation: %w", err)
+	}
+	switch answer := answer.(type) {
+	case *protocol.Welcome:
+		return *answer, nil
+	case *protocol.Error:
+		return none, sdk.Errorf(answer.Code, "%s", answer.Message)
+	}
+	return none, sdk.Errorf(sdk.CodeInvalid, "the invitation was answered with %s", answer.Type())
+}

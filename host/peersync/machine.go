@@ -1,0 +1,255 @@
+// Package peersync keeps this device's streams in step with its peers'.
+//
+// Machine decides: a pure state machine of events and actions, without goroutine, clock, randomness or I/O of its
+// own. The same events in the same order always give the same actions. Engine acts: it runs the connections, calls
+// the Applier and the Reader, and feeds the machine.
+//
+// It promises that a page is applied only where it continues what was applied before (no gap), that nothing is
+// acknowledged before the Applier says that it is durable, that each origin has one upstream at a time, and that a
+// slow, dead or hostile peer costs bounded memory and delays nobody else. It leaves to others what the changes mean
+// (Applier), where they are stored (Reader) and who is a member (membership).
+//
+// In this version a device's history is a chain: positions compare by stamp, and epochs are carried but not yet
+// branched (see position in pull.go). Snapshots for who asks from below the floor belong where serve.go reads pages,
+// pruning where Acknowledged is reported, the audit where a peer becomes live (status.go).
+package peersync
+
+import (
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+
+	"github.com/starling-sync/starling/host/protocol"
+	"github.com/starling-sync/starling/sdk"
+)
+
+// Machine decides what to say to which peer, what to apply and what to read. It is not safe for use at once.
+type Machine struct {
+	self   Self
+	config Config
+	limits protocol.Limits
+	rand   *rand.Rand
+	models []protocol.ModelVersion
+
+	peers       map[sdk.DeviceID]*peer // every member but this device
+	peerOrder   []*peer                // ascending by id
+	sessions    map[SessionID]*session
+	sessionList []*session // ascending by id
+	streams     map[protocol.Stream]*stream
+	streamList  []*stream // ascending
+
+	now     time.Time // of the present Step
+	actions []Action
+}
+
+// MachineOptions is what a Machine needs: the parts of Options that decide.
+type MachineOptions struct {
+	Self    Self
+	Models  []protocol.ModelVersion
+	Marks   []protocol.Mark
+	Members []Member
+	Limits  protocol.Limits
+	Config  Config
+	Rand    *rand.Rand
+}
+
+// NewMachine returns a machine with the watermarks and members given.
+func NewMachine(o MachineOptions) *Machine {
+	m := &Machine{
+		self: o.Self, config: o.Config, limits: o.Limits, rand: o.Rand, models: o.Models,
+		peers: map[sdk.DeviceID]*peer{}, sessions: map[SessionID]*session{}, streams: map[protocol.Stream]*stream{},
+	}
+	for _, kind := range kinds {
+		m.ensureStream(protocol.Stream{Origin: o.Self.Device, Kind: kind}).applied.Epoch = o.Self.Epoch
+	}
+	for _, mark := range o.Marks {
+		st := m.ensureStream(mark.Stream)
+		st.applied, st.given, st.tail = mark.Position, mark.Stamp, mark.Stamp
+	}
+	m.setMembers(o.Members)
+	return m
+}
+
+// Step takes one event that happened at now (the wall clock) and returns what to do, in order. The slice is valid
+// until the next Step.
+func (m *Machine) Step(now time.Time, event Event) []Action {
+	m.now = now
+	clear(m.actions)
+	m.actions = m.actions[:0]
+	switch e := event.(type) {
+	case PeerUp:
+		m.peerUp(e)
+	case PeerDown:
+		m.peerDown(e)
+	case Received:
+		m.received(e)
+	case Committed:
+		m.advance(m.ensureStream(e.Page.Stream), protocol.Position{Epoch: e.Page.Epoch, Stamp: e.Page.Through}, &e.Page)
+	case Advanced:
+		m.advance(m.ensureStream(e.Mark.Stream), e.Mark.Position, nil)
+	case Applied:
+		m.applied(e)
+	case PageRead:
+		m.pageRead(e)
+	case MembersChanged:
+		m.setMembers(e.Members)
+	case ModelsChanged:
+		m.models = e.Models
+	case DialFailed:
+		m.dialFailed(e)
+	case Redial:
+		for _, p := range m.peerOrder {
+			p.failures, p.retryAt = 0, time.Time{}
+			m.dialIfDue(p)
+		}
+	case Tick:
+		m.tick()
+	}
+	m.flush()
+	return m.actions
+}
+
+// Vector returns the watermarks of every stream that has one, in order.
+func (m *Machine) Vector() []protocol.Mark {
+	var marks []protocol.Mark
+	for _, st := range m.streamList {
+		if st.applied.Stamp > 0 {
+			marks = append(marks, protocol.Mark{Stream: st.Stream, Position: st.applied})
+		}
+	}
+	return marks
+}
+
+// kinds are a device's streams in the order in which they are asked for: shared first, since it carries the members
+// and must not wait behind a million rows.
+var kinds = [...]sdk.Ownership{sdk.SharedByAll, sdk.DeviceOwned}
+
+func kindIndex(k sdk.Ownership) int {
+	if k == sdk.SharedByAll {
+		return 0
+	}
+	return 1
+}
+
+func (m *Machine) act(a Action) { m.actions = append(m.actions, a) }
+
+func (m *Machine) send(s *session, msg protocol.Message) {
+	m.act(Send{Session: s.id, Message: msg})
+}
+
+func (m *Machine) log(level hclog.Level, message string, args ...any) {
+	m.act(Log{Level: level, Message: message, Args: args})
+}
+
+func (m *Machine) ensureStream(key protocol.Stream) *stream {
+	st := m.streams[key]
+	if st == nil {
+		st = &stream{Stream: key}
+		m.streams[key] = st
+		at, _ := slices.BinarySearchFunc(m.streamList, key, func(a *stream, k protocol.Stream) int { return a.Compare(k) })
+		m.streamList = slices.Insert(m.streamList, at, st)
+	}
+	return st
+}
+
+// setMembers replaces the members: sessions of who is no member any more end, streams of new ones are asked for.
+func (m *Machine) setMembers(members []Member) {
+	present := map[sdk.DeviceID]bool{}
+	for _, member := range members {
+		if member.ID == m.self.Device {
+			continue
+		}
+		present[member.ID] = true
+		p := m.peers[member.ID]
+		if p == nil {
+			p = &peer{id: member.ID, state: Offline, since: m.now}
+			m.peers[member.ID] = p
+		}
+		if !slices.Equal(p.member.Addresses, member.Addresses) {
+			p.failures, p.retryAt = 0, time.Time{}
+		}
+		p.member = member
+		for _, kind := range kinds {
+			m.ensureStream(protocol.Stream{Origin: member.ID, Kind: kind})
+		}
+	}
+	for _, s := range slices.Clone(m.sessionList) {
+		if !present[s.peer.id] || s.peer.member.Retired {
+			m.refuse(s, sdk.CodeDenied, "this device is not a member of the library, or has been retired", false)
+		}
+	}
+	m.peerOrder = m.peerOrder[:0]
+	for id, p := range m.peers {
+		if !present[id] {
+			delete(m.peers, id)
+			continue
+		}
+		m.peerOrder = append(m.peerOrder, p)
+	}
+	slices.SortFunc(m.peerOrder, func(a, b *peer) int { return a.id.Compare(b.id) })
+	m.routeAll()
+}
+
+// tick does what is due by time alone.
+func (m *Machine) tick() {
+	for _, s := range slices.Clone(m.sessionList) {
+		m.tickSession(s)
+	}
+	for _, st := range m.streamList {
+		m.tickStream(st)
+	}
+	for _, p := range m.peerOrder {
+		m.dialIfDue(p)
+		m.noteState(p)
+	}
+}
+
+// flush sends the requests and acknowledgements that the step has gathered.
+func (m *Machine) flush() {
+	for _, s := range m.sessionList {
+		for i, kind := range kinds {
+			if r := &s.wants[i]; len(r.Subscribe)+len(r.Drop) > 0 {
+				r.PageBytes, r.WindowBytes = m.limits.PageBytes, m.limits.WindowBytes
+				m.send(s, protocol.RequestFor(kind, *r))
+				s.wants[i] = protocol.Request{}
+			}
+		}
+		if s.ackNow {
+			s.ackNow = false
+			if marks := m.takeUnsent(s); len(marks) > 0 {
+				m.send(s, &protocol.AckSharedChanges{Vector: marks})
+			}
+		}
+	}
+}
+
+// takeUnsent returns the marks that have changed since the session was last told.
+func (m *Machine) takeUnsent(s *session) []protocol.Mark {
+	if len(s.unsent) == 0 {
+		return nil
+	}
+	marks := make([]protocol.Mark, 0, min(len(s.unsent), m.limits.Marks))
+	for st := range s.unsent {
+		marks = append(marks, protocol.Mark{Stream: st.Stream, Position: st.applied})
+	}
+	slices.SortFunc(marks, func(a, b protocol.Mark) int { return a.Compare(b.Stream) })
+	if len(marks) > m.limits.Marks {
+		marks = marks[:m.limits.Marks]
+	}
+	for _, mark := range marks {
+		delete(s.unsent, m.streams[mark.Stream])
+	}
+	return marks
+}
+
+// backoff returns how long to wait before the attempt after so many failures: doubling, capped, with jitter so that
+// devices which lost each other at once do not come back at once.
+func (m *Machine) backoff(failures int, least, most time.Duration) time.Duration {
+	pause := most
+	if failures < 20 {
+		pause = min(least<<failures, most)
+	}
+	return pause/2 + time.Duration(m.rand.Int64N(int64(pause/2)+1))
+}

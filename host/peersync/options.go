@@ -1,0 +1,146 @@
+package peersync
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/tls"
+	"math/rand/v2"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+
+	"github.com/starling-sync/starling/hlc"
+	"github.com/starling-sync/starling/host/protocol"
+	"github.com/starling-sync/starling/sdk"
+)
+
+// Applier makes pages of other devices durable. The engine prepares page n+1 while page n commits, and commits the
+// pages of one stream in order; different streams run at once.
+type Applier interface {
+	// Prepare decides what the page writes: it may call plugins, for as long as they take. Pages of a stream of
+	// shared operations are prepared one at a time, since a merge reads what the page before it wrote.
+	// It checks that every stamp of the page lies within (From, Through] and is not beyond the clock's drift.
+	Prepare(ctx context.Context, page protocol.Page) (Prepared, error)
+}
+
+// Prepared is a decided page. It holds no lock and no transaction and may be dropped.
+type Prepared interface {
+	// Commit writes the page and moves the stream's watermark to Page.Through, all or nothing, and returns when it is
+	// durable. sdk.CodeStale means that what the page was decided on has changed: it is prepared again.
+	Commit(ctx context.Context) error
+}
+
+// Reader reads pages of a stream from the database.
+type Reader interface {
+	// ReadPage returns the changes after since in stamp order, cut at about maxBytes, and whether there are more.
+	// Page.Stream, From and Through must be set; where there are no more, Through may be the last stamp found.
+	// The engine fills Epoch and Head. The read sees every commit that was announced before the call.
+	ReadPage(ctx context.Context, stream protocol.Stream, since hlc.Stamp, maxBytes int) (page protocol.Page, more bool, err error)
+}
+
+// Security gives the TLS configurations of this device: version 1.3, both ends authenticated by their device keys.
+type Security interface {
+	ServerTLS() *tls.Config                           // any device may connect; what it may do is decided by its id
+	ClientTLS(expected sdk.DeviceID) *tls.Config      // refuses every other device
+	PeerID(tls.ConnectionState) (sdk.DeviceID, error) // of a handshake that is complete
+}
+
+// Pairing answers a device that presents an invitation.
+type Pairing interface {
+	// Join admits the peer or says why not; it returns once the peer's membership is durable here. The welcome is sent
+	// to the peer and the connection closed; the peer then connects as a member.
+	Join(ctx context.Context, peer sdk.DeviceID, key ed25519.PublicKey, join protocol.Join) (protocol.Welcome, error)
+}
+
+// Self is what this device says of itself.
+type Self struct {
+	Device      sdk.DeviceID
+	Name        string
+	Library     protocol.LibraryID
+	LibraryName string
+	Epoch       protocol.EpochID
+}
+
+// Member is a device of the library. This device itself may be among the members; it is ignored.
+type Member struct {
+	ID        sdk.DeviceID
+	Name      string
+	Addresses []protocol.Address // where it can be dialled, best first
+	Retired   bool               // no session any more; what it wrote still travels
+}
+
+// Config holds the times of the protocol.
+type Config struct {
+	Heartbeat    time.Duration // between two heartbeats; a peer that misses three is gone
+	StallTime    time.Duration // an upstream that sends nothing for so long, while another is ahead, is replaced
+	RetryMin     time.Duration // first pause before dialling or retrying again; doubles up to RetryMax
+	RetryMax     time.Duration //
+	DialTime     time.Duration // for one address, TLS included
+	ReadsAtOnce  int           // ReadPage calls at once, all peers together
+	CommitsQueue int           // bytes of announced commits that may wait for the loop; beyond, peers are served from the database
+}
+
+// DefaultConfig returns the times that the host uses where its configuration says nothing.
+func DefaultConfig() Config {
+	return Config{
+		Heartbeat: 5 * time.Second, StallTime: 10 * time.Second, RetryMin: 250 * time.Millisecond, RetryMax: 30 * time.Second,
+		DialTime: 10 * time.Second, ReadsAtOnce: 4, CommitsQueue: 8 << 20,
+	}
+}
+
+// Options is what an Engine needs. Self, Applier, Reader, Security and Log are required.
+type Options struct {
+	Self     Self
+	Models   []protocol.ModelVersion // that this device serves, for the peers' information
+	Marks    []protocol.Mark         // watermarks of every stream, also of this device's own
+	Members  []Member
+	Applier  Applier
+	Reader   Reader
+	Security Security
+	Pairing  Pairing // nil: nobody is admitted
+	Log      hclog.Logger
+	Limits   protocol.Limits // zero: protocol.DefaultLimits
+	Config   Config          // zero: DefaultConfig
+	Now      func() time.Time
+	Rand     *rand.Rand // for jitter; used by the loop only
+	// Acknowledged, if set, is called when a peer says how far it durably is; it must not block.
+	Acknowledged func(peer sdk.DeviceID, marks []protocol.Mark)
+}
+
+// State says how a peer is, for people.
+type State string
+
+// The states of a peer.
+const (
+	Offline     State = "offline"
+	Connecting  State = "connecting"
+	Backfilling State = "backfilling" // its first pages are arriving
+	CatchingUp  State = "catching up" // what changed while we were apart is arriving
+	Live        State = "live"
+	Held        State = "held" // connected, but some stream waits; Reason says why
+)
+
+// PeerStatus is a peer as people see it.
+type PeerStatus struct {
+	ID                             sdk.DeviceID
+	Name                           string
+	State                          State
+	Reason                         string        // why it is held or offline
+	Progress                       float64       // 0 to 1 while backfilling or catching up, by stamps; else 1
+	Behind                         time.Duration // how far this device's copy of what the peer has lies behind, by stamps
+	BehindPages                    int           // received and not applied yet
+	BehindMe                       time.Duration // how far the peer lies behind what this device has
+	RTT                            time.Duration // zero: not known yet
+	Skew                           time.Duration // the peer's clock minus this device's
+	Since                          time.Time     // of State
+	Via                            string        // label of the transport
+	Address                        string        // of the other end
+	BytesIn                        int64         // of the present session
+	BytesOut                       int64
+	RowsIn                         int64 // rows and operations of the present session, applied
+	RowsOut                        int64
+	Streams                        int           // how many streams come from this peer
+	StreamsBehind, StreamsBehindMe int           // streams in which the peer, or this device, has more
+	Left                           time.Duration // estimate while backfilling or catching up; zero: none
+	Models                         []protocol.ModelVersion
+}

@@ -1,0 +1,379 @@
+package peersync
+
+import (
+	"strings"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+
+	"github.com/starling-sync/starling/hlc"
+	"github.com/starling-sync/starling/host/protocol"
+	"github.com/starling-sync/starling/sdk"
+)
+
+// appliesAhead is how many pages of a stream may be with the Applier: one commits while the next is prepared and one
+// waits. A merge of shared operations reads what the page before it wrote, so there one at a time.
+func appliesAhead(kind sdk.Ownership) int {
+	if kind == sdk.DeviceOwned {
+		return 3
+	}
+	return 1
+}
+
+// gapsAllowed is how many gaps in a row a sender may cause before the stream is held.
+const gapsAllowed = 3
+
+// stream is one origin's changes of one kind as this device has them.
+//
+// A position of a chain is its stamp. Where histories branch, applied becomes a set of positions and the comparisons
+// of stamps in this file and serve.go become comparisons on that history.
+type stream struct {
+	protocol.Stream
+	applied protocol.Position // durable; what is acknowledged
+	given   hlc.Stamp         // applied.Stamp <= given: also counts pages that the Applier has
+	tail    hlc.Stamp         // given <= tail: also counts pages received; what is asked for next
+
+	queue      []protocol.Page // received, not yet handed to the Applier; contiguous; ends at tail
+	queueBytes int
+	handed     int    // pages of this generation with the Applier
+	generation uint64 // of handed pages: a failure begins a new one
+	upstream   *session
+	number     uint32    // of the subscription at upstream
+	gaps       int       // since a page last applied
+	movedAt    time.Time // tail last moved or the upstream changed
+	aheadAt    time.Time // since when another peer is ahead of tail; zero: none
+	avoid      SessionID // upstream that stalled, until avoidUntil
+	avoidUntil time.Time
+	backfill   bool      // this catch-up is the first of the stream
+	start      hlc.Stamp // where this catch-up began
+	target     hlc.Stamp // where it ends: applied.Stamp < target means catching up
+	startedAt  time.Time
+	heldUntil  time.Time // zero: not held
+	heldReason string
+	heldPeer   sdk.DeviceID // whose page it was
+	heldCount  int
+}
+
+func (m *Machine) routeAll() {
+	for _, st := range m.streamList {
+		m.route(st)
+	}
+}
+
+// route gives a stream its upstream: the origin itself where it is connected, else the peer that is furthest ahead. A
+// present relay stays as long as it delivers. Also a relay that is not ahead yet is asked, so that what it hears later
+// comes at once.
+func (m *Machine) route(st *stream) {
+	origin := m.peers[st.Origin]
+	if origin == nil || !st.heldUntil.IsZero() {
+		m.unsubscribe(st)
+		return
+	}
+	best := m.bestUpstream(st, origin)
+	if best == st.upstream {
+		return
+	}
+	m.unsubscribe(st)
+	if best != nil {
+		m.subscribe(st, best)
+	}
+}
+
+func (m *Machine) bestUpstream(st *stream, origin *peer) *session {
+	avoided := func(s *session) bool { return s.id == st.avoid && m.now.Before(st.avoidUntil) }
+	if s := origin.session; s != nil && !avoided(s) {
+		return s
+	}
+	if s := st.upstream; s != nil && s != origin.session && !avoided(s) {
+		return s
+	}
+	var best *session
+	for _, p := range m.peerOrder {
+		s := p.session
+		if s == nil || avoided(s) || s.vector[st.Stream].Stamp < st.tail {
+			continue
+		}
+		if best == nil || s.vector[st.Stream].Stamp > best.vector[st.Stream].Stamp {
+			best = s
+		}
+	}
+	if best == nil {
+		return origin.session // better one that stalls than none
+	}
+	return best
+}
+
+func (m *Machine) subscribe(st *stream, s *session) {
+	s.number++
+	st.upstream, st.number, st.movedAt, st.aheadAt = s, s.number, m.now, time.Time{}
+	st.start, st.startedAt, st.backfill = st.applied.Stamp, m.now, st.applied.Stamp == 0
+	st.target = max(st.target, s.vector[st.Stream].Stamp)
+	w := &s.wants[kindIndex(st.Kind)]
+	w.Subscribe = append(w.Subscribe, protocol.Subscribe{
+		Number: st.number, Origin: st.Origin, Since: protocol.Position{Epoch: st.applied.Epoch, Stamp: st.tail},
+	})
+}
+
+// unsubscribe ends the subscription and lets go of what was received and not handed to the Applier.
+func (m *Machine) unsubscribe(st *stream) {
+	s := st.upstream
+	if s == nil {
+		return
+	}
+	m.detach(st)
+	if _, up := m.sessions[s.id]; up {
+		w := &s.wants[kindIndex(st.Kind)]
+		for i := range w.Subscribe {
+			if w.Subscribe[i].Origin == st.Origin {
+				w.Subscribe = append(w.Subscribe[:i], w.Subscribe[i+1:]...)
+				break
+			}
+		}
+		w.Drop = append(w.Drop, st.Origin)
+	}
+}
+
+func (m *Machine) detach(st *stream) {
+	st.upstream, st.aheadAt = nil, time.Time{}
+	st.tail, st.queue, st.queueBytes = st.given, nil, 0
+}
+
+// delivery takes in a page.
+func (m *Machine) delivery(s *session, d *protocol.Delivery) {
+	page := &d.Page
+	if page.Origin == m.self.Device || m.peers[page.Origin] == nil {
+		m.log(hclog.Warn, "page refused: its origin is this device or no member", "peer", s.peer.String(), "origin", page.Origin.String())
+		return
+	}
+	st := m.streams[page.Stream]
+	if st == nil {
+		return
+	}
+	s.note(page.Stream, protocol.Position{Epoch: page.Epoch, Stamp: max(page.Head, page.Through)}, m.limits.Marks)
+	if st.upstream != s || st.number != d.Subscription {
+		return // of a subscription that has been given up
+	}
+	switch {
+	case page.Through <= st.tail:
+		s.unsent[st], s.ackNow = struct{}{}, true // a repetition: it still frees the sender's window
+		return
+	case page.From > st.tail:
+		m.gap(st, page)
+		return
+	}
+	st.queue = append(st.queue, *page)
+	st.queueBytes += page.Bytes()
+	if st.queueBytes > 2*m.limits.WindowBytes+m.limits.MaxPageBytes {
+		m.refuse(s, sdk.CodeTooLarge, "more pages than the window allows", true)
+		return
+	}
+	st.tail, st.movedAt, st.aheadAt = page.Through, m.now, time.Time{}
+	if st.applied.Stamp < st.target {
+		st.target = max(st.target, page.Head)
+	}
+	m.pump(st)
+}
+
+// gap asks again from where this device is, and holds the stream of a sender that keeps leaving gaps.
+func (m *Machine) gap(st *stream, page *protocol.Page) {
+	s := st.upstream
+	st.gaps++
+	m.log(hclog.Debug, "gap in a stream", "peer", s.peer.String(), "origin", st.Origin.String(), "kind", st.Kind,
+		"have", st.tail.String(), "from", page.From.String())
+	if st.gaps > gapsAllowed {
+		m.hold(st, s.peer.id, sdk.Errorf(sdk.CodeUnavailable, "%s leaves gaps in the stream of %s", s.peer, m.nameOf(st.Origin)))
+		return
+	}
+	m.subscribe(st, s)
+}
+
+// pump hands queued pages to the Applier, small ones that follow each other as one.
+func (m *Machine) pump(st *stream) {
+	for st.handed < appliesAhead(st.Kind) && len(st.queue) > 0 {
+		page, n, size := merge(st.queue, m.limits.PageBytes)
+		rest := copy(st.queue, st.queue[n:])
+		clear(st.queue[rest:])
+		st.queue = st.queue[:rest]
+		st.queueBytes -= size
+		st.handed++
+		st.given = page.Through
+		from := st.Origin
+		if st.upstream != nil {
+			from = st.upstream.peer.id
+		}
+		m.act(Apply{Generation: st.generation, Page: page, From: from})
+	}
+}
+
+// merge returns the first pages of a queue as one page of at most about limit bytes, how many they are and their size
+// together. Batches are referred to, not copied.
+func merge(queue []protocol.Page, limit int) (page protocol.Page, n, size int) {
+	page, n, size = queue[0], 1, queue[0].Bytes()
+	for ; n < len(queue); n++ {
+		next := &queue[n]
+		more := next.Bytes()
+		if size+more > limit || next.Epoch != page.Epoch {
+			break
+		}
+		if n == 1 {
+			page.Batches = append(make([]sdk.Batch, 0, 2*len(page.Batches)+len(next.Batches)), page.Batches...)
+		}
+		page.Batches = append(page.Batches, next.Batches...)
+		page.Through, page.Head = next.Through, next.Head
+		size += more
+	}
+	return page, n, size
+}
+
+// applied takes in the Applier's answer.
+func (m *Machine) applied(e Applied) {
+	st := m.streams[e.Page.Stream]
+	if st == nil {
+		return
+	}
+	current := e.Generation == st.generation
+	if current {
+		st.handed--
+	}
+	if e.Err != nil {
+		if current {
+			from := st.Origin
+			if st.upstream != nil {
+				from = st.upstream.peer.id
+			}
+			m.hold(st, from, e.Err)
+		}
+		return
+	}
+	st.gaps, st.heldCount = 0, 0
+	if s := st.upstream; s != nil {
+		s.rowsIn += int64(e.Page.Rows())
+		s.ackNow = true
+	}
+	m.advance(st, protocol.Position{Epoch: e.Page.Epoch, Stamp: e.Page.Through}, &e.Page)
+	m.pump(st)
+}
+
+// advance moves a stream's watermark, tells the peers and serves them. page is what moved it, or nil.
+func (m *Machine) advance(st *stream, to protocol.Position, page *protocol.Page) {
+	if to.Stamp <= st.applied.Stamp {
+		return
+	}
+	if to.Epoch == (protocol.EpochID{}) {
+		to.Epoch = st.applied.Epoch
+	}
+	if st.start == 0 {
+		st.start = to.Stamp
+	}
+	st.applied = to
+	st.given = max(st.given, to.Stamp)
+	st.tail = max(st.tail, to.Stamp)
+	for _, s := range m.sessionList {
+		if s.ready() {
+			s.unsent[st] = struct{}{}
+			m.serve(s, st, page)
+		}
+	}
+}
+
+// hold stops a stream for a while: what was received is dropped, the upstream is told why and sends no more until the
+// stream is asked for again.
+func (m *Machine) hold(st *stream, from sdk.DeviceID, err error) {
+	code := sdk.CodeOf(err)
+	least, most := m.config.RetryMin, m.config.RetryMax
+	if !code.Retryable() {
+		least, most = 10*least, 10*most
+	}
+	pause := m.backoff(st.heldCount, least, most)
+	st.heldCount++
+	st.heldUntil, st.heldReason, st.heldPeer = m.now.Add(pause), err.Error(), from
+	st.generation++
+	st.handed = 0
+	m.log(hclog.Warn, "stream held", "origin", m.nameOf(st.Origin), "kind", st.Kind, "code", code, "reason", err.Error(), "retry_in", pause.String())
+	if s := st.upstream; s != nil {
+		m.send(s, &protocol.Error{Code: code, Message: truncate(err.Error(), m.limits.TextBytes), Retryable: true, Stream: st.Stream})
+	}
+	m.unsubscribe(st)
+	st.given, st.tail = st.applied.Stamp, st.applied.Stamp
+	m.noteStateOf(from)
+}
+
+// noticeAhead notes since when some peer is ahead of what has been received.
+func (m *Machine) noticeAhead(st *stream) {
+	if st.Origin == m.self.Device || m.peers[st.Origin] == nil || !st.heldUntil.IsZero() {
+		return
+	}
+	if st.upstream == nil {
+		m.route(st)
+		return
+	}
+	if st.aheadAt.IsZero() && m.aheadElsewhere(st) {
+		st.aheadAt = m.now
+	}
+}
+
+func (m *Machine) aheadElsewhere(st *stream) bool {
+	for _, p := range m.peerOrder {
+		if s := p.session; s != nil && s != st.upstream && s.vector[st.Stream].Stamp > st.tail {
+			return true
+		}
+	}
+	return false
+}
+
+// tickStream retries what was held and replaces an upstream that has stalled while another peer is ahead. One that has
+// nothing more to give is replaced soon, one that has but does not send is given longer.
+func (m *Machine) tickStream(st *stream) {
+	if !st.heldUntil.IsZero() {
+		if !m.now.Before(st.heldUntil) {
+			st.heldUntil, st.heldReason = time.Time{}, ""
+			m.route(st)
+		}
+		return
+	}
+	if !st.avoidUntil.IsZero() && !m.now.Before(st.avoidUntil) {
+		st.avoid, st.avoidUntil = 0, time.Time{}
+		m.route(st)
+	}
+	if st.aheadAt.IsZero() || st.upstream == nil || st.handed > 0 {
+		return
+	}
+	patience := m.config.StallTime
+	if st.upstream.vector[st.Stream].Stamp <= st.tail {
+		patience /= 10
+	}
+	if m.now.Sub(max2(st.aheadAt, st.movedAt)) < patience {
+		return
+	}
+	if !m.aheadElsewhere(st) {
+		st.aheadAt = time.Time{}
+		return
+	}
+	m.log(hclog.Info, "upstream stalled; asking another peer", "origin", m.nameOf(st.Origin), "kind", st.Kind, "upstream", st.upstream.peer.String())
+	st.avoid, st.avoidUntil = st.upstream.id, m.now.Add(4*m.config.StallTime)
+	m.route(st)
+}
+
+func max2(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
+
+func (m *Machine) nameOf(id sdk.DeviceID) string {
+	if p := m.peers[id]; p != nil {
+		return p.String()
+	}
+	if id == m.self.Device && m.self.Name != "" {
+		return m.self.Name
+	}
+	return id.String()
+}
+
+func truncate(text string, limit int) string {
+	if len(text) > limit {
+		text = text[:max(0, limit-3)] + "..."
+	}
+	return strings.ToValidUTF8(text, "?")
+}

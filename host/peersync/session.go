@@ -1,0 +1,384 @@
+package peersync
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+
+	"github.com/starling-sync/starling/host/protocol"
+	"github.com/starling-sync/starling/sdk"
+)
+
+// missedBeats is how many heartbeats may be missing before a peer counts as gone.
+const missedBeats = 3
+
+// settledAfter is how many heartbeats a session must live so that its end does not count as a failure to connect.
+const settledAfter = 2
+
+// peer is what the machine knows of one member.
+type peer struct {
+	id       sdk.DeviceID
+	member   Member
+	session  *session // the one in use: both Hellos are exchanged; nil if there is none
+	dialing  bool
+	failures int       // attempts since the last settled session
+	retryAt  time.Time // not dialled before
+	lastErr  string
+
+	state State // as last noted; since when
+	since time.Time
+}
+
+func (p *peer) String() string {
+	if p.member.Name != "" {
+		return p.member.Name
+	}
+	return p.id.String()
+}
+
+// session is one connection.
+type session struct {
+	id           SessionID
+	peer         *peer
+	dialed       bool
+	via, address string
+	up           time.Time
+
+	hello  *protocol.Hello // the peer's; nil until it has come
+	heard  time.Time       // last message
+	beatAt time.Time       // next heartbeat of ours
+
+	peerClock   time.Time // of the peer's last Hello or Heartbeat, and when it came
+	peerClockAt time.Time
+	rtt, skew   time.Duration
+
+	vector map[protocol.Stream]protocol.Position // how far the peer is
+	unsent map[*stream]struct{}                  // streams whose watermark has moved since the peer was told
+
+	// Receiving.
+	number uint32              // of the last subscription of ours
+	wants  [2]protocol.Request // to be sent at the end of the step, by kind
+	ackNow bool                // tell the peer the unsent marks at the end of the step
+	rowsIn int64
+
+	// Serving.
+	subs    map[protocol.Stream]*subscription
+	windows [2]window
+	rowsOut int64
+	holds   map[protocol.Stream]string // streams that the peer holds, and why
+}
+
+// note takes in that the peer has a stream up to there. What a peer can make this device remember is limited.
+func (s *session) note(key protocol.Stream, p protocol.Position, limit int) {
+	if old, known := s.vector[key]; p.Stamp >= old.Stamp && (known || len(s.vector) < limit) {
+		s.vector[key] = p
+	}
+}
+
+func (s *session) ready() bool { return s.hello != nil && s.peer.session == s }
+
+func (m *Machine) peerUp(e PeerUp) {
+	p := m.peers[e.Peer]
+	if p == nil || p.member.Retired {
+		m.act(Send{Session: e.Session, Message: &protocol.Error{
+			Code: sdk.CodeDenied, Message: "this device is not a member of the library, or has been retired", Retryable: true,
+		}})
+		m.act(Close{Session: e.Session, Reason: "not a member"})
+		return
+	}
+	s := &session{
+		id: e.Session, peer: p, dialed: e.Dialed, via: e.Via, address: e.Address, up: m.now, heard: m.now, beatAt: m.now.Add(m.config.Heartbeat),
+		vector: map[protocol.Stream]protocol.Position{}, unsent: map[*stream]struct{}{},
+		subs: map[protocol.Stream]*subscription{}, holds: map[protocol.Stream]string{},
+	}
+	for i := range s.windows {
+		s.windows[i] = window{size: m.limits.WindowBytes, page: m.limits.PageBytes}
+	}
+	m.sessions[s.id] = s
+	m.sessionList = append(m.sessionList, s)
+	slices.SortFunc(m.sessionList, func(a, b *session) int { return cmp.Compare(a.id, b.id) })
+	if e.Dialed {
+		p.dialing = false
+	}
+	m.send(s, &protocol.Hello{
+		MinVersion: protocol.MinVersion, MaxVersion: protocol.MaxVersion, Library: m.self.Library, Device: m.self.Device,
+		Name: m.self.Name, Epoch: m.self.Epoch, Clock: m.now, Models: m.models, Vector: m.Vector(),
+	})
+	m.noteState(p)
+}
+
+func (m *Machine) peerDown(e PeerDown) {
+	s := m.sessions[e.Session]
+	if s == nil {
+		return
+	}
+	reason := "the connection ended"
+	if e.Err != nil {
+		reason = e.Err.Error()
+	}
+	m.forget(s, reason)
+}
+
+// end closes a session for a reason of ours.
+func (m *Machine) end(s *session, reason string) {
+	m.act(Close{Session: s.id, Reason: reason})
+	m.forget(s, reason)
+}
+
+// refuse tells the peer why and ends the session.
+func (m *Machine) refuse(s *session, code sdk.Code, message string, retryable bool) {
+	m.send(s, &protocol.Error{Code: code, Message: message, Retryable: retryable})
+	m.log(hclog.Warn, "session refused", "peer", s.peer.String(), "reason", message)
+	m.end(s, message)
+}
+
+// forget drops all that depends on a session.
+func (m *Machine) forget(s *session, reason string) {
+	delete(m.sessions, s.id)
+	m.sessionList = slices.DeleteFunc(m.sessionList, func(other *session) bool { return other == s })
+	p := s.peer
+	used := p.session == s
+	if used {
+		p.session = nil
+	}
+	if p.session == nil {
+		p.lastErr = reason
+		if m.now.Sub(s.up) >= settledAfter*m.config.Heartbeat && used {
+			p.failures = 0
+		}
+		p.retryAt = m.now.Add(m.backoff(p.failures, m.config.RetryMin, m.config.RetryMax))
+		p.failures++
+	}
+	if used {
+		m.log(hclog.Info, "peer disconnected", "peer", p.String(), "reason", reason)
+		for _, st := range m.streamList {
+			if st.upstream == s {
+				m.detach(st)
+			}
+		}
+		m.routeAll()
+	}
+	m.noteState(p)
+}
+
+func (m *Machine) dialFailed(e DialFailed) {
+	p := m.peers[e.Peer]
+	if p == nil || !p.dialing {
+		return
+	}
+	p.dialing = false
+	if e.Err != nil {
+		p.lastErr = e.Err.Error()
+	}
+	p.retryAt = m.now.Add(m.backoff(p.failures, m.config.RetryMin, m.config.RetryMax))
+	p.failures++
+	m.noteState(p)
+}
+
+func (m *Machine) dialIfDue(p *peer) {
+	if p.session != nil || p.dialing || p.member.Retired || len(p.member.Addresses) == 0 || m.now.Before(p.retryAt) || m.handshaking(p) {
+		return
+	}
+	p.dialing = true
+	m.act(Dial{Peer: p.id, Addresses: p.member.Addresses})
+}
+
+func (m *Machine) handshaking(p *peer) bool {
+	return slices.ContainsFunc(m.sessionList, func(s *session) bool { return s.peer == p })
+}
+
+func (m *Machine) received(e Received) {
+	s := m.sessions[e.Session]
+	if s == nil {
+		return
+	}
+	s.heard = m.now
+	if hello, ok := e.Message.(*protocol.Hello); ok {
+		m.hello(s, hello)
+		return
+	}
+	if refusal, ok := e.Message.(*protocol.Error); ok {
+		m.refused(s, refusal)
+		return
+	}
+	if !s.ready() {
+		m.refuse(s, sdk.CodeInvalid, fmt.Sprintf("%s before Hello", e.Message.Type()), false)
+		return
+	}
+	if d, ok := protocol.DeliveryOf(e.Message); ok {
+		m.delivery(s, d)
+		return
+	}
+	if r, kind, ok := protocol.RequestOf(e.Message); ok {
+		m.request(s, r, kind)
+		return
+	}
+	switch msg := e.Message.(type) {
+	case *protocol.AckSharedChanges:
+		m.learn(s, msg.Vector)
+	case *protocol.Heartbeat:
+		m.heartbeat(s, msg)
+	default:
+		m.refuse(s, sdk.CodeInvalid, fmt.Sprintf("%s has no place in a session", e.Message.Type()), false)
+	}
+}
+
+func (m *Machine) hello(s *session, h *protocol.Hello) {
+	switch {
+	case s.hello != nil:
+		m.refuse(s, sdk.CodeInvalid, "a second Hello", false)
+		return
+	case h.Library != m.self.Library:
+		m.refuse(s, sdk.CodeDenied, fmt.Sprintf("this device belongs to library %s (%q), the peer to library %s",
+			m.self.Library, m.self.LibraryName, h.Library), false)
+		return
+	case h.Device != s.peer.id:
+		m.refuse(s, sdk.CodeDenied, fmt.Sprintf("the connection's key is that of device %s, its Hello names %s", s.peer.id, h.Device), false)
+		return
+	case h.MaxVersion < protocol.MinVersion || h.MinVersion > protocol.MaxVersion:
+		m.refuse(s, sdk.CodeUnsupported, fmt.Sprintf("this device speaks protocol %d to %d, the peer %d to %d; upgrade the older one",
+			protocol.MinVersion, protocol.MaxVersion, h.MinVersion, h.MaxVersion), false)
+		return
+	}
+	if !m.prefer(s, h) {
+		m.end(s, "another session with this peer is in use")
+		return
+	}
+	s.hello = h
+	if old := s.peer.session; old != nil {
+		s.peer.session = s
+		m.replace(old, s)
+	}
+	p := s.peer
+	p.session, p.lastErr = s, ""
+	if h.Name != "" && p.member.Name == "" {
+		p.member.Name = h.Name
+	}
+	for _, mark := range h.Vector {
+		s.note(mark.Stream, mark.Position, m.limits.Marks)
+	}
+	s.peerClock, s.peerClockAt = h.Clock, m.now
+	s.skew = h.Clock.Sub(m.now)
+	m.log(hclog.Info, "peer connected", "peer", p.String(), "via", s.via, "address", s.address, "dialed", s.dialed)
+	m.warnIfAhead(s)
+	m.sendHeartbeat(s)
+	m.routeAll()
+	m.noteState(p)
+}
+
+// prefer decides between the session in use and one whose Hello has just come. Both sides decide alike: of two that
+// were dialled at about the same time from both sides, the one of the smaller device stays; else the newer one, since
+// a peer dials only when it has lost the older.
+func (m *Machine) prefer(s *session, h *protocol.Hello) bool {
+	old := s.peer.session
+	if old == nil {
+		return true
+	}
+	if old.hello.Epoch != h.Epoch {
+		if m.now.Sub(old.heard) < m.config.Heartbeat {
+			m.log(hclog.Warn, "a device has sessions in two epochs: it was restarted, or it runs twice", "peer", s.peer.String(),
+				"epochs", []string{old.hello.Epoch.String(), h.Epoch.String()})
+		}
+		return true
+	}
+	if old.dialed == s.dialed || m.now.Sub(old.up) > m.limits.HandshakeTime {
+		return true
+	}
+	smallerDialed := s.dialed == (m.self.Device.Compare(s.peer.id) < 0)
+	return smallerDialed
+}
+
+// replace ends a session whose place another of the same peer has taken.
+func (m *Machine) replace(old, s *session) {
+	for _, st := range m.streamList {
+		if st.upstream == old {
+			m.detach(st)
+		}
+	}
+	delete(m.sessions, old.id)
+	m.sessionList = slices.DeleteFunc(m.sessionList, func(other *session) bool { return other == old })
+	m.act(Close{Session: old.id, Reason: "another session with this peer is in use"})
+	s.rowsIn, s.rowsOut = s.rowsIn+old.rowsIn, s.rowsOut+old.rowsOut
+}
+
+// warnIfAhead tells the operator that a peer has more of this device's own history than this device.
+func (m *Machine) warnIfAhead(s *session) {
+	for _, kind := range kinds {
+		key := protocol.Stream{Origin: m.self.Device, Kind: kind}
+		if theirs, mine := s.vector[key].Stamp, m.streams[key].applied.Stamp; theirs > mine {
+			m.log(hclog.Warn, "a peer has changes of this device that this device does not have: was its data restored from an older copy?",
+				"peer", s.peer.String(), "peer_has", theirs.String(), "here", mine.String())
+		}
+	}
+}
+
+func (m *Machine) refused(s *session, e *protocol.Error) {
+	if !e.Stream.Origin.IsZero() {
+		if s.subs[e.Stream] == nil || len(s.holds) >= m.limits.Marks {
+			return // nothing of that stream was being sent
+		}
+		s.holds[e.Stream] = e.Message
+		m.log(hclog.Warn, "peer holds a stream", "peer", s.peer.String(), "origin", e.Stream.Origin.String(), "kind", e.Stream.Kind,
+			"code", e.Code, "reason", e.Message)
+		m.cancel(s, e.Stream)
+		m.noteState(s.peer)
+		return
+	}
+	m.log(hclog.Warn, "peer refused the session", "peer", s.peer.String(), "code", e.Code, "reason", e.Message)
+	m.end(s, fmt.Sprintf("%s refuses: %s", s.peer, e.Message))
+}
+
+func (m *Machine) heartbeat(s *session, h *protocol.Heartbeat) {
+	s.peerClock, s.peerClockAt = h.Clock, m.now
+	if !h.Echo.IsZero() {
+		if rtt := m.now.Sub(h.Echo) - h.EchoDelay; rtt >= 0 && rtt < time.Hour {
+			s.rtt = max(rtt, time.Microsecond)
+		}
+	}
+	s.skew = h.Clock.Add(s.rtt / 2).Sub(m.now)
+	m.learn(s, h.Vector)
+}
+
+func (m *Machine) sendHeartbeat(s *session) {
+	beat := &protocol.Heartbeat{Clock: m.now, Vector: m.takeUnsent(s)}
+	if !s.peerClock.IsZero() {
+		beat.Echo, beat.EchoDelay = s.peerClock, max(0, m.now.Sub(s.peerClockAt))
+	}
+	s.beatAt = m.now.Add(m.config.Heartbeat)
+	m.send(s, beat)
+}
+
+func (m *Machine) tickSession(s *session) {
+	switch {
+	case s.hello == nil && m.now.Sub(s.up) > m.limits.HandshakeTime:
+		m.end(s, "no Hello in time")
+	case m.now.Sub(s.heard) > missedBeats*m.config.Heartbeat:
+		m.end(s, fmt.Sprintf("silent for %s", m.now.Sub(s.heard).Round(time.Second)))
+	case s.ready() && !m.now.Before(s.beatAt):
+		m.sendHeartbeat(s)
+		m.retryReads(s)
+	case s.ready():
+		m.retryReads(s)
+	}
+}
+
+// learn takes in how far a peer is: that frees the window, and may show that it is ahead.
+func (m *Machine) learn(s *session, marks []protocol.Mark) {
+	if len(marks) == 0 {
+		return
+	}
+	for _, mark := range marks {
+		s.note(mark.Stream, mark.Position, m.limits.Marks)
+		if sub := s.subs[mark.Stream]; sub != nil && sub.acknowledge(s.window(mark.Kind), mark.Stamp) {
+			delete(s.holds, mark.Stream)
+		}
+		if st := m.streams[mark.Stream]; st != nil {
+			m.noticeAhead(st)
+		}
+	}
+	m.act(Acknowledged{Peer: s.peer.id, Marks: marks})
+	m.serveLagging(s)
+}

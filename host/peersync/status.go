@@ -1,0 +1,147 @@
+package peersync
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/starling-sync/starling/hlc"
+	"github.com/starling-sync/starling/host/protocol"
+	"github.com/starling-sync/starling/sdk"
+)
+
+// Peers returns every member but this device, as of now, ascending by id. Bytes are left to the caller who counts them.
+func (m *Machine) Peers(now time.Time) []PeerStatus {
+	m.now = now
+	out := make([]PeerStatus, 0, len(m.peerOrder))
+	for _, p := range m.peerOrder {
+		m.noteState(p)
+		out = append(out, m.statusOf(p))
+	}
+	return out
+}
+
+// SessionOf returns the session in use with a peer, and whether there is one.
+func (m *Machine) SessionOf(id sdk.DeviceID) (SessionID, bool) {
+	if p := m.peers[id]; p != nil && p.session != nil {
+		return p.session.id, true
+	}
+	return 0, false
+}
+
+func (m *Machine) statusOf(p *peer) PeerStatus {
+	status := PeerStatus{ID: p.id, Name: p.member.Name, State: p.state, Since: p.since, Progress: 1}
+	_, status.Reason = m.stateOf(p)
+	s := p.session
+	if s == nil {
+		return status
+	}
+	status.Via, status.Address, status.RTT, status.Skew, status.Models = s.via, s.address, s.rtt, s.skew, s.hello.Models
+	status.RowsIn, status.RowsOut = s.rowsIn, s.rowsOut
+	var done, total float64
+	var begun time.Time
+	for _, st := range m.streamList {
+		theirs, mine := s.vector[st.Stream].Stamp, st.applied.Stamp
+		status.Behind = max(status.Behind, distance(mine, theirs))
+		status.BehindMe = max(status.BehindMe, distance(theirs, mine))
+		if theirs > mine {
+			status.StreamsBehind++
+		}
+		if mine > theirs {
+			status.StreamsBehindMe++
+		}
+		if st.upstream != s {
+			continue
+		}
+		status.Streams++
+		status.BehindPages += len(st.queue) + st.handed
+		if st.applied.Stamp < st.target {
+			total += float64(st.target.Millis() - st.start.Millis())
+			done += float64(max(0, st.applied.Stamp.Millis()-st.start.Millis()))
+			if begun.IsZero() || st.startedAt.Before(begun) {
+				begun = st.startedAt
+			}
+		}
+	}
+	if p.state == Backfilling || p.state == CatchingUp {
+		status.Progress = 0
+		if total > 0 {
+			status.Progress = min(1, done/total)
+		}
+		if status.Progress > 0 {
+			status.Left = time.Duration(float64(m.now.Sub(begun)) * (1 - status.Progress) / status.Progress)
+		}
+	}
+	return status
+}
+
+// distance returns how far b is after a; zero where a has not begun, since there the distance says nothing.
+func distance(a, b hlc.Stamp) time.Duration {
+	if a == 0 || b <= a {
+		return 0
+	}
+	return max(b.Time().Sub(a.Time()), time.Millisecond)
+}
+
+// noteState notes when the state of a peer changes.
+func (m *Machine) noteState(p *peer) {
+	if state, _ := m.stateOf(p); state != p.state {
+		p.state, p.since = state, m.now
+	}
+}
+
+func (m *Machine) noteStateOf(id sdk.DeviceID) {
+	if p := m.peers[id]; p != nil {
+		m.noteState(p)
+	}
+}
+
+// stateOf says how a peer is and, where that needs one, the reason. A peer that has become Live is where an audit of
+// equal vectors would begin.
+func (m *Machine) stateOf(p *peer) (State, string) {
+	s := p.session
+	if s == nil {
+		switch {
+		case p.member.Retired:
+			return Offline, "retired"
+		case m.handshaking(p), p.dialing && p.lastErr == "":
+			return Connecting, p.lastErr
+		}
+		return Offline, p.lastErr
+	}
+	catching, backfill := false, false
+	for _, st := range m.streamList {
+		if !st.heldUntil.IsZero() && st.heldPeer == p.id {
+			return Held, fmt.Sprintf("%s of %s: %s", streamWord(st.Kind), m.nameOf(st.Origin), st.heldReason)
+		}
+		if st.upstream == s && st.applied.Stamp < st.target {
+			catching = true
+			backfill = backfill || st.backfill
+		}
+	}
+	if key, ok := firstHold(s); ok {
+		return Held, fmt.Sprintf("%s holds %s of %s: %s", p, streamWord(key.Kind), m.nameOf(key.Origin), s.holds[key])
+	}
+	switch {
+	case backfill:
+		return Backfilling, ""
+	case catching:
+		return CatchingUp, ""
+	}
+	return Live, ""
+}
+
+func firstHold(s *session) (first protocol.Stream, found bool) {
+	for key := range s.holds {
+		if !found || key.Compare(first) < 0 {
+			first, found = key, true
+		}
+	}
+	return first, found
+}
+
+func streamWord(kind sdk.Ownership) string {
+	if kind == sdk.DeviceOwned {
+		return "the rows"
+	}
+	return "the shared changes"
+}

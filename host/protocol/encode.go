@@ -1,0 +1,150 @@
+package protocol
+
+import (
+	"google.golang.org/protobuf/proto"
+
+	"github.com/starling-sync/starling/host/protocol/internal/wirepb"
+	"github.com/starling-sync/starling/sdk"
+)
+
+// toProto returns the payload of m. Packed rows are referred to, not copied.
+func toProto(m Message) (proto.Message, error) {
+	switch m := m.(type) {
+	case *Hello:
+		return helloToProto(m), nil
+	case *StateRequest:
+		return requestToProto(&m.Request), nil
+	case *SharedChangeRequest:
+		return requestToProto(&m.Request), nil
+	case *AckSharedChanges:
+		return &wirepb.Ack{Vector: marksToProto(m.Vector)}, nil
+	case *Heartbeat:
+		return &wirepb.Heartbeat{
+			Clock: microsOf(m.Clock), Echo: microsOf(m.Echo), EchoDelay: m.EchoDelay.Microseconds(), Vector: marksToProto(m.Vector),
+		}, nil
+	case *Error:
+		return errorToProto(m), nil
+	case *Join:
+		return joinToProto(m), nil
+	case *Welcome:
+		return &wirepb.Welcome{Library: m.Library[:], LibraryName: m.LibraryName, Members: m.Members}, nil
+	}
+	if d, ok := DeliveryOf(m); ok {
+		return pageToProto(d), nil
+	}
+	return nil, sdk.Errorf(sdk.CodeInternal, "encode a message of Go type %T: it has no wire form", m)
+}
+
+// DeliveryOf returns the page that m carries, and whether it carries one.
+func DeliveryOf(m Message) (*Delivery, bool) {
+	switch m := m.(type) {
+	case *StateResponse:
+		return &m.Delivery, true
+	case *SharedChangeResponse:
+		return &m.Delivery, true
+	case *StateChange:
+		return &m.Delivery, true
+	case *StateBatch:
+		return &m.Delivery, true
+	case *SharedChange:
+		return &m.Delivery, true
+	case *SharedChangeBatch:
+		return &m.Delivery, true
+	}
+	return nil, false
+}
+
+// RequestOf returns the request that m carries and its kind, and whether it carries one.
+func RequestOf(m Message) (*Request, sdk.Ownership, bool) {
+	switch m := m.(type) {
+	case *StateRequest:
+		return &m.Request, sdk.DeviceOwned, true
+	case *SharedChangeRequest:
+		return &m.Request, sdk.SharedByAll, true
+	}
+	return nil, "", false
+}
+
+func helloToProto(m *Hello) *wirepb.Hello {
+	p := &wirepb.Hello{
+		MinVersion: m.MinVersion, MaxVersion: m.MaxVersion, Library: m.Library[:], Device: m.Device[:], Name: m.Name,
+		Epoch: epochToProto(m.Epoch), Clock: microsOf(m.Clock), Vector: marksToProto(m.Vector),
+		Models: make([]*wirepb.Model, len(m.Models)),
+	}
+	for i, v := range m.Models {
+		p.Models[i] = &wirepb.Model{Name: string(v.Model), Version: v.Version}
+	}
+	return p
+}
+
+func requestToProto(m *Request) *wirepb.Request {
+	p := &wirepb.Request{
+		PageBytes: uint32(m.PageBytes), WindowBytes: uint32(m.WindowBytes), //nolint:gosec // limits, a few MiB
+		Subscribe: make([]*wirepb.Subscribe, len(m.Subscribe)), Drop: make([][]byte, len(m.Drop)),
+	}
+	for i := range m.Subscribe {
+		s := &m.Subscribe[i]
+		p.Subscribe[i] = &wirepb.Subscribe{
+			Number: s.Number, Origin: s.Origin[:], Epoch: epochToProto(s.Since.Epoch), Since: uint64(s.Since.Stamp),
+		}
+	}
+	for i := range m.Drop {
+		p.Drop[i] = m.Drop[i][:]
+	}
+	return p
+}
+
+func pageToProto(d *Delivery) *wirepb.Page {
+	page := &d.Page
+	p := &wirepb.Page{
+		Subscription: d.Subscription, Origin: page.Origin[:], Epoch: epochToProto(page.Epoch),
+		From: uint64(page.From), Through: uint64(page.Through), Head: uint64(page.Head),
+		Batches: make([]*wirepb.Batch, len(page.Batches)),
+	}
+	for i := range page.Batches {
+		b := &page.Batches[i]
+		p.Batches[i] = &wirepb.Batch{
+			Model: string(b.Model), Version: b.Version, Columns: b.Columns, Count: uint32(b.Count), Rows: b.Rows, //nolint:gosec // one page
+		}
+	}
+	return p
+}
+
+func errorToProto(m *Error) *wirepb.Error {
+	p := &wirepb.Error{Code: string(m.Code), Message: m.Message, Retryable: m.Retryable}
+	if !m.Stream.Origin.IsZero() {
+		p.Origin, p.Kind = m.Stream.Origin[:], kindToProto(m.Stream.Kind)
+	}
+	return p
+}
+
+func joinToProto(m *Join) *wirepb.Join {
+	p := &wirepb.Join{MinVersion: m.MinVersion, MaxVersion: m.MaxVersion, Secret: m.Secret, Name: m.Name}
+	for _, a := range m.Addresses {
+		p.Addresses = append(p.Addresses, &wirepb.Address{Transport: a.Transport, Address: a.Address})
+	}
+	return p
+}
+
+func marksToProto(marks []Mark) []*wirepb.Mark {
+	out := make([]*wirepb.Mark, len(marks))
+	for i := range marks {
+		m := &marks[i]
+		out[i] = &wirepb.Mark{Origin: m.Origin[:], Kind: kindToProto(m.Kind), Epoch: epochToProto(m.Epoch), Stamp: uint64(m.Stamp)}
+	}
+	return out
+}
+
+func kindToProto(k sdk.Ownership) wirepb.Kind {
+	if k == sdk.DeviceOwned {
+		return wirepb.Kind_KIND_STATE
+	}
+	return wirepb.Kind_KIND_SHARED
+}
+
+func epochToProto(e EpochID) []byte {
+	if e == (EpochID{}) {
+		return nil
+	}
+	return e[:]
+}

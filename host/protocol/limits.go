@@ -1,0 +1,42 @@
+package protocol
+
+import "time"
+
+// Limits bounds what a peer can make this device hold or wait for. A frame beyond them is an error, and ends its
+// connection only.
+type Limits struct {
+	FrameBytes     int           // payload of a frame on the wire
+	DecodedBytes   int           // payload of a frame after decompression
+	PageBytes      int           // pages are cut at about this size
+	MaxPageBytes   int           // a page is never larger, so that it fits a frame
+	WindowBytes    int           // unacknowledged pages of one session and kind
+	Batches        int           // in a page
+	Columns        int           // in a batch
+	Marks          int           // in a vector or a request
+	Models         int           // in a Hello
+	TextBytes      int           // of a name, an address or a message
+	MembersBytes   int           // of Welcome.Members
+	HandshakeTime  time.Duration // from connected to both Hellos exchanged
+	SendTime       time.Duration // for one frame to leave
+	CompressBeyond int           // payloads larger than this are compressed
+}
+
+// DefaultLimits returns the limits that every device is expected to keep.
+func DefaultLimits() Limits {
+	return Limits{
+		FrameBytes:     1<<20 + 1<<19,
+		DecodedBytes:   2 << 20,
+		PageBytes:      256 << 10,
+		MaxPageBytes:   1<<20 + 1<<18,
+		WindowBytes:    4 << 20,
+		Batches:        8192,
+		Columns:        1024,
+		Marks:          16384,
+		Models:         1024,
+		TextBytes:      4096,
+		MembersBytes:   1 << 20,
+		HandshakeTime:  10 * time.Second,
+		SendTime:       30 * time.Second,
+		CompressBeyond: 512,
+	}
+}
