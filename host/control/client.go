@@ -227,8 +227,18 @@ type ConflictView struct {
 	Field    string          `json:"field"`
 	Value    json.RawMessage `json:"lost"`     // that lost
 	Standing json.RawMessage `json:"standing"` // the field's value now; null if the record is not visible
-	Lost     sdk.Version     `json:"-"`
-	Winner   sdk.Version     `json:"-"`
+	Lost     sdk.Version     `json:"-"`        // "lost_by" in JSON, as text
+	Winner   sdk.Version     `json:"-"`        // "winner" in JSON, as text
+}
+
+// MarshalJSON writes the versions as text, as records do.
+func (v ConflictView) MarshalJSON() ([]byte, error) {
+	type plain ConflictView
+	return json.Marshal(struct {
+		plain
+		LostBy string `json:"lost_by"`
+		Winner string `json:"winner"`
+	}{plain(v), v.Lost.String(), v.Winner.String()})
 }
 
 // Conflicts returns the values that lost to a write that had not seen them. Empty model and zero id stand for all.

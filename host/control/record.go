@@ -4,8 +4,10 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"strconv"
+	"strings"
 	"time"
 
+	"github.com/starling-sync/starling/hlc"
 	"github.com/starling-sync/starling/sdk"
 )
 
@@ -49,6 +51,20 @@ func appendFields(dst []byte, desc *sdk.Description, r *Record) []byte {
 		dst = append(dst, '"')
 	}
 	return append(dst, '}')
+}
+
+// ParseVersion reads a version as the "_clocks" of a record have it: stamp@device.
+func ParseVersion(text string) (sdk.Version, error) {
+	stamp, device, _ := strings.Cut(text, "@")
+	var v sdk.Version
+	var err error
+	if v.Stamp, err = hlc.Parse(stamp); err != nil {
+		return sdk.Version{}, sdk.Errorf(sdk.CodeInvalid, "version %q: %w", text, err)
+	}
+	if v.Device, err = sdk.ParseDeviceID(device); err != nil {
+		return sdk.Version{}, sdk.Errorf(sdk.CodeInvalid, "version %q: %w", text, err)
+	}
+	return v, nil
 }
 
 // appendEvent appends the change as a JSON object; record is nil where it is gone.

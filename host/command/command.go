@@ -1,0 +1,223 @@
+// Package command is the command line of Starling.
+//
+// It promises one exit status rule (0 done, 1 failed, 2 misuse of the command line), errors on standard error that say
+// what, where and what to do, plain text without colour, and with --json output for programs. Records, events and
+// everything that comes in numbers is printed one object a line. What a command does to a running host it does
+// through the control API; making, running and showing hosts is left to the functions in Deps.
+package command
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/starling-sync/starling/host/config"
+	"github.com/starling-sync/starling/host/control"
+	"github.com/starling-sync/starling/sdk"
+)
+
+// Deps is what the commands need from outside.
+type Deps struct {
+	// Init makes a device in the folder dir: config.hcl, key and database. What is there already is not overwritten.
+	Init func(ctx context.Context, dir string, settings config.Settings) (Made, error)
+	// Run runs the host until ctx ends.
+	Run func(ctx context.Context, c *config.Config) error
+	// Demo shows two devices at work and writes what happens to out.
+	Demo func(ctx context.Context, out io.Writer, options DemoOptions) error
+
+	Version string
+	Now     func() time.Time // its location is the one that times are shown in
+	In      io.Reader
+	Out     io.Writer
+	Err     io.Writer
+}
+
+// Made says what Init made.
+type Made struct {
+	ConfigFile string
+	DeviceID   sdk.DeviceID
+}
+
+// DemoOptions says what the demo shows.
+type DemoOptions struct {
+	Path string // the folder to catalogue; empty: the demo's choice
+	Once bool   // end when everything has been shown; an error if the devices are not equal
+}
+
+// The exit statuses.
+const (
+	done   = 0
+	failed = 1
+	misuse = 2
+)
+
+// misuseError is misuse of the command line: exit status 2.
+type misuseError struct{ error }
+
+func (e misuseError) Unwrap() error { return e.error }
+
+func misusef(cmd *cobra.Command, format string, args ...any) error {
+	return misuseError{fmt.Errorf(format+"; see: %s --help", append(args, cmd.CommandPath())...)}
+}
+
+// Execute runs the command line args (without the program's name) and returns the exit status. It blocks until the
+// command has ended; ctx ends it.
+func Execute(ctx context.Context, deps Deps, args []string) int {
+	root := New(deps)
+	root.SetArgs(args)
+	err := root.ExecuteContext(ctx)
+	switch {
+	case err == nil:
+		return done
+	case errors.Is(err, context.Canceled) && ctx.Err() != nil:
+		fmt.Fprintln(deps.Err, "starling: interrupted")
+		return failed
+	}
+	report(deps.Err, err)
+	if _, ok := errors.AsType[misuseError](err); ok {
+		return misuse
+	}
+	return failed
+}
+
+// report prints err for people. Mistakes in a configuration file name their place themselves, one a line.
+func report(out io.Writer, err error) {
+	if mistakes, ok := errors.AsType[config.Diagnostics](err); ok {
+		for _, m := range mistakes {
+			fmt.Fprintln(out, m)
+		}
+		return
+	}
+	fmt.Fprintf(out, "starling: %s\n", err)
+}
+
+// app is what the commands share.
+type app struct {
+	Deps
+	configFile string
+	json       bool
+}
+
+// New returns the command line. Execute adds the exit status and the printing of errors.
+func New(deps Deps) *cobra.Command {
+	a := &app{Deps: deps}
+	root := &cobra.Command{
+		Use:   "starling",
+		Short: "Keep SQL data in step across devices, with no leader",
+		Long: "Starling keeps SQL data in step across devices, with no leader.\n\n" +
+			"Every device writes to its own database, online or not, and meets the others again later.",
+		SilenceErrors: true,
+		SilenceUsage:  true,
+	}
+	root.CompletionOptions.HiddenDefaultCmd = true
+	root.SetIn(deps.In)
+	root.SetOut(deps.Out)
+	root.SetErr(deps.Err)
+	root.PersistentFlags().StringVar(&a.configFile, "config", "config.hcl", "the device's configuration `file`")
+	root.AddCommand(
+		a.initCommand(), a.runCommand(), a.demoCommand(),
+		a.statusCommand(), a.peersCommand(), a.pluginsCommand(),
+		a.inviteCommand(), a.joinCommand(),
+		a.locationCommand(),
+		a.putCommand(), a.getCommand(), a.listCommand(), a.deleteCommand(), a.watchCommand(),
+		a.conflictsCommand(), a.digestCommand(),
+		a.configCommand(), a.versionCommand(),
+	)
+	group(root)
+	strict(root)
+	return root
+}
+
+// group makes a command of subcommands say what is wrong when it is called without one of them.
+func group(cmd *cobra.Command) {
+	cmd.SuggestionsMinimumDistance = 2
+	cmd.Args = func(cmd *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			return nil
+		}
+		if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
+			return misusef(cmd, "there is no command %q; did you mean %q?", args[0], near[0])
+		}
+		return misusef(cmd, "there is no command %q", args[0])
+	}
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if !cmd.HasParent() {
+			return cmd.Help()
+		}
+		var names []string
+		for _, sub := range cmd.Commands() {
+			names = append(names, sub.Name())
+		}
+		return misusef(cmd, "say which: %s %s", cmd.CommandPath(), strings.Join(names, " | "))
+	}
+}
+
+// strict makes every mistake in flags and arguments a misuse.
+func strict(cmd *cobra.Command) {
+	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return misusef(cmd, "%w", err) })
+	for _, sub := range cmd.Commands() {
+		if sub.HasSubCommands() {
+			group(sub)
+		} else if check := sub.Args; check != nil {
+			sub.Args = func(cmd *cobra.Command, args []string) error {
+				if check(cmd, args) != nil {
+					return misusef(cmd, "%s takes %s, got %d", cmd.CommandPath(), arguments(cmd), len(args))
+				}
+				return nil
+			}
+		}
+		strict(sub)
+	}
+}
+
+// arguments returns what the command's usage line says after its name.
+func arguments(cmd *cobra.Command) string {
+	_, names, _ := strings.Cut(cmd.Use, " ")
+	if names == "" {
+		return "no arguments"
+	}
+	return names
+}
+
+// reads gives a command the --json flag.
+func (a *app) reads(cmd *cobra.Command) *cobra.Command {
+	cmd.Flags().BoolVar(&a.json, "json", false, "print for programs: one JSON object a line")
+	return cmd
+}
+
+// call runs do with a client of the running host.
+func (a *app) call(cmd *cobra.Command, do func(ctx context.Context, host *control.Client) error) error {
+	c, err := config.Load(a.configFile)
+	if err != nil {
+		return err
+	}
+	host, err := control.Dial(cmd.Context(), c.Device.DataDir)
+	if errors.Is(err, control.ErrNoHost) {
+		return sdk.Errorf(sdk.CodeUnavailable, "%w for %s; start it with: starling run --config %s", control.ErrNoHost, relative(c.Device.DataDir), a.configFile)
+	}
+	if err != nil {
+		return err
+	}
+	defer host.Close()
+	return do(cmd.Context(), host)
+}
+
+// relative returns path as a person in this folder would write it: ./data, or the whole path where it is elsewhere.
+func relative(path string) string {
+	here, err := os.Getwd()
+	if err != nil {
+		return path
+	}
+	short, err := filepath.Rel(here, path)
+	if err != nil || strings.HasPrefix(short, "..") {
+		return path
+	}
+	return "." + string(filepath.Separator) + short
+}

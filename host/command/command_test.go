@@ -1,0 +1,428 @@
+package command_test
+
+import (
+	"bytes"
+	"context"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/hashicorp/go-hclog"
+	"go.uber.org/goleak"
+
+	"github.com/starling-sync/starling/hlc"
+	"github.com/starling-sync/starling/host/command"
+	"github.com/starling-sync/starling/host/config"
+	"github.com/starling-sync/starling/host/control"
+	"github.com/starling-sync/starling/host/control/controltest"
+	"github.com/starling-sync/starling/sdk"
+)
+
+var update = flag.Bool("update", false, "write what the commands print into testdata")
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	goleak.VerifyTestMain(m)
+}
+
+// TestScripts runs each script of testdata against a host in memory behind a real socket. In a script:
+//
+//	$ starling ...   a command; words may stand in 'single quotes'
+//	< text           a line of its standard input
+//	! text           a line that it printed on standard error
+//	? 2              its exit status, if not 0
+//
+// and every other line is what it printed on standard output. $DIR is the folder it runs in. -update writes the output.
+func TestScripts(t *testing.T) {
+	files, err := filepath.Glob("testdata/*.txt")
+	if err != nil || len(files) == 0 {
+		t.Fatal("no scripts", err)
+	}
+	for _, file := range files {
+		name := strings.TrimSuffix(filepath.Base(file), ".txt")
+		t.Run(name, func(t *testing.T) { runScript(t, file) })
+	}
+}
+
+func runScript(t *testing.T, file string) {
+	t.Helper()
+	path, err := filepath.Abs(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	script, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := newWorld(t)
+	var got strings.Builder
+	for _, s := range steps(string(script)) {
+		got.WriteString(s.head)
+		if s.args == nil {
+			continue
+		}
+		out, errs, status := w.run(s.args, s.input)
+		got.WriteString(w.neutral(out))
+		for line := range strings.Lines(w.neutral(errs)) {
+			got.WriteString("! " + line)
+		}
+		if status != 0 {
+			fmt.Fprintf(&got, "? %d\n", status)
+		}
+		got.WriteString("\n")
+	}
+	if *update {
+		if err := os.WriteFile(path, []byte(got.String()), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	if diff := cmp.Diff(string(script), got.String()); diff != "" {
+		t.Errorf("%s (go test -update writes it): %s", file, diff)
+	}
+}
+
+// step is one command of a script, or a comment before the first one.
+type step struct {
+	head  string // the lines of the script that are not output
+	args  []string
+	input string
+}
+
+func steps(script string) []step {
+	var out []step
+	for line := range strings.Lines(script) {
+		switch {
+		case strings.HasPrefix(line, "#"):
+			out = append(out, step{head: line})
+		case strings.HasPrefix(line, "$ starling"):
+			out = append(out, step{head: line, args: words(strings.TrimSpace(line))[2:]})
+		case strings.HasPrefix(line, "< "):
+			s := &out[len(out)-1]
+			s.head += line
+			s.input += line[2:]
+		}
+	}
+	return out
+}
+
+// words splits at spaces outside single quotes.
+func words(line string) []string {
+	var out []string
+	var word strings.Builder
+	quoted, begun := false, false
+	for _, r := range line + " " {
+		switch {
+		case r == '\'':
+			quoted, begun = !quoted, true
+		case r == ' ' && !quoted:
+			if begun {
+				out = append(out, word.String())
+				word.Reset()
+				begun = false
+			}
+		default:
+			word.WriteRune(r)
+			begun = true
+		}
+	}
+	return out
+}
+
+// world is a folder with a device's config.hcl and a host in memory that runs on its data directory.
+type world struct {
+	dir string
+	ctx context.Context
+}
+
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "cmd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if dir, err = filepath.EvalSymlinks(dir); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	t.Chdir(dir)
+	for _, folder := range []string{"data", "pictures/summer", "music"} {
+		if err := os.MkdirAll(folder, 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	writeFile(t, "pictures/a.jpg", "x")
+	writeConfig(t, "config.hcl", config.Settings{Library: "home", Device: "alice"})
+	writeConfig(t, "asleep.hcl", config.Settings{Library: "home", Device: "asleep", DataDir: "./asleep"})
+	writeFile(t, "bad.hcl", "library \"home\" {}\ndevice \"alice\" { data_dir = \"./data\" }\n\ntransport \"tcp\" \"lan\" {\n  lisen = \"127.0.0.1:7420\"\n}\nsync {\n  heartbeat = \"1min\"\n}\n")
+	serve(t, fixture(), filepath.Join(dir, "data"))
+	return &world{dir: dir, ctx: t.Context()}
+}
+
+func writeFile(t *testing.T, name, content string) {
+	t.Helper()
+	if err := os.WriteFile(name, []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func writeConfig(t *testing.T, name string, settings config.Settings) {
+	t.Helper()
+	var content bytes.Buffer
+	if err := config.Write(&content, settings); err != nil {
+		t.Fatal(err)
+	}
+	writeFile(t, name, content.String())
+}
+
+func serve(t *testing.T, host *controltest.Host, dataDir string) {
+	t.Helper()
+	listener, err := control.Listen(dataDir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	next := byte(0)
+	newID := func() sdk.RecordID { next++; return sdk.RecordID{0x01, 0x92, 6: 0x70, 8: 0x80, 15: next} }
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() {
+		ended <- control.NewServer(host.Backend(), hclog.NewNullLogger(), newID).Run(ctx, listener)
+	}()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// run runs one command.
+func (w *world) run(args []string, input string) (out, errs string, status int) {
+	var o, e bytes.Buffer
+	status = command.Execute(w.ctx, w.deps(strings.NewReader(input), &o, &e), args)
+	return o.String(), e.String(), status
+}
+
+func (w *world) deps(in io.Reader, out, errs io.Writer) command.Deps {
+	return command.Deps{
+		Version: "1.2.3", Now: now, In: in, Out: out, Err: errs,
+		Init: func(_ context.Context, dir string, s config.Settings) (command.Made, error) {
+			if dir == "taken" {
+				return command.Made{}, sdk.Errorf(sdk.CodeInvalid, "taken/config.hcl is there already; name another folder, or remove it")
+			}
+			fmt.Fprintf(out, "(init %s: device %q, library %q, listen %q)\n", dir, s.Device, s.Library, s.Listen)
+			return command.Made{ConfigFile: filepath.Join(dir, "config.hcl"), DeviceID: alice}, nil
+		},
+		Run: func(_ context.Context, c *config.Config) error {
+			_, err := fmt.Fprintf(out, "(run %s)\n", c.Device.Name)
+			return err
+		},
+		Demo: func(_ context.Context, to io.Writer, o command.DemoOptions) error {
+			_, err := fmt.Fprintf(to, "(demo of %q, once %v)\n", o.Path, o.Once)
+			return err
+		},
+	}
+}
+
+// neutral replaces what differs between machines.
+func (w *world) neutral(text string) string {
+	return strings.NewReplacer(w.dir, "$DIR", runtime.Version(), "$GO", runtime.GOOS, "$OS", runtime.GOARCH, "$ARCH").Replace(text)
+}
+
+var (
+	alice = sdk.DeviceID{0xa1, 6: 0x80, 8: 0x80, 15: 1}
+	bob   = sdk.DeviceID{0xb0, 6: 0x80, 8: 0x80, 15: 2}
+	carol = sdk.DeviceID{0xca, 6: 0x80, 8: 0x80, 15: 3}
+	dave  = sdk.DeviceID{0xda, 6: 0x80, 8: 0x80, 15: 4}
+)
+
+func now() time.Time { return time.Date(2026, 11, 22, 10, 0, 0, 0, time.UTC) }
+
+// fixture is the host that the scripts talk to.
+func fixture() *controltest.Host {
+	at := func(h, m, s int) hlc.Stamp {
+		return hlc.New(time.Date(2026, 11, 22, h, m, s, 123e6, time.UTC).UnixMilli(), 0)
+	}
+	h := controltest.NewHost(alice, at(9, 0, 0), models()...)
+	work := sdk.RecordID{0x01, 0x92, 6: 0x70, 8: 0x80, 14: 9, 15: 1}
+	h.PutForeign("tag", control.Record{
+		ID: work, Values: []any{"work", "red", nil}, Inserted: sdk.Version{Stamp: at(7, 9, 58), Device: bob},
+		Clocks: []sdk.Version{{Stamp: at(7, 10, 11), Device: alice}, {Stamp: at(7, 9, 58), Device: bob}, {}},
+	})
+	h.PutForeign("location", control.Record{
+		ID: sdk.RecordID{0x01, 0x92, 6: 0x70, 8: 0x80, 14: 9, 15: 2}, Values: []any{"/home/bob/papers", "papers"}, Owner: bob, Stamp: at(7, 0, 0),
+	})
+	h.PutForeign("entry", control.Record{
+		ID: sdk.RecordID{0x01, 0x92, 6: 0x70, 8: 0x80, 14: 9, 15: 3}, Owner: bob, Stamp: at(7, 0, 1),
+		Values: []any{"evil\x1b[2Jname", int64(9007199254740993), at(6, 0, 0).Time().UnixMicro(), []byte{0, 1}, 0.5, true},
+	})
+	h.Journal = []control.Conflict{{
+		Number: 17, Model: "tag", ID: work, Field: "name", Value: "job",
+		Lost: sdk.Version{Stamp: at(7, 10, 5), Device: bob}, Winner: sdk.Version{Stamp: at(7, 10, 11), Device: alice},
+	}}
+	h.Invitation = control.Invitation{Code: "starling1-abcd", Expires: now().Add(10 * time.Minute)}
+	h.Joined = control.Joined{LibraryID: "0192f3c0-6f3e-7cc1-a36b-5d0d5b6f3a01", LibraryName: "home", InviterID: bob, InviterName: "bob"}
+	h.State = state()
+	h.Processes = []control.Plugin{
+		{Name: "location", Kind: "model", State: "running", PID: 4242, Since: now().Add(-3 * time.Hour), Path: "/usr/lib/starling/plugins/location", SHA256: strings.Repeat("1f0c", 16), Models: []sdk.ModelName{"location"}},
+		{Name: "tag", Kind: "model", State: "quarantined", Reason: "it ended 5 times in 10 minutes; see the log", Restarts: 5, Since: now().Add(-90 * time.Second), Path: "/usr/lib/starling/plugins/tag"},
+	}
+	return h
+}
+
+func models() []sdk.Description {
+	return []sdk.Description{
+		{Model: "entry", Version: 1, Ownership: sdk.DeviceOwned, Fields: []sdk.Field{
+			{Name: "name", Type: sdk.Text, Required: true}, {Name: "size", Type: sdk.Int}, {Name: "modified_at", Type: sdk.Time},
+			{Name: "data", Type: sdk.Bytes}, {Name: "ratio", Type: sdk.Float}, {Name: "kept", Type: sdk.Bool},
+		}},
+		{Model: "location", Version: 1, Ownership: sdk.DeviceOwned, Fields: []sdk.Field{
+			{Name: "path", Type: sdk.Text, Required: true}, {Name: "name", Type: sdk.Text},
+		}},
+		{Model: "tag", Version: 1, Ownership: sdk.SharedByAll, Fields: []sdk.Field{
+			{Name: "name", Type: sdk.Text, Required: true}, {Name: "color", Type: sdk.Text}, {Name: "parent_id", Type: sdk.UUID, Ref: "tag"},
+		}},
+		{Model: "tagging", Version: 1, Ownership: sdk.SharedByAll, Fields: []sdk.Field{
+			{Name: "tag_id", Type: sdk.UUID, Ref: "tag", Required: true, Key: true}, {Name: "target", Type: sdk.UUID, Required: true, Key: true},
+		}},
+	}
+}
+
+func state() control.Status {
+	return control.Status{
+		DeviceID: alice, DeviceName: "alice", LibraryID: "0192f3c0-6f3e-7cc1-a36b-5d0d5b6f3a01", LibraryName: "home",
+		Version: "1.2.3", Started: now().Add(-3 * time.Hour), StoreKind: "sqlite", StoreBytes: 212e6,
+		ClockState: "ok", ClockOffset: 3 * time.Millisecond,
+		Models: []control.ModelStatus{
+			{Model: "entry", Ownership: sdk.DeviceOwned, Version: 1, Rows: 12411}, {Model: "location", Ownership: sdk.DeviceOwned, Version: 1, Rows: 1},
+			{Model: "tag", Ownership: sdk.SharedByAll, Version: 1, Rows: 12, Waiting: 1}, {Model: "tagging", Ownership: sdk.SharedByAll, Version: 1, Waiting: 1204},
+		},
+		Transports: []control.TransportStatus{{Name: "lan", Kind: "tcp", Address: "127.0.0.1:7420", State: "listening"}},
+		Sources: []control.SourceStatus{{
+			Model: "location", State: "running",
+			Progress: []control.Progress{{Key: "/home/alice/pictures", Done: 8812, Total: 12411}},
+			Warnings: []control.Warning{{Key: "unreadable", Count: 3, Message: "folders that can not be read"}},
+		}},
+		Conflicts: 1,
+		Peers: []control.Peer{
+			{ID: bob, Name: "bob", State: "live", RTT: 1200 * time.Microsecond, Skew: -3 * time.Millisecond, Via: "tcp", Since: now().Add(-2 * time.Hour), BytesIn: 1_500_000, BytesOut: 22_000, RowsIn: 12411, RowsPerSecond: 31000, Addresses: []string{"tcp 127.0.0.1:7421"}},
+			{ID: carol, Name: "carol", State: "backfilling", Progress: 0.38, Left: 80 * time.Second, BehindMe: 3400 * time.Millisecond, RTT: 9 * time.Millisecond, Via: "tcp", Since: now().Add(-40 * time.Second)},
+			{ID: dave, Name: "dave", State: "held", Reason: "clock 4 m ahead; set its clock, nothing is lost", BehindChanges: 1204, Via: "tcp"},
+		},
+	}
+}
+
+func TestPut_StreamsManyBatches(t *testing.T) {
+	w := newWorld(t)
+	var input strings.Builder
+	for i := range 250 {
+		if i == 120 {
+			input.WriteString(`{"nmae":"x"}` + "\n")
+			continue
+		}
+		fmt.Fprintf(&input, "{\"name\":\"tag %d\"}\n", i)
+	}
+	out, errs, status := w.run([]string{"put", "tag", "-"}, input.String())
+	want := "starling: record 121: tag: unknown field"
+	if status != 1 || strings.Count(out, "\n") != 249 || !strings.HasPrefix(errs, want[:20]) {
+		t.Errorf("status %d, %d ids, %s", status, strings.Count(out, "\n"), errs)
+	}
+	if !strings.HasSuffix(errs, "1 of 250 records were refused; the others were put\n") {
+		t.Error(errs)
+	}
+}
+
+// TestPut_AnswersBeforeTheInputEnds: a program that writes a record and waits for its id gets it.
+func TestPut_AnswersBeforeTheInputEnds(t *testing.T) {
+	w := newWorld(t)
+	in, feed := io.Pipe()
+	answers, out := io.Pipe()
+	ended := make(chan int, 1)
+	go func() {
+		ended <- command.Execute(w.ctx, w.deps(in, out, io.Discard), []string{"put", "tag", "-"})
+	}()
+	answer := make([]byte, 37)
+	for range 3 {
+		if _, err := io.WriteString(feed, "{\"name\":\"a\"}\n"); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadFull(answers, answer); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_ = feed.Close()
+	if status := <-ended; status != 0 {
+		t.Errorf("status %d", status)
+	}
+}
+
+func TestWatch(t *testing.T) {
+	w := newWorld(t)
+	ctx, cancel := context.WithCancel(w.ctx)
+	defer cancel()
+	events, out := io.Pipe()
+	ended := make(chan int, 1)
+	var errs bytes.Buffer
+	go func() { ended <- command.Execute(ctx, w.deps(nil, out, &errs), []string{"watch", "tag"}) }()
+	// The watch may begin after the first puts: put until one of them shows.
+	seen := make(chan string, 1)
+	go func() {
+		line := make([]byte, 4096)
+		n, _ := events.Read(line)
+		seen <- string(line[:n])
+		_, _ = io.Copy(io.Discard, events)
+	}()
+	var line string
+	for line == "" {
+		if _, e, status := w.run([]string{"put", "tag", `{"name":"holiday"}`}, ""); status != 0 {
+			t.Fatal(e)
+		}
+		select {
+		case line = <-seen:
+		default:
+		}
+	}
+	if !strings.HasPrefix(line, `{"_model":"tag","_event":"put","_origin":"`+alice.String()) || !strings.HasSuffix(line, "}\n") {
+		t.Errorf("got %q", line)
+	}
+	cancel()
+	if status := <-ended; status != 0 || errs.Len() > 0 {
+		t.Errorf("status %d after an interrupt: %s", status, errs.String())
+	}
+	_ = out.Close()
+}
+
+func TestInterrupted(t *testing.T) {
+	w := newWorld(t)
+	ctx, cancel := context.WithCancel(w.ctx)
+	cancel()
+	var errs bytes.Buffer
+	if status := command.Execute(ctx, w.deps(nil, io.Discard, &errs), []string{"status"}); status != 1 || errs.String() != "starling: interrupted\n" {
+		t.Errorf("status %d, %q", status, errs.String())
+	}
+}
+
+func TestList_LongTablesAreBounded(t *testing.T) {
+	w := newWorld(t)
+	var input strings.Builder
+	for i := range 1200 {
+		fmt.Fprintf(&input, "{\"name\":\"%d\"}\n", i)
+	}
+	if _, errs, status := w.run([]string{"put", "entry", "-"}, input.String()); status != 0 {
+		t.Fatal(errs)
+	}
+	out, _, _ := w.run([]string{"list", "entry"}, "")
+	if n := strings.Count(out, "\n"); n != 1202 {
+		t.Errorf("%d lines, want a header and 1201 records", n)
+	}
+	if n := strings.Count(out, "MODIFIED_AT"); n != 1 {
+		t.Errorf("%d headers", n)
+	}
+}

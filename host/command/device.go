@@ -1,0 +1,128 @@
+package command
+
+import (
+	"path/filepath"
+	"runtime"
+
+	"github.com/spf13/cobra"
+
+	"github.com/starling-sync/starling/host/config"
+	"github.com/starling-sync/starling/sdk"
+)
+
+func (a *app) initCommand() *cobra.Command {
+	var settings config.Settings
+	var join bool
+	cmd := &cobra.Command{
+		Use:   "init DIR",
+		Short: "Make a device: its configuration, key and database",
+		Long: "Make a device in the folder DIR: config.hcl, key and database.\n\n" +
+			"It founds a library, or with --join waits until an invitation lets it into one.",
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if join && cmd.Flags().Changed("library") {
+				return misusef(cmd, "--library and --join exclude each other: found a library, or join one")
+			}
+			return a.makeDevice(cmd, args[0], settings, join)
+		},
+	}
+	cmd.Flags().StringVar(&settings.Device, "name", "", "`name` of the device (default: the folder's)")
+	cmd.Flags().StringVar(&settings.Library, "library", "home", "`name` of the library that the device founds")
+	cmd.Flags().BoolVar(&join, "join", false, "found no library; join one later")
+	cmd.Flags().StringVar(&settings.Listen, "listen", "", "`address` where peers reach it (default 127.0.0.1:7420)")
+	return cmd
+}
+
+func (a *app) makeDevice(cmd *cobra.Command, dir string, settings config.Settings, join bool) error {
+	if settings.Device == "" {
+		whole, err := filepath.Abs(dir)
+		if err != nil {
+			return sdk.Errorf(sdk.CodeInvalid, "%s: %w", dir, err)
+		}
+		settings.Device = filepath.Base(whole)
+	}
+	next := "starling --config %[3]s invite"
+	if join {
+		settings.Library = ""
+		next = "starling --config %[3]s join CODE"
+	}
+	made, err := a.Init(cmd.Context(), dir, settings)
+	if err != nil {
+		return err
+	}
+	return a.printf("made device %s (%s)\nstart it with:  starling run --config %[3]s\nthen:           "+next+"\n",
+		plain(settings.Device), made.DeviceID, made.ConfigFile)
+}
+
+func (a *app) runCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "run",
+		Short: "Run the host in the foreground",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := config.Load(a.configFile)
+			if err != nil {
+				return err
+			}
+			return a.Run(cmd.Context(), c)
+		},
+	}
+}
+
+func (a *app) demoCommand() *cobra.Command {
+	var options DemoOptions
+	cmd := &cobra.Command{
+		Use:   "demo [PATH]",
+		Short: "Show two devices at work on a folder",
+		Args:  cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				folder, err := existingFolder(args[0])
+				if err != nil {
+					return err
+				}
+				options.Path = folder
+			}
+			return a.Demo(cmd.Context(), a.Out, options)
+		},
+	}
+	cmd.Flags().BoolVar(&options.Once, "once", false, "end by itself; status 0 only if both devices are equal")
+	return cmd
+}
+
+func (a *app) configCommand() *cobra.Command {
+	cmd := &cobra.Command{Use: "config", Short: "Look at the configuration file"}
+	cmd.AddCommand(&cobra.Command{
+		Use:   "validate",
+		Short: "Name every mistake in the configuration file",
+		Args:  cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			c, err := config.Load(a.configFile)
+			if err != nil {
+				return err
+			}
+			return a.printf("%s is valid: device %s, %s, %s\n", c.File, plain(c.Device.Name),
+				count(int64(len(c.Models)), "model"), count(int64(len(c.Transports)), "transport"))
+		},
+	})
+	return cmd
+}
+
+func (a *app) versionCommand() *cobra.Command {
+	return a.reads(&cobra.Command{
+		Use:   "version",
+		Short: "Print the version",
+		Args:  cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			if a.json {
+				return a.object(struct {
+					Version string `json:"version"`
+					Go      string `json:"go"`
+					OS      string `json:"os"`
+					Arch    string `json:"arch"`
+				}{a.Version, runtime.Version(), runtime.GOOS, runtime.GOARCH})
+			}
+			return a.printf("starling %s (%s, %s/%s)\n", a.Version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+		},
+	})
+}

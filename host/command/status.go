@@ -1,0 +1,225 @@
+package command
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/dustin/go-humanize"
+	"github.com/spf13/cobra"
+
+	"github.com/starling-sync/starling/host/control"
+)
+
+func (a *app) statusCommand() *cobra.Command {
+	return a.reads(&cobra.Command{
+		Use:   "status",
+		Short: "Say how this device is, and how far its peers are",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return a.call(cmd, func(ctx context.Context, host *control.Client) error {
+				status, err := host.Status(ctx)
+				if err != nil {
+					return err
+				}
+				if a.json {
+					return a.object(status)
+				}
+				return a.printStatus(&status)
+			})
+		},
+	})
+}
+
+func (a *app) printStatus(s *control.Status) error {
+	library := s.LibraryName
+	if s.LibraryID == "" {
+		library = "no library yet"
+	}
+	head := []string{
+		plain(s.DeviceName), plain(library), "up " + a.ago(s.Started), s.StoreKind + " " + size(s.StoreBytes),
+		count(int64(len(s.Models)), "model") + ", " + count(int64(len(s.Transports)), "transport"),
+		fmt.Sprintf("clock %s (%s)", s.ClockState, signed(s.ClockOffset)),
+	}
+	if err := a.printf("%s\n", strings.Join(head, "   ")); err != nil {
+		return err
+	}
+	for _, note := range a.notes(s) {
+		if err := a.printf("%s\n", plain(note)); err != nil {
+			return err
+		}
+	}
+	switch {
+	case s.LibraryID == "":
+		return a.printf("it waits for an invitation: starling --config %s join CODE\n", a.configFile)
+	case len(s.Peers) == 0:
+		return a.printf("no peers yet; let one in with: starling --config %s invite\n", a.configFile)
+	}
+	t := newTable(a.Out, "PEER", "STATE", "BEHIND", "BEHIND ME", "RTT", "VIA", "SINCE")
+	for i := range s.Peers {
+		p := &s.Peers[i]
+		t.row(p.Name, p.State, behind(p), lag(p), rtt(p), orNothing(p.Via), a.since(p))
+	}
+	return printed(t.flush())
+}
+
+// notes returns what wants a person's eye: one line each.
+func (a *app) notes(s *control.Status) []string {
+	var notes []string
+	for _, t := range s.Transports {
+		if t.Reason != "" {
+			notes = append(notes, fmt.Sprintf("transport %s is %s: %s", t.Name, t.State, t.Reason))
+		}
+	}
+	for _, source := range s.Sources {
+		if source.Reason != "" {
+			notes = append(notes, fmt.Sprintf("%s is %s: %s", source.Model, source.State, source.Reason))
+		}
+		for _, p := range source.Progress {
+			if p.Total == 0 {
+				notes = append(notes, fmt.Sprintf("%s: %s: %s so far", source.Model, p.Key, humanize.Comma(p.Done)))
+			} else if p.Done < p.Total {
+				notes = append(notes, fmt.Sprintf("%s: %s: %s of %s", source.Model, p.Key, humanize.Comma(p.Done), humanize.Comma(p.Total)))
+			}
+		}
+		for _, w := range source.Warnings {
+			notes = append(notes, fmt.Sprintf("%s: %s (%s)", source.Model, w.Message, humanize.Comma(w.Count)))
+		}
+	}
+	for _, m := range s.Models {
+		if m.Waiting > 0 {
+			notes = append(notes, fmt.Sprintf("%s: %s for what they refer to", m.Model, waiting(m.Waiting)))
+		}
+	}
+	if s.Refused > 0 {
+		notes = append(notes, count(s.Refused, "change")+" of peers could not be stored here; the log says why")
+	}
+	if s.Conflicts > 0 {
+		notes = append(notes, count(s.Conflicts, "value")+" lost to a concurrent write; see: starling conflicts")
+	}
+	return notes
+}
+
+func waiting(n int64) string {
+	if n == 1 {
+		return "1 record waits"
+	}
+	return count(n, "record") + " wait"
+}
+
+// behind says what this device lacks of a peer.
+func behind(p *control.Peer) string {
+	switch {
+	case p.State == "backfilling" && p.Left > 0:
+		return fmt.Sprintf("%.0f %% %s left", 100*p.Progress, span(p.Left))
+	case p.State == "backfilling":
+		return fmt.Sprintf("%.0f %%", 100*p.Progress)
+	case p.BehindChanges > 0:
+		return humanize.Comma(p.BehindChanges)
+	case p.Behind > 0:
+		return span(p.Behind)
+	}
+	return nothing
+}
+
+// lag says what a peer lacks of this device.
+func lag(p *control.Peer) string {
+	if p.BehindMe > 0 {
+		return span(p.BehindMe)
+	}
+	return nothing
+}
+
+func rtt(p *control.Peer) string {
+	if p.RTT > 0 {
+		return span(p.RTT)
+	}
+	return nothing
+}
+
+// since says how long a peer is in its state, and why where there is something to say.
+func (a *app) since(p *control.Peer) string {
+	if p.Reason == "" {
+		return a.ago(p.Since)
+	}
+	if p.Since.IsZero() {
+		return p.Reason
+	}
+	return a.ago(p.Since) + ": " + p.Reason
+}
+
+func (a *app) peersCommand() *cobra.Command {
+	return a.reads(&cobra.Command{
+		Use:   "peers",
+		Short: "List the library's other devices: traffic, rates, clocks, addresses",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return a.call(cmd, func(ctx context.Context, host *control.Client) error {
+				peers, err := host.Peers(ctx)
+				if err != nil {
+					return err
+				}
+				if a.json {
+					return printEach(a, peers)
+				}
+				t := newTable(a.Out, "PEER", "STATE", "IN", "OUT", "ROWS IN", "ROWS/S", "SKEW", "ADDRESSES", "ID")
+				for i := range peers {
+					p := &peers[i]
+					t.row(p.Name, p.State, size(p.BytesIn), size(p.BytesOut), humanize.Comma(p.RowsIn),
+						humanize.Comma(int64(p.RowsPerSecond)), signed(p.Skew), orNothing(strings.Join(p.Addresses, ", ")), p.ID.String())
+				}
+				return printed(t.flush())
+			})
+		},
+	})
+}
+
+func (a *app) pluginsCommand() *cobra.Command {
+	return a.reads(&cobra.Command{
+		Use:   "plugins",
+		Short: "List the plugin processes",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return a.call(cmd, func(ctx context.Context, host *control.Client) error {
+				plugins, err := host.Plugins(ctx)
+				if err != nil {
+					return err
+				}
+				if a.json {
+					return printEach(a, plugins)
+				}
+				t := newTable(a.Out, "PLUGIN", "KIND", "STATE", "PID", "UP", "RESTARTS", "SHA256", "MODELS")
+				for i := range plugins {
+					a.pluginRow(t, &plugins[i])
+				}
+				return printed(t.flush())
+			})
+		},
+	})
+}
+
+func (a *app) pluginRow(t *table, p *control.Plugin) {
+	state, pid := p.State, nothing
+	if p.Reason != "" {
+		state += ": " + p.Reason
+	}
+	if p.PID != 0 {
+		pid = fmt.Sprint(p.PID)
+	}
+	var models []string
+	for _, m := range p.Models {
+		models = append(models, string(m))
+	}
+	t.row(p.Name, p.Kind, state, pid, a.ago(p.Since), humanize.Comma(int64(p.Restarts)),
+		orNothing(p.SHA256[:min(12, len(p.SHA256))]), orNothing(strings.Join(models, " ")))
+}
+
+// printEach prints each value as one line of JSON.
+func printEach[T any](a *app, values []T) error {
+	for _, v := range values {
+		if err := a.object(v); err != nil {
+			return err
+		}
+	}
+	return nil
+}
