@@ -16,7 +16,8 @@ type pipe struct {
 	queue   []Apply // guarded by Engine.mu
 	running bool    // guarded by Engine.mu
 
-	failed uint64 // generations up to and with failed-1 have failed; touched by one commit after the other
+	before chan struct{} // closed when the last commit is over; of the goroutine that runs the pipe
+	failed uint64        // generations up to and with failed-1 have failed; touched by one commit after the other
 }
 
 func (e *Engine) apply(a Apply) {
@@ -27,7 +28,8 @@ func (e *Engine) apply(a Apply) {
 	}
 	p := e.pipes[a.Page.Stream]
 	if p == nil {
-		p = &pipe{}
+		p = &pipe{before: make(chan struct{})}
+		close(p.before)
 		e.pipes[a.Page.Stream] = p
 	}
 	p.queue = append(p.queue, a)
@@ -51,24 +53,19 @@ func (e *Engine) next(p *pipe) (Apply, bool) {
 }
 
 func (e *Engine) runPipe(p *pipe) {
-	before := make(chan struct{}) // closed when the commit of the page before is over
-	close(before)
 	for {
 		a, ok := e.next(p)
 		if !ok {
-			// A page that arrives while the last commit runs starts a new goroutine for the pipe; wait, so that commits keep
-			// their order.
-			<-before
 			return
 		}
+		before, done := p.before, make(chan struct{})
+		p.before = done
 		if a.Page.Kind == sdk.SharedByAll {
 			<-before
 		}
 		a.Page = compact(a.Page)
 		prepared, err := e.options.Applier.Prepare(e.ctx, a.Page)
 		<-before
-		done := make(chan struct{})
-		before = done
 		e.running.Go(func() {
 			defer close(done)
 			e.commit(p, a, prepared, err)

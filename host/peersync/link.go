@@ -205,9 +205,10 @@ func (e *Engine) readAll(l *link) error {
 	}
 }
 
-// plainEnd makes the many ways in which connections end one.
+// plainEnd makes the many ways in which connections end between two frames one: TLS calls an end without its own
+// farewell unexpected, and wraps nothing.
 func plainEnd(err error) error {
-	if errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) || errors.Is(err, io.ErrClosedPipe) {
+	if err == io.ErrUnexpectedEOF || errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) || errors.Is(err, io.ErrClosedPipe) {
 		return errEnded
 	}
 	return err

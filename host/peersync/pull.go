@@ -41,7 +41,8 @@ type stream struct {
 	number     uint32    // of the subscription at upstream
 	gaps       int       // since a page last applied
 	movedAt    time.Time // tail last moved or the upstream changed
-	aheadAt    time.Time // since when another peer is ahead of tail; zero: none
+	unsure     bool      // something has changed: see at the next tick whether another peer is ahead of tail
+	aheadAt    time.Time // since when one is; zero: none
 	avoid      SessionID // upstream that stalled, until avoidUntil
 	avoidUntil time.Time
 	backfill   bool      // this catch-up is the first of the stream
@@ -105,7 +106,7 @@ func (m *Machine) bestUpstream(st *stream, origin *peer) *session {
 
 func (m *Machine) subscribe(st *stream, s *session) {
 	s.number++
-	st.upstream, st.number, st.movedAt, st.aheadAt = s, s.number, m.now, time.Time{}
+	st.upstream, st.number, st.movedAt, st.aheadAt, st.unsure = s, s.number, m.now, time.Time{}, true
 	st.start, st.startedAt, st.backfill = st.applied.Stamp, m.now, st.applied.Stamp == 0
 	st.target = max(st.target, s.vector[st.Stream].Stamp)
 	w := &s.wants[kindIndex(st.Kind)]
@@ -167,7 +168,7 @@ func (m *Machine) delivery(s *session, d *protocol.Delivery) {
 		m.refuse(s, sdk.CodeTooLarge, "more pages than the window allows", true)
 		return
 	}
-	st.tail, st.movedAt, st.aheadAt = page.Through, m.now, time.Time{}
+	st.tail, st.movedAt, st.unsure = page.Through, m.now, true
 	if st.applied.Stamp < st.target {
 		st.target = max(st.target, page.Head)
 	}
@@ -298,17 +299,11 @@ func (m *Machine) hold(st *stream, from sdk.DeviceID, err error) {
 	m.noteStateOf(from)
 }
 
-// noticeAhead notes since when some peer is ahead of what has been received.
+// noticeAhead takes in that some peer may be ahead of what has been received.
 func (m *Machine) noticeAhead(st *stream) {
-	if st.Origin == m.self.Device || m.peers[st.Origin] == nil || !st.heldUntil.IsZero() {
-		return
-	}
-	if st.upstream == nil {
+	st.unsure = true
+	if st.upstream == nil && st.Origin != m.self.Device {
 		m.route(st)
-		return
-	}
-	if st.aheadAt.IsZero() && m.aheadElsewhere(st) {
-		st.aheadAt = m.now
 	}
 }
 
@@ -335,18 +330,21 @@ func (m *Machine) tickStream(st *stream) {
 		st.avoid, st.avoidUntil = 0, time.Time{}
 		m.route(st)
 	}
-	if st.aheadAt.IsZero() || st.upstream == nil || st.handed > 0 {
+	if !st.unsure || st.upstream == nil || st.handed > 0 {
 		return
+	}
+	if st.unsure = m.aheadElsewhere(st); !st.unsure {
+		st.aheadAt = time.Time{}
+		return
+	}
+	if st.aheadAt.IsZero() {
+		st.aheadAt = m.now
 	}
 	patience := m.config.StallTime
 	if st.upstream.vector[st.Stream].Stamp <= st.tail {
 		patience /= 10
 	}
 	if m.now.Sub(max2(st.aheadAt, st.movedAt)) < patience {
-		return
-	}
-	if !m.aheadElsewhere(st) {
-		st.aheadAt = time.Time{}
 		return
 	}
 	m.log(hclog.Info, "upstream stalled; asking another peer", "origin", m.nameOf(st.Origin), "kind", st.Kind, "upstream", st.upstream.peer.String())

@@ -47,8 +47,8 @@ type sentPage struct {
 	bytes   int
 }
 
-// acknowledge frees the window of pages up to stamp, and reports whether there were any.
-func (sub *subscription) acknowledge(w *window, stamp hlc.Stamp) bool {
+// acknowledge frees the window of pages up to stamp.
+func (sub *subscription) acknowledge(w *window, stamp hlc.Stamp) {
 	n := 0
 	for n < len(sub.sent) && sub.sent[n].through <= stamp {
 		w.used -= sub.sent[n].bytes
@@ -58,7 +58,6 @@ func (sub *subscription) acknowledge(w *window, stamp hlc.Stamp) bool {
 	if len(sub.sent) == 0 {
 		sub.sent = nil
 	}
-	return n > 0
 }
 
 // request takes in what a peer wants sent, or no longer sent.

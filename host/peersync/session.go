@@ -266,6 +266,9 @@ func (m *Machine) hello(s *session, h *protocol.Hello) {
 	m.warnIfAhead(s)
 	m.sendHeartbeat(s)
 	m.routeAll()
+	for _, st := range m.streamList {
+		st.unsure = true
+	}
 	m.noteState(p)
 }
 
@@ -371,9 +374,12 @@ func (m *Machine) learn(s *session, marks []protocol.Mark) {
 		return
 	}
 	for _, mark := range marks {
-		s.note(mark.Stream, mark.Position, m.limits.Marks)
-		if sub := s.subs[mark.Stream]; sub != nil && sub.acknowledge(s.window(mark.Kind), mark.Stamp) {
+		if mark.Stamp > s.vector[mark.Stream].Stamp {
 			delete(s.holds, mark.Stream)
+		}
+		s.note(mark.Stream, mark.Position, m.limits.Marks)
+		if sub := s.subs[mark.Stream]; sub != nil {
+			sub.acknowledge(s.window(mark.Kind), mark.Stamp)
 		}
 		if st := m.streams[mark.Stream]; st != nil {
 			m.noticeAhead(st)
