@@ -168,7 +168,7 @@ func (m Model[T]) Rows(batch *Batch) iter.Seq2[T, error] {
 		}
 		bound := s.bindColumns(batch.Columns)
 		for row, err := range batch.StateRows() {
-			if row.Deleted {
+			if err == nil && row.Deleted {
 				continue
 			}
 			var record T
