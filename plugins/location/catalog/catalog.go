@@ -1,0 +1,195 @@
+// Package catalog keeps the entries of this device's locations like the folders that they stand for: it reads each
+// folder once, then watches it, and commits what differs from what the host has.
+//
+// It promises that an unchanged folder commits nothing; that parents are committed before their children and deleted
+// after them; that links are never followed; that an entry keeps its id when its file is renamed or moved within a
+// location; and that a folder that can not be read, or a whole location that is not there, deletes nothing.
+//
+// Identity. A name is first the entry that had this name and this file (inode, file system and time of creation), then
+// the entry that had this file under a name where it is no more (a rename or a move), then the entry that had this name
+// (an editor that writes a new file and renames it over the old one). Where the last two are different entries, a file
+// was renamed over another: the older of the two entries stays and the other is deleted, so that saving through a
+// temporary file, however slow, keeps what refers to the file. Two names of one file (hard links) are two entries.
+// Where the system has no inodes, names alone decide.
+//
+// It leaves to the host what is durable, and to the entry model what a valid entry is.
+package catalog
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/fsnotify/fsnotify"
+
+	"github.com/starling-sync/starling/plugins/location/catalog/disk"
+	"github.com/starling-sync/starling/sdk"
+)
+
+// Options says how to catalogue. The zero value of each field takes its default.
+type Options struct {
+	Ignore   []string            // patterns as filepath.Match has them, of a name, or, with a slash, of a path below the location
+	Rescan   time.Duration       // how often to read again what can not be watched; 10 minutes
+	Poll     time.Duration       // how often to look whether a location is there and still the same; 5 seconds
+	Debounce time.Duration       // how long a folder is quiet before it is read; 75 milliseconds
+	Batch    int                 // rows a commit; 1000
+	Files    disk.Files          // disk.System
+	NewID    func() sdk.RecordID // sdk.NewRecordID
+
+	newWatcher func() (*fsnotify.Watcher, error) // fsnotify.NewWatcher
+}
+
+// Check returns what is wrong with the options.
+func (o Options) Check() error {
+	for _, pattern := range o.Ignore {
+		if _, err := filepath.Match(pattern, ""); err != nil || pattern == "" {
+			return sdk.Errorf(sdk.CodeInvalid, "ignore: %q is not a pattern; write a name such as %q, or %q", pattern, "node_modules", "*.tmp")
+		}
+	}
+	if o.Rescan < 0 || (o.Rescan > 0 && o.Rescan < time.Second) {
+		return sdk.Errorf(sdk.CodeInvalid, "rescan: %s is too short; write at least %q", o.Rescan, "1s")
+	}
+	return nil
+}
+
+func (o Options) withDefaults() Options {
+	o.Rescan = orDefault(o.Rescan, 10*time.Minute)
+	o.Poll = orDefault(o.Poll, 5*time.Second)
+	o.Debounce = orDefault(o.Debounce, 75*time.Millisecond)
+	o.Batch = orDefault(o.Batch, 1000)
+	if o.Files == nil {
+		o.Files = disk.System{}
+	}
+	if o.NewID == nil {
+		o.NewID = sdk.NewRecordID
+	}
+	if o.newWatcher == nil {
+		o.newWatcher = fsnotify.NewWatcher
+	}
+	return o
+}
+
+func orDefault[T comparable](value, otherwise T) T {
+	var zero T
+	if value == zero {
+		return otherwise
+	}
+	return value
+}
+
+// Run catalogues every location of this device until ctx ends, and follows as locations are added, changed and removed.
+// An error means that the host could not be asked or written to; a later Run goes on from what was committed.
+func Run(ctx context.Context, host sdk.SourceHost, options Options) error {
+	ctx, stop := context.WithCancelCause(ctx)
+	c := &catalog{host: host, options: options.withDefaults(), running: map[sdk.RecordID]*running{}, stop: stop}
+	changed := host.Changed("location")
+	err := c.follow(ctx, changed)
+	stop(err)
+	c.wait.Wait()
+	if cause := context.Cause(ctx); err == nil && cause != nil && cause != context.Canceled {
+		return cause
+	}
+	return err
+}
+
+// catalog is one Run.
+type catalog struct {
+	host    sdk.SourceHost
+	options Options
+	running map[sdk.RecordID]*running
+	stop    context.CancelCauseFunc // ends the whole Run
+	wait    sync.WaitGroup
+}
+
+// running is a location that is being catalogued.
+type running struct {
+	path string
+	stop context.CancelFunc
+	done chan struct{}
+}
+
+func (c *catalog) follow(ctx context.Context, changed <-chan struct{}) error {
+	for {
+		if err := c.reconcile(ctx); err != nil {
+			if ctx.Err() != nil {
+				return nil //nolint:nilerr // stopped, not failed
+			}
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case _, open := <-changed:
+			if !open {
+				changed = nil // ctx is about to end
+			}
+		}
+	}
+}
+
+// reconcile starts and stops locations until they are as the host has them, then deletes the entries of those that are
+// no more.
+func (c *catalog) reconcile(ctx context.Context) error {
+	locations, err := findLocations(ctx, c.host)
+	if err != nil {
+		return fmt.Errorf("find locations: %w", err)
+	}
+	wanted := map[sdk.RecordID]string{}
+	for _, location := range locations {
+		wanted[location.ID] = filepath.Clean(location.Path)
+	}
+	for id, r := range c.running {
+		if wanted[id] != r.path {
+			r.stop()
+			<-r.done
+			delete(c.running, id)
+		}
+	}
+	if err := c.removeOrphans(ctx, wanted); err != nil {
+		return fmt.Errorf("delete the entries of removed locations: %w", err)
+	}
+	for id, path := range wanted {
+		if c.running[id] == nil {
+			c.start(ctx, id, path)
+		}
+	}
+	return nil
+}
+
+func (c *catalog) start(ctx context.Context, id sdk.RecordID, path string) {
+	ctx, stop := context.WithCancel(ctx)
+	r := &running{path: path, stop: stop, done: make(chan struct{})}
+	c.running[id] = r
+	c.wait.Go(func() {
+		defer close(r.done)
+		t := newTree(c.host, c.options, id, path)
+		if err := t.run(ctx); err != nil && ctx.Err() == nil {
+			c.stop(fmt.Errorf("location %s: %w", path, err))
+		}
+		t.end()
+	})
+}
+
+// removeOrphans deletes the entries whose location is not among wanted. Their roots are the entries without a parent.
+func (c *catalog) removeOrphans(ctx context.Context, wanted map[sdk.RecordID]string) error {
+	roots, err := findEntries(ctx, c.host, "parent_id", []any{nil})
+	if err != nil {
+		return err
+	}
+	for _, root := range roots {
+		location := root.Location.ID()
+		if _, kept := wanted[location]; kept || root.ID != RootID(location) {
+			continue
+		}
+		w, err := newWriter(c.host, c.options.Batch, func(sdk.Refusal) {})
+		if err != nil {
+			return err
+		}
+		if err := removeTrees(ctx, c.host, w, []sdk.RecordID{root.ID}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
