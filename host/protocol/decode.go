@@ -6,7 +6,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/starling-sync/starling/hlc"
-	"github.com/starling-sync/starling/host/protocol/internal/wirepb"
+	"github.com/starling-sync/starling/host/protocol/protocolpb"
 	"github.com/starling-sync/starling/sdk"
 )
 
@@ -14,32 +14,32 @@ import (
 func decode(l *Limits, t Type, payload []byte) (Message, error) {
 	switch t {
 	case TypeHello:
-		return parse(l, payload, new(wirepb.Hello), helloFromProto)
+		return parse(l, payload, new(protocolpb.Hello), helloFromProto)
 	case TypeStateRequest:
-		r, err := parse(l, payload, new(wirepb.Request), requestFromProto)
+		r, err := parse(l, payload, new(protocolpb.Request), requestFromProto)
 		return &StateRequest{r}, err
 	case TypeSharedChangeRequest:
-		r, err := parse(l, payload, new(wirepb.Request), requestFromProto)
+		r, err := parse(l, payload, new(protocolpb.Request), requestFromProto)
 		return &SharedChangeRequest{r}, err
 	case TypeStateResponse, TypeStateChange, TypeStateBatch, TypeSharedChangeResponse, TypeSharedChange, TypeSharedChangeBatch:
-		d, err := parse(l, payload, new(wirepb.Page), pageFromProto)
+		d, err := parse(l, payload, new(protocolpb.Page), pageFromProto)
 		if err != nil {
 			return nil, err
 		}
 		return deliveryFor(t, d), nil
 	case TypeAckSharedChanges:
-		vector, err := parse(l, payload, new(wirepb.Ack), func(l *Limits, p *wirepb.Ack) ([]Mark, error) {
+		vector, err := parse(l, payload, new(protocolpb.Ack), func(l *Limits, p *protocolpb.Ack) ([]Mark, error) {
 			return marksFromProto(l, p.GetVector())
 		})
 		return &AckSharedChanges{Vector: vector}, err
 	case TypeHeartbeat:
-		return parse(l, payload, new(wirepb.Heartbeat), heartbeatFromProto)
+		return parse(l, payload, new(protocolpb.Heartbeat), heartbeatFromProto)
 	case TypeError:
-		return parse(l, payload, new(wirepb.Error), errorFromProto)
+		return parse(l, payload, new(protocolpb.Error), errorFromProto)
 	case TypeJoin:
-		return parse(l, payload, new(wirepb.Join), joinFromProto)
+		return parse(l, payload, new(protocolpb.Join), joinFromProto)
 	case TypeWelcome:
-		return parse(l, payload, new(wirepb.Welcome), welcomeFromProto)
+		return parse(l, payload, new(protocolpb.Welcome), welcomeFromProto)
 	}
 	return nil, sdk.Errorf(sdk.CodeUnsupported, "a frame of type %d: this version knows %d to %d", t, TypeHello, TypeWelcome)
 }
@@ -73,7 +73,7 @@ func deliveryFor(t Type, d Delivery) Message {
 	return &SharedChangeBatch{d}
 }
 
-func helloFromProto(l *Limits, p *wirepb.Hello) (*Hello, error) {
+func helloFromProto(l *Limits, p *protocolpb.Hello) (*Hello, error) {
 	m := &Hello{MinVersion: p.GetMinVersion(), MaxVersion: p.GetMaxVersion(), Name: p.GetName(), Clock: timeOf(p.GetClock())}
 	library, err := id16(p.GetLibrary(), "library")
 	if err != nil {
@@ -102,7 +102,7 @@ func helloFromProto(l *Limits, p *wirepb.Hello) (*Hello, error) {
 	return m, err
 }
 
-func requestFromProto(l *Limits, p *wirepb.Request) (Request, error) {
+func requestFromProto(l *Limits, p *protocolpb.Request) (Request, error) {
 	r := Request{PageBytes: int(p.GetPageBytes()), WindowBytes: int(p.GetWindowBytes())}
 	if err := atMost("streams in a request", len(p.GetSubscribe())+len(p.GetDrop()), l.Marks); err != nil {
 		return r, err
@@ -128,7 +128,7 @@ func requestFromProto(l *Limits, p *wirepb.Request) (Request, error) {
 	return r, nil
 }
 
-func pageFromProto(l *Limits, p *wirepb.Page) (Delivery, error) {
+func pageFromProto(l *Limits, p *protocolpb.Page) (Delivery, error) {
 	d := Delivery{Subscription: p.GetSubscription()}
 	var err error
 	if d.Page.Origin, err = deviceID(p.GetOrigin()); err != nil {
@@ -160,7 +160,7 @@ func pageFromProto(l *Limits, p *wirepb.Page) (Delivery, error) {
 // minRowBytes is the size of the smallest packed row: an array header, an id with its header, a stamp.
 const minRowBytes = 1 + 2 + 16 + 1
 
-func batchFromProto(l *Limits, p *wirepb.Batch) (sdk.Batch, error) {
+func batchFromProto(l *Limits, p *protocolpb.Batch) (sdk.Batch, error) {
 	b := sdk.Batch{
 		Model: sdk.ModelName(p.GetModel()), Version: p.GetVersion(), Columns: p.GetColumns(), Count: int(p.GetCount()), Rows: p.GetRows(),
 	}
@@ -181,14 +181,14 @@ func batchFromProto(l *Limits, p *wirepb.Batch) (sdk.Batch, error) {
 	return b, nil
 }
 
-func heartbeatFromProto(l *Limits, p *wirepb.Heartbeat) (*Heartbeat, error) {
+func heartbeatFromProto(l *Limits, p *protocolpb.Heartbeat) (*Heartbeat, error) {
 	const day = 24 * int64(time.Hour/time.Microsecond)
 	delay := time.Duration(min(max(p.GetEchoDelay(), 0), day)) * time.Microsecond
 	vector, err := marksFromProto(l, p.GetVector())
 	return &Heartbeat{Clock: timeOf(p.GetClock()), Echo: timeOf(p.GetEcho()), EchoDelay: delay, Vector: vector}, err
 }
 
-func errorFromProto(l *Limits, p *wirepb.Error) (*Error, error) {
+func errorFromProto(l *Limits, p *protocolpb.Error) (*Error, error) {
 	m := &Error{Code: sdk.Code(p.GetCode()), Message: p.GetMessage(), Retryable: p.GetRetryable()}
 	if err := atMost("bytes of an error", len(m.Code)+len(m.Message), l.TextBytes+len(sdk.CodeUnknownModel)); err != nil {
 		return nil, err
@@ -201,7 +201,7 @@ func errorFromProto(l *Limits, p *wirepb.Error) (*Error, error) {
 	return m, err
 }
 
-func joinFromProto(l *Limits, p *wirepb.Join) (*Join, error) {
+func joinFromProto(l *Limits, p *protocolpb.Join) (*Join, error) {
 	m := &Join{MinVersion: p.GetMinVersion(), MaxVersion: p.GetMaxVersion(), Secret: p.GetSecret(), Name: p.GetName()}
 	if err := atMost("bytes of the secret and name", len(m.Secret)+len(m.Name), l.TextBytes); err != nil {
 		return nil, err
@@ -218,7 +218,7 @@ func joinFromProto(l *Limits, p *wirepb.Join) (*Join, error) {
 	return m, nil
 }
 
-func welcomeFromProto(l *Limits, p *wirepb.Welcome) (*Welcome, error) {
+func welcomeFromProto(l *Limits, p *protocolpb.Welcome) (*Welcome, error) {
 	library, err := id16(p.GetLibrary(), "library")
 	if err != nil {
 		return nil, err
@@ -230,7 +230,7 @@ func welcomeFromProto(l *Limits, p *wirepb.Welcome) (*Welcome, error) {
 	return m, atMost("bytes of members", len(m.Members), l.MembersBytes)
 }
 
-func marksFromProto(l *Limits, in []*wirepb.Mark) ([]Mark, error) {
+func marksFromProto(l *Limits, in []*protocolpb.Mark) ([]Mark, error) {
 	if err := atMost("marks in a vector", len(in), l.Marks); err != nil || len(in) == 0 {
 		return nil, err
 	}
@@ -249,11 +249,11 @@ func marksFromProto(l *Limits, in []*wirepb.Mark) ([]Mark, error) {
 	return out, nil
 }
 
-func stream(origin []byte, kind wirepb.Kind) (s Stream, err error) {
+func stream(origin []byte, kind protocolpb.Kind) (s Stream, err error) {
 	switch kind {
-	case wirepb.Kind_KIND_STATE:
+	case protocolpb.Kind_KIND_STATE:
 		s.Kind = sdk.DeviceOwned
-	case wirepb.Kind_KIND_SHARED:
+	case protocolpb.Kind_KIND_SHARED:
 		s.Kind = sdk.SharedByAll
 	default:
 		return s, sdk.Errorf(sdk.CodeInvalid, "a stream of kind %d", kind)

@@ -3,7 +3,7 @@ package protocol
 import (
 	"google.golang.org/protobuf/proto"
 
-	"github.com/starling-sync/starling/host/protocol/internal/wirepb"
+	"github.com/starling-sync/starling/host/protocol/protocolpb"
 	"github.com/starling-sync/starling/sdk"
 )
 
@@ -17,9 +17,9 @@ func toProto(m Message) (proto.Message, error) {
 	case *SharedChangeRequest:
 		return requestToProto(&m.Request), nil
 	case *AckSharedChanges:
-		return &wirepb.Ack{Vector: marksToProto(m.Vector)}, nil
+		return &protocolpb.Ack{Vector: marksToProto(m.Vector)}, nil
 	case *Heartbeat:
-		return &wirepb.Heartbeat{
+		return &protocolpb.Heartbeat{
 			Clock: microsOf(m.Clock), Echo: microsOf(m.Echo), EchoDelay: m.EchoDelay.Microseconds(), Vector: marksToProto(m.Vector),
 		}, nil
 	case *Error:
@@ -27,7 +27,7 @@ func toProto(m Message) (proto.Message, error) {
 	case *Join:
 		return joinToProto(m), nil
 	case *Welcome:
-		return &wirepb.Welcome{Library: m.Library[:], LibraryName: m.LibraryName, Members: m.Members}, nil
+		return &protocolpb.Welcome{Library: m.Library[:], LibraryName: m.LibraryName, Members: m.Members}, nil
 	}
 	if d, ok := DeliveryOf(m); ok {
 		return pageToProto(d), nil
@@ -65,26 +65,26 @@ func RequestOf(m Message) (*Request, sdk.Ownership, bool) {
 	return nil, "", false
 }
 
-func helloToProto(m *Hello) *wirepb.Hello {
-	p := &wirepb.Hello{
+func helloToProto(m *Hello) *protocolpb.Hello {
+	p := &protocolpb.Hello{
 		MinVersion: m.MinVersion, MaxVersion: m.MaxVersion, Library: m.Library[:], Device: m.Device[:], Name: m.Name,
 		Epoch: epochToProto(m.Epoch), Clock: microsOf(m.Clock), Vector: marksToProto(m.Vector),
-		Models: make([]*wirepb.Model, len(m.Models)),
+		Models: make([]*protocolpb.Model, len(m.Models)),
 	}
 	for i, v := range m.Models {
-		p.Models[i] = &wirepb.Model{Name: string(v.Model), Version: v.Version}
+		p.Models[i] = &protocolpb.Model{Name: string(v.Model), Version: v.Version}
 	}
 	return p
 }
 
-func requestToProto(m *Request) *wirepb.Request {
-	p := &wirepb.Request{
+func requestToProto(m *Request) *protocolpb.Request {
+	p := &protocolpb.Request{
 		PageBytes: uint32(m.PageBytes), WindowBytes: uint32(m.WindowBytes), //nolint:gosec // limits, a few MiB
-		Subscribe: make([]*wirepb.Subscribe, len(m.Subscribe)), Drop: make([][]byte, len(m.Drop)),
+		Subscribe: make([]*protocolpb.Subscribe, len(m.Subscribe)), Drop: make([][]byte, len(m.Drop)),
 	}
 	for i := range m.Subscribe {
 		s := &m.Subscribe[i]
-		p.Subscribe[i] = &wirepb.Subscribe{
+		p.Subscribe[i] = &protocolpb.Subscribe{
 			Number: s.Number, Origin: s.Origin[:], Epoch: epochToProto(s.Since.Epoch), Since: uint64(s.Since.Stamp),
 		}
 	}
@@ -94,52 +94,52 @@ func requestToProto(m *Request) *wirepb.Request {
 	return p
 }
 
-func pageToProto(d *Delivery) *wirepb.Page {
+func pageToProto(d *Delivery) *protocolpb.Page {
 	page := &d.Page
-	p := &wirepb.Page{
+	p := &protocolpb.Page{
 		Subscription: d.Subscription, Origin: page.Origin[:], Epoch: epochToProto(page.Epoch),
 		From: uint64(page.From), Through: uint64(page.Through), Head: uint64(page.Head),
-		Batches: make([]*wirepb.Batch, len(page.Batches)),
+		Batches: make([]*protocolpb.Batch, len(page.Batches)),
 	}
 	for i := range page.Batches {
 		b := &page.Batches[i]
-		p.Batches[i] = &wirepb.Batch{
+		p.Batches[i] = &protocolpb.Batch{
 			Model: string(b.Model), Version: b.Version, Columns: b.Columns, Count: uint32(b.Count), Rows: b.Rows, //nolint:gosec // one page
 		}
 	}
 	return p
 }
 
-func errorToProto(m *Error) *wirepb.Error {
-	p := &wirepb.Error{Code: string(m.Code), Message: m.Message, Retryable: m.Retryable}
+func errorToProto(m *Error) *protocolpb.Error {
+	p := &protocolpb.Error{Code: string(m.Code), Message: m.Message, Retryable: m.Retryable}
 	if !m.Stream.Origin.IsZero() {
 		p.Origin, p.Kind = m.Stream.Origin[:], kindToProto(m.Stream.Kind)
 	}
 	return p
 }
 
-func joinToProto(m *Join) *wirepb.Join {
-	p := &wirepb.Join{MinVersion: m.MinVersion, MaxVersion: m.MaxVersion, Secret: m.Secret, Name: m.Name}
+func joinToProto(m *Join) *protocolpb.Join {
+	p := &protocolpb.Join{MinVersion: m.MinVersion, MaxVersion: m.MaxVersion, Secret: m.Secret, Name: m.Name}
 	for _, a := range m.Addresses {
-		p.Addresses = append(p.Addresses, &wirepb.Address{Transport: a.Transport, Address: a.Address})
+		p.Addresses = append(p.Addresses, &protocolpb.Address{Transport: a.Transport, Address: a.Address})
 	}
 	return p
 }
 
-func marksToProto(marks []Mark) []*wirepb.Mark {
-	out := make([]*wirepb.Mark, len(marks))
+func marksToProto(marks []Mark) []*protocolpb.Mark {
+	out := make([]*protocolpb.Mark, len(marks))
 	for i := range marks {
 		m := &marks[i]
-		out[i] = &wirepb.Mark{Origin: m.Origin[:], Kind: kindToProto(m.Kind), Epoch: epochToProto(m.Epoch), Stamp: uint64(m.Stamp)}
+		out[i] = &protocolpb.Mark{Origin: m.Origin[:], Kind: kindToProto(m.Kind), Epoch: epochToProto(m.Epoch), Stamp: uint64(m.Stamp)}
 	}
 	return out
 }
 
-func kindToProto(k sdk.Ownership) wirepb.Kind {
+func kindToProto(k sdk.Ownership) protocolpb.Kind {
 	if k == sdk.DeviceOwned {
-		return wirepb.Kind_KIND_STATE
+		return protocolpb.Kind_KIND_STATE
 	}
-	return wirepb.Kind_KIND_SHARED
+	return protocolpb.Kind_KIND_SHARED
 }
 
 func epochToProto(e EpochID) []byte {

@@ -7,7 +7,7 @@
 // 	protoc        (unknown)
 // source: host/protocol/wire.proto
 
-package wirepb
+package protocolpb
 
 import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
@@ -1066,7 +1066,7 @@ const file_host_protocol_wire_proto_rawDesc = "" +
 	"\x10KIND_UNSPECIFIED\x10\x00\x12\x0e\n" +
 	"\n" +
 	"KIND_STATE\x10\x01\x12\x0f\n" +
-	"\vKIND_SHARED\x10\x02BAZ?github.com/starling-sync/starling/host/protocol/internal/wirepbb\x06proto3"
+	"\vKIND_SHARED\x10\x02B<Z:github.com/starling-sync/starling/host/protocol/protocolpbb\x06proto3"
 
 var (
 	file_host_protocol_wire_proto_rawDescOnce sync.Once
