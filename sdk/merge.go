@@ -45,6 +45,9 @@ func MergeShared(desc *Description, in SharedChanges, validate func(merged *Reco
 	index := -1
 	for op, err := range in.Batch.Ops() {
 		index++
+		if index == in.Batch.Count {
+			return SharedResult{}, err // what follows the last one
+		}
 		if err == nil {
 			err = m.apply(&op)
 		}

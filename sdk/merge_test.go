@@ -2,6 +2,7 @@ package sdk_test
 
 import (
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 
@@ -219,6 +220,7 @@ func TestApply_MalformedBatch(t *testing.T) {
 		"TwoColumns":    func(b *sdk.Batch) { b.Columns = []string{"title", "title"} },
 		"HostColumn":    func(b *sdk.Batch) { b.Columns = []string{"_owner"} },
 		"IDColumn":      func(b *sdk.Batch) { b.Columns = []string{"id"} },
+		"TrailingBytes": func(b *sdk.Batch) { b.Rows = append(slices.Clone(b.Rows), 0xc0) },
 		"ManyColumns":   func(b *sdk.Batch) { b.Columns = make([]string, 1000) },
 		"OtherModel":    func(b *sdk.Batch) { b.Model = "entry" },
 	}

@@ -24,6 +24,9 @@ func CheckState(desc *Description, in StateChanges, validate func(row *StateRow)
 	index := -1
 	for row, err := range in.Batch.StateRows() {
 		index++
+		if index == in.Batch.Count {
+			return StateResult{}, err // what follows the last one
+		}
 		if err == nil && !row.Deleted {
 			err = check.row(&row)
 			if err == nil && in.Local && validate != nil {
