@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"iter"
 	"math"
-	"unicode/utf8"
 
 	"github.com/tinylib/msgp/msgp"
 
@@ -138,8 +137,10 @@ func DecodeValue(b []byte, t Type) (value any, rest []byte, err error) {
 		if err != nil {
 			return nil, b, wrongType(t, b, err)
 		}
-		s := string(raw)
-		return s, rest, CheckValue(t, s)
+		if err := checkTextBytes(t, raw); err != nil {
+			return nil, b, err
+		}
+		return string(raw), rest, nil
 	case Int, Time:
 		n, rest, err := msgp.ReadInt64Bytes(b)
 		if err != nil {
@@ -185,11 +186,8 @@ func CheckValue(t Type, v any) error {
 	case nil:
 		return nil
 	case string:
-		switch {
-		case t != Text && t != JSON:
+		if t != Text && t != JSON {
 			return Errorf(CodeInvalid, "want %s, got text", t)
-		case !utf8.ValidString(v):
-			return Errorf(CodeInvalid, "text is not valid UTF-8")
 		}
 		return checkText(t, v)
 	case int64:
@@ -265,7 +263,7 @@ func readStateRow(b []byte, columns int) (row StateRow, rest []byte, err error) 
 	if row.Stamp, rest, err = readStamp(rest); err != nil {
 		return row, b, err
 	}
-	row.Deleted = n == 2 && columns > 0
+	row.Deleted = n == 2
 	values := rest
 	for range int(n) - 2 {
 		if rest, err = msgp.Skip(rest); err != nil {

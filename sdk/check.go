@@ -5,21 +5,24 @@ import (
 	"encoding/json"
 	"slices"
 	"strings"
+	"unicode/utf8"
 )
 
 func checkText(t Type, v string) error {
-	return textFault(strings.IndexByte(v, 0), t == JSON && !json.Valid([]byte(v)))
+	return textFault(utf8.ValidString(v), strings.IndexByte(v, 0), t != JSON || json.Valid([]byte(v)))
 }
 
 func checkTextBytes(t Type, v []byte) error {
-	return textFault(bytes.IndexByte(v, 0), t == JSON && !json.Valid(v))
+	return textFault(utf8.Valid(v), bytes.IndexByte(v, 0), t != JSON || json.Valid(v))
 }
 
-func textFault(nul int, notJSON bool) error {
+func textFault(isUTF8 bool, nul int, isJSON bool) error {
 	switch {
+	case !isUTF8:
+		return Errorf(CodeInvalid, "text is not valid UTF-8")
 	case nul >= 0:
 		return Errorf(CodeInvalid, "text holds a NUL at byte %d", nul)
-	case notJSON:
+	case !isJSON:
 		return Errorf(CodeInvalid, "text is not one JSON value")
 	}
 	return nil

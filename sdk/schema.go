@@ -158,13 +158,11 @@ func (b *boundField) setOption(option string) error {
 	case name == "type":
 		return b.setType(Type(value))
 	default:
-		return Errorf(CodeInvalid, "tag option %q is unknown%s", option, didYouMean(option, tagOptions))
+		known := []string{"required", "index", "key", "weak", "max", "min", "lww", "ref", "type=time", "type=json"}
+		return Errorf(CodeInvalid, "tag option %q is unknown%s", option, didYouMean(option, known))
 	}
 	return nil
 }
-
-//nolint:gochecknoglobals // a constant list
-var tagOptions = []string{"required", "index", "key", "weak", "max", "min", "lww", "ref", "type=time", "type=json"}
 
 func (b *boundField) setType(t Type) error {
 	switch {

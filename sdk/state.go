@@ -1,8 +1,6 @@
 package sdk
 
 import (
-	"unicode/utf8"
-
 	"github.com/tinylib/msgp/msgp"
 )
 
@@ -217,9 +215,6 @@ func checkPacked(b []byte, t Type) (rest []byte, err error) {
 		raw, rest, err := msgp.ReadStringZC(b)
 		if err != nil {
 			return b, wrongType(t, b, err)
-		}
-		if !utf8.Valid(raw) {
-			return b, Errorf(CodeInvalid, "text is not valid UTF-8")
 		}
 		return rest, checkTextBytes(t, raw)
 	case Int, Time:

@@ -1,12 +1,8 @@
 package sdktest_test
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
-	"os"
-	"os/exec"
-	"strings"
 	"testing"
 	"time"
 
@@ -73,109 +69,4 @@ func TestModel(t *testing.T) {
 			sdktest.FieldValues("name", "x"))
 	})
 	t.Run("Place", func(t *testing.T) { sdktest.Model(t, sdk.Model[place]{Name: "place", Version: 1}) })
-}
-
-// faulty is a model with one seeded bug.
-type faulty struct {
-	sdk.Model[note]
-	shared func(sdk.SharedChanges, *sdk.SharedResult)
-}
-
-func (f faulty) ApplySharedChange(ctx context.Context, in sdk.SharedChanges) (sdk.SharedResult, error) {
-	result, err := f.Model.ApplySharedChange(ctx, in)
-	f.shared(in, &result)
-	return result, err
-}
-
-// bugs are what the laws must catch, each with the law that must.
-var bugs = map[string]struct {
-	law    string
-	shared func(sdk.SharedChanges, *sdk.SharedResult)
-}{
-	"arrival order decides ties": {"Shared/TieByDevice", func(in sdk.SharedChanges, out *sdk.SharedResult) {
-		if len(in.Current) == 0 || len(out.Records) == 0 {
-			return
-		}
-		for i, f := range out.Records[0].Fields {
-			for _, old := range in.Current[0].Fields {
-				if old.Name == f.Name && old.Version.Stamp == f.Version.Stamp {
-					out.Records[0].Fields[i] = old
-				}
-			}
-		}
-	}},
-	"an update brings back": {"Shared/Existence", func(in sdk.SharedChanges, out *sdk.SharedResult) {
-		for i := range out.Records {
-			for op := range in.Batch.Ops() {
-				if op.Kind == sdk.Update && op.Stamp > out.Records[i].Inserted.Stamp {
-					out.Records[i].Inserted = sdk.Version{Stamp: op.Stamp, Device: in.Origin}
-				}
-			}
-		}
-	}},
-	"repetitions are changes": {"Shared/Idempotent", func(in sdk.SharedChanges, out *sdk.SharedResult) {
-		if len(out.Records) == 0 {
-			out.Records = in.Current
-		}
-	}},
-	"max is lww": {"Shared/EqualsReference", func(in sdk.SharedChanges, out *sdk.SharedResult) {
-		for i := range out.Records {
-			for j, f := range out.Records[i].Fields {
-				for op := range in.Batch.Ops() {
-					for _, w := range op.Fields {
-						if f.Name == "highest" && in.Batch.Columns[w.Column] == "highest" && op.Stamp > f.Version.Stamp && op.ID == out.Records[i].ID {
-							out.Records[i].Fields[j].Value, _, _ = sdk.DecodeValue(w.Value, sdk.Int)
-						}
-					}
-				}
-			}
-		}
-	}},
-	"conflicts are lost":     {"Shared/Conflicts", func(_ sdk.SharedChanges, out *sdk.SharedResult) { out.Conflicts = nil }},
-	"resolved ones are kept": {"Shared/Conflicts", func(_ sdk.SharedChanges, out *sdk.SharedResult) { out.Resolved = nil }},
-	"refusals are silent":    {"Shared/BadValuesAreRefused", func(_ sdk.SharedChanges, out *sdk.SharedResult) { out.Refused = nil }},
-	"unknown fields are dropped": {"Shared/UnknownFieldsAreKept", func(_ sdk.SharedChanges, out *sdk.SharedResult) {
-		for i := range out.Records {
-			kept := out.Records[i].Fields[:0]
-			for _, f := range out.Records[i].Fields {
-				if !strings.HasPrefix(f.Name, "zz_") {
-					kept = append(kept, f)
-				}
-			}
-			out.Records[i].Fields = kept
-		}
-	}},
-	"the caller's records are changed": {"Shared/InputIsUntouched", func(in sdk.SharedChanges, _ *sdk.SharedResult) {
-		for i := range in.Current {
-			in.Current[i].Inserted.Stamp++
-		}
-	}},
-}
-
-const bugVariable = "STARLING_SEEDED_BUG"
-
-// TestSeededBug runs the laws against one bug, in a process of its own that TestModel_CatchesSeededBugs starts.
-func TestSeededBug(t *testing.T) {
-	bug, known := bugs[os.Getenv(bugVariable)]
-	if !known {
-		t.Skip("it runs in a process of its own: see TestModel_CatchesSeededBugs")
-	}
-	sdktest.Model(t, faulty{Model: sdk.Model[note]{Name: "note", Version: 1}, shared: bug.shared})
-}
-
-func TestModel_CatchesSeededBugs(t *testing.T) {
-	for name, bug := range bugs {
-		t.Run(name, func(t *testing.T) {
-			//nolint:gosec // the test binary itself
-			cmd := exec.Command(os.Args[0], "-test.run=^TestSeededBug$/"+strings.ReplaceAll(bug.law, "/", "$/"), "-rapid.nofailfile")
-			cmd.Env = append(os.Environ(), bugVariable+"="+name)
-			output, err := cmd.CombinedOutput()
-			if err == nil {
-				t.Fatalf("no law caught it:\n%s", output)
-			}
-			if !strings.Contains(string(output), "--- FAIL: TestSeededBug/"+bug.law) {
-				t.Errorf("want %s to catch it, got:\n%.2000s", bug.law, output)
-			}
-		})
-	}
 }

@@ -26,19 +26,23 @@ func ListenAt(address string) TransportOption {
 	return func(s *transportSuite) { s.address = address }
 }
 
-type transportSuite struct {
-	new     func(t *testing.T) sdk.Transport
-	address string
+// Patience sets how long the suite waits for what should happen at once; the default is 30 s. It decides nothing but
+// when to give up.
+func Patience(d time.Duration) TransportOption {
+	return func(s *transportSuite) { s.patience = d }
 }
 
-// patience is how long the suites wait for what should happen at once. It decides nothing but when to give up.
-const patience = 30 * time.Second
+type transportSuite struct {
+	new      func(t *testing.T) sdk.Transport
+	address  string
+	patience time.Duration
+}
 
 // Transport runs the laws of transports against those that newTransport returns, one a subtest; newTransport ends its
 // own with t.Cleanup.
 func Transport(t *testing.T, newTransport func(t *testing.T) sdk.Transport, options ...TransportOption) {
 	t.Helper()
-	s := &transportSuite{new: newTransport, address: "127.0.0.1:0"}
+	s := &transportSuite{new: newTransport, address: "127.0.0.1:0", patience: 30 * time.Second}
 	for _, option := range options {
 		option(s)
 	}
@@ -77,7 +81,7 @@ func (s *transportSuite) listen(t *testing.T) (sdk.Transport, sdk.Listener) {
 func (s *transportSuite) pair(t *testing.T) (dialled, accepted sdk.Conn) {
 	t.Helper()
 	transport, listener := s.listen(t)
-	dialled, accepted = connect(t, transport, listener)
+	dialled, accepted = s.connect(t, transport, listener)
 	t.Cleanup(func() {
 		_ = dialled.Close()
 		_ = accepted.Close()
@@ -85,9 +89,9 @@ func (s *transportSuite) pair(t *testing.T) (dialled, accepted sdk.Conn) {
 	return dialled, accepted
 }
 
-func connect(t *testing.T, transport sdk.Transport, listener sdk.Listener) (dialled, accepted sdk.Conn) {
+func (s *transportSuite) connect(t *testing.T, transport sdk.Transport, listener sdk.Listener) (dialled, accepted sdk.Conn) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), s.patience)
 	defer cancel()
 	var group errgroup.Group
 	group.Go(func() (err error) {
@@ -100,7 +104,7 @@ func connect(t *testing.T, transport sdk.Transport, listener sdk.Listener) (dial
 		_ = group.Wait()
 		t.Fatalf("dial the listener's own address %q: %v", listener.Address(), err)
 	}
-	if err := group.Wait(); err != nil {
+	if err := s.within(t, "accept", &group); err != nil {
 		t.Fatalf("accept: %v", err)
 	}
 	if accepted.RemoteAddress() == "" || dialled.RemoteAddress() == "" {
@@ -110,15 +114,15 @@ func connect(t *testing.T, transport sdk.Transport, listener sdk.Listener) (dial
 }
 
 // within fails the test if the group is not done in time.
-func within(t *testing.T, what string, group *errgroup.Group) error {
+func (s *transportSuite) within(t *testing.T, what string, group *errgroup.Group) error {
 	t.Helper()
 	done := make(chan error, 1)
 	go func() { done <- group.Wait() }()
 	select {
 	case err := <-done:
 		return err
-	case <-time.After(patience):
-		t.Fatalf("%s: not done after %s", what, patience)
+	case <-time.After(s.patience):
+		t.Fatalf("%s: not done after %s", what, s.patience)
 		return nil
 	}
 }
@@ -161,7 +165,7 @@ func (s *transportSuite) order(t *testing.T) {
 	for seed, piece := range []int{1, 7, 1000, 65536, 100_003} {
 		var group errgroup.Group
 		transfer(&group, dialled, accepted, stream(uint64(seed), 1000*piece/(1+piece/500)), piece)
-		if err := within(t, "transfer", &group); err != nil {
+		if err := s.within(t, "transfer", &group); err != nil {
 			t.Fatalf("pieces of %d bytes: %v", piece, err)
 		}
 	}
@@ -171,7 +175,7 @@ func (s *transportSuite) largeFrame(t *testing.T) {
 	dialled, accepted := s.pair(t)
 	var group errgroup.Group
 	transfer(&group, accepted, dialled, stream(1, 16<<20), 16<<20)
-	if err := within(t, "a write of 16 MiB", &group); err != nil {
+	if err := s.within(t, "a write of 16 MiB", &group); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -181,7 +185,42 @@ func (s *transportSuite) bothDirections(t *testing.T) {
 	var group errgroup.Group
 	transfer(&group, dialled, accepted, stream(1, 8<<20), 32<<10)
 	transfer(&group, accepted, dialled, stream(2, 8<<20), 50_000)
-	if err := within(t, "both directions at once", &group); err != nil {
+	if err := s.within(t, "both directions at once", &group); err != nil {
+		t.Fatal(err)
+	}
+	s.pingPong(t, dialled, accepted)
+}
+
+// pingPong writes on each end while a read of it is under way.
+func (s *transportSuite) pingPong(t *testing.T, dialled, accepted sdk.Conn) {
+	t.Helper()
+	const rounds = 200
+	var group errgroup.Group
+	for _, end := range []sdk.Conn{dialled, accepted} {
+		turns := make(chan struct{}, rounds)
+		if end == dialled {
+			turns <- struct{}{}
+		}
+		group.Go(func() error {
+			for range rounds {
+				if _, err := io.ReadFull(end, make([]byte, 1)); err != nil {
+					return err
+				}
+				turns <- struct{}{}
+			}
+			return nil
+		})
+		group.Go(func() error {
+			for range rounds {
+				<-turns
+				if _, err := end.Write([]byte{1}); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	if err := s.within(t, "writes while a read is under way", &group); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -190,7 +229,7 @@ func (s *transportSuite) manyConnections(t *testing.T) {
 	transport, listener := s.listen(t)
 	var group errgroup.Group
 	for i := range 20 {
-		dialled, accepted := connect(t, transport, listener)
+		dialled, accepted := s.connect(t, transport, listener)
 		t.Cleanup(func() {
 			_ = dialled.Close()
 			_ = accepted.Close()
@@ -198,7 +237,7 @@ func (s *transportSuite) manyConnections(t *testing.T) {
 		transfer(&group, dialled, accepted, stream(uint64(i), 200_000), 10_000)
 		transfer(&group, accepted, dialled, stream(uint64(i+100), 200_000), 3000)
 	}
-	if err := within(t, "20 connections", &group); err != nil {
+	if err := s.within(t, "20 connections", &group); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -217,16 +256,16 @@ func fill(conn sdk.Conn, limit int64, count *atomic.Int64) error {
 }
 
 // untilStill returns when count has not changed for some looks, which is when its writer is blocked or done.
-func untilStill(t *testing.T, count *atomic.Int64) {
+func (s *transportSuite) untilStill(t *testing.T, count *atomic.Int64) {
 	t.Helper()
 	look := time.NewTicker(20 * time.Millisecond)
 	defer look.Stop()
-	giveUp := time.After(patience)
+	giveUp := time.After(s.patience)
 	for last, still := int64(-1), 0; still < 10; {
 		select {
 		case <-look.C:
 		case <-giveUp:
-			t.Fatalf("the writer still goes on after %s and %d bytes that nobody read", patience, count.Load())
+			t.Fatalf("the writer still goes on after %s and %d bytes that nobody read", s.patience, count.Load())
 		}
 		if now := count.Load(); now > 0 && now == last {
 			still++
@@ -242,7 +281,7 @@ func (s *transportSuite) backPressure(t *testing.T) {
 	var count atomic.Int64
 	var group errgroup.Group
 	group.Go(func() error { return fill(dialled, limit, &count) })
-	untilStill(t, &count)
+	s.untilStill(t, &count)
 	if count.Load() >= limit {
 		t.Fatalf("%d bytes were taken while the peer did not read; a writer must block", count.Load())
 	}
@@ -250,7 +289,7 @@ func (s *transportSuite) backPressure(t *testing.T) {
 		_, err := io.CopyN(io.Discard, accepted, limit)
 		return err
 	})
-	if err := within(t, "the writer, once the peer reads", &group); err != nil {
+	if err := s.within(t, "the writer, once the peer reads", &group); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -266,7 +305,7 @@ func (s *transportSuite) closeEndsBothEnds(t *testing.T) {
 			if err := closing.Close(); err != nil {
 				t.Errorf("close: %v", err)
 			}
-			if err := within(t, "reads on both ends", ended); err != nil {
+			if err := s.within(t, "reads on both ends", ended); err != nil {
 				t.Error(err)
 			}
 			if _, err := closing.Write([]byte("x")); err == nil {
@@ -280,7 +319,7 @@ func (s *transportSuite) closeEndsBothEnds(t *testing.T) {
 				}
 				return nil
 			})
-			if err := within(t, "a write to a closed peer", &group); err != nil {
+			if err := s.within(t, "a write to a closed peer", &group); err != nil {
 				t.Error(err)
 			}
 			_ = closing.Close() // a second close must not hang or panic
@@ -312,9 +351,9 @@ func (s *transportSuite) halfOpen(t *testing.T) {
 		}
 		return nil
 	})
-	untilStill(t, &count)
+	s.untilStill(t, &count)
 	_ = dialled.Close()
-	if err := within(t, "a read and a write under way", ended); err != nil {
+	if err := s.within(t, "a read and a write under way", ended); err != nil {
 		t.Error(err)
 	}
 }
@@ -329,7 +368,7 @@ func (s *transportSuite) listenerClose(t *testing.T) {
 	if err := listener.Close(); err != nil {
 		t.Errorf("close: %v", err)
 	}
-	if err := within(t, "accept under way", &group); !errors.Is(err, net.ErrClosed) {
+	if err := s.within(t, "accept under way", &group); !errors.Is(err, net.ErrClosed) {
 		t.Errorf("accept under way at close: want net.ErrClosed, got %v", err)
 	}
 	if _, err := listener.Accept(); !errors.Is(err, net.ErrClosed) {
@@ -343,7 +382,7 @@ func (s *transportSuite) dialNobody(t *testing.T) {
 	if err := listener.Close(); err != nil {
 		t.Fatalf("close: %v", err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), s.patience)
 	defer cancel()
 	conn, err := transport.Dial(ctx, address)
 	if err == nil {
@@ -351,7 +390,7 @@ func (s *transportSuite) dialNobody(t *testing.T) {
 		t.Fatalf("dialled %s, where nobody listens", address)
 	}
 	if ctx.Err() != nil {
-		t.Errorf("a dial to nobody did not fail within %s", patience)
+		t.Errorf("a dial to nobody did not fail within %s", s.patience)
 	}
 }
 
@@ -368,11 +407,11 @@ func (s *transportSuite) dialCancelled(t *testing.T) {
 func (s *transportSuite) reconnect(t *testing.T) {
 	transport, listener := s.listen(t)
 	round := func(i int) {
-		dialled, accepted := connect(t, transport, listener)
+		dialled, accepted := s.connect(t, transport, listener)
 		var group errgroup.Group
 		transfer(&group, dialled, accepted, stream(uint64(i), 3000), 1000)
 		transfer(&group, accepted, dialled, stream(uint64(i)+500, 3000), 1000)
-		if err := within(t, "transfer", &group); err != nil {
+		if err := s.within(t, "transfer", &group); err != nil {
 			t.Fatalf("connection %d: %v", i, err)
 		}
 		_ = dialled.Close()
@@ -403,10 +442,10 @@ func (s *transportSuite) hostSocket(t *testing.T) {
 		t.Fatalf("listen on the host's socket: %v", err)
 	}
 	t.Cleanup(func() { _ = listener.Close() })
-	dialled, accepted := connect(t, transport, listener)
+	dialled, accepted := s.connect(t, transport, listener)
 	var group errgroup.Group
 	transfer(&group, dialled, accepted, stream(1, 100_000), 5000)
-	if err := within(t, "transfer", &group); err != nil {
+	if err := s.within(t, "transfer", &group); err != nil {
 		t.Error(err)
 	}
 	_ = dialled.Close()
