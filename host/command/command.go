@@ -155,26 +155,34 @@ func group(cmd *cobra.Command) {
 		for _, sub := range cmd.Commands() {
 			names = append(names, sub.Name())
 		}
-		return misusef(cmd, "say which: %s %s", cmd.CommandPath(), strings.Join(names, " | "))
+		return misusef(cmd, "say which: %s %s", path(cmd), strings.Join(names, " | "))
 	}
 }
 
 // strict makes every mistake in flags and arguments a misuse.
 func strict(cmd *cobra.Command) {
-	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return misusef(cmd, "%w", err) })
+	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		message, _, _ := strings.Cut(err.Error(), ": strconv.") // what Go's parser calls it helps nobody
+		return misusef(cmd, "%s", message)
+	})
 	for _, sub := range cmd.Commands() {
 		if sub.HasSubCommands() {
 			group(sub)
 		} else if check := sub.Args; check != nil {
 			sub.Args = func(cmd *cobra.Command, args []string) error {
 				if check(cmd, args) != nil {
-					return misusef(cmd, "%s takes %s, got %d", cmd.CommandPath(), arguments(cmd), len(args))
+					return misusef(cmd, "%s takes %s, got %d", path(cmd), arguments(cmd), len(args))
 				}
 				return nil
 			}
 		}
 		strict(sub)
 	}
+}
+
+// path returns the command's name without the program's.
+func path(cmd *cobra.Command) string {
+	return strings.TrimPrefix(cmd.CommandPath(), cmd.Root().Name()+" ")
 }
 
 // arguments returns what the command's usage line says after its name.

@@ -188,8 +188,11 @@ func serve(t *testing.T, host *controltest.Host, dataDir string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	next := byte(0)
-	newID := func() sdk.RecordID { next++; return sdk.RecordID{0x01, 0x92, 6: 0x70, 8: 0x80, 15: next} }
+	next := uint16(0)
+	newID := func() sdk.RecordID {
+		next++
+		return sdk.RecordID{0x01, 0x92, 6: 0x70, 8: 0x80, 14: byte(next >> 8), 15: byte(next)}
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() {
@@ -251,16 +254,16 @@ func fixture() *controltest.Host {
 		return hlc.New(time.Date(2026, 11, 22, h, m, s, 123e6, time.UTC).UnixMilli(), 0)
 	}
 	h := controltest.NewHost(alice, at(9, 0, 0), models()...)
-	work := sdk.RecordID{0x01, 0x92, 6: 0x70, 8: 0x80, 14: 9, 15: 1}
+	work := sdk.RecordID{0x01, 0x92, 6: 0x70, 8: 0x80, 14: 0xf9, 15: 1}
 	h.PutForeign("tag", control.Record{
 		ID: work, Values: []any{"work", "red", nil}, Inserted: sdk.Version{Stamp: at(7, 9, 58), Device: bob},
 		Clocks: []sdk.Version{{Stamp: at(7, 10, 11), Device: alice}, {Stamp: at(7, 9, 58), Device: bob}, {}},
 	})
 	h.PutForeign("location", control.Record{
-		ID: sdk.RecordID{0x01, 0x92, 6: 0x70, 8: 0x80, 14: 9, 15: 2}, Values: []any{"/home/bob/papers", "papers"}, Owner: bob, Stamp: at(7, 0, 0),
+		ID: sdk.RecordID{0x01, 0x92, 6: 0x70, 8: 0x80, 14: 0xf9, 15: 2}, Values: []any{"/home/bob/papers", "papers"}, Owner: bob, Stamp: at(7, 0, 0),
 	})
 	h.PutForeign("entry", control.Record{
-		ID: sdk.RecordID{0x01, 0x92, 6: 0x70, 8: 0x80, 14: 9, 15: 3}, Owner: bob, Stamp: at(7, 0, 1),
+		ID: sdk.RecordID{0x01, 0x92, 6: 0x70, 8: 0x80, 14: 0xf9, 15: 3}, Owner: bob, Stamp: at(7, 0, 1),
 		Values: []any{"evil\x1b[2Jname", int64(9007199254740993), at(6, 0, 0).Time().UnixMicro(), []byte{0, 1}, 0.5, true},
 	})
 	h.Journal = []control.Conflict{{

@@ -90,6 +90,9 @@ func (p *putter) stream(ctx context.Context, in io.Reader) error {
 			if flushed := p.flush(ctx); flushed != nil {
 				return flushed
 			}
+			if errors.Is(err, io.ErrUnexpectedEOF) {
+				err = errors.New("the JSON ends too early")
+			}
 			return sdk.Errorf(sdk.CodeInvalid, "standard input, record %d: %w; what came before it was put", count+1, err)
 		}
 		if count++; count > 1 && !p.id.IsZero() {
@@ -207,7 +210,7 @@ func (a *app) printRecord(record json.RawMessage, names names) error {
 		t.row(append([]string{f.name, text(f.raw)}, a.writtenBy(names, clocks[clock])...)...)
 	}
 	if owner != "" {
-		t.row(append([]string{"owner"}, a.writtenBy(names, stamp+"@"+owner)...)...)
+		t.row(append([]string{"_owner"}, a.writtenBy(names, stamp+"@"+owner)...)...)
 	}
 	return printed(t.flush())
 }
@@ -267,7 +270,11 @@ func (a *app) listCommand() *cobra.Command {
 				out := bufio.NewWriterSize(a.Out, 64<<10)
 				l := &lister{out: out, json: a.json}
 				err := host.List(ctx, sdk.ModelName(args[0]), where, limit, l.add)
-				return errors.Join(err, printed(l.end()), printed(out.Flush()))
+				err = errors.Join(err, printed(l.end()), printed(out.Flush()))
+				if err == nil && l.table == nil && !a.json {
+					_, err = fmt.Fprintln(a.Err, "no records") // not on standard output: a script gets nothing
+				}
+				return err
 			})
 		},
 	})

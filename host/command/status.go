@@ -88,7 +88,7 @@ func (a *app) notes(s *control.Status) []string {
 	}
 	for _, m := range s.Models {
 		if m.Waiting > 0 {
-			notes = append(notes, fmt.Sprintf("%s: %s for what they refer to", m.Model, waiting(m.Waiting)))
+			notes = append(notes, fmt.Sprintf("%s: %s", m.Model, waiting(m.Waiting)))
 		}
 	}
 	if s.Refused > 0 {
@@ -102,9 +102,9 @@ func (a *app) notes(s *control.Status) []string {
 
 func waiting(n int64) string {
 	if n == 1 {
-		return "1 record waits"
+		return "1 record waits for what it refers to"
 	}
-	return count(n, "record") + " wait"
+	return count(n, "record") + " wait for what they refer to"
 }
 
 // behind says what this device lacks of a peer.

@@ -465,7 +465,7 @@ func TestUnknownModel(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 	_, err = c.Watch(context.Background(), "zebra")
-	if sdk.CodeOf(err) != sdk.CodeUnknownModel || !strings.Contains(err.Error(), `["entry" "tag" "tagging"]`) {
+	if sdk.CodeOf(err) != sdk.CodeUnknownModel || !strings.Contains(err.Error(), "the models are entry, tag, tagging") {
 		t.Errorf("got %v", err)
 	}
 }

@@ -3,6 +3,7 @@ package control
 import (
 	"context"
 	"slices"
+	"strings"
 
 	"github.com/agext/levenshtein"
 
@@ -57,11 +58,14 @@ func describe(records Records, model sdk.ModelName) (sdk.Description, error) {
 	if best != "" {
 		return sdk.Description{}, sdk.Errorf(sdk.CodeUnknownModel, "no model %q here; did you mean %q?", model, best)
 	}
-	var names []sdk.ModelName
-	for _, d := range models {
-		names = append(names, d.Model)
+	if len(models) == 0 {
+		return sdk.Description{}, sdk.Errorf(sdk.CodeUnknownModel, "no model %q here; no model plugin is running (see: starling plugins)", model)
 	}
-	return sdk.Description{}, sdk.Errorf(sdk.CodeUnknownModel, "no model %q here; the models are %q", model, names)
+	var names []string
+	for _, d := range models {
+		names = append(names, string(d.Model))
+	}
+	return sdk.Description{}, sdk.Errorf(sdk.CodeUnknownModel, "no model %q here; the models are %s", model, strings.Join(names, ", "))
 }
 
 // put writes records of one model. Its error means that nothing was written, or that nobody can tell (the database
