@@ -1,6 +1,7 @@
 package rpc
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -30,6 +31,7 @@ const (
 type Command struct {
 	Name      string // of the plugin, for the log
 	Path      string // of the binary
+	Origin    string // the path that errors name, where Path is a copy's; empty: Path
 	Args      []string
 	Env       []string      // added; of the host's own environment only PATH, HOME and the like are passed on
 	SocketDir string        // for the socket between host and plugin; keep it short. Empty: the system's temporary directory
@@ -207,10 +209,10 @@ func kindOf(mode fs.FileMode) string {
 
 // explain turns the reason why a process did not start into a sentence for people.
 func (r *processRunner) explain(err error, timeout time.Duration, cancelled error) error {
-	path, line, words := r.command.Path, r.firstLine(), r.lastWords()
+	path, line, words := cmp.Or(r.command.Origin, r.command.Path), r.firstLine(), r.lastWords()
 	switch {
 	case errors.Is(err, syscall.ENOEXEC):
-		return sdk.Errorf(sdk.CodeInvalid, "%s is not a program for %s/%s; build the plugin for this machine: %w", path, runtime.GOOS, runtime.GOARCH, err)
+		return sdk.Errorf(sdk.CodeInvalid, "%s is not a program for %s/%s; build the plugin for this machine: %w", path, runtime.GOOS, runtime.GOARCH, syscall.ENOEXEC)
 	case cancelled != nil:
 		return sdk.Errorf(sdk.CodeUnavailable, "start of %s: %w", path, cancelled)
 	case line != "" && !looksLikeHandshake(line):

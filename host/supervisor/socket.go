@@ -1,0 +1,68 @@
+package supervisor
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"runtime"
+	"syscall"
+
+	"github.com/starling-sync/starling/sdk"
+	"github.com/starling-sync/starling/sdk/rpc"
+)
+
+// maxRuntimePath leaves room for the names below it: a Unix socket's path has at most 104 bytes on some systems.
+const maxRuntimePath = 60
+
+// openSockets opens the listening sockets that the plugins accept on. They stay open while a plugin is away: peers
+// wait in the queue. Where descriptors can not be passed on, the plugin opens its socket by itself.
+func openSockets(ctx context.Context, plugins []*keeper) (open []net.Listener, err error) {
+	if runtime.GOOS == "windows" {
+		return nil, nil
+	}
+	for _, k := range plugins {
+		if k.spec.Listen == "" {
+			continue
+		}
+		var config net.ListenConfig
+		l, err := config.Listen(ctx, "tcp", k.spec.Listen)
+		if errors.Is(err, syscall.EADDRINUSE) {
+			return open, sdk.Errorf(sdk.CodeUnavailable, "%s: listen on %s: another program uses that port; choose another or stop it: %w", k.spec.Name, k.spec.Listen, err)
+		}
+		if err != nil {
+			return open, sdk.Errorf(sdk.CodeInvalid, "%s: listen on %q: %w", k.spec.Name, k.spec.Listen, err)
+		}
+		open = append(open, l)
+		k.sockets = []rpc.Socket{{Address: k.spec.Listen, Listener: l.(*net.TCPListener)}} //nolint:forcetypeassert // "tcp"
+	}
+	return open, nil
+}
+
+func closeSockets(sockets []net.Listener) {
+	for _, l := range sockets {
+		_ = l.Close() // nothing is accepted on it here
+	}
+}
+
+// socketDir returns an empty folder for the sockets between host and plugins: runtimeDir, or one with a shorter path.
+func socketDir(runtimeDir string) (dir string, remove func(), err error) {
+	if len(runtimeDir) > maxRuntimePath || runtimeDir == "" {
+		dir, err = os.MkdirTemp("", "starling-")
+		return dir, func() { _ = os.RemoveAll(dir) }, err
+	}
+	if err := os.MkdirAll(runtimeDir, 0o700); err != nil {
+		return "", nil, err
+	}
+	left, err := filepath.Glob(filepath.Join(runtimeDir, "plugin-dir*")) // of a host that was killed
+	for _, path := range left {
+		err = errors.Join(err, os.RemoveAll(path))
+	}
+	return runtimeDir, func() {}, err
+}
+
+func executable(info fs.FileInfo) bool {
+	return runtime.GOOS == "windows" || info.Mode().Perm()&0o111 != 0
+}

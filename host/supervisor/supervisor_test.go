@@ -1,0 +1,486 @@
+//go:build unix
+
+package supervisor
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"go.uber.org/goleak"
+
+	"github.com/starling-sync/starling/sdk"
+	"github.com/starling-sync/starling/sdk/rpc"
+)
+
+// The test binary is also the plugin and the host of these tests: these variables say which.
+const (
+	envMode = "SUPERVISOR_TEST_MODE"
+	envHost = "SUPERVISOR_TEST_HOST"
+)
+
+func TestMain(m *testing.M) {
+	if rpc.StartedByHost() {
+		switch os.Getenv(envMode) {
+		case "prints":
+			fmt.Println("hello from main")
+		case "exits":
+			fmt.Fprintln(os.Stderr, "no room for me")
+			os.Exit(3)
+		case "child": // a grandchild of the host that would live on
+			child := exec.Command("sleep", "1000")
+			if err := child.Start(); err != nil {
+				panic(err)
+			}
+			hclog.Default().Info("child started")
+			rpc.Serve(model{child: child.Process.Pid}, loopback{})
+			return
+		}
+		rpc.Serve(model{}, loopback{})
+		return
+	}
+	if dir := os.Getenv(envHost); dir != "" {
+		hostMain(dir)
+		return
+	}
+	goleak.VerifyTestMain(m)
+}
+
+// patience is when a test gives up; it decides nothing else.
+const patience = 30 * time.Second
+
+// model is a model whose doc names its process, and that panics and takes configuration on request.
+type model struct{ child int }
+
+func (m model) Describe(context.Context) (sdk.Description, error) {
+	return sdk.Description{Model: "note", Version: 1, Ownership: sdk.DeviceOwned, Doc: strconv.Itoa(m.child)}, nil
+}
+
+func (model) Configure(_ context.Context, config json.RawMessage) error {
+	if strings.Contains(string(config), "colour") {
+		return sdk.Errorf(sdk.CodeInvalid, "unknown key colour; did you mean color?")
+	}
+	return nil
+}
+
+func (model) ApplyStateChange(context.Context, sdk.StateChanges) (sdk.StateResult, error) {
+	panic("boom")
+}
+
+func (model) ApplySharedChange(context.Context, sdk.SharedChanges) (sdk.SharedResult, error) {
+	return sdk.SharedResult{}, nil
+}
+
+// loopback is a transport over TCP that greets each connection with its process id.
+type loopback struct{}
+
+func (loopback) Name() string { return "loopback" }
+
+func (loopback) Dial(context.Context, string) (sdk.Conn, error) { return nil, errors.New("no dialling") }
+
+func (loopback) Listen(_ context.Context, _ string, l net.Listener) (sdk.Listener, error) {
+	return loopListener{l}, nil
+}
+
+type loopListener struct{ net.Listener }
+
+func (l loopListener) Address() string { return l.Addr().String() }
+
+func (l loopListener) Accept() (sdk.Conn, error) {
+	c, err := l.Listener.Accept()
+	return loopConn{c}, err
+}
+
+type loopConn struct{ net.Conn }
+
+func (c loopConn) RemoteAddress() string { return c.RemoteAddr().String() }
+
+// watcher is an Observer that keeps what it hears.
+type watcher struct {
+	up   chan *Instance
+	down chan error
+
+	mu   sync.Mutex
+	deny error
+}
+
+func newWatcher() *watcher {
+	return &watcher{up: make(chan *Instance, 100), down: make(chan error, 100)}
+}
+
+func (w *watcher) PluginUp(_ context.Context, p *Instance) error {
+	w.up <- p
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.deny
+}
+
+func (w *watcher) PluginDown(_ *Instance, reason error) { w.down <- reason }
+
+func receive[T any](t *testing.T, ch <-chan T, what string) T {
+	t.Helper()
+	select {
+	case v := <-ch:
+		return v
+	case <-time.After(patience):
+		t.Fatalf("%s: nothing after %s", what, patience)
+		panic("unreachable")
+	}
+}
+
+func options(tb testing.TB, dir string, observer Observer) Options {
+	tb.Helper()
+	level := hclog.Off
+	if testing.Verbose() {
+		level = hclog.Debug
+	}
+	return Options{
+		Log: hclog.New(&hclog.LoggerOptions{Level: level, Output: os.Stderr}), Observer: observer, Now: time.Now,
+		StoreDir: filepath.Join(dir, "plugins"), RuntimeDir: filepath.Join(dir, "run"),
+		MinBackoff: time.Millisecond, MaxBackoff: 5 * time.Millisecond,
+		HealthInterval: 50 * time.Millisecond, HealthTimeout: 2 * time.Second, HealthMisses: 1,
+	}
+}
+
+func selfSpec(tb testing.TB, mode string) Spec {
+	tb.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return Spec{Name: "note", Path: self, Models: []sdk.ModelName{"note"}, Env: []string{envMode + "=" + mode}}
+}
+
+// run runs a supervisor until the test ends or stop is called.
+func run(t *testing.T, o Options, specs ...Spec) (s *Supervisor, stop func()) {
+	t.Helper()
+	s, err := New(o, specs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- s.Run(ctx) }()
+	stop = sync.OnceFunc(func() {
+		cancel()
+		if err := receive(t, ended, "stop"); err != nil {
+			t.Errorf("run: %v", err)
+		}
+	})
+	t.Cleanup(stop)
+	return s, stop
+}
+
+// gone waits until no process has pid.
+func gone(t *testing.T, pid int) {
+	t.Helper()
+	deadline := time.After(patience)
+	for syscall.Kill(pid, 0) == nil {
+		if data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid)); err == nil && strings.Contains(string(data), ") Z ") {
+			return // dead; whoever adopted it has yet to ask
+		}
+		select {
+		case <-deadline:
+			t.Fatalf("process %d still lives", pid)
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+}
+
+func TestSupervisor_StartAndStop(t *testing.T) {
+	w := newWatcher()
+	s, stop := run(t, options(t, t.TempDir(), w), selfSpec(t, "child"))
+	p := receive(t, w.up, "up")
+	if err := s.Settled(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	st := s.Status()[0]
+	if st.State != Running || st.PID != p.PID || len(st.SHA256) != 64 || st.Transport != "loopback" {
+		t.Errorf("status %+v", st)
+	}
+	child, err := strconv.Atoi(p.Models[0].Description.Doc)
+	if err != nil || child == 0 {
+		t.Fatalf("no child: %v", err)
+	}
+	stop()
+	if reason := receive(t, w.down, "down"); reason != nil {
+		t.Errorf("a clean stop has a reason: %v", reason)
+	}
+	gone(t, p.PID)
+	gone(t, child) // the whole process group
+	if st := s.Status()[0]; st.State != Stopped || st.PID != 0 {
+		t.Errorf("status after stop %+v", st)
+	}
+}
+
+func TestSupervisor_PanicCostsOneCall(t *testing.T) {
+	w := newWatcher()
+	s, _ := run(t, options(t, t.TempDir(), w), selfSpec(t, ""))
+	p := receive(t, w.up, "up")
+	_, err := p.Models[0].Server.ApplyStateChange(t.Context(), sdk.StateChanges{Batch: sdk.Batch{Model: "note"}})
+	if sdk.CodeOf(err) != sdk.CodeInternal || !strings.Contains(err.Error(), "boom") {
+		t.Errorf("want an internal error that names the panic, got %v", err)
+	}
+	if _, err := p.Models[0].Server.ApplySharedChange(t.Context(), sdk.SharedChanges{Batch: sdk.Batch{Model: "note"}}); err != nil {
+		t.Errorf("the call after a panic: %v", err)
+	}
+	if st := s.Status()[0]; st.Restarts != 0 {
+		t.Errorf("it was restarted: %+v", st)
+	}
+}
+
+func TestSupervisor_CrashAndHang(t *testing.T) {
+	for name, signal := range map[string]syscall.Signal{"kill -9": syscall.SIGKILL, "kill -STOP": syscall.SIGSTOP} {
+		t.Run(name, func(t *testing.T) {
+			o := options(t, t.TempDir(), nil)
+			o.HealthTimeout = 300 * time.Millisecond
+			w := newWatcher()
+			o.Observer = w
+			s, _ := run(t, o, selfSpec(t, ""))
+			first := receive(t, w.up, "up")
+			if err := syscall.Kill(first.PID, signal); err != nil {
+				t.Fatal(err)
+			}
+			reason := receive(t, w.down, "down")
+			if sdk.CodeOf(reason) != sdk.CodeUnavailable {
+				t.Errorf("reason %v", reason)
+			}
+			second := receive(t, w.up, "up again")
+			if first.PID == second.PID {
+				t.Error("the same process")
+			}
+			gone(t, first.PID)
+			if err := s.Settled(t.Context()); err != nil || s.Status()[0].Restarts != 1 {
+				t.Errorf("status %+v, %v", s.Status(), err)
+			}
+		})
+	}
+}
+
+func TestSupervisor_Quarantine(t *testing.T) {
+	o := options(t, t.TempDir(), nil)
+	o.Budget = 2
+	w := newWatcher()
+	o.Observer = w
+	s, _ := run(t, o, selfSpec(t, ""))
+	for range o.Budget + 1 {
+		if err := syscall.Kill(receive(t, w.up, "up").PID, syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		receive(t, w.down, "down")
+	}
+	for s.Status()[0].State != Quarantined {
+		if len(w.up) > 0 {
+			t.Fatal("started beyond its budget")
+		}
+		time.Sleep(time.Millisecond) // the state follows the last Down
+	}
+	if err := s.Restart("note"); err != nil {
+		t.Fatal(err)
+	}
+	receive(t, w.up, "up after Restart")
+	if err := s.Restart("nobody"); sdk.CodeOf(err) != sdk.CodeNotFound {
+		t.Errorf("restart of nobody: %v", err)
+	}
+}
+
+// TestSupervisor_BadPlugins wants an answer that a person can act on, at once, and no harm to the good plugin beside.
+func TestSupervisor_BadPlugins(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name, content string, mode os.FileMode) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(content), mode); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	bad := func(change func(*Spec)) Spec {
+		spec := selfSpec(t, "")
+		change(&spec)
+		return spec
+	}
+	deaf := options(t, t.TempDir(), nil)
+	for name, each := range map[string]struct {
+		spec Spec
+		want string
+	}{
+		"missing":        {bad(func(s *Spec) { s.Path = filepath.Join(dir, "absent") }), "no plugin binary at"},
+		"directory":      {bad(func(s *Spec) { s.Path = dir }), "no regular file"},
+		"not executable": {bad(func(s *Spec) { s.Path = write("plain", "x", 0o600) }), "chmod +x"},
+		"not a program":  {bad(func(s *Spec) { s.Path = write("garbage", "\x00garbage", 0o700) }), "is not a program for"},
+		"other program":  {bad(func(s *Spec) { s.Path = write("echo", "#!/bin/sh\necho usage: echo\n", 0o700) }), `printed "usage: echo" before its handshake`},
+		"silent program": {bad(func(s *Spec) { s.Path = write("true", "#!/bin/sh\nexit 0\n", 0o700) }), "is it a Starling plugin?"},
+		"prints":         {selfSpec(t, "prints"), `printed "hello from main" before its handshake`},
+		"exits":          {selfSpec(t, "exits"), "exit status 3): no room for me"},
+		"other model":    {bad(func(s *Spec) { s.Models = []sdk.ModelName{"tag"} }), `does not serve model "tag"`},
+		"transport":      {bad(func(s *Spec) { s.Transport = "tcp" }), `serves transport "loopback", not "tcp"`},
+		"config": {bad(func(s *Spec) {
+			s.Config = map[sdk.ModelName]json.RawMessage{"note": json.RawMessage(`{"colour":1}`)}
+		}), "did you mean color?"},
+		"config of a transport that takes none": {bad(func(s *Spec) {
+			s.Config = map[sdk.ModelName]json.RawMessage{"": json.RawMessage(`{"x":1}`)}
+		}), "takes no configuration"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWatcher()
+			o := deaf
+			o.Observer = w
+			each.spec.Name = "bad"
+			s, _ := run(t, o, each.spec, selfSpec(t, ""))
+			if err := s.Settled(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			st := s.Status()
+			if st[0].State != Quarantined || !strings.Contains(st[0].Reason, each.want) {
+				t.Errorf("want quarantined with %q, got %s: %s", each.want, st[0].State, st[0].Reason)
+			}
+			if st[1].State != Running {
+				t.Errorf("the good plugin is %s: %s", st[1].State, st[1].Reason)
+			}
+			if strings.Contains(st[0].Reason, "sha256") {
+				t.Errorf("the reason names the copy, not the binary: %s", st[0].Reason)
+			}
+		})
+	}
+}
+
+func TestSupervisor_HostRefuses(t *testing.T) {
+	w := newWatcher()
+	w.deny = errors.New("schema went backwards")
+	s, _ := run(t, options(t, t.TempDir(), w), selfSpec(t, ""))
+	p := receive(t, w.up, "up")
+	if err := s.Settled(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if st := s.Status()[0]; st.State != Quarantined || !strings.Contains(st.Reason, "schema went backwards") {
+		t.Errorf("status %+v", st)
+	}
+	gone(t, p.PID)
+}
+
+// TestSupervisor_SocketSurvivesCrash connects while the transport is dead, and is served by its successor.
+func TestSupervisor_SocketSurvivesCrash(t *testing.T) {
+	const address = "127.0.0.1:0"
+	spec := selfSpec(t, "")
+	spec.Listen, spec.Transport = address, "loopback"
+	w := newWatcher()
+	run(t, options(t, t.TempDir(), w), spec)
+	first := receive(t, w.up, "up")
+	l, err := first.Transport.Listen(t.Context(), address, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := l.Address()
+	if err := syscall.Kill(first.PID, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	receive(t, w.down, "down") // from here until the second Listen nobody accepts
+	peer, err := net.Dial("tcp", at)
+	if err != nil {
+		t.Fatalf("dial while nobody accepts: %v", err)
+	}
+	defer func() { _ = peer.Close() }()
+	if _, err := l.Accept(); err == nil {
+		t.Error("accept on a dead plugin succeeded")
+	}
+	second := receive(t, w.up, "up again")
+	again, err := second.Transport.Listen(t.Context(), address, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = again.Close() }()
+	if again.Address() != at {
+		t.Errorf("address %s became %s", at, again.Address())
+	}
+	conn, err := again.Accept()
+	if err != nil {
+		t.Fatalf("the waiting peer was lost: %v", err)
+	}
+	defer func() { _ = conn.Close() }()
+	if _, err := conn.Write([]byte("hi")); err != nil {
+		t.Fatal(err)
+	}
+	got := make([]byte, 2)
+	if _, err := io.ReadFull(peer, got); err != nil || string(got) != "hi" {
+		t.Errorf("peer read %q, %v", got, err)
+	}
+}
+
+func TestSupervisor_PortInUse(t *testing.T) {
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = taken.Close() }()
+	spec := selfSpec(t, "")
+	spec.Listen = taken.Addr().String()
+	s, err := New(options(t, t.TempDir(), newWatcher()), []Spec{spec})
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = s.Run(t.Context())
+	if sdk.CodeOf(err) != sdk.CodeUnavailable || !strings.Contains(err.Error(), spec.Listen) {
+		t.Errorf("want an error that names %s, got %v", spec.Listen, err)
+	}
+}
+
+// hostMain is a host process: it prints its plugin's process id and goes on until it is killed.
+func hostMain(dir string) {
+	w := newWatcher()
+	self, err := os.Executable()
+	if err != nil {
+		panic(err)
+	}
+	o := Options{Log: hclog.NewNullLogger(), Observer: w, Now: time.Now, StoreDir: filepath.Join(dir, "plugins"), RuntimeDir: filepath.Join(dir, "run")}
+	s, err := New(o, []Spec{{Name: "note", Path: self}})
+	if err != nil {
+		panic(err)
+	}
+	go func() { fmt.Println((<-w.up).PID) }()
+	panic(s.Run(context.Background()))
+}
+
+func TestSupervisor_PluginEndsWithHost(t *testing.T) {
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	host := exec.CommandContext(t.Context(), self) //nolint:gosec // this binary
+	host.Env = append(os.Environ(), envHost+"="+t.TempDir())
+	out, err := host.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := host.Start(); err != nil {
+		t.Fatal(err)
+	}
+	line, err := bufio.NewReader(out).ReadString('\n')
+	if err != nil {
+		t.Fatal(err)
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(line))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := host.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = host.Wait() // it was killed
+	killed := time.Now()
+	gone(t, pid)
+	t.Logf("the plugin ended %s after its host", time.Since(killed).Round(time.Millisecond))
+}
