@@ -1,126 +1,191 @@
+// Package registry knows the models by name and turns changes into guarded writes.
+//
+// It promises that stored records depend only on the set of changes that arrived, not on their order or repetition; that
+// only its owner changes a device-owned record; that model tables hold visible records only, so that they never have a
+// dangling reference, while what is not visible waits in the shadow; and that plugins are called with no transaction
+// and no lock held. A change that a model refuses is kept in a list with its reason and never stops the others. It leaves
+// streams, watermarks and the log to package peerlog, which writes in the same transactions.
+//
+// A record is visible iff it exists and no record that it needs, directly or through others, is missing. Records that
+// need one another in a ring are visible together: which of them came first must not matter.
 package registry
 
 import (
+	"cmp"
 	"context"
+	"database/sql"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"sync/atomic"
 
 	"github.com/hashicorp/go-hclog"
 
-	"github.com/starling-sync/starling/hlc"
 	"github.com/starling-sync/starling/host/database"
 	"github.com/starling-sync/starling/sdk"
 )
 
+// Options say what a Registry works with.
 type Options struct {
 	DB   *database.DB
-	Self sdk.DeviceID
-	Log  hclog.Logger
+	Self sdk.DeviceID // this device
+	Log  hclog.Logger // nil: none
 }
 
-type Registry struct{}
+// Registry holds the models of one database. Its methods may be called at once.
+type Registry struct {
+	db   *database.DB
+	self sdk.DeviceID
+	log  hclog.Logger
+	feed feed
 
-func New(ctx context.Context, options Options) (*Registry, error) { return nil, nil }
+	catalog atomic.Pointer[catalog]
 
-func (r *Registry) Add(ctx context.Context, server sdk.ModelServer) (sdk.Description, error) {
-	return sdk.Description{}, nil
+	adding sync.Mutex // held by who replaces catalog; never across a plugin call
 }
-func (r *Registry) Remove(model sdk.ModelName)      {}
-func (r *Registry) Descriptions() []sdk.Description { return nil }
+
+// catalog is what is known of models at one time. It is not changed once it is published.
+type catalog struct {
+	models map[sdk.ModelName]*served
+	order  []*served // a model after those that it refers to, where they make no ring
+}
+
+// served is a model with its table, and the server that decides on its changes.
+type served struct {
+	*model
+	server sdk.ModelServer // nil: no plugin serves it now
+
+	// changes counts attempts to write shared records of the model, and their commits: as long as it stands, what was
+	// read before still holds.
+	changes *atomic.Uint64
+}
+
+// New returns a registry with the models that the database has tables for; none is served yet.
+func New(ctx context.Context, options Options) (*Registry, error) {
+	r := &Registry{db: options.DB, self: options.Self, log: options.Log}
+	if r.log == nil {
+		r.log = hclog.NewNullLogger()
+	}
+	r.feed.watchers = make(map[*watcher]bool)
+	models := make(map[sdk.ModelName]*served)
+	err := r.db.Write(ctx, func(tx *database.Tx) error {
+		known, err := storedDescriptions(tx)
+		if err != nil {
+			return err
+		}
+		for name, desc := range known {
+			m, err := newModel(tx, *desc)
+			if err != nil {
+				return err
+			}
+			models[name] = &served{model: m, changes: new(atomic.Uint64)}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("load models: %w", err)
+	}
+	r.catalog.Store(newCatalog(models))
+	return r, nil
+}
+
+func storedDescriptions(tx *database.Tx) (map[sdk.ModelName]*sdk.Description, error) {
+	known := make(map[sdk.ModelName]*sdk.Description)
+	err := tx.Each("SELECT name, description FROM _model", nil, func(rows *sql.Rows) error {
+		var name, text string
+		if err := rows.Scan(&name, &text); err != nil {
+			return err
+		}
+		desc := new(sdk.Description)
+		if err := json.Unmarshal([]byte(text), desc); err != nil {
+			return sdk.Errorf(sdk.CodeInternal, "the stored description of model %q is damaged: %w", name, err)
+		}
+		known[sdk.ModelName(name)] = desc
+		return nil
+	})
+	return known, err
+}
+
+func newCatalog(models map[sdk.ModelName]*served) *catalog {
+	c := &catalog{models: models}
+	done := make(map[sdk.ModelName]bool)
+	var visit func(s *served)
+	visit = func(s *served) {
+		if s == nil || done[s.desc.Model] {
+			return
+		}
+		done[s.desc.Model] = true
+		for _, ref := range s.refs {
+			visit(models[ref.to])
+		}
+		c.order = append(c.order, s)
+	}
+	for _, name := range slices.Sorted(maps.Keys(models)) {
+		visit(models[name])
+	}
+	return c
+}
+
+// with returns a copy of c in which the model of s is s.
+func (c *catalog) with(s *served) *catalog {
+	models := maps.Clone(c.models)
+	models[s.desc.Model] = s
+	return newCatalog(models)
+}
+
+// candidates are the models that a reference to a model ("": any) can mean.
+func (c *catalog) candidates(to sdk.ModelName) []*served {
+	if to == "" {
+		return c.order
+	}
+	if s := c.models[to]; s != nil {
+		return []*served{s}
+	}
+	return nil
+}
+
+// Remove forgets the server of model: its records stay as they are, and changes to them wait until Add.
+func (r *Registry) Remove(model sdk.ModelName) {
+	r.adding.Lock()
+	defer r.adding.Unlock()
+	c := r.catalog.Load()
+	if s := c.models[model]; s != nil {
+		r.catalog.Store(c.with(&served{model: s.model, changes: s.changes}))
+	}
+}
+
+// Descriptions returns the models that have a table here, served now or not, each after those that it refers to.
+func (r *Registry) Descriptions() []sdk.Description {
+	c := r.catalog.Load()
+	all := make([]sdk.Description, len(c.order))
+	for i, s := range c.order {
+		all[i] = s.desc
+	}
+	return all
+}
+
+// Served reports whether a plugin serves model now.
+func (r *Registry) Served(model sdk.ModelName) bool {
+	s := r.catalog.Load().models[model]
+	return s != nil && s.server != nil
+}
+
+// Description returns the description of model, and whether there is one.
 func (r *Registry) Description(model sdk.ModelName) (sdk.Description, bool) {
+	if s := r.catalog.Load().models[model]; s != nil {
+		return s.desc, true
+	}
 	return sdk.Description{}, false
 }
 
-type Incoming struct {
-	Origin        sdk.DeviceID
-	Kind          sdk.Ownership
-	From, Through hlc.Stamp // From < every stamp <= Through; not checked if Through is zero
-	Batches       []sdk.Batch
+// known returns model, or a CodeUnknownModel error that names those that there are.
+func (r *Registry) known(name sdk.ModelName) (*served, error) {
+	c := r.catalog.Load()
+	if s := c.models[name]; s != nil {
+		return s, nil
+	}
+	names := slices.SortedFunc(maps.Keys(c.models), cmp.Compare[sdk.ModelName])
+	return nil, sdk.Errorf(sdk.CodeUnknownModel, "no plugin here serves the model %q; there are %v", name, names)
 }
-type Outcome struct{ Written, Stale, Waiting, Refused, Parked, Conflicts int }
-
-func (r *Registry) Prepare(ctx context.Context, in Incoming) (*Prepared, error) { return nil, nil }
-
-type Prepared struct{}
-
-func (p *Prepared) Write(tx *database.Tx) (Outcome, error) { return Outcome{}, nil }
-
-func (r *Registry) PrepareLocal(ctx context.Context, kind sdk.Ownership, batches []sdk.Batch) (*Local, error) {
-	return nil, nil
-}
-
-type Local struct{}
-
-func (l *Local) Write(tx *database.Tx, next func() hlc.Stamp) (stored []sdk.Batch, refused [][]sdk.Refusal, err error) {
-	return nil, nil, nil
-}
-
-func (r *Registry) ReadState(ctx context.Context, origin sdk.DeviceID, since hlc.Stamp, maxBytes int) (batches []sdk.Batch, through hlc.Stamp, more bool, err error) {
-	return nil, 0, false, nil
-}
-
-// Row is a record for people. Fields are in the order of the description, then those it does not know.
-type Row struct {
-	Model    sdk.ModelName
-	ID       sdk.RecordID
-	Visible  bool
-	Owner    sdk.DeviceID // device-owned
-	Stamp    hlc.Stamp    // device-owned
-	Inserted sdk.Version  // shared
-	Fields   []sdk.FieldState // Version and Seen: shared
-}
-type Filter struct {
-	Field  string // empty: every record
-	Value  any
-	After  sdk.RecordID // those with a greater id
-	Limit  int          // 0: none
-	Hidden bool         // also those that are not visible
-}
-
-func (r *Registry) Get(ctx context.Context, model sdk.ModelName, id sdk.RecordID) (Row, error) { return Row{}, nil }
-func (r *Registry) List(ctx context.Context, model sdk.ModelName, filter Filter, fn func(Row) error) error {
-	return nil
-}
-func (r *Registry) Find(ctx context.Context, model sdk.ModelName, field string, values []any) (sdk.Batch, error) {
-	return sdk.Batch{}, nil
-}
-
-type Conflict struct {
-	N     int64 // its number here
-	Model sdk.ModelName
-	sdk.Conflict
-}
-
-func (r *Registry) Conflicts(ctx context.Context, model sdk.ModelName, id sdk.RecordID) ([]Conflict, error) {
-	return nil, nil
-}
-
-type ModelDigest struct {
-	Model  sdk.ModelName
-	Rows   int64
-	Digest [32]byte
-}
-
-func (r *Registry) Digest(ctx context.Context) ([]ModelDigest, error) { return nil, nil }
-
-type Counts struct{ Visible, Waiting, Deleted, Parked, Conflicts, Refused int64 }
-
-func (r *Registry) Counts(ctx context.Context) (map[sdk.ModelName]Counts, error) { return nil, nil }
-
-type EventKind string
-
-const (
-	Changed EventKind = "changed"
-	Deleted EventKind = "deleted"
-	Hidden  EventKind = "hidden"
-	Missed  EventKind = "missed" // events after this place were dropped: read again
-)
-
-type Event struct {
-	Kind   EventKind
-	Model  sdk.ModelName
-	ID     sdk.RecordID
-	Origin sdk.DeviceID
-	Stamp  hlc.Stamp
-	Local  bool
-}
-
-func (r *Registry) Watch(models ...sdk.ModelName) (<-chan Event, func()) { return nil, nil }

@@ -1,0 +1,351 @@
+package registry_test
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/starling-sync/starling/hlc"
+	"github.com/starling-sync/starling/host/database"
+	"github.com/starling-sync/starling/host/peerlog"
+	"github.com/starling-sync/starling/host/registry"
+	"github.com/starling-sync/starling/host/transaction"
+	"github.com/starling-sync/starling/sdk"
+)
+
+// File is device-owned and refers to its folder, a file too.
+type File struct {
+	sdk.Owned
+	Name   string  `starling:"name,required"`
+	Size   int64   `starling:"size"`
+	Hidden *bool   `starling:"hidden"`
+	Ratio  float64 `starling:"ratio"`
+	Parent sdk.Ref `starling:"parent_id,ref=file"`
+}
+
+// FileV2 is a later version of File.
+type FileV2 struct {
+	sdk.Owned
+	Name   string  `starling:"name,required"`
+	Color  string  `starling:"color"`
+	Size   int64   `starling:"size"`
+	Hidden *bool   `starling:"hidden"`
+	Ratio  float64 `starling:"ratio"`
+	Parent sdk.Ref `starling:"parent_id,ref=file"`
+	Label  sdk.Ref `starling:"label_id,ref=label"`
+}
+
+// Label is shared.
+type Label struct {
+	sdk.Shared
+	Name   string  `starling:"name,required"`
+	Color  string  `starling:"color"`
+	Rank   int64   `starling:"rank,max"`
+	Parent sdk.Ref `starling:"parent_id,ref=label"`
+}
+
+// Mark ties a label to any record.
+type Mark struct {
+	sdk.Shared
+	Label  sdk.Ref    `starling:"label_id,ref=label,required,key"`
+	Target sdk.AnyRef `starling:"target,required,key"`
+}
+
+func files() sdk.Model[File]     { return sdk.Model[File]{Name: "file", Version: 1} }
+func filesV2() sdk.Model[FileV2] { return sdk.Model[FileV2]{Name: "file", Version: 2} }
+func labels() sdk.Model[Label]   { return sdk.Model[Label]{Name: "label", Version: 1} }
+func marks() sdk.Model[Mark]     { return sdk.Model[Mark]{Name: "mark", Version: 1} }
+
+func allModels() []sdk.ModelServer { return []sdk.ModelServer{marks(), files(), labels()} }
+
+// device is the storing half of a host.
+type device struct {
+	tb       testing.TB
+	id       sdk.DeviceID
+	db       *database.DB
+	log      *peerlog.Log
+	registry *registry.Registry
+	manager  *transaction.Manager
+	clock    *hlc.Clock
+	wall     time.Time
+	told     []transaction.Committed
+}
+
+func deviceID(n byte) sdk.DeviceID { return sdk.DeviceID{0: 0xd0, 15: n} }
+
+func newDevice(tb testing.TB, n byte, models ...sdk.ModelServer) *device {
+	tb.Helper()
+	return openDevice(tb, tb.TempDir(), n, models...)
+}
+
+func openDevice(tb testing.TB, dir string, n byte, models ...sdk.ModelServer) *device {
+	tb.Helper()
+	ctx := context.Background()
+	d := &device{tb: tb, id: deviceID(n), wall: time.UnixMilli(1_700_000_000_000 + int64(n))}
+	var err error
+	if d.db, err = database.Open(ctx, database.Options{Dir: dir}); err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() {
+		if err := d.db.Close(); err != nil {
+			tb.Errorf("close: %v", err)
+		}
+	})
+	d.log = peerlog.New(d.db)
+	if d.registry, err = registry.New(ctx, registry.Options{DB: d.db, Self: d.id}); err != nil {
+		tb.Fatal(err)
+	}
+	mark, err := d.log.LoadClock(ctx)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	d.clock = hlc.NewClock(func() time.Time { return d.wall }, mark, 0)
+	d.db.BeforeCommit(func(tx *database.Tx) error { return d.log.StoreClock(tx, d.clock.Last()) })
+	d.manager = transaction.New(transaction.Options{
+		DB: d.db, Self: d.id, Epoch: [16]byte{n}, Next: d.clock.Now, Journal: d.log,
+		Prepare: func(ctx context.Context, kind sdk.Ownership, batches []sdk.Batch) (transaction.Prepared, error) {
+			return d.registry.PrepareLocal(ctx, kind, batches)
+		},
+		Announce: func(c transaction.Committed) { d.told = append(d.told, c) },
+	})
+	for _, model := range models {
+		d.add(model)
+	}
+	return d
+}
+
+func (d *device) add(model sdk.ModelServer) {
+	d.tb.Helper()
+	if _, err := d.registry.Add(context.Background(), model); err != nil {
+		d.tb.Fatal(err)
+	}
+}
+
+// page is a run of a stream on its way.
+type page struct {
+	stream        peerlog.Stream
+	from, through hlc.Stamp
+	batches       []sdk.Batch
+}
+
+// read returns the next page of a stream after since.
+func (d *device) read(stream peerlog.Stream, since hlc.Stamp, maxBytes int) (page, bool) {
+	d.tb.Helper()
+	read := d.registry.ReadState
+	if stream.Kind == sdk.SharedByAll {
+		read = d.log.Read
+	}
+	batches, through, more, err := read(context.Background(), stream.Origin, since, maxBytes)
+	if err != nil {
+		d.tb.Fatal(err)
+	}
+	return page{stream, since, through, batches}, more
+}
+
+// apply applies a page and moves the watermark, as the host does.
+func (d *device) apply(p page) registry.Outcome {
+	d.tb.Helper()
+	outcome, err := d.tryApply(p)
+	if err != nil {
+		d.tb.Fatalf("%s applies %s %s..%s: %v", d.id, p.stream.Kind, p.from, p.through, err)
+	}
+	return outcome
+}
+
+func (d *device) tryApply(p page) (outcome registry.Outcome, err error) {
+	ctx := context.Background()
+	for {
+		prepared, err := d.registry.Prepare(ctx, registry.Incoming{
+			Origin: p.stream.Origin, Kind: p.stream.Kind, From: p.from, Through: p.through, Batches: p.batches,
+		})
+		if err != nil {
+			return outcome, err
+		}
+		if err := d.clock.Observe(p.through); err != nil {
+			return outcome, err
+		}
+		err = d.db.Write(ctx, func(tx *database.Tx) (err error) {
+			if outcome, err = prepared.Write(tx); err != nil {
+				return err
+			}
+			if p.stream.Kind == sdk.SharedByAll {
+				if err := d.log.Append(tx, p.stream.Origin, p.batches); err != nil {
+					return err
+				}
+			}
+			return d.log.SetWatermark(tx, p.stream.Origin, p.stream.Kind, [16]byte{1}, p.through)
+		})
+		if sdk.CodeOf(err) != sdk.CodeStale {
+			return outcome, err
+		}
+	}
+}
+
+func (d *device) vector() map[peerlog.Stream]peerlog.Position {
+	d.tb.Helper()
+	vector, err := d.log.Watermarks(context.Background())
+	if err != nil {
+		d.tb.Fatal(err)
+	}
+	return vector
+}
+
+// pull brings everything that from has and d lacks, in pages of maxBytes.
+func (d *device) pull(from *device, maxBytes int) {
+	d.tb.Helper()
+	mine, theirs := d.vector(), from.vector()
+	for _, stream := range slices.SortedFunc(maps.Keys(theirs), func(a, b peerlog.Stream) int {
+		return 2*a.Origin.Compare(b.Origin) + len(a.Kind) - len(b.Kind)
+	}) {
+		for since, more := mine[stream].Stamp, true; more && since < theirs[stream].Stamp; {
+			var p page
+			if p, more = from.read(stream, since, maxBytes); !more {
+				p.through = theirs[stream].Stamp
+			}
+			d.apply(p)
+			since = p.through
+		}
+	}
+}
+
+func packed[T any](tb testing.TB, m sdk.Model[T], records ...*T) sdk.Batch {
+	tb.Helper()
+	packer, err := m.Packer()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	for _, r := range records {
+		packer.Put(r)
+	}
+	return packer.Batch()
+}
+
+func deletes[T any](tb testing.TB, m sdk.Model[T], ids ...sdk.RecordID) sdk.Batch {
+	tb.Helper()
+	packer, err := m.Packer()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	for _, id := range ids {
+		packer.Delete(id)
+	}
+	return packer.Batch()
+}
+
+func updates[T any](tb testing.TB, m sdk.Model[T], record *T, names ...string) sdk.Batch {
+	tb.Helper()
+	packer, err := m.Packer()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	if err := packer.Update(record, names...); err != nil {
+		tb.Fatal(err)
+	}
+	return packer.Batch()
+}
+
+// own commits device-owned batches and wants none refused.
+func (d *device) own(batches ...sdk.Batch) transaction.Result {
+	d.tb.Helper()
+	return d.wantWritten(d.manager.CommitDeviceOwned(context.Background(), batches...))
+}
+
+// share commits shared batches and wants none refused.
+func (d *device) share(batches ...sdk.Batch) transaction.Result {
+	d.tb.Helper()
+	return d.wantWritten(d.manager.CommitShared(context.Background(), batches...))
+}
+
+func (d *device) wantWritten(result transaction.Result, err error) transaction.Result {
+	d.tb.Helper()
+	if err != nil || len(result.Refused) > 0 {
+		d.tb.Fatalf("commit: %v, refused %v", err, result.Refused)
+	}
+	return result
+}
+
+func (d *device) digests() []registry.ModelDigest {
+	d.tb.Helper()
+	list, err := d.registry.Digest(context.Background())
+	if err != nil {
+		d.tb.Fatal(err)
+	}
+	return list
+}
+
+// ids returns the records of model that are visible, or those that wait.
+func (d *device) ids(model sdk.ModelName, hidden bool) []sdk.RecordID {
+	d.tb.Helper()
+	ids := []sdk.RecordID{}
+	err := d.registry.List(context.Background(), model, registry.Filter{Hidden: hidden}, func(row registry.Row) error {
+		ids = append(ids, row.ID)
+		return nil
+	})
+	if err != nil {
+		d.tb.Fatal(err)
+	}
+	return ids
+}
+
+func (d *device) get(model sdk.ModelName, id sdk.RecordID) (registry.Row, bool) {
+	d.tb.Helper()
+	row, err := d.registry.Get(context.Background(), model, id)
+	if sdk.CodeOf(err) == sdk.CodeNotFound {
+		return row, false
+	}
+	if err != nil {
+		d.tb.Fatal(err)
+	}
+	return row, true
+}
+
+// checkInvariants fails the test where a table holds a record whose references are not all visible, or where a record
+// waits although it needs nothing that is missing.
+func (d *device) checkInvariants() {
+	d.tb.Helper()
+	type info struct {
+		visible bool
+		needs   []sdk.RecordID
+	}
+	all := make(map[sdk.RecordID]*info)
+	for _, desc := range d.registry.Descriptions() {
+		for _, hidden := range []bool{false, true} {
+			err := d.registry.List(context.Background(), desc.Model, registry.Filter{Hidden: hidden}, func(row registry.Row) error {
+				if all[row.ID] != nil {
+					return errors.New("twice: " + row.ID.String())
+				}
+				r := &info{visible: !hidden}
+				for _, ref := range desc.References() {
+					if id, ok := row.Value(ref.Name).(sdk.RecordID); ok {
+						r.needs = append(r.needs, id)
+					}
+				}
+				all[row.ID] = r
+				return nil
+			})
+			if err != nil {
+				d.tb.Fatal(err)
+			}
+		}
+	}
+	want := make(map[sdk.RecordID]bool) // visible, as the definition says
+	for id := range all {
+		want[id] = true
+	}
+	for changed := true; changed; {
+		changed = false
+		for id, r := range all {
+			if want[id] && slices.ContainsFunc(r.needs, func(need sdk.RecordID) bool { return !want[need] }) {
+				want[id], changed = false, true
+			}
+		}
+	}
+	for id, r := range all {
+		if r.visible != want[id] {
+			d.tb.Errorf("%s is visible: %v, want %v; it needs %v", id, r.visible, want[id], r.needs)
+		}
+	}
+}

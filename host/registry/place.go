@@ -1,0 +1,674 @@
+package registry
+
+import (
+	"database/sql"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/starling-sync/starling/host/database"
+	"github.com/starling-sync/starling/sdk"
+)
+
+// cascadeRows bounds the records that one step of a cascade holds in memory.
+const cascadeRows = 500
+
+// placer puts records where they belong, into their tables or into the shadow, within one transaction. Between its steps
+// the tables hold exactly the visible records of what is stored so far.
+type placer struct {
+	r       *Registry
+	catalog *catalog
+	tx      *database.Tx
+	outcome Outcome
+
+	visible map[sdk.RecordID]sdk.ModelName // found in a table, and not taken out of it since
+	shown   []sdk.RecordID                 // put into a table: what waits for them may follow
+	hiding  []sdk.RecordID                 // taken out of a table: what needs them must follow
+
+	touched                   map[*model]bool // see touch
+	shadowEmpty, waitingEmpty bool            // known to be
+	events                    bool            // somebody watches
+	told                      []Event         // what they are told
+	origin                    sdk.DeviceID
+	local                     bool
+}
+
+func newPlacer(r *Registry, catalog *catalog, tx *database.Tx) *placer {
+	return &placer{r: r, catalog: catalog, tx: tx, visible: make(map[sdk.RecordID]sdk.ModelName), events: r.feed.watched()}
+}
+
+// place stores records that exist, at most one an id, and decides which of them are visible. finish completes it.
+func (p *placer) place(records []*record) error {
+	if len(records) == 0 {
+		return nil
+	}
+	resolved, err := p.allResolved(records)
+	if err != nil {
+		return err
+	}
+	if resolved {
+		return p.show(records)
+	}
+	if records, err = p.dropStale(records); err != nil {
+		return err
+	}
+	closure, err := p.close(records)
+	if err != nil {
+		return err
+	}
+	markHidden(closure)
+	var show, hide []*record
+	for _, rec := range closure {
+		if rec.hidden {
+			hide = append(hide, rec)
+		} else {
+			show = append(show, rec)
+		}
+	}
+	if err := p.hide(hide); err != nil {
+		return err
+	}
+	return p.show(show)
+}
+
+// allResolved reports whether every record that records need is visible or among them. It is the common case.
+func (p *placer) allResolved(records []*record) (bool, error) {
+	var among map[sdk.RecordID]sdk.ModelName
+	wanted := make(map[sdk.ModelName][]sdk.RecordID)
+	asked := make(map[sdk.RecordID]bool)
+	for _, rec := range records {
+		rec.targets(func(to sdk.ModelName, id sdk.RecordID) {
+			if at, ok := p.visible[id]; asked[id] || (ok && (to == "" || to == at)) {
+				return
+			}
+			if among == nil {
+				among = make(map[sdk.RecordID]sdk.ModelName, len(records))
+				for _, other := range records {
+					among[other.id] = other.m.desc.Model
+				}
+			}
+			if at, ok := among[id]; ok && (to == "" || to == at) {
+				return
+			}
+			asked[id] = true
+			wanted[to] = append(wanted[to], id)
+		})
+	}
+	for to, ids := range wanted {
+		if err := p.lookUp(to, ids); err != nil {
+			return false, err
+		}
+		for _, id := range ids {
+			if at, ok := p.visible[id]; !ok || (to != "" && to != at) {
+				return false, nil
+			}
+		}
+	}
+	return true, nil
+}
+
+// lookUp notes which of ids are visible records of model to ("": any).
+func (p *placer) lookUp(to sdk.ModelName, ids []sdk.RecordID) error {
+	for _, s := range p.catalog.candidates(to) {
+		if to == "" {
+			ids = slices.DeleteFunc(slices.Clone(ids), func(id sdk.RecordID) bool { _, ok := p.visible[id]; return ok })
+		}
+		err := selectIn(p.tx, "SELECT id FROM "+s.table+" WHERE id IN ", nil, ids, func(rows *sql.Rows) error {
+			id, err := scanID(rows)
+			p.visible[id] = s.desc.Model
+			return err
+		})
+		if err != nil {
+			return fmt.Errorf("look up %s: %w", s.desc.Model, err)
+		}
+	}
+	return nil
+}
+
+// dropStale leaves out device-owned records of which the tables hold a newer row, or one of another owner. The upsert
+// would leave these out by itself, but they must not decide on the visibility of others.
+func (p *placer) dropStale(records []*record) ([]*record, error) {
+	stored := make(map[sdk.RecordID]storedRow)
+	for s, ids := range p.byModel(records, func(rec *record) bool { return !rec.m.shared && !rec.trusted }) {
+		if err := lookUpRows(p.tx, s, ids, stored); err != nil {
+			return nil, err
+		}
+	}
+	kept := make([]*record, 0, len(records))
+	for _, rec := range records {
+		row, ok := stored[rec.id]
+		switch {
+		case !ok || rec.trusted || rec.m.shared:
+			kept = append(kept, rec)
+		case row.owner != rec.args[rec.m.width-3]:
+			if err := p.refuseOwner(rec.m, rec.id, rec.stamp, row.owner); err != nil {
+				return nil, err
+			}
+		case row.stamp >= int64(rec.stamp): //nolint:gosec // stamps fit
+			p.outcome.Stale++
+		default:
+			kept = append(kept, rec)
+		}
+	}
+	return kept, nil
+}
+
+// byModel groups the ids of those records that pass.
+func (p *placer) byModel(records []*record, pass func(*record) bool) map[*model][]sdk.RecordID {
+	ids := make(map[*model][]sdk.RecordID)
+	for _, rec := range records {
+		if pass(rec) {
+			ids[rec.m] = append(ids[rec.m], rec.id)
+		}
+	}
+	return ids
+}
+
+// close returns records and every record of the shadow that they need, directly or through others, each with the targets
+// that are missing altogether.
+func (p *placer) close(records []*record) ([]*record, error) {
+	type key struct {
+		model sdk.ModelName
+		id    sdk.RecordID
+	}
+	within := make(map[sdk.RecordID]*record, len(records))
+	for _, rec := range records {
+		rec.missing, rec.hidden = nil, false
+		within[rec.id] = rec
+	}
+	closure := slices.Clone(records)
+	settled := make(map[key]bool) // missing altogether
+	for from := 0; from < len(closure); {
+		fresh := closure[from:]
+		from = len(closure)
+		wanted := make(map[sdk.ModelName][]sdk.RecordID)
+		for _, rec := range fresh {
+			rec.targets(func(to sdk.ModelName, id sdk.RecordID) {
+				if !p.met(within, to, id) && !settled[key{to, id}] {
+					settled[key{to, id}] = true
+					wanted[to] = append(wanted[to], id)
+				}
+			})
+		}
+		for to, ids := range wanted {
+			if err := p.lookUp(to, ids); err != nil {
+				return nil, err
+			}
+			ids = slices.DeleteFunc(ids, func(id sdk.RecordID) bool { return p.met(within, to, id) })
+			waiting, err := p.fromShadow(to, ids)
+			if err != nil {
+				return nil, err
+			}
+			for _, rec := range waiting {
+				if within[rec.id] == nil {
+					within[rec.id] = rec
+					closure = append(closure, rec)
+				}
+			}
+		}
+	}
+	for _, rec := range closure {
+		rec.targets(func(to sdk.ModelName, id sdk.RecordID) {
+			if !p.met(within, to, id) {
+				rec.missing = append(rec.missing, id)
+				rec.hidden = true
+			}
+		})
+	}
+	return closure, nil
+}
+
+// met reports whether id is visible, or a record at hand, and of model to.
+func (p *placer) met(within map[sdk.RecordID]*record, to sdk.ModelName, id sdk.RecordID) bool {
+	if rec := within[id]; rec != nil {
+		return to == "" || to == rec.m.desc.Model
+	}
+	at, ok := p.visible[id]
+	return ok && (to == "" || to == at)
+}
+
+// markHidden hides every record that needs a hidden one, and adds that to what it waits for.
+func markHidden(closure []*record) {
+	dependants := make(map[sdk.RecordID][]*record)
+	for _, rec := range closure {
+		rec.targets(func(_ sdk.ModelName, id sdk.RecordID) { dependants[id] = append(dependants[id], rec) })
+	}
+	var queue []*record
+	for _, rec := range closure {
+		if rec.hidden {
+			queue = append(queue, rec)
+		}
+	}
+	for len(queue) > 0 {
+		hidden := queue[len(queue)-1]
+		queue = queue[:len(queue)-1]
+		for _, rec := range dependants[hidden.id] {
+			rec.missing = append(rec.missing, hidden.id)
+			if !rec.hidden {
+				rec.hidden = true
+				queue = append(queue, rec)
+			}
+		}
+	}
+}
+
+// touch notes that shared records of m change or move, for those who read them before.
+func (p *placer) touch(m *model) {
+	if !m.shared || p.touched[m] {
+		return
+	}
+	if p.touched == nil {
+		p.touched = make(map[*model]bool)
+	}
+	p.touched[m] = true
+	changes := p.catalog.models[m.desc.Model].changes
+	changes.Add(1)
+	p.tx.AfterCommit(func() { changes.Add(1) })
+}
+
+// show puts records into their tables.
+func (p *placer) show(records []*record) error {
+	for len(records) > 0 {
+		m, n := records[0].m, 1
+		for n < len(records) && records[n].m == m {
+			n++
+		}
+		if err := p.showRun(m, records[:n]); err != nil {
+			return fmt.Errorf("store %s: %w", m.desc.Model, err)
+		}
+		records = records[n:]
+	}
+	return nil
+}
+
+func (p *placer) showRun(m *model, records []*record) error {
+	p.touch(m)
+	var shadowed []sdk.RecordID
+	for _, rec := range records {
+		if rec.shadowed {
+			shadowed = append(shadowed, rec.id)
+		}
+	}
+	if err := p.leaveShadow(m, shadowed); err != nil {
+		return err
+	}
+	args := make([]any, 0, m.width*min(len(records), insertChunks[0]))
+	err := inChunks(len(records), insertChunks[:], func(statement, from, to int) error {
+		args = args[:0]
+		for _, rec := range records[from:to] {
+			args = append(args, rec.args...)
+		}
+		n, err := p.tx.Exec(m.insert[statement], args...)
+		if err != nil {
+			return err
+		}
+		p.outcome.Written += int(n)
+		if int(n) == to-from {
+			return p.nowVisible(m, records[from:to])
+		}
+		won, err := p.winners(m, records[from:to])
+		if err != nil {
+			return err
+		}
+		return p.nowVisible(m, won)
+	})
+	return err
+}
+
+func (p *placer) nowVisible(m *model, records []*record) error {
+	for _, rec := range records {
+		p.visible[rec.id] = m.desc.Model
+		p.shown = append(p.shown, rec.id)
+		p.notify(Changed, rec)
+	}
+	return nil
+}
+
+// winners returns those of records that the table holds now, after an upsert that left some out, and refuses those whose
+// stored row has another owner.
+func (p *placer) winners(m *model, records []*record) ([]*record, error) {
+	stored := make(map[sdk.RecordID]storedRow, len(records))
+	ids := make([]sdk.RecordID, len(records))
+	for i, rec := range records {
+		ids[i] = rec.id
+	}
+	if err := lookUpRows(p.tx, m, ids, stored); err != nil {
+		return nil, err
+	}
+	var won []*record
+	for _, rec := range records {
+		row := stored[rec.id]
+		switch {
+		case row.owner != rec.args[m.width-3]:
+			if err := p.refuseOwner(m, rec.id, rec.stamp, row.owner); err != nil {
+				return nil, err
+			}
+		case row.stamp == int64(rec.stamp): //nolint:gosec // stamps fit
+			won = append(won, rec) // or it was there already: then showing it again changes nothing
+		}
+	}
+	p.outcome.Stale += len(records) - len(won)
+	return won, nil
+}
+
+// hide puts records into the shadow, each with what it waits for.
+func (p *placer) hide(records []*record) error {
+	for s, ids := range p.byModel(records, func(rec *record) bool { return !rec.shadowed }) {
+		p.touch(s)
+		err := deleteIn(p.tx, "DELETE FROM "+s.table+" WHERE id IN ", nil, ids, func(id sdk.RecordID) {
+			delete(p.visible, id)
+			p.hiding = append(p.hiding, id)
+		})
+		if err != nil {
+			return fmt.Errorf("hide %s: %w", s.desc.Model, err)
+		}
+	}
+	for _, rec := range records {
+		again := rec.shadowed && rec.trusted
+		if err := p.toShadow(rec); err != nil {
+			return fmt.Errorf("hide %s %s: %w", rec.m.desc.Model, rec.id, err)
+		}
+		if !again {
+			p.outcome.Waiting++
+			p.notify(Hidden, rec)
+		}
+	}
+	return nil
+}
+
+// toShadow stores a record that exists and is not visible.
+func (p *placer) toShadow(rec *record) error {
+	data, err := rec.packShadow(p.tx)
+	if err != nil {
+		return err
+	}
+	var owner, stamp any
+	if !rec.m.shared {
+		owner, stamp = rec.args[rec.m.width-3], rec.args[rec.m.width-2]
+	}
+	if err := storeShadow(p.tx, rec.m, rec.id, 1, owner, stamp, data); err != nil {
+		return err
+	}
+	p.shadowEmpty, p.waitingEmpty = false, false
+	if rec.shadowed {
+		if _, err := p.tx.Exec("DELETE FROM _waiting WHERE model = ? AND id = ?", rec.m.n, rec.id[:]); err != nil {
+			return err
+		}
+	}
+	rec.shadowed = true
+	for _, missing := range rec.missing {
+		if _, err := p.tx.Exec("INSERT INTO _waiting (missing, model, id) VALUES (?, ?, ?) ON CONFLICT DO NOTHING", missing[:], rec.m.n, rec.id[:]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func storeShadow(tx *database.Tx, m *model, id sdk.RecordID, present int, owner, stamp any, data []byte) error {
+	_, err := tx.Exec(`INSERT INTO _shadow (model, id, present, owner, stamp, data) VALUES (?, ?, ?, ?, ?, ?)
+		ON CONFLICT (model, id) DO UPDATE SET present = excluded.present, owner = excluded.owner, stamp = excluded.stamp, data = excluded.data`,
+		m.n, id[:], present, owner, stamp, data)
+	return err
+}
+
+// leaveShadow forgets ids in the shadow, and what they wait for.
+func (p *placer) leaveShadow(m *model, ids []sdk.RecordID) error {
+	if err := deleteIn(p.tx, "DELETE FROM _shadow WHERE model = ? AND id IN ", []any{m.n}, ids, nil); err != nil {
+		return err
+	}
+	return deleteIn(p.tx, "DELETE FROM _waiting WHERE model = ? AND id IN ", []any{m.n}, ids, nil)
+}
+
+// fromShadow returns the records of model to ("": any) with these ids that exist and wait in the shadow.
+func (p *placer) fromShadow(to sdk.ModelName, ids []sdk.RecordID) (records []*record, err error) {
+	if empty, err := p.isShadowEmpty(); empty || err != nil {
+		return nil, err
+	}
+	for _, s := range p.catalog.candidates(to) {
+		found, err := readShadowed(p.tx, s.model, ids)
+		if err != nil {
+			return nil, err
+		}
+		records = append(records, found...)
+	}
+	return records, nil
+}
+
+// readShadowed returns the records of m with these ids that exist and wait in the shadow.
+func readShadowed(tx *database.Tx, m *model, ids []sdk.RecordID) (records []*record, err error) {
+	err = selectIn(tx, "SELECT id, coalesce(owner, 0), coalesce(stamp, 0), data FROM _shadow WHERE present = 1 AND model = ? AND id IN ", []any{m.n}, ids,
+		func(rows *sql.Rows) error {
+			var id, data []byte
+			var owner, stamp int64
+			if err := rows.Scan(&id, &owner, &stamp, &data); err != nil {
+				return err
+			}
+			rec, err := m.readShadow(tx, sdk.RecordID(id), owner, stamp, data)
+			records = append(records, rec)
+			return err
+		})
+	return records, err
+}
+
+func (p *placer) isShadowEmpty() (bool, error) {
+	if p.shadowEmpty {
+		return true, nil
+	}
+	var one int
+	found, err := p.tx.One("SELECT 1 FROM _shadow LIMIT 1", nil, &one)
+	p.shadowEmpty = err == nil && !found
+	return p.shadowEmpty, err
+}
+
+func (p *placer) isWaitingEmpty() (bool, error) {
+	if p.waitingEmpty {
+		return true, nil
+	}
+	var one int
+	found, err := p.tx.One("SELECT 1 FROM _waiting LIMIT 1", nil, &one)
+	p.waitingEmpty = err == nil && !found
+	return p.waitingEmpty, err
+}
+
+// finish follows what was shown and hidden to all that depends on it. Each turn shows or hides at least one record for
+// good or leaves a queue shorter, so it ends.
+func (p *placer) finish() error {
+	for len(p.hiding) > 0 || len(p.shown) > 0 {
+		for len(p.hiding) > 0 {
+			n := min(len(p.hiding), lookupChunks[0])
+			ids := slices.Clone(p.hiding[:n])
+			p.hiding = slices.Delete(p.hiding, 0, n)
+			if err := p.hideDependants(ids); err != nil {
+				return err
+			}
+		}
+		n := min(len(p.shown), lookupChunks[0])
+		ids := slices.Clone(p.shown[:n])
+		p.shown = slices.Delete(p.shown, 0, n)
+		if err := p.showWaiting(ids); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// hideDependants moves the records that need one of ids, which are not visible any more, into the shadow.
+func (p *placer) hideDependants(ids []sdk.RecordID) error {
+	gone := make(map[sdk.RecordID]bool, len(ids))
+	for _, id := range ids {
+		if _, back := p.visible[id]; !back {
+			gone[id] = true
+		}
+	}
+	ids = slices.DeleteFunc(ids, func(id sdk.RecordID) bool { return !gone[id] })
+	for _, s := range p.catalog.order {
+		for _, ref := range s.refs {
+			for {
+				records, err := p.dependants(s, ref, ids)
+				if err != nil {
+					return fmt.Errorf("find dependants in %s: %w", s.desc.Model, err)
+				}
+				if len(records) == 0 {
+					break
+				}
+				for _, rec := range records {
+					rec.targets(func(_ sdk.ModelName, id sdk.RecordID) {
+						if gone[id] {
+							rec.missing = append(rec.missing, id)
+						}
+					})
+				}
+				if err := p.hide(records); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// dependants returns some visible records of s whose reference is to one of ids.
+func (p *placer) dependants(s *served, ref reference, ids []sdk.RecordID) (records []*record, err error) {
+	suffix := " LIMIT " + fmt.Sprint(cascadeRows)
+	err = inChunks(len(ids), lookupChunks[:], func(statement, from, to int) error {
+		if len(records) >= cascadeRows {
+			return nil
+		}
+		query := s.sel + " WHERE " + ref.column + " IN " + placeholders(lookupChunks[statement]) + suffix
+		return p.tx.Each(query, idArgs(nil, ids[from:to]), func(rows *sql.Rows) error {
+			rec, err := s.scanRow(p.tx, rows)
+			records = append(records, rec)
+			return err
+		})
+	})
+	return records, err
+}
+
+// showWaiting places the records again that wait for one of ids, which have become visible.
+func (p *placer) showWaiting(ids []sdk.RecordID) error {
+	if empty, err := p.isWaitingEmpty(); empty || err != nil {
+		return err
+	}
+	var awaited []sdk.RecordID
+	err := selectIn(p.tx, "SELECT DISTINCT missing FROM _waiting WHERE missing IN ", nil, ids, func(rows *sql.Rows) error {
+		id, err := scanID(rows)
+		if _, still := p.visible[id]; still {
+			awaited = append(awaited, id)
+		}
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("find what waits: %w", err)
+	}
+	for _, id := range awaited {
+		if err := p.wake(id); err != nil {
+			return fmt.Errorf("show what waited for %s: %w", id, err)
+		}
+	}
+	return nil
+}
+
+// wake places each record once that waits for id; those that wait for something else too go on waiting.
+func (p *placer) wake(id sdk.RecordID) error {
+	lastModel, lastID := int64(0), sdk.RecordID{}
+	for {
+		count := 0
+		waiting := make(map[int64][]sdk.RecordID)
+		err := p.tx.Each("SELECT model, id FROM _waiting WHERE missing = ? AND (model, id) > (?, ?) ORDER BY model, id LIMIT ?",
+			[]any{id[:], lastModel, lastID[:], cascadeRows}, func(rows *sql.Rows) error {
+				var raw []byte
+				if err := rows.Scan(&lastModel, &raw); err != nil {
+					return err
+				}
+				copy(lastID[:], raw)
+				waiting[lastModel] = append(waiting[lastModel], lastID)
+				count++
+				return nil
+			})
+		if err != nil || count == 0 {
+			return err
+		}
+		var records []*record
+		for _, s := range p.catalog.order {
+			found, err := readShadowed(p.tx, s.model, waiting[s.n])
+			if err != nil {
+				return err
+			}
+			records = append(records, found...)
+		}
+		if err := p.place(records); err != nil {
+			return err
+		}
+	}
+}
+
+// placeholders returns a list in parentheses of n placeholders.
+func placeholders(n int) string { return "(?" + strings.Repeat(",?", n-1) + ")" }
+
+func idArgs(before []any, ids []sdk.RecordID) []any {
+	args := make([]any, 0, len(before)+len(ids))
+	args = append(args, before...)
+	for i := range ids {
+		args = append(args, ids[i][:])
+	}
+	return args
+}
+
+// selectIn queries in chunks of ids and calls fn for each row. query ends before the list of ids.
+func selectIn(tx *database.Tx, query string, before []any, ids []sdk.RecordID, fn func(*sql.Rows) error) error {
+	return inChunks(len(ids), lookupChunks[:], func(statement, from, to int) error {
+		return tx.Each(query+placeholders(lookupChunks[statement]), idArgs(before, ids[from:to]), fn)
+	})
+}
+
+// deleteIn deletes in chunks of ids and, with fn, calls it for each that was there. query ends before the list of ids.
+func deleteIn(tx *database.Tx, query string, before []any, ids []sdk.RecordID, fn func(sdk.RecordID)) error {
+	return inChunks(len(ids), lookupChunks[:], func(statement, from, to int) error {
+		text, args := query+placeholders(lookupChunks[statement]), idArgs(before, ids[from:to])
+		if fn == nil {
+			_, err := tx.Exec(text, args...)
+			return err
+		}
+		return tx.Each(text+" RETURNING id", args, func(rows *sql.Rows) error {
+			id, err := scanID(rows)
+			if err == nil {
+				fn(id)
+			}
+			return err
+		})
+	})
+}
+
+func scanID(rows *sql.Rows) (id sdk.RecordID, err error) {
+	var raw []byte
+	if err := rows.Scan(&raw); err != nil {
+		return id, err
+	}
+	if len(raw) != len(id) {
+		return id, sdk.Errorf(sdk.CodeInternal, "a stored id of %d bytes", len(raw))
+	}
+	return sdk.RecordID(raw), nil
+}
+
+// storedRow is who owns a stored device-owned record, and its stamp.
+type storedRow struct{ owner, stamp int64 }
+
+// lookUpRows adds the owner and stamp of the visible device-owned records with these ids to found.
+func lookUpRows(tx *database.Tx, m *model, ids []sdk.RecordID, found map[sdk.RecordID]storedRow) error {
+	return selectIn(tx, "SELECT id, _owner, _stamp FROM "+m.table+" WHERE id IN ", nil, ids, scanStored(found))
+}
+
+func scanStored(found map[sdk.RecordID]storedRow) func(*sql.Rows) error {
+	return func(rows *sql.Rows) error {
+		var id []byte
+		var row storedRow
+		if err := rows.Scan(&id, &row.owner, &row.stamp); err != nil {
+			return err
+		}
+		if len(id) != len(sdk.RecordID{}) {
+			return sdk.Errorf(sdk.CodeInternal, "a stored id of %d bytes", len(id))
+		}
+		found[sdk.RecordID(id)] = row
+		return nil
+	}
+}

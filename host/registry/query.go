@@ -1,0 +1,392 @@
+package registry
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"slices"
+
+	"github.com/starling-sync/starling/hlc"
+	"github.com/starling-sync/starling/host/database"
+	"github.com/starling-sync/starling/sdk"
+)
+
+// Row is a record for people.
+type Row struct {
+	Model    sdk.ModelName
+	ID       sdk.RecordID
+	Visible  bool
+	Owner    sdk.DeviceID     // device-owned
+	Stamp    hlc.Stamp        // device-owned
+	Inserted sdk.Version      // shared
+	Fields   []sdk.FieldState // as described, then those from newer versions by name; Version and Seen: shared
+}
+
+// Value returns the value of the field named name; nil if there is none.
+func (r *Row) Value(name string) any {
+	for i := range r.Fields {
+		if r.Fields[i].Name == name {
+			return r.Fields[i].Value
+		}
+	}
+	return nil
+}
+
+// row returns rec for people.
+func (rec *record) row(visible bool) (Row, error) {
+	m := rec.m
+	row := Row{Model: m.desc.Model, ID: rec.id, Visible: visible, Fields: make([]sdk.FieldState, len(m.names))}
+	for i, arg := range rec.values() {
+		row.Fields[i] = sdk.FieldState{Name: m.names[i], Value: valueOf(m.types[i], arg)}
+	}
+	if m.shared {
+		row.Inserted = rec.state.Inserted
+		for _, f := range rec.state.Fields {
+			if at, known := m.index[f.Name]; known {
+				row.Fields[at].Version, row.Fields[at].Seen = f.Version, f.Seen
+			} else {
+				row.Fields = append(row.Fields, f)
+			}
+		}
+		return row, nil
+	}
+	row.Owner, row.Stamp = rec.origin, rec.stamp
+	raw, _ := rec.args[m.width-1].([]byte)
+	extras, err := unpackExtras(raw)
+	if err != nil {
+		return row, damaged(m, rec.id, err)
+	}
+	for _, x := range extras {
+		value, _, err := readUntyped(x.value)
+		if err != nil {
+			return row, damaged(m, rec.id, err)
+		}
+		row.Fields = append(row.Fields, sdk.FieldState{Name: x.name, Value: value})
+	}
+	return row, nil
+}
+
+// Get returns a record that exists, visible or not, or a CodeNotFound error.
+func (r *Registry) Get(ctx context.Context, model sdk.ModelName, id sdk.RecordID) (row Row, err error) {
+	s, err := r.known(model)
+	if err != nil {
+		return row, err
+	}
+	err = r.db.Read(ctx, func(tx *database.Tx) error {
+		found, err := s.find(tx, id)
+		if err != nil {
+			return err
+		}
+		row, err = found.row(!found.shadowed)
+		return err
+	})
+	return row, err
+}
+
+func (s *served) find(tx *database.Tx, id sdk.RecordID) (found *record, err error) {
+	err = tx.Each(s.sel+" WHERE id = ?", []any{id[:]}, func(rows *sql.Rows) (err error) {
+		found, err = s.scanRow(tx, rows)
+		return err
+	})
+	if err != nil || found != nil {
+		return found, err
+	}
+	waiting, err := readShadowed(tx, s.model, []sdk.RecordID{id})
+	if err == nil && len(waiting) == 0 {
+		return nil, sdk.Errorf(sdk.CodeNotFound, "there is no %s %s", s.desc.Model, id)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return waiting[0], nil
+}
+
+// Filter says which records List reads.
+type Filter struct {
+	Field  string       // whose value is Value; empty: every record
+	Value  any          // of the field's type; nil finds those without a value
+	After  sdk.RecordID // only records with a greater id
+	Limit  int          // at most; 0: all
+	Hidden bool         // those that exist and are not visible, in place of the visible ones
+}
+
+// listRows bounds the records that List holds in memory.
+const listRows = 500
+
+// List calls fn for each record that filter selects, in the order of their ids, until it returns an error. No
+// transaction is open while fn runs, so that what is written meanwhile may be seen or not.
+func (r *Registry) List(ctx context.Context, model sdk.ModelName, filter Filter, fn func(Row) error) error {
+	s, err := r.known(model)
+	if err != nil {
+		return err
+	}
+	if filter.Field != "" {
+		if err := s.checkFilter(filter.Field, filter.Value); err != nil {
+			return err
+		}
+	}
+	for left := filter.Limit; ; {
+		page := listRows
+		if filter.Limit > 0 {
+			page = min(page, left)
+		}
+		var rows []Row
+		read := 0
+		err := r.db.Read(ctx, func(tx *database.Tx) error {
+			var err error
+			rows, read, err = s.list(tx, &filter, page)
+			return err
+		})
+		if err != nil {
+			return fmt.Errorf("list %s: %w", model, err)
+		}
+		for i := range rows {
+			if err := fn(rows[i]); err != nil {
+				return err
+			}
+		}
+		left -= len(rows)
+		if read < page || (filter.Limit > 0 && left <= 0) {
+			return nil
+		}
+	}
+}
+
+// checkFilter returns why the field can not be compared with value.
+func (m *model) checkFilter(field string, value any) error {
+	if field == "id" {
+		if _, ok := value.(sdk.RecordID); !ok {
+			return sdk.Errorf(sdk.CodeInvalid, "an id is compared with a %T", value)
+		}
+		return nil
+	}
+	at, known := m.index[field]
+	if !known {
+		return sdk.Errorf(sdk.CodeUnknownField, "model %q has no field %q; it has %v", m.desc.Model, field, m.names)
+	}
+	if err := sdk.CheckValue(m.types[at], value); err != nil {
+		return sdk.Errorf(sdk.CodeInvalid, "field %q: %w", field, err)
+	}
+	return nil
+}
+
+// list reads one page and moves filter.After past it. read counts what was looked at.
+func (s *served) list(tx *database.Tx, filter *Filter, page int) (rows []Row, read int, err error) {
+	add := func(rec *record, visible bool) error {
+		read++
+		filter.After = rec.id
+		if filter.Hidden && filter.Field != "" && !rec.matches(filter.Field, filter.Value) {
+			return nil
+		}
+		row, err := rec.row(visible)
+		rows = append(rows, row)
+		return err
+	}
+	after := filter.After
+	if filter.Hidden {
+		err = s.eachShadowed(tx, after, page, func(rec *record) error { return add(rec, false) })
+		return rows, read, err
+	}
+	query, args := s.sel+" WHERE id > ?", []any{after[:]}
+	switch {
+	case filter.Field != "" && filter.Value == nil:
+		query += " AND " + quote(filter.Field) + " IS NULL"
+	case filter.Field != "":
+		query += " AND " + quote(filter.Field) + " = ?"
+		args = append(args, argOf(filter.Value))
+	}
+	err = tx.Each(query+" ORDER BY id LIMIT ?", append(args, page), func(found *sql.Rows) error {
+		rec, err := s.scanRow(tx, found)
+		if err != nil {
+			return err
+		}
+		return add(rec, true)
+	})
+	return rows, read, err
+}
+
+func (rec *record) matches(field string, value any) bool {
+	if field == "id" {
+		return rec.id == value
+	}
+	return sameArgs([]any{rec.values()[rec.m.index[field]]}, []any{argOf(value)})
+}
+
+// eachShadowed calls fn for records of s that exist and wait in the shadow, in the order of their ids.
+func (s *served) eachShadowed(tx *database.Tx, after sdk.RecordID, limit int, fn func(*record) error) error {
+	return tx.Each("SELECT id, coalesce(owner, 0), coalesce(stamp, 0), data FROM _shadow WHERE model = ? AND present = 1 AND id > ? ORDER BY id LIMIT ?",
+		[]any{s.n, after[:], limit}, func(rows *sql.Rows) error {
+			var id, data []byte
+			var owner, stamp int64
+			if err := rows.Scan(&id, &owner, &stamp, &data); err != nil {
+				return err
+			}
+			rec, err := s.readShadow(tx, sdk.RecordID(id), owner, stamp, data)
+			if err != nil {
+				return err
+			}
+			return fn(rec)
+		})
+}
+
+// Find returns this device's own records of model, visible or not, in which field is one of values, as a source asks for
+// them; with no values, every one. The field "id" is allowed.
+func (r *Registry) Find(ctx context.Context, model sdk.ModelName, field string, values []any) (sdk.Batch, error) {
+	s, err := r.known(model)
+	if err != nil {
+		return sdk.Batch{}, err
+	}
+	if s.shared {
+		return sdk.Batch{}, sdk.Errorf(sdk.CodeInvalid, "records of model %q belong to no device", model)
+	}
+	for _, value := range values {
+		if err := s.checkFilter(field, value); err != nil {
+			return sdk.Batch{}, err
+		}
+	}
+	out := sdk.Batch{Model: model, Version: s.desc.Version, Columns: s.names}
+	add := func(rec *record) {
+		out.Rows = sdk.AppendStateHeader(out.Rows, rec.id, rec.stamp, len(s.names))
+		for i, arg := range rec.values() {
+			out.Rows = appendArg(out.Rows, s.types[i], arg)
+		}
+		out.Count++
+	}
+	err = r.db.Read(ctx, func(tx *database.Tx) error {
+		self, err := tx.DeviceNumber(r.self)
+		if err != nil || self == 0 {
+			return err
+		}
+		if err := s.findOwn(tx, self, field, values, add); err != nil {
+			return err
+		}
+		return s.eachShadowed(tx, sdk.RecordID{}, -1, func(rec *record) error {
+			wanted := len(values) == 0 || slices.ContainsFunc(values, func(v any) bool { return rec.matches(field, v) })
+			if owner, _ := rec.args[s.width-3].(int64); wanted && owner == self {
+				add(rec)
+			}
+			return nil
+		})
+	})
+	if err != nil {
+		return sdk.Batch{}, fmt.Errorf("find %s: %w", model, err)
+	}
+	return out, nil
+}
+
+func (s *served) findOwn(tx *database.Tx, self int64, field string, values []any, add func(*record)) error {
+	each := func(rows *sql.Rows) error {
+		rec, err := s.scanRow(tx, rows)
+		if err == nil {
+			add(rec)
+		}
+		return err
+	}
+	if len(values) == 0 {
+		return tx.Each(s.sel+" WHERE _owner = ?", []any{self}, each)
+	}
+	return inChunks(len(values), lookupChunks[:], func(statement, from, to int) error {
+		args := make([]any, 0, to-from+1)
+		for _, value := range values[from:to] {
+			args = append(args, argOf(value))
+		}
+		return tx.Each(s.sel+" WHERE "+quote(field)+" IN "+placeholders(to-from)+" AND +_owner = ?", append(args, self), each)
+	})
+}
+
+// Conflict is an entry of the conflict journal.
+type Conflict struct {
+	Number int64 // names it here
+	Model  sdk.ModelName
+	sdk.Conflict
+}
+
+// Conflicts returns the conflict journal, oldest first: of one record, with a zero id of a model, with no model of all.
+func (r *Registry) Conflicts(ctx context.Context, model sdk.ModelName, id sdk.RecordID) (list []Conflict, err error) {
+	if model != "" {
+		if _, err := r.known(model); err != nil {
+			return nil, err
+		}
+	}
+	catalog := r.catalog.Load()
+	err = r.db.Read(ctx, func(tx *database.Tx) error {
+		return tx.Each(`SELECT c.n, m.name, c.id, f.name, c.value, c.lost_stamp, c.lost_device, c.winner_stamp, c.winner_device
+			FROM _conflict c JOIN _name m ON m.n = c.model JOIN _name f ON f.n = c.field
+			WHERE (?1 = '' OR m.name = ?1) AND (?2 OR c.id = ?3) ORDER BY c.n`, []any{string(model), id.IsZero(), id[:]}, func(rows *sql.Rows) error {
+			c, err := scanConflict(tx, catalog, rows)
+			list = append(list, c)
+			return err
+		})
+	})
+	return list, err
+}
+
+func scanConflict(tx *database.Tx, catalog *catalog, rows *sql.Rows) (c Conflict, err error) {
+	var id, value []byte
+	var lost, winner, lostBy, winnerBy int64
+	if err := rows.Scan(&c.Number, &c.Model, &id, &c.Field, &value, &lost, &lostBy, &winner, &winnerBy); err != nil {
+		return c, err
+	}
+	copy(c.ID[:], id)
+	c.Lost.Stamp, c.Winner.Stamp = hlc.Stamp(lost), hlc.Stamp(winner) //nolint:gosec // not negative
+	if c.Lost.Device, err = tx.Device(lostBy); err != nil {
+		return c, err
+	}
+	if c.Winner.Device, err = tx.Device(winnerBy); err != nil {
+		return c, err
+	}
+	if s := catalog.models[c.Model]; s != nil {
+		if at, known := s.index[c.Field]; known {
+			if c.Value, _, err = sdk.DecodeValue(value, s.types[at]); err == nil {
+				return c, nil
+			}
+		}
+	}
+	c.Value, _, err = readUntyped(value)
+	return c, err
+}
+
+// Counts are numbers of records and changes of one model.
+type Counts struct {
+	Visible, Waiting, Deleted, Parked, Conflicts, Refused int64
+}
+
+// Counts returns the numbers of every model that the database knows of.
+func (r *Registry) Counts(ctx context.Context) (map[sdk.ModelName]Counts, error) {
+	all := make(map[sdk.ModelName]Counts)
+	err := r.db.Read(ctx, func(tx *database.Tx) error {
+		for _, s := range r.catalog.Load().order {
+			var c Counts
+			if _, err := tx.One("SELECT count(*) FROM "+s.table, nil, &c.Visible); err != nil {
+				return err
+			}
+			all[s.desc.Model] = c
+		}
+		for _, part := range []struct {
+			query string
+			add   func(c *Counts, n int64)
+		}{
+			{"SELECT n.name, count(*) FROM _shadow x JOIN _name n ON n.n = x.model WHERE present = 1 GROUP BY x.model", func(c *Counts, n int64) { c.Waiting = n }},
+			{"SELECT n.name, count(*) FROM _shadow x JOIN _name n ON n.n = x.model WHERE present = 0 GROUP BY x.model", func(c *Counts, n int64) { c.Deleted += n }},
+			{"SELECT n.name, count(*) FROM _tombstone x JOIN _name n ON n.n = x.model GROUP BY x.model", func(c *Counts, n int64) { c.Deleted += n }},
+			{"SELECT n.name, count(*) FROM _parked x JOIN _name n ON n.n = x.model GROUP BY x.model", func(c *Counts, n int64) { c.Parked = n }},
+			{"SELECT n.name, count(*) FROM _conflict x JOIN _name n ON n.n = x.model GROUP BY x.model", func(c *Counts, n int64) { c.Conflicts = n }},
+			{"SELECT model, count(*) FROM _refused GROUP BY model", func(c *Counts, n int64) { c.Refused = n }},
+		} {
+			err := tx.Each(part.query, nil, func(rows *sql.Rows) error {
+				var name sdk.ModelName
+				var n int64
+				err := rows.Scan(&name, &n)
+				c := all[name]
+				part.add(&c, n)
+				all[name] = c
+				return err
+			})
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return all, err
+}

@@ -1,0 +1,456 @@
+package registry_test
+
+import (
+	"context"
+	"slices"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
+
+	"github.com/starling-sync/starling/hlc"
+	"github.com/starling-sync/starling/host/peerlog"
+	"github.com/starling-sync/starling/host/registry"
+	"github.com/starling-sync/starling/sdk"
+)
+
+func rid(n byte) sdk.RecordID { return sdk.RecordID{0: 1, 15: n} }
+
+func file(n, parent byte, name string) *File {
+	f := &File{Owned: sdk.Owned{ID: rid(n)}, Name: name}
+	if parent != 0 {
+		f.Parent = sdk.Ref(rid(parent))
+	}
+	return f
+}
+
+func label(n, parent byte, name string) *Label {
+	l := &Label{Shared: sdk.Shared{ID: rid(n)}, Name: name}
+	if parent != 0 {
+		l.Parent = sdk.Ref(rid(parent))
+	}
+	return l
+}
+
+func mark(label, target byte) *Mark {
+	return &Mark{Label: sdk.Ref(rid(label)), Target: sdk.AnyRef(rid(target))}
+}
+
+// merged commits a label edit without asking whether the record may be changed, so that any history can be made.
+func wantEqual(t testing.TB, devices ...*device) {
+	t.Helper()
+	want := devices[0].digests()
+	for _, d := range devices {
+		if diff := cmp.Diff(want, d.digests()); diff != "" {
+			t.Errorf("digests of %s and %s differ (-want +got):\n%s", devices[0].id, d.id, diff)
+		}
+		d.checkInvariants()
+	}
+}
+
+func TestTwoDevices(t *testing.T) {
+	a, b := newDevice(t, 1, allModels()...), newDevice(t, 2, allModels()...)
+	a.own(packed(t, files(), file(1, 0, "root"), file(2, 1, "child"), file(3, 2, "grandchild")))
+	b.own(packed(t, files(), file(11, 0, "other")))
+	a.share(packed(t, labels(), label(101, 0, "work"), label(102, 101, "home")), packed(t, marks(), mark(101, 3), mark(102, 11)))
+	b.pull(a, 1<<20)
+	a.pull(b, 1<<20)
+	wantEqual(t, a, b)
+	if got := len(a.ids("mark", false)); got != 2 {
+		t.Errorf("%d marks are visible; want 2", got)
+	}
+
+	t.Run("concurrent edits of different fields both survive", func(t *testing.T) {
+		a.share(updates(t, labels(), label(101, 0, "job"), "name"))
+		b.share(updates(t, labels(), &Label{Shared: sdk.Shared{ID: rid(101)}, Color: "blue"}, "color"))
+		a.pull(b, 1<<20)
+		b.pull(a, 1<<20)
+		wantEqual(t, a, b)
+		row, _ := b.get("label", rid(101))
+		if row.Value("name") != "job" || row.Value("color") != "blue" {
+			t.Errorf("got %v", row.Fields)
+		}
+	})
+	t.Run("of the same field the later wins and the other is kept", func(t *testing.T) {
+		a.share(updates(t, labels(), label(101, 0, "first"), "name"))
+		b.wall = b.wall.Add(1000_000_000)
+		b.share(updates(t, labels(), label(101, 0, "second"), "name"))
+		a.pull(b, 1<<20)
+		b.pull(a, 1<<20)
+		wantEqual(t, a, b)
+		for _, d := range []*device{a, b} {
+			row, _ := d.get("label", rid(101))
+			list, err := d.registry.Conflicts(context.Background(), "label", rid(101))
+			if err != nil || row.Value("name") != "second" || len(list) != 1 || list[0].Value != "first" {
+				t.Errorf("%s: name %v, conflicts %v, %v", d.id, row.Value("name"), list, err)
+			}
+		}
+	})
+	t.Run("deletes of both kinds arrive", func(t *testing.T) {
+		a.own(deletes(t, files(), rid(3), rid(2)))
+		b.share(deletes(t, labels(), rid(102)))
+		a.pull(b, 1<<20)
+		b.pull(a, 1<<20)
+		wantEqual(t, a, b)
+		if _, ok := b.get("file", rid(3)); ok {
+			t.Error("file 3 is still there")
+		}
+		if got := b.ids("mark", true); len(got) != 2 { // one for each target that is gone
+			t.Errorf("marks %v wait; want two", got)
+		}
+	})
+	t.Run("nothing is left to send", func(t *testing.T) {
+		if diff := cmp.Diff(a.vector(), b.vector(), cmp.Transformer("stamp", func(p peerlog.Position) hlc.Stamp { return p.Stamp })); diff != "" {
+			t.Error(diff)
+		}
+	})
+}
+
+func TestOwnership(t *testing.T) {
+	ctx := context.Background()
+	a, b, c := newDevice(t, 1, allModels()...), newDevice(t, 2, allModels()...), newDevice(t, 3, allModels()...)
+	a.own(packed(t, files(), file(1, 0, "a's")))
+	b.pull(a, 1<<20)
+	result, err := b.manager.CommitDeviceOwned(ctx, packed(t, files(), file(2, 0, "b's"), file(1, 0, "stolen")), deletes(t, files(), rid(1)))
+	if err != nil || result.Written != 1 || len(result.Refused) != 2 {
+		t.Fatalf("got %+v, %v; want one written, two refused", result, err)
+	}
+	if r := result.Refused[0]; r.Batch != 0 || r.Index != 1 || r.Code != sdk.CodeNotOwner {
+		t.Errorf("refused %+v", r)
+	}
+	if r := result.Refused[1]; r.Batch != 1 || r.Index != 0 || r.Code != sdk.CodeNotOwner {
+		t.Errorf("refused %+v", r)
+	}
+	t.Log(result.Refused[0].Message)
+
+	// c hears of the record from its owner, then from one that claims it.
+	c.pull(a, 1<<20)
+	forged := packed(t, files(), file(1, 0, "forged"))
+	forged.Rows = sdk.AppendStateHeader(nil, rid(1), c.clock.Last()+5, 5)
+	for _, v := range []any{"forged", int64(1), nil, 0.0, nil} {
+		forged.Rows = sdk.AppendValue(forged.Rows, v)
+	}
+	dead := sdk.Batch{Model: "file", Version: 1, Columns: forged.Columns, Count: 1, Rows: sdk.AppendStateHeader(nil, rid(1), c.clock.Last()+6, -1)}
+	for _, batch := range []sdk.Batch{forged, dead} {
+		outcome := c.apply(page{stream: peerlog.Stream{Origin: b.id, Kind: sdk.DeviceOwned}, through: c.clock.Last() + 9, batches: []sdk.Batch{batch}})
+		if outcome.Refused != 1 || outcome.Written != 0 {
+			t.Errorf("outcome %+v; want it refused", outcome)
+		}
+	}
+	if row, _ := c.get("file", rid(1)); row.Value("name") != "a's" || row.Owner != a.id {
+		t.Errorf("got %+v", row)
+	}
+	if list, err := c.registry.Refused(ctx, 10); err != nil || len(list) != 2 || list[0].Code != sdk.CodeNotOwner {
+		t.Errorf("refused %v, %v", list, err)
+	}
+}
+
+func TestCommitDeviceOwned_leavesEqualRowsAlone(t *testing.T) {
+	a := newDevice(t, 1, allModels()...)
+	first := a.own(packed(t, files(), file(1, 0, "one"), file(2, 0, "two")))
+	second := a.own(packed(t, files(), file(1, 0, "one"), file(2, 0, "zwei")))
+	if first.Written != 2 || second.Written != 1 || second.First != second.Last || second.First <= first.Last {
+		t.Errorf("wrote %+v, then %+v", first, second)
+	}
+	if n := len(a.told); n != 2 || a.told[1].From != first.Last || a.told[1].Through != second.Last || a.told[1].Batches[0].Count != 1 {
+		t.Errorf("told %+v", a.told)
+	}
+	if again := a.own(deletes(t, files(), rid(9))); again.Written != 0 {
+		t.Errorf("deleting what is not there wrote %+v", again)
+	}
+	// A batch that names some columns keeps the others.
+	part := sdk.Batch{Model: "file", Version: 1, Columns: []string{"size"}, Count: 1}
+	part.Rows = sdk.AppendValue(sdk.AppendStateHeader(nil, rid(2), 0, 1), int64(7))
+	a.own(part)
+	if row, _ := a.get("file", rid(2)); row.Value("name") != "zwei" || row.Value("size") != int64(7) {
+		t.Errorf("got %v", row.Fields)
+	}
+}
+
+func TestCommit_allOrNothing(t *testing.T) {
+	// Covered with the manager's options: see package transaction.
+	a := newDevice(t, 1, allModels()...)
+	bad := packed(t, files(), file(1, 0, "fine"), file(2, 0, "nul \x00"), file(3, 0, "bad \xff"), file(4, 0, ""))
+	result, err := a.manager.CommitDeviceOwned(context.Background(), bad)
+	if err != nil || result.Written != 2 || len(result.Refused) != 2 {
+		t.Fatalf("got %+v, %v", result, err)
+	}
+	for _, no := range result.Refused {
+		if no.Code != sdk.CodeInvalid || no.Message == "" {
+			t.Errorf("refused %+v", no)
+		}
+	}
+}
+
+func TestVisibility(t *testing.T) {
+	src := newDevice(t, 1, allModels()...)
+	dst := newDevice(t, 2, allModels()...)
+	own := peerlog.Stream{Origin: src.id, Kind: sdk.DeviceOwned}
+	send := func() { dst.pull(src, 1<<20) }
+	visible := func(want ...byte) {
+		t.Helper()
+		ids := []sdk.RecordID{}
+		for _, n := range want {
+			ids = append(ids, rid(n))
+		}
+		if diff := cmp.Diff(ids, dst.ids("file", false)); diff != "" {
+			t.Errorf("visible (-want +got):\n%s", diff)
+		}
+		dst.checkInvariants()
+	}
+	src.own(packed(t, files(), file(3, 2, "c"), file(2, 1, "b")))
+	send()
+	visible()
+	src.own(packed(t, files(), file(1, 0, "a")))
+	send()
+	visible(1, 2, 3)
+	src.own(deletes(t, files(), rid(1)))
+	send()
+	visible()
+	src.own(packed(t, files(), file(1, 0, "a again")))
+	send()
+	visible(1, 2, 3)
+	src.own(packed(t, files(), file(2, 9, "b moved away")))
+	send()
+	visible(1)
+	src.own(packed(t, files(), file(2, 1, "b moved back")))
+	send()
+	visible(1, 2, 3)
+	// A ring is visible, whichever part comes first.
+	src.own(packed(t, files(), file(20, 21, "x")))
+	send()
+	visible(1, 2, 3)
+	src.own(packed(t, files(), file(21, 20, "y")))
+	send()
+	visible(1, 2, 3, 20, 21)
+	// What waits travels on.
+	third := newDevice(t, 3, allModels()...)
+	src.own(packed(t, files(), file(30, 31, "waits")))
+	send()
+	third.pull(dst, 64)
+	wantEqual(t, src, dst, third)
+	if p, _ := third.read(own, 0, 1<<20); p.through != third.vector()[own].Stamp {
+		t.Errorf("the stream ends at %s; want %s", p.through, third.vector()[own].Stamp)
+	}
+}
+
+func TestUnknownModel(t *testing.T) {
+	src, relay, dst := newDevice(t, 1, allModels()...), newDevice(t, 2), newDevice(t, 3, files())
+	src.own(packed(t, files(), file(1, 0, "a"), file(2, 1, "b")))
+	src.own(packed(t, files(), file(1, 0, "a2")), deletes(t, files(), rid(2)))
+	src.share(packed(t, labels(), label(101, 0, "x")), packed(t, marks(), mark(101, 1)))
+	relay.pull(src, 100)
+	dst.pull(relay, 100)
+	wantEqual(t, src, src)
+	if counts, err := relay.registry.Counts(context.Background()); err != nil || counts["file"].Parked != 2 || counts["label"].Parked != 1 {
+		t.Errorf("counts %+v, %v", counts, err)
+	}
+	for _, d := range []*device{relay, dst} {
+		for _, model := range allModels() {
+			d.add(model)
+		}
+	}
+	wantEqual(t, src, relay, dst)
+	if counts, err := relay.registry.Counts(context.Background()); err != nil || counts["file"].Parked != 0 || counts["mark"].Visible != 1 {
+		t.Errorf("counts %+v, %v", counts, err)
+	}
+	// Taken away and back again.
+	relay.registry.Remove("file")
+	src.own(packed(t, files(), file(5, 0, "later")))
+	relay.pull(src, 100)
+	relay.add(files())
+	wantEqual(t, src, relay)
+}
+
+func TestNewerSchema(t *testing.T) {
+	src, old := newDevice(t, 1, filesV2(), labels()), newDevice(t, 2, files(), labels())
+	third := newDevice(t, 3, filesV2(), labels())
+	src.own(packed(t, filesV2(), &FileV2{Owned: sdk.Owned{ID: rid(1)}, Name: "n", Color: "red", Label: sdk.Ref(rid(101))},
+		&FileV2{Owned: sdk.Owned{ID: rid(2)}, Name: "plain"}))
+	old.pull(src, 1<<20)
+	if got := old.ids("file", false); len(got) != 2 {
+		t.Errorf("version 1 shows %v; it knows nothing of the label", got)
+	}
+	third.pull(old, 1<<20)
+	wantEqual(t, src, third)
+	if diff := cmp.Diff(src.digests(), old.digests()); diff != "" {
+		t.Errorf("digests differ between versions:\n%s", diff)
+	}
+	old.add(filesV2())
+	wantEqual(t, src, old, third)
+	if got := old.ids("file", false); len(got) != 1 {
+		t.Errorf("version 2 shows %v; the label is missing", got)
+	}
+	src.share(packed(t, labels(), label(101, 0, "l")))
+	old.pull(src, 1<<20)
+	third.pull(old, 1<<20)
+	wantEqual(t, src, old, third)
+	if row, _ := old.get("file", rid(1)); row.Value("color") != "red" || !row.Visible {
+		t.Errorf("got %+v", row)
+	}
+	if _, err := old.registry.Add(context.Background(), files()); sdk.CodeOf(err) != sdk.CodeUnsupported {
+		t.Errorf("a downgrade: %v", err)
+	}
+}
+
+func TestPrepare_stale(t *testing.T) {
+	ctx := context.Background()
+	a := newDevice(t, 1, allModels()...)
+	a.share(packed(t, labels(), label(101, 0, "x")))
+	batch := updates(t, labels(), label(101, 0, "y"), "name")
+	first, err := a.registry.PrepareLocal(ctx, sdk.SharedByAll, []sdk.Batch{batch})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.share(updates(t, labels(), label(101, 0, "z"), "name"))
+	err = a.db.Write(ctx, func(tx *tx) error { _, _, err := first.Write(tx, a.clock.Now); return err })
+	if sdk.CodeOf(err) != sdk.CodeStale {
+		t.Fatalf("got %v, want stale", err)
+	}
+	// A write of another record does not disturb.
+	second, err := a.registry.PrepareLocal(ctx, sdk.SharedByAll, []sdk.Batch{batch})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.share(packed(t, labels(), label(102, 0, "other")))
+	if err := a.db.Write(ctx, func(tx *tx) error { _, _, err := second.Write(tx, a.clock.Now); return err }); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestConvergence has random devices write, then applies their streams elsewhere in random order, cut, repeated and
+// relayed, and wants equal digests and the visibility that the definition says.
+func TestConvergence(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		const writers = 2
+		var devices []*device
+		for n := range writers + 2 {
+			devices = append(devices, newDevice(t, byte(n+1), allModels()...))
+		}
+		steps := rapid.IntRange(1, 40).Draw(rt, "steps")
+		for range steps {
+			d := devices[rapid.IntRange(0, writers-1).Draw(rt, "device")]
+			act(rt, t, d)
+			if rapid.IntRange(0, 4).Draw(rt, "meet") == 0 {
+				other := devices[rapid.IntRange(0, len(devices)-1).Draw(rt, "other")]
+				if other != d {
+					other.pull(d, rapid.SampledFrom([]int{1, 60, 300, 1 << 20}).Draw(rt, "bytes"))
+					other.checkInvariants()
+				}
+			}
+		}
+		// The last device gets every stream from its origin in small pages, shuffled between streams, some twice.
+		last := devices[len(devices)-1]
+		queues := make(map[peerlog.Stream][]page)
+		var streams []peerlog.Stream
+		for _, d := range devices[:writers] {
+			for stream, position := range d.vector() {
+				if stream.Origin != d.id {
+					continue
+				}
+				for since, more := hlc.Stamp(0), true; more; {
+					var p page
+					p, more = d.read(stream, since, 100)
+					if !more {
+						p.through = position.Stamp
+					}
+					queues[stream] = append(queues[stream], p)
+					since = p.through
+				}
+				streams = append(streams, stream)
+			}
+		}
+		slices.SortFunc(streams, func(a, b peerlog.Stream) int { return 2*a.Origin.Compare(b.Origin) + len(a.Kind) - len(b.Kind) })
+		for len(streams) > 0 {
+			i := rapid.IntRange(0, len(streams)-1).Draw(rt, "stream")
+			queue := queues[streams[i]]
+			last.apply(queue[0])
+			if rapid.Bool().Draw(rt, "again") {
+				last.apply(queue[0])
+			}
+			if queues[streams[i]] = queue[1:]; len(queue) == 1 {
+				streams = slices.Delete(streams, i, i+1)
+			}
+		}
+		for range 2 {
+			for _, d := range devices {
+				for _, other := range devices {
+					if other != d {
+						d.pull(other, 200)
+					}
+				}
+			}
+		}
+		wantEqual(t, devices...)
+		if t.Failed() {
+			rt.Fatal("not converged")
+		}
+	})
+}
+
+// act has d write something. Refused changes are as good as none.
+func act(rt *rapid.T, t *testing.T, d *device) {
+	ctx := context.Background()
+	n := byte(rapid.IntRange(1, 6).Draw(rt, "n"))
+	parent := byte(rapid.IntRange(0, 7).Draw(rt, "parent"))
+	mine := n + 10*d.id[15]
+	if parent != 0 {
+		parent += 10 * byte(rapid.IntRange(1, 2).Draw(rt, "whose"))
+	}
+	name := rapid.SampledFrom([]string{"a", "b", "c"}).Draw(rt, "name")
+	var err error
+	switch rapid.IntRange(0, 6).Draw(rt, "act") {
+	case 0, 1:
+		_, err = d.manager.CommitDeviceOwned(ctx, packed(t, files(), file(mine, parent, name)))
+	case 2:
+		_, err = d.manager.CommitDeviceOwned(ctx, deletes(t, files(), rid(mine)))
+	case 3:
+		l := label(100+n, 0, name)
+		if parent%10 != 0 {
+			l.Parent = sdk.Ref(rid(100 + parent%10))
+		}
+		_, err = d.manager.CommitShared(ctx, packed(t, labels(), l))
+	case 4:
+		l := label(100+n, 0, name)
+		l.Rank = int64(parent)
+		if parent%10 != 0 {
+			l.Parent = sdk.Ref(rid(100 + parent%10))
+		}
+		names := rapid.SampledFrom([][]string{{"name"}, {"parent_id"}, {"rank", "name"}}).Draw(rt, "names")
+		_, err = d.manager.CommitShared(ctx, updates(t, labels(), l, names...))
+	case 5:
+		_, err = d.manager.CommitShared(ctx, deletes(t, labels(), rid(100+n)))
+	case 6:
+		_, err = d.manager.CommitShared(ctx, packed(t, marks(), mark(100+n, parent)))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestWatch(t *testing.T) {
+	a, b := newDevice(t, 1, allModels()...), newDevice(t, 2, allModels()...)
+	events, cancel := b.registry.Watch("file")
+	a.own(packed(t, files(), file(2, 1, "waits")))
+	b.pull(a, 1<<20)
+	a.own(packed(t, files(), file(1, 0, "comes")))
+	b.pull(a, 1<<20)
+	a.own(deletes(t, files(), rid(2)))
+	b.pull(a, 1<<20)
+	b.own(packed(t, files(), file(9, 0, "own")))
+	cancel()
+	cancel()
+	var got []string
+	for e := range events {
+		got = append(got, string(e.Kind)+" "+e.ID.String()[34:])
+		if e.Local != (e.Origin == b.id) {
+			t.Errorf("event %+v", e)
+		}
+	}
+	want := []string{"hidden 02", "changed 01", "changed 02", "deleted 02", "changed 09"}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("events (-want +got):\n%s", diff)
+	}
+}
+
+var _ = registry.Row{}

@@ -1,0 +1,382 @@
+package registry
+
+import (
+	"bytes"
+	"context"
+	"database/sql"
+	"fmt"
+
+	"github.com/starling-sync/starling/hlc"
+	"github.com/starling-sync/starling/host/database"
+	"github.com/starling-sync/starling/sdk"
+)
+
+// sharedBatch is what operations make of the records of one shared model.
+type sharedBatch struct {
+	*served
+	read      uint64                       // served.changes before the first read
+	before    map[sdk.RecordID]storedClock // what was read, also of records that there are none of
+	current   map[sdk.RecordID]*sdk.Record // as read, then as merged
+	changed   []sdk.RecordID               // in the order of their first change
+	isChanged map[sdk.RecordID]bool
+	conflicts []sdk.Conflict
+	resolved  []sdk.Conflict
+}
+
+// storedClock is what the database holds of a shared record; the zero value is nothing.
+type storedClock struct {
+	clock    []byte // of the table, or the data of the shadow
+	shadowed bool
+}
+
+func (b storedClock) equal(other storedClock) bool {
+	return b.shadowed == other.shadowed && bytes.Equal(b.clock, other.clock)
+}
+
+func (p *Prepared) prepareShared(ctx context.Context, in *Incoming) error {
+	for i := range in.Batches {
+		batch := &in.Batches[i]
+		s := p.catalog.models[batch.Model]
+		if s == nil || s.server == nil {
+			if err := p.parkShared(in, batch); err != nil {
+				return err
+			}
+			continue
+		}
+		fresh, ids, err := in.freshOps(batch)
+		if err != nil {
+			return err
+		}
+		if !s.shared {
+			no := sdk.Errorf(sdk.CodeInvalid, "records of model %q belong to one device here, and this is a shared operation", batch.Model)
+			if err := p.refuseOps(&fresh, refuseAll(&fresh, no)); err != nil {
+				return err
+			}
+			continue
+		}
+		if fresh.Count == 0 {
+			continue
+		}
+		b := p.sharedBatch(s)
+		if err := p.r.load(ctx, b, ids); err != nil {
+			return err
+		}
+		refused, err := b.merge(ctx, sdk.SharedChanges{Batch: fresh, Origin: in.Origin}, ids)
+		if err != nil {
+			if err := callError(s, err); err != nil {
+				return err
+			}
+			refused = refuseAll(&fresh, err)
+		}
+		if err := p.refuseOps(&fresh, refused); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// freshOps returns the operations of batch that were not applied before, and the records that they touch.
+func (in *Incoming) freshOps(batch *sdk.Batch) (fresh sdk.Batch, ids []sdk.RecordID, err error) {
+	fresh = *batch
+	known := 0
+	seen := make(map[sdk.RecordID]bool, batch.Count)
+	for op, err := range batch.Ops() {
+		if err == nil {
+			err = in.check(op.Stamp)
+		}
+		if err != nil {
+			return fresh, nil, err
+		}
+		if op.Stamp != 0 && op.Stamp <= in.Applied {
+			known++
+		} else if !seen[op.ID] {
+			seen[op.ID] = true
+			ids = append(ids, op.ID)
+		}
+	}
+	if known == 0 {
+		return fresh, ids, nil
+	}
+	fresh.Rows, fresh.Count = nil, 0
+	for op := range batch.Ops() {
+		if op.Stamp > in.Applied {
+			fresh.Rows = append(fresh.Rows, op.Raw...)
+			fresh.Count++
+		}
+	}
+	return fresh, ids, nil
+}
+
+// refuseOps keeps refused operations of batch with their reasons.
+func (p *Prepared) refuseOps(batch *sdk.Batch, refused []sdk.Refusal) error {
+	if len(refused) == 0 {
+		return nil
+	}
+	asked, index := refusals{refused}, 0
+	for op, err := range batch.Ops() {
+		if err != nil {
+			return err
+		}
+		if no, ok := asked.at(index); ok {
+			p.refused = append(p.refused, refusal{batch.Model, op.ID, op.Stamp, no})
+		}
+		index++
+	}
+	return nil
+}
+
+// sharedBatch returns the one batch of p for s.
+func (p *Prepared) sharedBatch(s *served) *sharedBatch {
+	for _, b := range p.shared {
+		if b.model == s.model {
+			return b
+		}
+	}
+	b := &sharedBatch{
+		served: s, read: s.changes.Load(), before: make(map[sdk.RecordID]storedClock),
+		current: make(map[sdk.RecordID]*sdk.Record), isChanged: make(map[sdk.RecordID]bool),
+	}
+	p.shared = append(p.shared, b)
+	return b
+}
+
+// load reads those of ids that b has not read yet.
+func (r *Registry) load(ctx context.Context, b *sharedBatch, ids []sdk.RecordID) error {
+	var unread []sdk.RecordID
+	for _, id := range ids {
+		if _, ok := b.before[id]; !ok {
+			unread = append(unread, id)
+		}
+	}
+	if len(unread) == 0 {
+		return nil
+	}
+	err := r.db.Read(ctx, func(tx *database.Tx) error {
+		return b.model.readShared(tx, unread, func(id sdk.RecordID, stored storedClock, state *sdk.Record) {
+			b.before[id] = stored
+			b.current[id] = state
+		})
+	})
+	if err != nil {
+		return fmt.Errorf("read %s: %w", b.desc.Model, err)
+	}
+	for _, id := range unread {
+		if _, ok := b.before[id]; !ok {
+			b.before[id] = storedClock{}
+		}
+	}
+	return nil
+}
+
+// readShared calls fn for each record with one of ids that the table or the shadow holds.
+func (m *model) readShared(tx *database.Tx, ids []sdk.RecordID, fn func(sdk.RecordID, storedClock, *sdk.Record)) error {
+	found := 0
+	err := selectIn(tx, m.sel+" WHERE id IN ", nil, ids, func(rows *sql.Rows) error {
+		rec, err := m.scanRow(tx, rows)
+		if err != nil {
+			return err
+		}
+		clock, _ := rec.args[m.width-1].([]byte)
+		fn(rec.id, storedClock{clock: clock}, rec.state)
+		found++
+		return nil
+	})
+	if err != nil || found == len(ids) {
+		return err
+	}
+	return selectIn(tx, "SELECT id, data FROM _shadow WHERE model = ? AND id IN ", anys(m.n), ids, func(rows *sql.Rows) error {
+		var id, data []byte
+		if err := rows.Scan(&id, &data); err != nil {
+			return err
+		}
+		state, err := unpackRecord(tx, m, sdk.RecordID(id), data, nil)
+		if err != nil {
+			return damaged(m, sdk.RecordID(id), err)
+		}
+		fn(sdk.RecordID(id), storedClock{clock: data, shadowed: true}, state)
+		return nil
+	})
+}
+
+// merge has the model merge operations on the records with these ids, which b has read.
+func (b *sharedBatch) merge(ctx context.Context, in sdk.SharedChanges, ids []sdk.RecordID) ([]sdk.Refusal, error) {
+	for _, id := range ids {
+		if state := b.current[id]; state != nil {
+			in.Current = append(in.Current, *state)
+		}
+	}
+	result, err := b.server.ApplySharedChange(ctx, in)
+	if err != nil {
+		return nil, err
+	}
+	for i := range result.Records {
+		state := &result.Records[i]
+		if _, asked := b.before[state.ID]; !asked {
+			return nil, sdk.Errorf(sdk.CodeInternal, "model %q changed %s, which no operation names", b.desc.Model, state.ID)
+		}
+		if err := checkFields(state); err != nil {
+			return nil, sdk.Errorf(sdk.CodeInternal, "model %q returned %s: %w", b.desc.Model, state.ID, err)
+		}
+		if !b.isChanged[state.ID] {
+			b.isChanged[state.ID] = true
+			b.changed = append(b.changed, state.ID)
+		}
+		b.current[state.ID] = state
+	}
+	b.conflicts = append(b.conflicts, result.Conflicts...)
+	b.resolved = append(b.resolved, result.Resolved...)
+	return result.Refused, nil
+}
+
+// checkFields returns why a record that a model returned can not be stored.
+func checkFields(state *sdk.Record) error {
+	for i := range state.Fields {
+		f := &state.Fields[i]
+		switch f.Value.(type) {
+		case nil, string, int64, float64, bool, []byte, sdk.RecordID:
+		default:
+			return sdk.Errorf(sdk.CodeInvalid, "field %q holds a %T", f.Name, f.Value)
+		}
+		if i > 0 && state.Fields[i-1].Name >= f.Name {
+			return sdk.Errorf(sdk.CodeInvalid, "fields %q and %q are out of order", state.Fields[i-1].Name, f.Name)
+		}
+	}
+	return nil
+}
+
+// guardShared makes sure that what b was decided on still stands, writes what does not exist, and the conflict journal,
+// and returns the records that exist.
+func (p *placer) guardShared(b *sharedBatch) ([]*record, error) {
+	if b.changes.Load() != b.read {
+		if err := p.compare(b); err != nil {
+			return nil, err
+		}
+	}
+	p.touch(b.model)
+	var records []*record
+	for _, id := range b.changed {
+		state, before := b.current[id], b.before[id]
+		version := latest(state)
+		rec := &record{m: b.model, id: id, state: state, origin: version.Device, stamp: version.Stamp, shadowed: before.shadowed, trusted: true}
+		if !state.Exists() {
+			if err := p.vanish(rec, before); err != nil {
+				return nil, err
+			}
+			continue
+		}
+		if err := rec.setState(p.tx, state); err != nil {
+			return nil, err
+		}
+		records = append(records, rec)
+	}
+	return records, p.journal(b)
+}
+
+// compare returns a CodeStale error unless the database still holds what b read.
+func (p *placer) compare(b *sharedBatch) error {
+	ids := make([]sdk.RecordID, 0, len(b.before))
+	for id := range b.before {
+		ids = append(ids, id)
+	}
+	held := make(map[sdk.RecordID]storedClock, len(ids))
+	err := b.model.readShared(p.tx, ids, func(id sdk.RecordID, stored storedClock, _ *sdk.Record) { held[id] = stored })
+	if err != nil {
+		return err
+	}
+	for id, before := range b.before {
+		if !before.equal(held[id]) {
+			return sdk.Errorf(sdk.CodeStale, "%s %s changed meanwhile; decide again", b.desc.Model, id)
+		}
+	}
+	return nil
+}
+
+// vanish keeps the clocks of a record that does not exist, and takes the record away.
+func (p *placer) vanish(rec *record, before storedClock) error {
+	data, err := packRecord(p.tx, rec.state, nil)
+	if err != nil {
+		return err
+	}
+	if err := storeShadow(p.tx, rec.m, rec.id, 0, nil, nil, data); err != nil {
+		return err
+	}
+	p.shadowEmpty = false
+	if before.shadowed {
+		_, err := p.tx.Exec("DELETE FROM _waiting WHERE model = ? AND id = ?", rec.m.n, rec.id[:])
+		return err
+	}
+	if before.clock == nil {
+		return nil
+	}
+	p.outcome.Deleted++
+	p.notify(Deleted, rec)
+	return deleteIn(p.tx, "DELETE FROM "+rec.m.table+" WHERE id IN ", nil, []sdk.RecordID{rec.id}, func(id sdk.RecordID) {
+		delete(p.visible, id)
+		p.hiding = append(p.hiding, id)
+	})
+}
+
+// latest returns the greatest version in state.
+func latest(state *sdk.Record) sdk.Version {
+	version := state.Inserted
+	if state.Deleted.Compare(version) > 0 {
+		version = state.Deleted
+	}
+	for i := range state.Fields {
+		if state.Fields[i].Version.Compare(version) > 0 {
+			version = state.Fields[i].Version
+		}
+	}
+	return version
+}
+
+// journal keeps the values that lost, and forgets those that were seen after all.
+func (p *placer) journal(b *sharedBatch) error {
+	for i := range b.conflicts {
+		if err := p.keepConflict(b.model, &b.conflicts[i]); err != nil {
+			return fmt.Errorf("keep a conflict: %w", err)
+		}
+	}
+	for i := range b.resolved {
+		c := &b.resolved[i]
+		field, err := p.tx.NameNumber(c.Field)
+		if err != nil {
+			return err
+		}
+		_, err = p.tx.Exec("DELETE FROM _conflict WHERE model = ? AND id = ? AND field = ? AND lost_stamp = ?", b.n, c.ID[:], field, int64(c.Lost.Stamp)) //nolint:gosec // stamps fit
+		if err != nil {
+			return fmt.Errorf("resolve a conflict: %w", err)
+		}
+	}
+	return nil
+}
+
+func (p *placer) keepConflict(m *model, c *sdk.Conflict) error {
+	field, err := p.tx.NameNumber(c.Field)
+	if err != nil {
+		return err
+	}
+	lost, err := p.tx.DeviceNumber(c.Lost.Device)
+	if err != nil {
+		return err
+	}
+	winner, err := p.tx.DeviceNumber(c.Winner.Device)
+	if err != nil {
+		return err
+	}
+	n, err := p.tx.Exec(`INSERT INTO _conflict (model, id, field, value, lost_stamp, lost_device, winner_stamp, winner_device)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`,
+		m.n, c.ID[:], field, sdk.AppendValue(nil, c.Value), int64(c.Lost.Stamp), lost, int64(c.Winner.Stamp), winner) //nolint:gosec // stamps fit
+	p.outcome.Conflicts += int(n)
+	return err
+}
+
+// maxStamp returns the greatest stamp that was read for b.
+func (b *sharedBatch) maxStamp() (greatest hlc.Stamp) {
+	for id := range b.before {
+		if state := b.current[id]; state != nil {
+			greatest = max(greatest, latest(state).Stamp)
+		}
+	}
+	return greatest
+}
