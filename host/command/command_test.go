@@ -327,14 +327,14 @@ func TestPut_StreamsManyBatches(t *testing.T) {
 	var input strings.Builder
 	for i := range 250 {
 		if i == 120 {
-			input.WriteString(`{"nmae":"x"}` + "\n")
+			input.WriteString(`{"nam":"x"}` + "\n")
 			continue
 		}
 		fmt.Fprintf(&input, "{\"name\":\"tag %d\"}\n", i)
 	}
 	out, errs, status := w.run([]string{"put", "tag", "-"}, input.String())
-	want := "starling: record 121: tag: unknown field"
-	if status != 1 || strings.Count(out, "\n") != 249 || !strings.HasPrefix(errs, want[:20]) {
+	want := "starling: record 121: "
+	if status != 1 || strings.Count(out, "\n") != 249 || !strings.HasPrefix(errs, want) {
 		t.Errorf("status %d, %d ids, %s", status, strings.Count(out, "\n"), errs)
 	}
 	if !strings.HasSuffix(errs, "1 of 250 records were refused; the others were put\n") {

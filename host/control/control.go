@@ -48,8 +48,8 @@ type Write struct {
 // Query says which records Records.List yields.
 type Query struct {
 	Model sdk.ModelName
-	Where []Condition // all must hold
-	Limit int         // 0: no limit
+	Where *Condition // nil: every record. Where a caller gives several, the server looks at the others
+	Limit int        // 0: no limit
 }
 
 // Condition holds for records whose field has the value; nil is NULL. The field exists and the value is of its type.

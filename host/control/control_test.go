@@ -220,7 +220,7 @@ func TestPut_RefusesSingleRecords(t *testing.T) {
 	host.PutForeign("entry", control.Record{ID: foreign, Owner: other, Stamp: 5, Values: []any{"theirs", nil, nil, nil, nil, nil}})
 	puts := []control.Put{
 		{JSON: []byte(`{"name":"good"}`)},
-		{JSON: []byte(`{"nmae":"x"}`)},
+		{JSON: []byte(`{"nam":"x"}`)},
 		{JSON: []byte(`{"name":1}`)},
 		{JSON: []byte(`{"size":1}`)},
 		{JSON: []byte(`{"name":"a\u0000b"}`)},
@@ -257,7 +257,7 @@ func TestPut_RefusesSingleRecords(t *testing.T) {
 }
 
 func TestPut_AllOrNothing(t *testing.T) {
-	for _, bad := range []string{`{"nmae":"x"}`, `{"size":1}`} {
+	for _, bad := range []string{`{"nam":"x"}`, `{"size":1}`} {
 		_, c := start(t)
 		result, err := c.Put(context.Background(), "entry", []control.Put{{JSON: []byte(`{"name":"good"}`)}, {JSON: []byte(bad)}}, true)
 		if err != nil {
@@ -291,6 +291,7 @@ func TestList_Where(t *testing.T) {
 		{"text", where{{"name", "a"}}, 0, []int{0}},
 		{"empty text", where{{"name", ""}}, 0, []int{2}},
 		{"and", where{{"size", "1"}, {"name", "b"}}, 0, []int{1}},
+		{"and, limited", where{{"size", "1"}, {"kept", ""}}, 1, []int{1}},
 		{"beyond 2^53", where{{"size", "9007199254740993"}}, 0, []int{2}},
 		{"time", where{{"modified_at", "2026-11-22T08:10:11+01:00"}}, 0, []int{0}},
 		{"bool", where{{"kept", "true"}}, 0, []int{0}},
@@ -316,7 +317,7 @@ func TestList_Where(t *testing.T) {
 			}
 		})
 	}
-	for _, w := range []control.Where{{"nmae", "x"}, {"size", "x"}, {"modified_at", "noon"}, {"kept", "yes"}, {"ratio", "NaN"}, {"data", "?"}} {
+	for _, w := range []control.Where{{"nam", "x"}, {"size", "x"}, {"modified_at", "noon"}, {"kept", "yes"}, {"ratio", "NaN"}, {"data", "?"}} {
 		err := c.List(context.Background(), "entry", []control.Where{w}, 0, func(json.RawMessage) error { return nil })
 		if code := sdk.CodeOf(err); code != sdk.CodeInvalid && code != sdk.CodeUnknownField {
 			t.Errorf("where %v: %v", w, err)

@@ -43,14 +43,24 @@ func newWriter(records Records, newID func() sdk.RecordID) *writer {
 	return w
 }
 
-// describe returns the description of a model served here.
-func describe(records Records, model sdk.ModelName) (sdk.Description, error) {
-	models := records.Models()
-	best, distance := "", 3
+// find returns the description of a model, and whether it is served here.
+func find(models []sdk.Description, model sdk.ModelName) (sdk.Description, bool) {
 	for _, d := range models {
 		if d.Model == model {
-			return d, nil
+			return d, true
 		}
+	}
+	return sdk.Description{}, false
+}
+
+// describe returns the description of a model served here, or says which models there are.
+func describe(records Records, model sdk.ModelName) (sdk.Description, error) {
+	models := records.Models()
+	if d, ok := find(models, model); ok {
+		return d, nil
+	}
+	best, distance := "", 3
+	for _, d := range models {
 		if n := levenshtein.Distance(string(d.Model), string(model), nil); n < distance {
 			best, distance = string(d.Model), n
 		}

@@ -1,8 +1,12 @@
 package control
 
 import (
+	"bytes"
+	"context"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -120,6 +124,55 @@ func condition(desc *sdk.Description, field, text string) (Condition, error) {
 		return Condition{}, sdk.Errorf(sdk.CodeInvalid, "%s.%s=%s: %w", desc.Model, field, text, err)
 	}
 	return Condition{Field: field, Value: value}, nil
+}
+
+// list yields the records for which every condition holds, at most limit (0: all). The backend looks for the one
+// condition that it has an index for; the others are looked at here.
+func list(ctx context.Context, records Records, desc *sdk.Description, where []Condition, limit int, yield func(*Record) error) error {
+	query := Query{Model: desc.Model}
+	if best := slices.IndexFunc(where, func(c Condition) bool { return indexed(desc, c.Field) }); best >= 0 {
+		where[0], where[best] = where[best], where[0]
+	}
+	if len(where) > 0 {
+		query.Where = &where[0]
+		where = where[1:]
+	}
+	if len(where) == 0 {
+		query.Limit = limit
+	}
+	errEnough := errors.New("enough")
+	count := 0
+	err := records.List(ctx, query, func(r Record) error {
+		if !holds(desc, &r, where) {
+			return nil
+		}
+		if err := yield(&r); err != nil {
+			return err
+		}
+		if count++; count == limit {
+			return errEnough
+		}
+		return nil
+	})
+	if errors.Is(err, errEnough) {
+		return nil
+	}
+	return err
+}
+
+func indexed(desc *sdk.Description, name string) bool {
+	f, ok := desc.Field(name)
+	return ok && (f.Index || f.Type == sdk.UUID)
+}
+
+func holds(desc *sdk.Description, r *Record, where []Condition) bool {
+	for _, c := range where {
+		i := slices.IndexFunc(desc.Fields, func(f sdk.Field) bool { return f.Name == c.Field })
+		if !bytes.Equal(sdk.AppendValue(nil, r.Values[i]), sdk.AppendValue(nil, c.Value)) {
+			return false
+		}
+	}
+	return true
 }
 
 func appendMember(field string) []byte {

@@ -2,6 +2,7 @@ package control
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -59,7 +60,9 @@ func (s *Server) Run(ctx context.Context, listener net.Listener) error {
 	if err := server.Shutdown(grace); err != nil {
 		_ = server.Close() // nothing more can be done for what is still open
 	}
-	<-served
+	if err := <-served; failed == nil && err != nil && !errors.Is(err, http.ErrServerClosed) {
+		failed = err
+	}
 	if failed != nil {
 		return fmt.Errorf("serve the control API: %w", failed)
 	}
@@ -166,17 +169,17 @@ func (s *service) List(ctx context.Context, in *controlpb.ListRequest, out *conn
 	if in.GetLimit() < 0 {
 		return toWire(sdk.Errorf(sdk.CodeInvalid, "limit %d is negative; 0 means no limit", in.GetLimit()))
 	}
-	query := Query{Model: desc.Model, Limit: int(in.GetLimit())}
+	var where []Condition
 	for _, w := range in.GetWhere() {
 		c, err := condition(&desc, w.GetField(), w.GetValue())
 		if err != nil {
 			return toWire(err)
 		}
-		query.Where = append(query.Where, c)
+		where = append(where, c)
 	}
 	chunk, size := &controlpb.ListResponse{}, 0
-	err = s.backend.Records.List(ctx, query, func(r Record) error {
-		object := appendRecord(nil, &desc, &r)
+	err = list(ctx, s.backend.Records, &desc, where, int(in.GetLimit()), func(r *Record) error {
+		object := appendRecord(nil, &desc, r)
 		chunk.Records, size = append(chunk.Records, object), size+len(object)
 		if size < chunkBytes {
 			return nil
@@ -251,8 +254,8 @@ func (s *service) describeEvent(ctx context.Context, event *Event) ([][]byte, er
 	if event.ID.IsZero() {
 		return objects, nil
 	}
-	desc, err := describe(s.backend.Records, event.Model)
-	if err != nil || event.Gone {
+	desc, served := find(s.backend.Records.Models(), event.Model)
+	if !served || event.Gone {
 		return append(objects, appendEvent(nil, &desc, event, nil)), nil
 	}
 	record, err := s.backend.Records.Get(ctx, event.Model, event.ID)
@@ -298,13 +301,9 @@ func (s *service) conflictToWire(ctx context.Context, c *Conflict) (*controlpb.C
 		LostStamp: uint64(c.Lost.Stamp), LostDevice: c.Lost.Device[:],
 		WinnerStamp: uint64(c.Winner.Stamp), WinnerDevice: c.Winner.Device[:],
 	}
-	desc, err := describe(s.backend.Records, c.Model)
-	if err != nil {
-		out.LostJson = sdk.AppendJSONValue(nil, typeOf(c.Value), c.Value)
-		return out, nil
-	}
+	desc, _ := find(s.backend.Records.Models(), c.Model)
 	field, ok := desc.Field(c.Field)
-	if !ok {
+	if !ok { // of a newer version of the model, or the plugin is not there
 		out.LostJson = sdk.AppendJSONValue(nil, typeOf(c.Value), c.Value)
 		return out, nil
 	}

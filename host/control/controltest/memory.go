@@ -5,6 +5,7 @@
 package controltest
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"maps"
@@ -101,14 +102,12 @@ func (h *Host) List(_ context.Context, query control.Query, yield func(control.R
 	return nil
 }
 
-func holds(desc *sdk.Description, r *control.Record, where []control.Condition) bool {
-	for _, c := range where {
-		i := slices.IndexFunc(desc.Fields, func(f sdk.Field) bool { return f.Name == c.Field })
-		if string(sdk.AppendValue(nil, r.Values[i])) != string(sdk.AppendValue(nil, c.Value)) {
-			return false
-		}
+func holds(desc *sdk.Description, r *control.Record, where *control.Condition) bool {
+	if where == nil {
+		return true
 	}
-	return true
+	i := slices.IndexFunc(desc.Fields, func(f sdk.Field) bool { return f.Name == where.Field })
+	return bytes.Equal(sdk.AppendValue(nil, r.Values[i]), sdk.AppendValue(nil, where.Value))
 }
 
 func (h *Host) description(model sdk.ModelName) *sdk.Description {
