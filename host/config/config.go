@@ -132,7 +132,7 @@ func Load(path string) (*Config, error) {
 	case err != nil:
 		return nil, sdk.Errorf(sdk.CodeInvalid, "%s: cannot be read: %w", path, reason(err))
 	}
-	defer f.Close() //nolint:errcheck // only read
+	defer f.Close()
 	src, err := io.ReadAll(io.LimitReader(f, MaxFileBytes+1))
 	if err != nil {
 		return nil, sdk.Errorf(sdk.CodeInvalid, "%s: cannot be read: %w", path, reason(err))
