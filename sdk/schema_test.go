@@ -32,7 +32,7 @@ type entry struct {
 	MaybeTime *time.Time      `starling:"maybe_time"`
 	MaybeRef  *sdk.Ref        `starling:"maybe_ref,ref=entry"`
 	Skipped   map[string]int  `starling:"-"`
-	private   int
+	private   int             //nolint:unused // what is not exported is left alone
 }
 
 func entries() sdk.Model[entry] { return sdk.Model[entry]{Name: "entry", Version: 2, Doc: "files"} }
@@ -69,73 +69,77 @@ func TestModel_Describe(t *testing.T) {
 // check returns the mistake in T's tags.
 func check[T any]() error { return sdk.Model[T]{Name: "m", Version: 1}.Check() }
 
-func TestModel_Check(t *testing.T) {
-	type noBase struct {
+// Structs with one mistake each.
+type (
+	noBase struct {
 		Name string `starling:"name"`
 	}
-	type twoBases struct {
+	twoBases struct {
 		sdk.Shared
 		sdk.Owned
 		Name string `starling:"name"`
 	}
-	type untagged struct {
+	untagged struct {
 		sdk.Shared
 		Name string
 	}
-	type unexported struct {
+	unexported struct {
 		sdk.Shared
 		name string `starling:"name"`
 	}
-	type badType struct {
+	badType struct {
 		sdk.Shared
 		Name []string `starling:"name"`
 	}
-	type badOption struct {
+	badOption struct {
 		sdk.Shared
 		Name string `starling:"name,requird"`
 	}
-	type badName struct {
+	badName struct {
 		sdk.Shared
 		Name string `starling:"Name"`
 	}
-	type reservedName struct {
+	reservedName struct {
 		sdk.Shared
 		Name string `starling:"id"`
 	}
-	type twice struct {
+	twice struct {
 		sdk.Shared
 		A string `starling:"a"`
 		B string `starling:"a"`
 	}
-	type refWithoutModel struct {
+	refWithoutModel struct {
 		sdk.Shared
 		A sdk.Ref `starling:"a"`
 	}
-	type anyRefWithModel struct {
+	anyRefWithModel struct {
 		sdk.Shared
 		A sdk.AnyRef `starling:"a,ref=tag"`
 	}
-	type weakText struct {
+	weakText struct {
 		sdk.Shared
 		A string `starling:"a,weak"`
 	}
-	type timeText struct {
+	timeText struct {
 		sdk.Shared
 		A string `starling:"a,type=time"`
 	}
-	type floatKey struct {
+	floatKey struct {
 		sdk.Shared
 		A float64 `starling:"a,key"`
 	}
-	type maxKey struct {
+	maxKey struct {
 		sdk.Shared
 		A int64 `starling:"a,key,max"`
 	}
-	type ownedMax struct {
+	ownedMax struct {
 		sdk.Owned
 		A int64 `starling:"a,max"`
 	}
-	type empty struct{ sdk.Shared }
+	empty struct{ sdk.Shared }
+)
+
+func TestModel_Check(t *testing.T) {
 	_ = unexported{name: ""}.name
 	cases := map[string]struct {
 		err  error

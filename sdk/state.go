@@ -243,7 +243,7 @@ func checkPacked(b []byte, t Type) (rest []byte, err error) {
 // decodeUntyped reads a value of a field that is not known here: nil, string, int64, float64, bool or []byte, which
 // aliases b.
 func decodeUntyped(b []byte) (value any, rest []byte, err error) {
-	t := Type("")
+	var t Type
 	switch msgp.NextType(b) {
 	case msgp.NilType:
 		rest, err = msgp.ReadNilBytes(b)

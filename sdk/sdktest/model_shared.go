@@ -347,7 +347,7 @@ func replaces(merge sdk.Merge, old, value any) bool {
 	if old == nil || value == nil {
 		return old == nil
 	}
-	less, greater := false, false
+	var less, greater bool
 	switch value := value.(type) {
 	case int64:
 		less, greater = value < old.(int64), value > old.(int64)
