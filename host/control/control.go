@@ -100,7 +100,7 @@ type ModelDigest struct {
 // Feed announces changes.
 type Feed interface {
 	// Watch returns a channel of the changes to visible records of the models (none: all) from now on, after they are
-	// durable. It never delays a writer: what does not fit is counted in the next event's Missed. cancel frees it and
+	// durable. It never delays a writer: in place of what does not fit comes one event with Missed. cancel frees it and
 	// may be called once or more; the channel may be closed by the host when it stops.
 	Watch(models []sdk.ModelName) (events <-chan Event, cancel func())
 }
@@ -113,7 +113,7 @@ type Event struct {
 	Stamp  hlc.Stamp
 	Local  bool   // written on this device
 	Gone   bool   // the record is not visible any more
-	Missed uint64 // so many events before this one were dropped. A zero ID means that the event says only this
+	Missed bool   // events were dropped here; nothing else is set
 }
 
 // Reporter tells how the host is.

@@ -393,7 +393,7 @@ func TestWatch(t *testing.T) {
 		t.Fatal(err)
 	}
 	expect("delete", id.String(), "tag", true, nil)
-	host.Announce(control.Event{Model: "tag", Missed: 12})
+	host.Announce(control.Event{Missed: true})
 	expect("missed", nil, nil, nil, nil)
 	cancel()
 	if _, err := w.Next(); !errors.Is(err, context.Canceled) {

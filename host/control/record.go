@@ -98,12 +98,8 @@ func appendEvent(dst []byte, desc *sdk.Description, e *Event, record *Record) []
 	return append(dst, '}')
 }
 
-// appendMissed appends the event that says how many were dropped.
-func appendMissed(dst []byte, missed uint64) []byte {
-	dst = append(dst, `{"_event":"missed","count":`...)
-	dst = strconv.AppendUint(dst, missed, 10)
-	return append(dst, '}')
-}
+// missed is the event that says that some were dropped.
+const missed = `{"_event":"missed"}`
 
 // condition reads a condition as a person types it. Empty means NULL, except for text.
 func condition(desc *sdk.Description, field, text string) (Condition, error) {

@@ -234,38 +234,34 @@ func (s *service) Watch(ctx context.Context, in *controlpb.WatchRequest, out *co
 			if !open {
 				return nil
 			}
-			objects, err := s.describeEvent(ctx, &event)
+			object, err := s.describeEvent(ctx, &event)
 			if err != nil {
 				return toWire(err)
 			}
-			if err := out.Send(&controlpb.WatchResponse{Events: objects}); err != nil {
+			if err := out.Send(&controlpb.WatchResponse{Events: [][]byte{object}}); err != nil {
 				return err
 			}
 		}
 	}
 }
 
-// describeEvent returns the event with the record as it is now.
-func (s *service) describeEvent(ctx context.Context, event *Event) ([][]byte, error) {
-	var objects [][]byte
-	if event.Missed > 0 {
-		objects = append(objects, appendMissed(nil, event.Missed))
-	}
-	if event.ID.IsZero() {
-		return objects, nil
+// describeEvent returns the event as a JSON object, with the record as it is now.
+func (s *service) describeEvent(ctx context.Context, event *Event) ([]byte, error) {
+	if event.Missed {
+		return []byte(missed), nil
 	}
 	desc, served := find(s.backend.Records.Models(), event.Model)
 	if !served || event.Gone {
-		return append(objects, appendEvent(nil, &desc, event, nil)), nil
+		return appendEvent(nil, &desc, event, nil), nil
 	}
 	record, err := s.backend.Records.Get(ctx, event.Model, event.ID)
 	switch {
 	case sdk.CodeOf(err) == sdk.CodeNotFound: // gone since
-		return append(objects, appendEvent(nil, &desc, event, nil)), nil
+		return appendEvent(nil, &desc, event, nil), nil
 	case err != nil:
 		return nil, err
 	}
-	return append(objects, appendEvent(nil, &desc, event, &record)), nil
+	return appendEvent(nil, &desc, event, &record), nil
 }
 
 func (s *service) Conflicts(ctx context.Context, in *controlpb.ConflictsRequest) (*controlpb.ConflictsResponse, error) {

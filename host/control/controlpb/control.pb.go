@@ -1891,8 +1891,8 @@ func (x *WatchRequest) GetModels() []string {
 	return nil
 }
 
-// Each event is a JSON object: "_model", "_event" (put, delete or missed), "_origin", "_stamp", "_local", then the
-// record. "missed" stands alone, with the number of events that the watcher was too slow for.
+// Each event is a JSON object: "_model", "_event" (put, delete or missed), "_origin", "_at" (the change's stamp),
+// "_local", then the record as it is now. "missed" stands alone: the watcher was too slow, and must read again.
 type WatchResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Events        [][]byte               `protobuf:"bytes,1,rep,name=events,proto3" json:"events,omitempty"`

@@ -257,7 +257,7 @@ func (h *Host) Announce(event control.Event) {
 
 func (h *Host) announce(event control.Event) {
 	for _, w := range h.watches {
-		if len(w.models) > 0 && !slices.Contains(w.models, event.Model) {
+		if !event.Missed && len(w.models) > 0 && !slices.Contains(w.models, event.Model) {
 			continue
 		}
 		select {
