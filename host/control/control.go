@@ -111,9 +111,9 @@ type Event struct {
 	ID     sdk.RecordID
 	Origin sdk.DeviceID // who wrote it
 	Stamp  hlc.Stamp
-	Local  bool   // written on this device
-	Gone   bool   // the record is not visible any more
-	Missed bool   // events were dropped here; nothing else is set
+	Local  bool // written on this device
+	Gone   bool // the record is not visible any more
+	Missed bool // events were dropped here; nothing else is set
 }
 
 // Reporter tells how the host is.
