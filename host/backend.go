@@ -1,0 +1,185 @@
+package main
+
+import (
+	"context"
+	"time"
+
+	"github.com/starling-sync/starling/host/config"
+	"github.com/starling-sync/starling/host/control"
+	"github.com/starling-sync/starling/host/database"
+	"github.com/starling-sync/starling/host/membership"
+	"github.com/starling-sync/starling/host/peersync"
+	"github.com/starling-sync/starling/host/registry"
+	"github.com/starling-sync/starling/host/source"
+	"github.com/starling-sync/starling/host/supervisor"
+	"github.com/starling-sync/starling/host/transaction"
+	"github.com/starling-sync/starling/sdk"
+)
+
+// backend is the host as the control API sees it.
+type backend struct {
+	config     *config.Config
+	identity   *membership.Identity
+	db         *database.DB
+	registry   *registry.Registry
+	manager    *transaction.Manager
+	members    *membership.Members
+	meta       membership.Meta
+	pairing    *membership.Pairing
+	network    *network
+	supervisor *supervisor.Supervisor
+	sources    *source.Runner
+	started    time.Time
+}
+
+func newBackend(c *config.Config, identity *membership.Identity, db *database.DB, r *registry.Registry, m *transaction.Manager,
+	members *membership.Members, meta membership.Meta, pairing *membership.Pairing, n *network, s *supervisor.Supervisor, sources *source.Runner,
+) control.Backend {
+	b := &backend{
+		config: c, identity: identity, db: db, registry: r, manager: m, members: members, meta: meta, pairing: pairing,
+		network: n, supervisor: s, sources: sources, started: time.Now(),
+	}
+	return control.Backend{Records: b, Journal: b, Feed: b, Reporter: b, Pairing: b}
+}
+
+// Models implements control.Records.
+func (b *backend) Models() []sdk.Description { return b.registry.Descriptions() }
+
+// Commit implements control.Records.
+func (b *backend) Commit(ctx context.Context, w control.Write) ([]sdk.Refusal, error) {
+	result, err := b.manager.Commit(ctx, transaction.Request{Kind: w.Kind, Batches: []sdk.Batch{w.Batch}, AllOrNothing: w.AllOrNothing})
+	return plainRefusals(result.Refused), err
+}
+
+// Invite implements control.Pairing.
+func (b *backend) Invite(ctx context.Context) (control.Invitation, error) {
+	code, expires, err := b.pairing.Invite(ctx)
+	return control.Invitation{Code: code, Expires: expires}, err
+}
+
+// Join implements control.Pairing.
+func (b *backend) Join(ctx context.Context, code string) (control.Joined, error) {
+	return b.network.joinLibrary(ctx, code)
+}
+
+// Status implements control.Reporter.
+func (b *backend) Status(ctx context.Context) (control.Status, error) {
+	library, _, err := membership.Current(ctx, b.meta)
+	if err != nil {
+		return control.Status{}, err
+	}
+	bytes, err := b.db.Size()
+	if err != nil {
+		return control.Status{}, err
+	}
+	s := control.Status{
+		DeviceID: b.identity.ID(), DeviceName: b.config.Device.Name, LibraryName: library.Name, Version: version(), Started: b.started,
+		StoreKind: b.config.Store.Kind, StoreBytes: bytes,
+	}
+	if library.ID != (membership.LibraryID{}) {
+		s.LibraryID = library.ID.String()
+	}
+	if s.Peers, err = b.Peers(ctx); err != nil {
+		return s, err
+	}
+	s.ClockState, s.ClockOffset = clockOf(s.Peers, b.config.Sync.MaxClockDrift)
+	s.Transports = b.transports()
+	for _, src := range b.sources.Status() {
+		s.Sources = append(s.Sources, sourceOf(src))
+	}
+	return s, b.count(ctx, &s)
+}
+
+// clockOf judges this device's clock by its peers': how far it is from the middle of them.
+func clockOf(peers []control.Peer, drift time.Duration) (state string, offset time.Duration) {
+	var sum time.Duration
+	var known int
+	for _, p := range peers {
+		if p.RTT > 0 {
+			sum -= p.Skew
+			known++
+		}
+	}
+	if known == 0 {
+		return "ok", 0
+	}
+	offset = sum / time.Duration(known)
+	switch {
+	case offset > drift:
+		return "ahead of the peers' clocks: what is written here is held there; set this clock, nothing is lost", offset
+	case offset < -drift:
+		return "behind the peers' clocks: what they write is held here; set this clock, nothing is lost", offset
+	}
+	return "ok", offset
+}
+
+func (b *backend) transports() []control.TransportStatus {
+	states := map[string]supervisor.Status{}
+	for _, p := range b.supervisor.Status() {
+		states[p.Name] = p
+	}
+	var all []control.TransportStatus
+	for _, t := range b.config.Transports {
+		all = append(all, control.TransportStatus{
+			Name: t.Name, Kind: t.Kind, Address: t.Listen, State: string(states[t.Name].State), Reason: states[t.Name].Reason,
+		})
+	}
+	return all
+}
+
+func sourceOf(s source.Status) control.SourceStatus {
+	out := control.SourceStatus{Model: s.Model, State: string(s.State), Reason: s.Reason}
+	for _, p := range s.Progress {
+		out.Progress = append(out.Progress, control.Progress{Key: p.Key, Done: p.Done, Total: p.Total})
+	}
+	for _, w := range s.Warnings {
+		out.Warnings = append(out.Warnings, control.Warning{Key: w.Key, Count: int64(w.Count), Message: w.Message})
+	}
+	return out
+}
+
+// Peers implements control.Reporter.
+func (b *backend) Peers(context.Context) ([]control.Peer, error) {
+	var all []control.Peer
+	for _, p := range b.network.peers() {
+		all = append(all, b.peerOf(p))
+	}
+	return all, nil
+}
+
+func (b *backend) peerOf(p peersync.PeerStatus) control.Peer {
+	out := control.Peer{
+		ID: p.ID, Name: p.Name, State: string(p.State), Reason: p.Reason, Behind: p.Behind, BehindMe: p.BehindMe, Progress: p.Progress,
+		RTT: p.RTT, Skew: p.Skew, Via: p.Via, Since: p.Since, BytesIn: p.BytesIn, BytesOut: p.BytesOut, RowsIn: p.RowsIn,
+	}
+	if elapsed := time.Since(p.Since); p.State == peersync.Backfilling && elapsed > 0 {
+		out.RowsPerSecond = float64(p.RowsIn) / elapsed.Seconds()
+		if p.Progress > 0.01 {
+			out.Left = time.Duration(float64(elapsed) * (1 - p.Progress) / p.Progress)
+		}
+	}
+	if member, ok := b.members.Member(p.ID); ok {
+		if addresses, err := member.Where(); err == nil {
+			for _, a := range addresses {
+				out.Addresses = append(out.Addresses, a.Transport+" "+a.Address)
+			}
+		}
+	}
+	return out
+}
+
+// Plugins implements control.Reporter.
+func (b *backend) Plugins(context.Context) ([]control.Plugin, error) {
+	var all []control.Plugin
+	for _, p := range b.supervisor.Status() {
+		kind := "model"
+		if p.Transport != "" {
+			kind = "transport"
+		}
+		all = append(all, control.Plugin{
+			Name: p.Name, Kind: kind, State: string(p.State), Reason: p.Reason, PID: p.PID, Since: p.Since, Restarts: p.Restarts,
+			Path: p.Path, SHA256: p.SHA256, Models: p.Models,
+		})
+	}
+	return all, nil
+}

@@ -1,0 +1,56 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/starling-sync/starling/host/command"
+	"github.com/starling-sync/starling/host/config"
+	"github.com/starling-sync/starling/host/database"
+	"github.com/starling-sync/starling/host/membership"
+	"github.com/starling-sync/starling/sdk"
+)
+
+// makeDevice makes a device in dir: config.hcl, data directory, key and database. It refuses a folder that has a device
+// already, and leaves nothing behind where it fails.
+func makeDevice(ctx context.Context, dir string, settings config.Settings) (made command.Made, err error) {
+	if err := os.MkdirAll(dir, 0o750); err != nil {
+		return made, sdk.Errorf(sdk.CodeInvalid, "make the folder %s: %w", dir, err)
+	}
+	path := filepath.Join(dir, "config.hcl")
+	file, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if errors.Is(err, fs.ErrExist) {
+		return made, sdk.Errorf(sdk.CodeInvalid, "%s is there already; a device lives in this folder: start it with: starling run --config %s", path, path)
+	}
+	if err != nil {
+		return made, sdk.Errorf(sdk.CodeInvalid, "make %s: %w", path, err)
+	}
+	defer func() {
+		if err != nil {
+			_ = os.Remove(path)
+		}
+	}()
+	if err := errors.Join(config.Write(file, settings), file.Close()); err != nil {
+		return made, err
+	}
+	c, err := config.Load(path)
+	if err != nil {
+		return made, err
+	}
+	db, err := database.Open(ctx, database.Options{Dir: c.Device.DataDir, Durability: database.Durability(c.Store.Durability)})
+	if err != nil {
+		return made, err
+	}
+	if err := db.Close(); err != nil {
+		return made, err
+	}
+	identity, err := membership.CreateIdentity(c.Device.DataDir, rand.Reader)
+	if err != nil {
+		return made, err
+	}
+	return command.Made{ConfigFile: path, DeviceID: identity.ID()}, nil
+}

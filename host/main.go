@@ -1,0 +1,59 @@
+// Command starling keeps SQL data in step across devices, with no leader.
+//
+// This package puts the parts of the host together: wire.go names them in the order of the flow, the files beside it
+// hold the joints between packages that do not know one another.
+package main
+
+import (
+	"context"
+	"io"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"syscall"
+	"time"
+
+	"golang.org/x/term"
+
+	"github.com/starling-sync/starling/host/command"
+	"github.com/starling-sync/starling/host/demo"
+)
+
+func main() { os.Exit(run()) }
+
+func run() int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	return command.Execute(ctx, command.Deps{
+		Init: makeDevice, Run: runHost, Demo: showDemo, Version: version(), Now: time.Now,
+		In: os.Stdin, Out: os.Stdout, Err: os.Stderr,
+	}, os.Args[1:])
+}
+
+func showDemo(ctx context.Context, out io.Writer, o command.DemoOptions) error {
+	program, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	return demo.Run(ctx, demo.Options{
+		Path: o.Path, Once: o.Once, Program: program, Out: out,
+		Terminal: term.IsTerminal(int(os.Stdout.Fd())), //nolint:gosec // a file descriptor
+	})
+}
+
+// version is what the build knows of itself: a release's tag, or the commit that was built.
+func version() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "unknown"
+	}
+	if v := info.Main.Version; v != "" && v != "(devel)" {
+		return v
+	}
+	for _, s := range info.Settings {
+		if s.Key == "vcs.revision" {
+			return "devel " + s.Value[:min(len(s.Value), 12)]
+		}
+	}
+	return "devel"
+}

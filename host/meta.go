@@ -1,0 +1,76 @@
+package main
+
+import (
+	"context"
+
+	"github.com/starling-sync/starling/host/database"
+	"github.com/starling-sync/starling/host/membership"
+	"github.com/starling-sync/starling/host/peerlog"
+	"github.com/starling-sync/starling/host/registry"
+	"github.com/starling-sync/starling/host/transaction"
+	"github.com/starling-sync/starling/sdk"
+)
+
+// metaStore implements membership.Meta in the peer log's database.
+type metaStore struct {
+	db      *database.DB
+	journal *peerlog.Log
+}
+
+func (m *metaStore) Meta(ctx context.Context, key string) ([]byte, error) {
+	return m.journal.Meta(ctx, key)
+}
+
+func (m *metaStore) SetMeta(ctx context.Context, key string, value []byte) error {
+	return m.db.Write(ctx, func(tx *database.Tx) error { return m.journal.SetMeta(tx, key, value) })
+}
+
+// memberRecords implements membership.Records: the members are records of the library's own model.
+type memberRecords struct {
+	registry *registry.Registry
+	manager  *transaction.Manager
+}
+
+func (m *memberRecords) ListMembers(ctx context.Context, each func(id sdk.RecordID, names []string, values []any) error) error {
+	return m.registry.List(ctx, membership.MemberModel, registry.Filter{}, func(row registry.Row) error {
+		names, values := make([]string, len(row.Fields)), make([]any, len(row.Fields))
+		for i, f := range row.Fields {
+			names[i], values[i] = f.Name, f.Value
+		}
+		return each(row.ID, names, values)
+	})
+}
+
+func (m *memberRecords) CommitMembers(ctx context.Context, batch sdk.Batch) ([]sdk.Refusal, error) {
+	result, err := m.manager.CommitShared(ctx, batch)
+	return plainRefusals(result.Refused), err
+}
+
+// plainRefusals are the refusals of a request of one batch.
+func plainRefusals(refused []transaction.Refusal) []sdk.Refusal {
+	var plain []sdk.Refusal
+	for _, r := range refused {
+		plain = append(plain, r.Refusal)
+	}
+	return plain
+}
+
+func (m *memberRecords) WatchMembers() (changed <-chan struct{}, cancel func()) {
+	return changes(m.registry, membership.MemberModel)
+}
+
+// changes turns the feed of one model into a signal: several changes may share one value.
+func changes(r *registry.Registry, model sdk.ModelName) (changed <-chan struct{}, cancel func()) {
+	events, cancel := r.Watch(model)
+	signal := make(chan struct{}, 1)
+	go func() { // ends when cancel closes events
+		defer close(signal)
+		for range events {
+			select {
+			case signal <- struct{}{}:
+			default: // one is waiting already
+			}
+		}
+	}()
+	return signal, cancel
+}

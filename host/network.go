@@ -1,0 +1,357 @@
+package main
+
+import (
+	"context"
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+
+	"github.com/hashicorp/go-hclog"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/starling-sync/starling/host/config"
+	"github.com/starling-sync/starling/host/control"
+	"github.com/starling-sync/starling/host/membership"
+	"github.com/starling-sync/starling/host/peerlog"
+	"github.com/starling-sync/starling/host/peersync"
+	"github.com/starling-sync/starling/host/protocol"
+	"github.com/starling-sync/starling/host/registry"
+	"github.com/starling-sync/starling/host/transaction"
+	"github.com/starling-sync/starling/sdk"
+)
+
+// network is the device's side of the library: the sync engine once there is a library to sync, and the transports.
+type network struct {
+	config   *config.Config
+	identity *membership.Identity
+	members  *membership.Members
+	pairing  *membership.Pairing
+	meta     membership.Meta
+	journal  *peerlog.Log
+	registry *registry.Registry
+	pages    *pages
+	epoch    peerlog.EpochID
+	log      hclog.Logger
+	ready    func(context.Context) error // blocks until the plugins have been tried
+
+	joined chan struct{} // holds a value after the device has joined a library
+
+	mu         sync.Mutex
+	engine     *peersync.Engine       // nil until the device belongs to a library
+	transports map[string]*attachment // by label
+}
+
+// attachment is a transport that can be used until ctx ends.
+type attachment struct {
+	ctx context.Context
+	sdk.Transport
+	listener sdk.Listener // nil: it only dials
+}
+
+// Run waits until the device belongs to a library, then syncs until ctx ends.
+func (n *network) Run(ctx context.Context) error {
+	if err := n.ready(ctx); err != nil {
+		return nil //nolint:nilerr // stopped before the plugins were up
+	}
+	library, err := n.library(ctx)
+	if err != nil || ctx.Err() != nil {
+		return err
+	}
+	engine, err := n.newEngine(ctx, library)
+	if err != nil {
+		return err
+	}
+	changed := make(chan struct{}, 1)
+	cancel := n.members.OnChange(func([]membership.Member) {
+		select {
+		case changed <- struct{}{}:
+		default: // one is waiting already, and reads all
+		}
+	})
+	defer cancel()
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return engine.Run(ctx) })
+	group.Go(func() error {
+		for {
+			engine.SetMembers(membersFor(n.members.All()))
+			select {
+			case <-changed:
+			case <-ctx.Done():
+				return nil
+			}
+		}
+	})
+	n.use(engine)
+	defer n.use(nil)
+	if err := n.catchUp(ctx, engine); err != nil {
+		return err
+	}
+	return group.Wait()
+}
+
+// catchUp tells the engine how far this device's own streams are: it was made from watermarks read before it was told
+// of commits.
+func (n *network) catchUp(ctx context.Context, engine *peersync.Engine) error {
+	vector, err := n.journal.Watermarks(ctx)
+	if err != nil {
+		return err
+	}
+	for _, kind := range []sdk.Ownership{sdk.DeviceOwned, sdk.SharedByAll} {
+		if at, ok := vector[peerlog.Stream{Origin: n.identity.ID(), Kind: kind}]; ok {
+			engine.Committed(protocol.Page{
+				Stream: protocol.Stream{Origin: n.identity.ID(), Kind: kind}, Epoch: protocol.EpochID(at.Epoch), From: at.Stamp, Through: at.Stamp, Head: at.Stamp,
+			})
+		}
+	}
+	return nil
+}
+
+// library returns the library of this device, and waits until it has joined one.
+func (n *network) library(ctx context.Context) (membership.Library, error) {
+	for {
+		library, ok, err := membership.Current(ctx, n.meta)
+		if ok || err != nil {
+			return library, err
+		}
+		n.log.Info("this device belongs to no library yet; let it join one with: starling join CODE")
+		select {
+		case <-n.joined:
+		case <-ctx.Done():
+			return library, nil
+		}
+	}
+}
+
+func (n *network) newEngine(ctx context.Context, library membership.Library) (*peersync.Engine, error) {
+	vector, err := n.journal.Watermarks(ctx)
+	if err != nil {
+		return nil, err
+	}
+	marks := make([]protocol.Mark, 0, len(vector))
+	for stream, at := range vector {
+		marks = append(marks, protocol.Mark{
+			Stream:   protocol.Stream{Origin: stream.Origin, Kind: stream.Kind},
+			Position: protocol.Position{Epoch: protocol.EpochID(at.Epoch), Stamp: at.Stamp},
+		})
+	}
+	limits := protocol.DefaultLimits()
+	limits.PageBytes, limits.WindowBytes = n.config.Sync.PageBytes, n.config.Sync.WindowBytes
+	times := peersync.DefaultConfig()
+	times.Heartbeat = n.config.Sync.Heartbeat
+	return peersync.New(peersync.Options{
+		Self: peersync.Self{
+			Device: n.identity.ID(), Name: n.config.Device.Name,
+			Library: protocol.LibraryID(library.ID), LibraryName: library.Name, Epoch: protocol.EpochID(n.epoch),
+		},
+		Models: n.models(), Marks: marks, Members: membersFor(n.members.All()),
+		Applier: n.pages, Reader: n.pages, Security: n.identity, Pairing: n, Log: n.log, Limits: limits, Config: times,
+	})
+}
+
+func (n *network) models() []protocol.ModelVersion {
+	var models []protocol.ModelVersion
+	for _, d := range n.registry.Descriptions() {
+		models = append(models, protocol.ModelVersion{Model: d.Model, Version: d.Version})
+	}
+	return models
+}
+
+// use makes engine the one that commits and transports go to; nil: there is none.
+func (n *network) use(engine *peersync.Engine) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.engine = engine
+	if engine == nil {
+		return
+	}
+	for _, label := range slices.Sorted(maps.Keys(n.transports)) {
+		n.serve(label, n.transports[label])
+	}
+}
+
+// serve gives a transport to the engine. The caller holds mu.
+func (n *network) serve(label string, a *attachment) {
+	engine := n.engine
+	engine.AddTransport(label, a.Transport)
+	if a.listener == nil {
+		return
+	}
+	go func() { // ends with the engine's Run or the plugin, whichever is first: either closes the listener
+		if err := engine.Serve(a.ctx, a.listener, label); err != nil && a.ctx.Err() == nil {
+			n.log.Warn("transport takes no connections", "transport", label, "error", err)
+		}
+	}()
+}
+
+// attach takes a transport into use until ctx ends.
+func (n *network) attach(ctx context.Context, label string, t sdk.Transport) error {
+	a := &attachment{ctx: ctx, Transport: t}
+	for _, c := range n.config.Transports {
+		if c.Name == label && c.Listen != "" {
+			listener, err := t.Listen(ctx, c.Listen, nil)
+			if err != nil {
+				return fmt.Errorf("listen at %s: %w", c.Listen, err)
+			}
+			a.listener = listener
+		}
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.transports[label] = a
+	if n.engine != nil {
+		n.serve(label, a)
+	}
+	return nil
+}
+
+// detach forgets a transport whose plugin is gone.
+func (n *network) detach(label string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	delete(n.transports, label)
+	if n.engine != nil {
+		n.engine.RemoveTransport(label)
+	}
+}
+
+// announce sends a durable local commit on its way. It does not wait for any peer.
+func (n *network) announce(c transaction.Committed) {
+	n.mu.Lock()
+	engine := n.engine
+	n.mu.Unlock()
+	if engine != nil {
+		engine.Committed(pageOf(n.identity.ID(), c))
+	}
+}
+
+// modelsChanged tells the engine what is served now.
+func (n *network) modelsChanged() {
+	n.mu.Lock()
+	engine := n.engine
+	n.mu.Unlock()
+	if engine != nil {
+		engine.SetModels(n.models())
+	}
+}
+
+// peers returns what the engine knows of the other devices; none without a library.
+func (n *network) peers() []peersync.PeerStatus {
+	n.mu.Lock()
+	engine := n.engine
+	n.mu.Unlock()
+	if engine == nil {
+		return nil
+	}
+	return engine.Peers()
+}
+
+// Join implements peersync.Pairing: a device presents an invitation to this one.
+func (n *network) Join(ctx context.Context, peer sdk.DeviceID, key ed25519.PublicKey, join protocol.Join) (protocol.Welcome, error) {
+	in := membership.Join{Secret: join.Secret, Name: join.Name}
+	for _, a := range join.Addresses {
+		in.Addresses = append(in.Addresses, membership.Address(a))
+	}
+	w, err := n.pairing.Accept(ctx, peer, key, in)
+	if err != nil {
+		return protocol.Welcome{}, err
+	}
+	return protocol.Welcome{Library: protocol.LibraryID(w.Library), LibraryName: w.LibraryName, Members: w.Members}, nil
+}
+
+// joinLibrary presents an invitation to the device that made it, and brings this one into its library.
+func (n *network) joinLibrary(ctx context.Context, code string) (control.Joined, error) {
+	ticket, err := membership.Decode(code)
+	if err != nil {
+		return control.Joined{}, err
+	}
+	if err := membership.Free(ctx, n.meta); err != nil {
+		return control.Joined{}, err
+	}
+	welcome, err := n.present(ctx, ticket)
+	if err != nil {
+		return control.Joined{}, err
+	}
+	library, err := membership.Joined(ctx, n.meta, n.identity.ID(), ticket.Inviter, membership.Welcome{
+		Library: membership.LibraryID(welcome.Library), LibraryName: welcome.LibraryName, Members: welcome.Members,
+	})
+	if err != nil {
+		return control.Joined{}, err
+	}
+	if err := n.members.Reload(ctx); err != nil {
+		return control.Joined{}, err
+	}
+	select {
+	case n.joined <- struct{}{}:
+	default: // it is there already
+	}
+	joined := control.Joined{LibraryID: library.ID.String(), LibraryName: library.Name, InviterID: ticket.Inviter}
+	if inviter, ok := n.members.Member(ticket.Inviter); ok {
+		joined.InviterName = inviter.Name
+	}
+	return joined, nil
+}
+
+// present tries the inviter's addresses one after another until one answers; a refusal by the inviter itself ends it.
+func (n *network) present(ctx context.Context, ticket membership.Ticket) (protocol.Welcome, error) {
+	own, err := ownAddresses(n.config)
+	if err != nil {
+		return protocol.Welcome{}, err
+	}
+	join := protocol.Join{Secret: ticket.Secret, Name: n.config.Device.Name, Addresses: protocolAddresses(own)}
+	var failed []error
+	for _, address := range ticket.Addresses {
+		for _, t := range n.transportsOf(address.Transport) {
+			conn, err := t.Dial(ctx, address.Address)
+			if err != nil {
+				failed = append(failed, fmt.Errorf("%s %s: %w", address.Transport, address.Address, err))
+				continue
+			}
+			welcome, err := peersync.Pair(ctx, conn, n.identity.ClientTLS(ticket.Inviter), join)
+			if err == nil || sdk.CodeOf(err) != sdk.CodeUnavailable {
+				return welcome, err
+			}
+			failed = append(failed, fmt.Errorf("%s %s: %w", address.Transport, address.Address, err))
+		}
+	}
+	if len(failed) == 0 {
+		return protocol.Welcome{}, sdk.Errorf(sdk.CodeUnavailable, "no transport runs here that reaches the inviting device; see: starling plugins")
+	}
+	return protocol.Welcome{}, sdk.Errorf(sdk.CodeUnavailable, "the inviting device can not be reached: %w", errors.Join(failed...))
+}
+
+func (n *network) transportsOf(kind string) []sdk.Transport {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	var found []sdk.Transport
+	for _, label := range slices.Sorted(maps.Keys(n.transports)) {
+		if n.transports[label].Name() == kind {
+			found = append(found, n.transports[label].Transport)
+		}
+	}
+	return found
+}
+
+func membersFor(members []membership.Member) []peersync.Member {
+	out := make([]peersync.Member, 0, len(members))
+	for i := range members {
+		addresses, err := members[i].Where()
+		if err != nil {
+			addresses = nil // it can not be dialled; it can still dial this device
+		}
+		out = append(out, peersync.Member{
+			ID: members[i].Device(), Name: members[i].Name, Addresses: protocolAddresses(addresses), Retired: members[i].Retired(),
+		})
+	}
+	return out
+}
+
+func protocolAddresses(addresses []membership.Address) []protocol.Address {
+	out := make([]protocol.Address, 0, len(addresses))
+	for _, a := range addresses {
+		out = append(out, protocol.Address(a))
+	}
+	return out
+}

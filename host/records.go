@@ -1,0 +1,118 @@
+package main
+
+import (
+	"context"
+	"sync"
+
+	"github.com/starling-sync/starling/host/control"
+	"github.com/starling-sync/starling/host/registry"
+	"github.com/starling-sync/starling/sdk"
+)
+
+// Get implements control.Records. A record that exists and is not visible is not found, and the error says why.
+func (b *backend) Get(ctx context.Context, model sdk.ModelName, id sdk.RecordID) (control.Record, error) {
+	row, err := b.registry.Get(ctx, model, id)
+	if err != nil {
+		return control.Record{}, err
+	}
+	if !row.Visible {
+		return control.Record{}, sdk.Errorf(sdk.CodeNotFound, "%s %s is here but not visible: a record that it refers to is missing; it appears together with that", model, id)
+	}
+	return b.recordOf(row), nil
+}
+
+// List implements control.Records.
+func (b *backend) List(ctx context.Context, q control.Query, yield func(control.Record) error) error {
+	filter := registry.Filter{Limit: q.Limit}
+	if q.Where != nil {
+		filter.Field, filter.Value = q.Where.Field, q.Where.Value
+	}
+	return b.registry.List(ctx, q.Model, filter, func(row registry.Row) error { return yield(b.recordOf(row)) })
+}
+
+// recordOf leaves out fields of newer versions, which this device's description does not name.
+func (b *backend) recordOf(row registry.Row) control.Record {
+	desc, _ := b.registry.Description(row.Model)
+	out := control.Record{ID: row.ID, Owner: row.Owner, Stamp: row.Stamp, Inserted: row.Inserted, Values: make([]any, len(desc.Fields))}
+	shared := desc.Ownership == sdk.SharedByAll
+	if shared {
+		out.Clocks = make([]sdk.Version, len(desc.Fields))
+	}
+	for i := range min(len(desc.Fields), len(row.Fields)) {
+		out.Values[i] = row.Fields[i].Value
+		if shared {
+			out.Clocks[i] = row.Fields[i].Version
+		}
+	}
+	return out
+}
+
+// Conflicts implements control.Journal.
+func (b *backend) Conflicts(ctx context.Context, model sdk.ModelName, id sdk.RecordID) ([]control.Conflict, error) {
+	found, err := b.registry.Conflicts(ctx, model, id)
+	if err != nil {
+		return nil, err
+	}
+	all := make([]control.Conflict, 0, len(found))
+	for _, c := range found {
+		all = append(all, control.Conflict{Number: c.Number, Model: c.Model, ID: c.ID, Field: c.Field, Value: c.Value, Lost: c.Lost, Winner: c.Winner})
+	}
+	return all, nil
+}
+
+// Digests implements control.Journal.
+func (b *backend) Digests(ctx context.Context) ([]control.ModelDigest, error) {
+	found, err := b.registry.Digest(ctx)
+	if err != nil {
+		return nil, err
+	}
+	all := make([]control.ModelDigest, 0, len(found))
+	for _, d := range found {
+		all = append(all, control.ModelDigest{Model: d.Model, Rows: d.Rows, Digest: d.Digest[:]})
+	}
+	return all, nil
+}
+
+// Watch implements control.Feed.
+func (b *backend) Watch(models []sdk.ModelName) (events <-chan control.Event, cancel func()) {
+	in, cancel := b.registry.Watch(models...)
+	out := make(chan control.Event)
+	done := make(chan struct{})
+	go func() { // ends when cancel closes in
+		defer close(out)
+		for e := range in {
+			event := control.Event{Model: e.Model, ID: e.ID, Origin: e.Origin, Stamp: e.Stamp, Local: e.Local, Gone: e.Kind != registry.Changed}
+			if e.Kind == registry.Missed {
+				event = control.Event{Missed: true}
+			}
+			select {
+			case out <- event:
+			case <-done:
+				return
+			}
+		}
+	}()
+	return out, sync.OnceFunc(func() {
+		cancel()
+		close(done)
+	})
+}
+
+// count fills in what the tables hold.
+func (b *backend) count(ctx context.Context, s *control.Status) error {
+	counts, err := b.registry.Counts(ctx)
+	if err != nil {
+		return err
+	}
+	for _, d := range b.registry.Descriptions() {
+		c := counts[d.Model]
+		s.Models = append(s.Models, control.ModelStatus{
+			Model: d.Model, Ownership: d.Ownership, Version: d.Version, Rows: c.Visible, Waiting: c.Waiting + c.Parked,
+		})
+	}
+	for _, c := range counts {
+		s.Refused += c.Refused
+		s.Conflicts += c.Conflicts
+	}
+	return nil
+}

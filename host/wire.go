@@ -1,0 +1,318 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/hashicorp/go-hclog"
+	"go.uber.org/fx"
+
+	"github.com/starling-sync/starling/hlc"
+	"github.com/starling-sync/starling/host/config"
+	"github.com/starling-sync/starling/host/control"
+	"github.com/starling-sync/starling/host/database"
+	"github.com/starling-sync/starling/host/membership"
+	"github.com/starling-sync/starling/host/peerlog"
+	"github.com/starling-sync/starling/host/registry"
+	"github.com/starling-sync/starling/host/source"
+	"github.com/starling-sync/starling/host/supervisor"
+	"github.com/starling-sync/starling/host/transaction"
+	"github.com/starling-sync/starling/sdk"
+)
+
+// stopTime is how long the host takes at most to stop: plugins drain, sessions end, the database closes.
+const stopTime = 20 * time.Second
+
+// runHost runs the device that c describes until ctx ends or a part of it fails.
+func runHost(ctx context.Context, c *config.Config) error {
+	failed := newFailure()
+	app := fx.New(
+		fx.NopLogger,
+		fx.StopTimeout(stopTime),
+		fx.Supply(c, failed),
+		fx.Provide(
+			// what is there
+			newLog, openIdentity, openDatabase,
+			// what is stored, and when it was
+			peerlog.New, newClock, openEpoch, newRegistry,
+			// a local write
+			newManager,
+			// who belongs
+			newMembers, newPairing,
+			// to and from the peers
+			newPages, newNetwork,
+			// the plugins
+			newSources, newPlugins, newSupervisor,
+			// to and from people
+			newBackend, newControl,
+		),
+		fx.Invoke(start),
+	)
+	if err := app.Err(); err != nil {
+		return rootCause(err)
+	}
+	starting, cancel := context.WithTimeout(ctx, app.StartTimeout())
+	defer cancel()
+	if err := app.Start(starting); err != nil {
+		return rootCause(err)
+	}
+	select {
+	case <-ctx.Done():
+	case <-failed.done:
+	}
+	stopping, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTime)
+	defer cancel()
+	err := app.Stop(stopping)
+	if failed.err != nil {
+		return failed.err
+	}
+	return err
+}
+
+// rootCause returns the error of the part that failed, without fx's account of how it came to make that part.
+func rootCause(err error) error {
+	if e, ok := errors.AsType[*sdk.Error](err); ok {
+		return e
+	}
+	return err
+}
+
+// parts are what runs.
+type parts struct {
+	fx.In
+	Lifecycle  fx.Lifecycle
+	Failed     *failure
+	Config     *config.Config
+	Log        hclog.Logger
+	Members    *membership.Members
+	Network    *network
+	Supervisor *supervisor.Supervisor
+	Sources    *source.Runner
+	Control    *control.Server
+}
+
+// start has everything run, in this order, and stop in the reverse.
+func start(p parts) {
+	lc, failed := p.Lifecycle, p.Failed
+	loop(lc, failed, "members", p.Members.Run)
+	loop(lc, failed, "plugins", p.Supervisor.Run)
+	loop(lc, failed, "network", p.Network.Run)
+	// A source yields records of other plugins' models, and people's first commands mean any model.
+	afterPlugins := func(run func(context.Context) error) func(context.Context) error {
+		return func(ctx context.Context) error {
+			if err := p.Supervisor.Settled(ctx); err != nil {
+				return nil //nolint:nilerr // stopped before the plugins were up
+			}
+			return run(ctx)
+		}
+	}
+	loop(lc, failed, "sources", afterPlugins(p.Sources.Run))
+	loop(lc, failed, "control API", afterPlugins(func(ctx context.Context) error {
+		listener, err := control.Listen(p.Config.Device.DataDir)
+		if err != nil {
+			return err
+		}
+		p.Log.Info("ready", "library", p.Config.Library.Name, "control", listener.Addr())
+		return p.Control.Run(ctx, listener)
+	}))
+}
+
+func newLog(lc fx.Lifecycle, c *config.Config) (hclog.Logger, error) {
+	var out io.Writer = os.Stderr
+	if c.Log.File != "" {
+		file, err := os.OpenFile(c.Log.File, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+		if err != nil {
+			return nil, sdk.Errorf(sdk.CodeInvalid, "%s: open the log: %w", c.Log.Range, err)
+		}
+		lc.Append(fx.StopHook(file.Close))
+		out = file
+	}
+	log := hclog.New(&hclog.LoggerOptions{
+		Name: "starling", Level: hclog.LevelFromString(c.Log.Level), Output: out, JSONFormat: c.Log.Format == "json",
+	})
+	return log.With("device", c.Device.Name), nil
+}
+
+func openIdentity(c *config.Config) (*membership.Identity, error) {
+	return membership.OpenIdentity(c.Device.DataDir)
+}
+
+func openDatabase(lc fx.Lifecycle, c *config.Config, log hclog.Logger) (*database.DB, error) {
+	db, err := database.Open(context.Background(), database.Options{
+		Dir: c.Device.DataDir, Durability: database.Durability(c.Store.Durability), Log: log.Named("database"),
+	})
+	if err != nil {
+		return nil, err
+	}
+	lc.Append(fx.StopHook(db.Close))
+	return db, nil
+}
+
+// newClock continues the clock from its stored mark, and has every commit store it.
+func newClock(c *config.Config, db *database.DB, journal *peerlog.Log) (*hlc.Clock, error) {
+	mark, err := journal.LoadClock(context.Background())
+	if err != nil {
+		return nil, err
+	}
+	clock := hlc.NewClock(time.Now, mark, c.Sync.MaxClockDrift)
+	db.BeforeCommit(func(tx *database.Tx) error { return journal.StoreClock(tx, clock.Last()) })
+	return clock, nil
+}
+
+// openEpoch keeps this start of the device, with the positions that it continues.
+func openEpoch(identity *membership.Identity, db *database.DB, journal *peerlog.Log, clock *hlc.Clock) (peerlog.EpochID, error) {
+	epoch := peerlog.Epoch{ID: peerlog.EpochID(uuid.New()), Device: identity.ID(), Opened: clock.Now()}
+	err := db.Write(context.Background(), func(tx *database.Tx) error {
+		vector, err := journal.WatermarksIn(tx)
+		if err != nil {
+			return err
+		}
+		for _, kind := range []sdk.Ownership{sdk.DeviceOwned, sdk.SharedByAll} {
+			if at, ok := vector[peerlog.Stream{Origin: identity.ID(), Kind: kind}]; ok {
+				epoch.Parents = append(epoch.Parents, at.Epoch)
+			}
+		}
+		return journal.OpenEpoch(tx, epoch)
+	})
+	return epoch.ID, err
+}
+
+// newRegistry serves the model of members itself: it is the library's own.
+func newRegistry(identity *membership.Identity, db *database.DB, log hclog.Logger) (*registry.Registry, error) {
+	ctx := context.Background()
+	r, err := registry.New(ctx, registry.Options{DB: db, Self: identity.ID(), Log: log.Named("registry")})
+	if err != nil {
+		return nil, err
+	}
+	_, err = r.Add(ctx, membership.Model())
+	return r, err
+}
+
+// newManager has commits announced to the network, which is made after it: announcing is a late arrow, kept in one place.
+func newManager(identity *membership.Identity, db *database.DB, journal *peerlog.Log, clock *hlc.Clock, epoch peerlog.EpochID, r *registry.Registry) (*transaction.Manager, *announcer) {
+	a := &announcer{}
+	return transaction.New(transaction.Options{
+		DB: db, Self: identity.ID(), Epoch: epoch, Next: clock.Now, Prepare: prepareLocal(r), Journal: journal, Announce: a.announce,
+	}), a
+}
+
+// announcer hands commits to whoever is set, which happens before anything runs.
+type announcer struct{ to func(transaction.Committed) }
+
+func (a *announcer) announce(c transaction.Committed) {
+	if a.to != nil {
+		a.to(c)
+	}
+}
+
+// newMembers founds the library if the configuration says so and there is none, and says where this device is reached.
+func newMembers(c *config.Config, identity *membership.Identity, db *database.DB, journal *peerlog.Log, r *registry.Registry, m *transaction.Manager, log hclog.Logger) (*membership.Members, membership.Meta, error) {
+	ctx := context.Background()
+	meta := &metaStore{db: db, journal: journal}
+	_, belongs, err := membership.Current(ctx, meta)
+	if err != nil {
+		return nil, nil, err
+	}
+	if !belongs && !c.Library.Join {
+		if _, err := membership.Found(ctx, meta, membership.LibraryID(uuid.New()), c.Library.Name); err != nil {
+			return nil, nil, err
+		}
+	}
+	members := membership.NewMembers(membership.Options{
+		Self: identity, Records: &memberRecords{registry: r, manager: m}, Meta: meta, Now: time.Now, Log: log.Named("membership"),
+	})
+	addresses, err := ownAddresses(c)
+	if err != nil {
+		return nil, nil, err
+	}
+	return members, meta, members.Announce(ctx, c.Device.Name, addresses)
+}
+
+// ownAddresses is where peers can dial this device, by its configuration.
+func ownAddresses(c *config.Config) ([]membership.Address, error) {
+	var all []membership.Address
+	for _, t := range c.Transports {
+		reachable, err := membership.Reachable(t.Listen, t.Advertise, net.InterfaceAddrs)
+		if err != nil {
+			return nil, err
+		}
+		for _, address := range reachable {
+			all = append(all, membership.Address{Transport: t.Kind, Address: address})
+		}
+	}
+	return all, nil
+}
+
+func newPairing(members *membership.Members) *membership.Pairing {
+	return membership.NewPairing(members, rand.Reader, membership.DefaultLife)
+}
+
+func newPages(db *database.DB, r *registry.Registry, journal *peerlog.Log, clock *hlc.Clock) *pages {
+	return &pages{db: db, registry: r, journal: journal, clock: clock}
+}
+
+type networkParts struct {
+	fx.In
+	Config    *config.Config
+	Identity  *membership.Identity
+	Members   *membership.Members
+	Pairing   *membership.Pairing
+	Meta      membership.Meta
+	Journal   *peerlog.Log
+	Registry  *registry.Registry
+	Pages     *pages
+	Epoch     peerlog.EpochID
+	Log       hclog.Logger
+	Announcer *announcer
+}
+
+func newNetwork(p networkParts) *network {
+	n := &network{
+		config: p.Config, identity: p.Identity, members: p.Members, pairing: p.Pairing, meta: p.Meta, journal: p.Journal,
+		registry: p.Registry, pages: p.Pages, epoch: p.Epoch, log: p.Log.Named("sync"),
+		joined: make(chan struct{}, 1), transports: map[string]*attachment{},
+	}
+	p.Announcer.to = n.announce
+	return n
+}
+
+// newSources runs sources as this device's own hand: their rows go through the gate for local writes.
+func newSources(r *registry.Registry, m *transaction.Manager, log hclog.Logger) *source.Runner {
+	return source.New(source.Options{
+		Committer: source.CommitterFunc(func(ctx context.Context, batch sdk.Batch) ([]sdk.Refusal, error) {
+			result, err := m.CommitDeviceOwned(ctx, batch)
+			return plainRefusals(result.Refused), err
+		}),
+		Finder:  r,
+		Watcher: source.WatcherFunc(func(model sdk.ModelName) (<-chan struct{}, func()) { return changes(r, model) }),
+		Now:     time.Now, Log: log.Named("source"),
+	})
+}
+
+func newPlugins(r *registry.Registry, n *network, s *source.Runner, log hclog.Logger) *plugins {
+	return &plugins{registry: r, network: n, sources: s, log: log}
+}
+
+func newSupervisor(c *config.Config, p *plugins, log hclog.Logger) (*supervisor.Supervisor, error) {
+	s, err := supervisor.New(supervisor.Options{
+		Log: log.Named("plugin"), Observer: p, Now: time.Now,
+		StoreDir: filepath.Join(c.Device.DataDir, "plugins"), RuntimeDir: filepath.Join(c.Device.DataDir, "run"),
+	}, specs(c))
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", c.File, err)
+	}
+	p.network.ready = s.Settled
+	return s, nil
+}
+
+func newControl(b control.Backend, log hclog.Logger) *control.Server {
+	return control.NewServer(b, log.Named("control"), sdk.NewRecordID)
+}
