@@ -3,7 +3,6 @@ package sdk
 import (
 	"fmt"
 	"iter"
-	"math"
 
 	"github.com/tinylib/msgp/msgp"
 
@@ -152,7 +151,7 @@ func DecodeValue(b []byte, t Type) (value any, rest []byte, err error) {
 		if err != nil {
 			return nil, b, wrongType(t, b, err)
 		}
-		return f, rest, CheckValue(t, f)
+		return f, rest, checkFloat(f)
 	case Bool:
 		v, rest, err := msgp.ReadBoolBytes(b)
 		if err != nil {
@@ -193,8 +192,8 @@ func CheckValue(t Type, v any) error {
 	case int64:
 		return checkType(t, v, Int, Time)
 	case float64:
-		if math.IsNaN(v) || math.IsInf(v, 0) {
-			return Errorf(CodeInvalid, "a float must be finite, got %v", v)
+		if err := checkFloat(v); err != nil {
+			return err
 		}
 		return checkType(t, v, Float)
 	case bool:

@@ -3,6 +3,7 @@ package sdk
 import (
 	"bytes"
 	"encoding/json"
+	"math"
 	"slices"
 	"strings"
 	"unicode/utf8"
@@ -24,6 +25,13 @@ func textFault(isUTF8 bool, nul int, isJSON bool) error {
 		return Errorf(CodeInvalid, "text holds a NUL at byte %d", nul)
 	case !isJSON:
 		return Errorf(CodeInvalid, "text is not one JSON value")
+	}
+	return nil
+}
+
+func checkFloat(v float64) error {
+	if math.IsNaN(v) || math.IsInf(v, 0) {
+		return Errorf(CodeInvalid, "a float must be finite, got %v", v)
 	}
 	return nil
 }

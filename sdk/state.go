@@ -28,7 +28,8 @@ func CheckState(desc *Description, in StateChanges, validate func(row *StateRow)
 		if err == nil && !row.Deleted {
 			err = check.row(&row)
 			if err == nil && in.Local && validate != nil {
-				err = validate(&row)
+				given := row // only rows that are validated go to the heap
+				err = validate(&given)
 			}
 		}
 		if err != nil {
@@ -220,6 +221,11 @@ func checkPacked(b []byte, t Type) (rest []byte, err error) {
 	case Int, Time:
 		if _, rest, err = msgp.ReadInt64Bytes(b); err == nil {
 			return rest, nil
+		}
+	case Float:
+		var f float64
+		if f, rest, err = msgp.ReadFloat64Bytes(b); err == nil {
+			return rest, checkFloat(f)
 		}
 	case Bool:
 		if _, rest, err = msgp.ReadBoolBytes(b); err == nil {
