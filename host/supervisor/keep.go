@@ -98,7 +98,7 @@ func (k *keeper) live(ctx context.Context, socketDir string, bin *binary) error 
 	defer cancel()
 	process, err := rpc.Start(starting, rpc.Command{
 		Name: k.spec.Name, Path: bin.path, Origin: k.spec.Path, Env: k.spec.Env, SocketDir: socketDir, Sockets: k.sockets,
-		Timeout: k.options.StartTimeout, Log: k.log,
+		Timeout: k.options.StartTimeout, Log: k.options.Log,
 	})
 	if err != nil {
 		return err

@@ -217,7 +217,7 @@ type keeper struct {
 
 func newKeeper(options *Options, spec Spec) *keeper {
 	return &keeper{
-		options: options, spec: spec, log: options.Log.Named(spec.Name).With("plugin", spec.Name),
+		options: options, spec: spec, log: options.Log.With("plugin", spec.Name),
 		restart: make(chan struct{}, 1), settled: make(chan struct{}),
 		status: Status{Name: spec.Name, State: Stopped, Path: spec.Path, Since: options.Now(), Models: spec.Models, Transport: spec.Transport},
 	}

@@ -90,7 +90,9 @@ type loopback struct{}
 
 func (loopback) Name() string { return "loopback" }
 
-func (loopback) Dial(context.Context, string) (sdk.Conn, error) { return nil, errors.New("no dialling") }
+func (loopback) Dial(context.Context, string) (sdk.Conn, error) {
+	return nil, errors.New("no dialling")
+}
 
 func (loopback) Listen(_ context.Context, _ string, l net.Listener) (sdk.Listener, error) {
 	return loopListener{l}, nil

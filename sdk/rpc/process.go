@@ -37,7 +37,7 @@ type Command struct {
 	SocketDir string        // for the socket between host and plugin; keep it short. Empty: the system's temporary directory
 	Sockets   []Socket      // listening sockets that the process inherits
 	Timeout   time.Duration // to the end of the handshake; 0: 15 s
-	Log       hclog.Logger
+	Log       hclog.Logger  // what the process logs appears in it under Name
 }
 
 // Socket is a listening socket that belongs to the host and that a transport listens on.

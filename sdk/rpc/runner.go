@@ -271,6 +271,8 @@ func (r *processRunner) reason() string {
 	killed := r.killed
 	r.mu.Unlock()
 	switch {
+	case r.state.Success():
+		return r.state.String()
 	case r.endedByItself():
 		return r.state.String() + r.lastWords()
 	case killed:

@@ -44,6 +44,7 @@ func (s *server) Apply(stream grpc.BidiStreamingServer[rpcpb.ApplyRequest, rpcpb
 			return sdk.Errorf(sdk.CodeInvalid, "more than the %d batches in flight that were granted", applyCredits)
 		}
 		calls.Go(func() {
+			req.Model = open.Model
 			reply := s.answer(stream.Context(), model, req)
 			inFlight.Add(-1)
 			_ = sending.do(stream.Context(), func() error { return stream.Send(reply) }) // a broken stream shows in Recv

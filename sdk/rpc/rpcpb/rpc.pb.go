@@ -762,8 +762,8 @@ func (x *Batch) GetRows() []byte {
 
 type ApplyRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"` // names the call in its reply; 0 in the first request, which only opens model
-	Model         string                 `protobuf:"bytes,2,opt,name=model,proto3" json:"model,omitempty"`
+	Id            uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`      // names the call in its reply; 0 in the first request, which only opens model
+	Model         string                 `protobuf:"bytes,2,opt,name=model,proto3" json:"model,omitempty"` // first request only
 	Batch         *Batch                 `protobuf:"bytes,3,opt,name=batch,proto3" json:"batch,omitempty"`
 	Origin        []byte                 `protobuf:"bytes,4,opt,name=origin,proto3" json:"origin,omitempty"` // 16 bytes
 	Local         bool                   `protobuf:"varint,5,opt,name=local,proto3" json:"local,omitempty"`
