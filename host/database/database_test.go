@@ -2,7 +2,9 @@ package database_test
 
 import (
 	"context"
+	"database/sql"
 	"errors"
+	"fmt"
 	"sync"
 	"testing"
 
@@ -94,4 +96,71 @@ func TestOpen_refusesSecondHost(t *testing.T) {
 		t.Fatalf("a second open: %v", err)
 	}
 	t.Log(err)
+}
+
+// TestDB_Write_diskFull lets SQLite itself run out of pages, in a group of writes.
+func TestDB_Write_diskFull(t *testing.T) {
+	db := open(t, t.TempDir())
+	ctx := context.Background()
+	limit := func(pages int) {
+		t.Helper()
+		err := db.Write(ctx, func(tx *database.Tx) error { return tx.Run(fmt.Sprintf("PRAGMA max_page_count = %d", pages)) })
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := db.Write(ctx, func(tx *database.Tx) error { return tx.Run("CREATE TABLE t (n INTEGER, b BLOB) STRICT") }); err != nil {
+		t.Fatal(err)
+	}
+	limit(1) // SQLite keeps at least the pages that there are
+	entered, release := make(chan struct{}), make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		if err := db.Write(ctx, func(*database.Tx) error { close(entered); <-release; return nil }); err != nil {
+			t.Error(err)
+		}
+	})
+	<-entered
+	errs := make([]error, 20)
+	for i := range errs {
+		wg.Go(func() {
+			errs[i] = db.Write(ctx, func(tx *database.Tx) error {
+				if _, err := tx.Exec("INSERT INTO t (n, b) VALUES (?, zeroblob(?))", i, 10+(i%2)*100_000); err != nil {
+					return err
+				}
+				_, err := tx.Exec("INSERT INTO t (n, b) VALUES (?, NULL)", i)
+				return err
+			})
+		})
+	}
+	close(release)
+	wg.Wait()
+	counts := make(map[int]int)
+	err := db.Read(ctx, func(tx *database.Tx) error {
+		return tx.Each("SELECT n FROM t", nil, func(rows *sql.Rows) error {
+			var n int
+			err := rows.Scan(&n)
+			counts[n]++
+			return err
+		})
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, err := range errs {
+		if want := map[bool]int{true: 2, false: 0}[err == nil]; counts[i] != want {
+			t.Errorf("write %d: %v, and %d rows", i, err, counts[i])
+		}
+		if i%2 == 1 && sdk.CodeOf(err) != sdk.CodeUnavailable {
+			t.Errorf("write %d: got %v, want the disk to be full", i, err)
+		}
+	}
+	t.Log(errs[1])
+	limit(1 << 20)
+	if err := db.Write(ctx, func(tx *database.Tx) error {
+		_, err := tx.Exec("INSERT INTO t (n, b) VALUES (1, zeroblob(100000))")
+		return err
+	}); err != nil {
+		t.Errorf("with room again: %v", err)
+	}
 }

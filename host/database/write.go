@@ -126,11 +126,11 @@ func (db *DB) commit(group []*write, before []func(*Tx) error) error {
 	written := 0
 	for _, w := range group {
 		w.tx = &Tx{db: db, conn: db.writer, ctx: context.WithoutCancel(w.ctx), writable: true}
-		if w.err = db.inSavepoint(w, len(group) > 1); w.err == nil {
-			written++
+		if err := db.inSavepoint(w, len(group) > 1); err != nil {
+			return db.rollback(ctx, err)
 		}
-		if w.err != nil && len(group) == 1 {
-			return db.rollback(ctx, nil)
+		if w.err == nil {
+			written++
 		}
 	}
 	if written == 0 {
@@ -151,20 +151,25 @@ func (db *DB) commit(group []*write, before []func(*Tx) error) error {
 	return nil
 }
 
-// inSavepoint runs one write. With nested, an error undoes what it did; else the caller rolls back.
+// inSavepoint runs one write, whose own error goes into w.err. Where it is one of several (nested), an error undoes what
+// it did; else the caller rolls back. The error returned means that the transaction is gone, with all of the group.
 func (db *DB) inSavepoint(w *write, nested bool) error {
 	if !nested {
-		return db.failed(call(w))
+		w.err = db.failed(call(w))
+		return nil
 	}
 	if err := db.writer.run(w.tx.ctx, "SAVEPOINT w"); err != nil {
-		return db.failed(err)
+		return err
 	}
-	err := call(w)
-	if err != nil {
-		// A full disk may have ended the whole transaction: then this fails too, and so does the commit.
-		err = errors.Join(err, db.writer.run(w.tx.ctx, "ROLLBACK TO w"))
+	w.err = db.failed(call(w))
+	if w.err != nil {
+		// HAZARD: a full disk may end the whole transaction by itself. Then there is no savepoint to go back to, and
+		// what came after would be committed statement by statement.
+		if err := db.writer.run(w.tx.ctx, "ROLLBACK TO w"); err != nil {
+			return fmt.Errorf("another write of the group ended it: %w", w.err)
+		}
 	}
-	return db.failed(errors.Join(err, db.writer.run(w.tx.ctx, "RELEASE w")))
+	return db.writer.run(w.tx.ctx, "RELEASE w")
 }
 
 // call runs the function of w. A panic in it becomes an error: it may be another caller's goroutine.

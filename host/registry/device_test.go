@@ -78,22 +78,24 @@ func deviceID(n byte) sdk.DeviceID { return sdk.DeviceID{0: 0xd0, 15: n} }
 
 func newDevice(tb testing.TB, n byte, models ...sdk.ModelServer) *device {
 	tb.Helper()
-	return openDevice(tb, tb.TempDir(), n, models...)
+	return openDevice(tb, database.Options{Dir: tb.TempDir(), Durability: database.Normal, Readers: 1}, n, models...)
 }
 
-func openDevice(tb testing.TB, dir string, n byte, models ...sdk.ModelServer) *device {
+// newFullDevice is a device as a host runs it.
+func newFullDevice(tb testing.TB, n byte, models ...sdk.ModelServer) *device {
+	tb.Helper()
+	return openDevice(tb, database.Options{Dir: tb.TempDir()}, n, models...)
+}
+
+func openDevice(tb testing.TB, options database.Options, n byte, models ...sdk.ModelServer) *device {
 	tb.Helper()
 	ctx := context.Background()
 	d := &device{tb: tb, id: deviceID(n), wall: time.UnixMilli(1_700_000_000_000 + int64(n))}
 	var err error
-	if d.db, err = database.Open(ctx, database.Options{Dir: dir}); err != nil {
+	if d.db, err = database.Open(ctx, options); err != nil {
 		tb.Fatal(err)
 	}
-	tb.Cleanup(func() {
-		if err := d.db.Close(); err != nil {
-			tb.Errorf("close: %v", err)
-		}
-	})
+	tb.Cleanup(d.close)
 	d.log = peerlog.New(d.db)
 	if d.registry, err = registry.New(ctx, registry.Options{DB: d.db, Self: d.id}); err != nil {
 		tb.Fatal(err)
@@ -115,6 +117,13 @@ func openDevice(tb testing.TB, dir string, n byte, models ...sdk.ModelServer) *d
 		d.add(model)
 	}
 	return d
+}
+
+// close closes the database, so that its folder may go. Idempotent.
+func (d *device) close() {
+	if err := d.db.Close(); err != nil {
+		d.tb.Errorf("close: %v", err)
+	}
 }
 
 func (d *device) add(model sdk.ModelServer) {
@@ -155,12 +164,16 @@ func (d *device) apply(p page) registry.Outcome {
 	return outcome
 }
 
+func (d *device) prepare(p page) (*registry.Prepared, error) {
+	return d.registry.Prepare(context.Background(), registry.Incoming{
+		Origin: p.stream.Origin, Kind: p.stream.Kind, From: p.from, Through: p.through, Batches: p.batches,
+	})
+}
+
 func (d *device) tryApply(p page) (outcome registry.Outcome, err error) {
 	ctx := context.Background()
 	for {
-		prepared, err := d.registry.Prepare(ctx, registry.Incoming{
-			Origin: p.stream.Origin, Kind: p.stream.Kind, From: p.from, Through: p.through, Batches: p.batches,
-		})
+		prepared, err := d.prepare(p)
 		if err != nil {
 			return outcome, err
 		}

@@ -10,7 +10,6 @@ import (
 
 	"github.com/starling-sync/starling/hlc"
 	"github.com/starling-sync/starling/host/peerlog"
-	"github.com/starling-sync/starling/host/registry"
 	"github.com/starling-sync/starling/sdk"
 )
 
@@ -36,7 +35,7 @@ func mark(label, target byte) *Mark {
 	return &Mark{Label: sdk.Ref(rid(label)), Target: sdk.AnyRef(rid(target))}
 }
 
-// merged commits a label edit without asking whether the record may be changed, so that any history can be made.
+// wantEqual fails the test where devices hold different records, or show what they should not.
 func wantEqual(t testing.TB, devices ...*device) {
 	t.Helper()
 	want := devices[0].digests()
@@ -167,8 +166,7 @@ func TestCommitDeviceOwned_leavesEqualRowsAlone(t *testing.T) {
 	}
 }
 
-func TestCommit_allOrNothing(t *testing.T) {
-	// Covered with the manager's options: see package transaction.
+func TestCommit_refusesBadText(t *testing.T) {
 	a := newDevice(t, 1, allModels()...)
 	bad := packed(t, files(), file(1, 0, "fine"), file(2, 0, "nul \x00"), file(3, 0, "bad \xff"), file(4, 0, ""))
 	result, err := a.manager.CommitDeviceOwned(context.Background(), bad)
@@ -325,7 +323,9 @@ func TestConvergence(t *testing.T) {
 		const writers = 2
 		var devices []*device
 		for n := range writers + 2 {
-			devices = append(devices, newDevice(t, byte(n+1), allModels()...))
+			d := newDevice(t, byte(n+1), allModels()...)
+			defer d.close()
+			devices = append(devices, d)
 		}
 		steps := rapid.IntRange(1, 40).Draw(rt, "steps")
 		for range steps {
@@ -452,5 +452,3 @@ func TestWatch(t *testing.T) {
 		t.Errorf("events (-want +got):\n%s", diff)
 	}
 }
-
-var _ = registry.Row{}

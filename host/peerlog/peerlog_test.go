@@ -1,0 +1,146 @@
+package peerlog_test
+
+import (
+	"context"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/starling-sync/starling/hlc"
+	"github.com/starling-sync/starling/host/database"
+	"github.com/starling-sync/starling/host/peerlog"
+	"github.com/starling-sync/starling/sdk"
+)
+
+func open(tb testing.TB) (*database.DB, *peerlog.Log) {
+	tb.Helper()
+	db, err := database.Open(context.Background(), database.Options{Dir: tb.TempDir(), Durability: database.Normal})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() {
+		if err := db.Close(); err != nil {
+			tb.Errorf("close: %v", err)
+		}
+	})
+	return db, peerlog.New(db)
+}
+
+func write(tb testing.TB, db *database.DB, fn func(*database.Tx) error) {
+	tb.Helper()
+	if err := db.Write(context.Background(), fn); err != nil {
+		tb.Fatal(err)
+	}
+}
+
+// batch returns operations with stamps from first on.
+func batch(model sdk.ModelName, first hlc.Stamp, count int) sdk.Batch {
+	b := sdk.Batch{Model: model, Version: 3, Columns: []string{"name", "size"}, Count: count}
+	for i := range count {
+		b.Rows = sdk.AppendOpHeader(b.Rows, sdk.RecordID{15: byte(i)}, first+hlc.Stamp(i), sdk.Insert, 1)
+		b.Rows = sdk.AppendOpField(b.Rows, 1, int64(i), 0)
+	}
+	return b
+}
+
+func TestLog_Read(t *testing.T) {
+	db, log := open(t)
+	ctx := context.Background()
+	origin := sdk.DeviceID{1}
+	a, b, c := batch("tag", 10, 70), batch("other", 80, 2), batch("tag", 90, 1)
+	for range 2 { // the second time changes nothing
+		write(t, db, func(tx *database.Tx) error { return log.Append(tx, origin, []sdk.Batch{a, b}) })
+		write(t, db, func(tx *database.Tx) error { return log.Append(tx, origin, []sdk.Batch{c}) })
+	}
+	write(t, db, func(tx *database.Tx) error { return log.Append(tx, sdk.DeviceID{2}, []sdk.Batch{batch("tag", 10, 5)}) })
+	got, through, more, err := log.Read(ctx, origin, 0, 1<<20)
+	if err != nil || through != 90 || more {
+		t.Fatalf("through %d, more %v, %v", through, more, err)
+	}
+	if diff := cmp.Diff([]sdk.Batch{a, b, c}, got); diff != "" {
+		t.Errorf("read (-want +got):\n%s", diff)
+	}
+	// In pages, each a byte budget or one operation.
+	for _, budget := range []int{1, 100, 1000} {
+		var rows []byte
+		for since, more := hlc.Stamp(0), true; more; {
+			var page []sdk.Batch
+			if page, since, more, err = log.Read(ctx, origin, since, budget); err != nil {
+				t.Fatal(err)
+			}
+			size, count := 0, 0
+			for _, b := range page {
+				rows, size, count = append(rows, b.Rows...), size+len(b.Rows), count+b.Count
+			}
+			if size > budget && count > 1 {
+				t.Errorf("a page of %d bytes for %d", size, budget)
+			}
+		}
+		if diff := cmp.Diff(append(append(append([]byte{}, a.Rows...), b.Rows...), c.Rows...), rows); diff != "" {
+			t.Errorf("pages of %d: %s", budget, diff)
+		}
+	}
+	if got, through, more, err := log.Read(ctx, sdk.DeviceID{9}, 5, 100); len(got) != 0 || through != 5 || more || err != nil {
+		t.Errorf("an unknown origin: %v %v %v %v", got, through, more, err)
+	}
+}
+
+func TestLog_positions(t *testing.T) {
+	db, log := open(t)
+	ctx := context.Background()
+	a, b := sdk.DeviceID{1}, sdk.DeviceID{2}
+	write(t, db, func(tx *database.Tx) error {
+		for _, stamp := range []hlc.Stamp{5, 9, 7} {
+			if err := log.SetWatermark(tx, a, sdk.DeviceOwned, [16]byte{byte(stamp)}, stamp); err != nil {
+				return err
+			}
+			if err := log.Acknowledge(tx, b, a, sdk.SharedByAll, stamp); err != nil {
+				return err
+			}
+			if err := log.StoreClock(tx, stamp); err != nil {
+				return err
+			}
+		}
+		return log.SetWatermark(tx, a, sdk.SharedByAll, [16]byte{}, 3)
+	})
+	vector, err := log.Watermarks(ctx)
+	want := map[peerlog.Stream]peerlog.Position{
+		{Origin: a, Kind: sdk.DeviceOwned}: {Epoch: peerlog.EpochID{9}, Stamp: 9},
+		{Origin: a, Kind: sdk.SharedByAll}: {Stamp: 3},
+	}
+	if diff := cmp.Diff(want, vector); diff != "" || err != nil {
+		t.Errorf("watermarks: %v %s", err, diff)
+	}
+	acks, err := log.Acknowledgements(ctx)
+	if diff := cmp.Diff(map[sdk.DeviceID]map[peerlog.Stream]hlc.Stamp{b: {{Origin: a, Kind: sdk.SharedByAll}: 9}}, acks); diff != "" || err != nil {
+		t.Errorf("acknowledgements: %v %s", err, diff)
+	}
+	if mark, err := log.LoadClock(ctx); mark != 9 || err != nil {
+		t.Errorf("clock %v, %v", mark, err)
+	}
+}
+
+func TestLog_epochsAndMeta(t *testing.T) {
+	db, log := open(t)
+	ctx := context.Background()
+	first := peerlog.Epoch{ID: peerlog.EpochID{1}, Device: sdk.DeviceID{7}, Opened: 4}
+	second := peerlog.Epoch{ID: peerlog.EpochID{2}, Device: sdk.DeviceID{7}, Parents: []peerlog.EpochID{{1}, {9}}, Opened: 6}
+	write(t, db, func(tx *database.Tx) error {
+		for _, epoch := range []peerlog.Epoch{second, first, second} {
+			if err := log.OpenEpoch(tx, epoch); err != nil {
+				return err
+			}
+		}
+		return log.SetMeta(tx, "library", []byte("home"))
+	})
+	epochs, err := log.Epochs(ctx)
+	if diff := cmp.Diff([]peerlog.Epoch{first, second}, epochs); diff != "" || err != nil {
+		t.Errorf("epochs: %v %s", err, diff)
+	}
+	if value, err := log.Meta(ctx, "library"); string(value) != "home" || err != nil {
+		t.Errorf("library %q, %v", value, err)
+	}
+	if value, err := log.Meta(ctx, "none"); value != nil || err != nil {
+		t.Errorf("none %q, %v", value, err)
+	}
+}

@@ -1,0 +1,179 @@
+package transaction_test
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/starling-sync/starling/hlc"
+	"github.com/starling-sync/starling/host/database"
+	"github.com/starling-sync/starling/host/transaction"
+	"github.com/starling-sync/starling/sdk"
+)
+
+// prepared writes as many changes as its batches count, and refuses what it is told to.
+type prepared struct {
+	batches []sdk.Batch
+	refuse  []sdk.Refusal
+	err     error
+}
+
+func (p *prepared) Write(tx *database.Tx, next func() hlc.Stamp) (stored []sdk.Batch, refused [][]sdk.Refusal, err error) {
+	if p.err != nil {
+		return nil, nil, p.err
+	}
+	for _, b := range p.batches {
+		out := sdk.Batch{Model: b.Model}
+		for range b.Count - len(p.refuse) {
+			stamp := next()
+			if _, err := tx.Exec("INSERT INTO written (stamp) VALUES (?)", int64(stamp)); err != nil {
+				return nil, nil, err
+			}
+			out.Rows = sdk.AppendStateHeader(out.Rows, sdk.RecordID{1}, stamp, -1)
+			out.Count++
+		}
+		stored, refused = append(stored, out), append(refused, p.refuse)
+	}
+	return stored, refused, nil
+}
+
+// journal keeps watermarks in a table, as the peer log does.
+type journal struct{ appended int }
+
+func (j *journal) Append(*database.Tx, sdk.DeviceID, []sdk.Batch) error { j.appended++; return nil }
+
+func (j *journal) Watermark(tx *database.Tx, _ sdk.DeviceID, kind sdk.Ownership) (epoch [16]byte, stamp hlc.Stamp, err error) {
+	_, err = tx.One("SELECT stamp FROM mark WHERE kind = ?", []any{string(kind)}, &stamp)
+	return epoch, stamp, err
+}
+
+func (j *journal) SetWatermark(tx *database.Tx, _ sdk.DeviceID, kind sdk.Ownership, _ [16]byte, stamp hlc.Stamp) error {
+	_, err := tx.Exec("INSERT INTO mark (kind, stamp) VALUES (?, ?) ON CONFLICT (kind) DO UPDATE SET stamp = excluded.stamp", string(kind), int64(stamp))
+	return err
+}
+
+type fixture struct {
+	db      *database.DB
+	manager *transaction.Manager
+	journal journal
+	prepare func(kind sdk.Ownership, batches []sdk.Batch) (transaction.Prepared, error)
+
+	mu   sync.Mutex
+	told []transaction.Committed
+}
+
+func newFixture(t *testing.T) *fixture {
+	t.Helper()
+	db, err := database.Open(context.Background(), database.Options{Dir: t.TempDir(), Durability: database.Normal})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := db.Close(); err != nil {
+			t.Errorf("close: %v", err)
+		}
+	})
+	f := &fixture{db: db}
+	err = db.Write(context.Background(), func(tx *database.Tx) error {
+		return errors.Join(tx.Run("CREATE TABLE written (stamp INTEGER) STRICT"), tx.Run("CREATE TABLE mark (kind TEXT PRIMARY KEY, stamp INTEGER) STRICT"))
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.prepare = func(_ sdk.Ownership, batches []sdk.Batch) (transaction.Prepared, error) {
+		return &prepared{batches: batches}, nil
+	}
+	last := hlc.Stamp(100)
+	f.manager = transaction.New(transaction.Options{
+		DB: db, Self: sdk.DeviceID{1}, Journal: &f.journal, Next: func() hlc.Stamp { last++; return last },
+		Prepare: func(_ context.Context, kind sdk.Ownership, batches []sdk.Batch) (transaction.Prepared, error) {
+			return f.prepare(kind, batches)
+		},
+		Announce: func(c transaction.Committed) { f.mu.Lock(); f.told = append(f.told, c); f.mu.Unlock() },
+	})
+	return f
+}
+
+func (f *fixture) rows(t *testing.T) (n int) {
+	t.Helper()
+	err := f.db.Read(context.Background(), func(tx *database.Tx) error {
+		_, err := tx.One("SELECT count(*) FROM written", nil, &n)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+func TestManager_announcesInOrderWithoutGap(t *testing.T) {
+	f := newFixture(t)
+	var wg sync.WaitGroup
+	for i := range 200 {
+		wg.Go(func() {
+			commit := f.manager.CommitDeviceOwned
+			if i%2 == 0 {
+				commit = f.manager.CommitShared
+			}
+			result, err := commit(context.Background(), sdk.Batch{Model: "m", Count: 3})
+			if err != nil || result.Written != 3 || result.Last != result.First+2 {
+				t.Errorf("got %+v, %v", result, err)
+			}
+		})
+	}
+	wg.Wait()
+	position := map[sdk.Ownership]hlc.Stamp{}
+	for _, c := range f.told {
+		if c.From != position[c.Kind] || c.Through <= c.From || c.Batches[0].Count != 3 {
+			t.Fatalf("announced %+v after %s", c, position[c.Kind])
+		}
+		position[c.Kind] = c.Through
+	}
+	if n := f.rows(t); n != 600 || len(f.told) != 200 || f.journal.appended != 100 {
+		t.Errorf("%d rows, %d announced, %d logged", n, len(f.told), f.journal.appended)
+	}
+}
+
+func TestManager_refusals(t *testing.T) {
+	f := newFixture(t)
+	no := sdk.Refusal{Index: 1, Code: sdk.CodeInvalid, Message: "no"}
+	f.prepare = func(_ sdk.Ownership, batches []sdk.Batch) (transaction.Prepared, error) {
+		return &prepared{batches: batches, refuse: []sdk.Refusal{no}}, nil
+	}
+	batches := []sdk.Batch{{Model: "m", Count: 2}, {Model: "m", Count: 2}}
+	want := []transaction.Refusal{{Batch: 0, Refusal: no}, {Batch: 1, Refusal: no}}
+	result, err := f.manager.Commit(context.Background(), transaction.Request{Kind: sdk.DeviceOwned, Batches: batches, AllOrNothing: true})
+	if diff := cmp.Diff(transaction.Result{Refused: want}, result); diff != "" || err != nil || f.rows(t) != 0 || len(f.told) != 0 {
+		t.Errorf("all or nothing: %v, %d rows, %d announced, %s", err, f.rows(t), len(f.told), diff)
+	}
+	result, err = f.manager.CommitDeviceOwned(context.Background(), batches...)
+	if diff := cmp.Diff(want, result.Refused); diff != "" || err != nil || result.Written != 2 || f.rows(t) != 2 {
+		t.Errorf("the others: %v, %+v, %s", err, result, diff)
+	}
+}
+
+func TestManager_decidesAgain(t *testing.T) {
+	f := newFixture(t)
+	decided := 0
+	f.prepare = func(_ sdk.Ownership, batches []sdk.Batch) (transaction.Prepared, error) {
+		if decided++; decided < 3 {
+			return &prepared{err: sdk.Errorf(sdk.CodeStale, "changed")}, nil
+		}
+		return &prepared{batches: batches}, nil
+	}
+	if result, err := f.manager.CommitShared(context.Background(), sdk.Batch{Model: "m", Count: 1}); err != nil || result.Written != 1 || decided != 3 {
+		t.Errorf("got %+v, %v after %d decisions", result, err, decided)
+	}
+	f.prepare = func(sdk.Ownership, []sdk.Batch) (transaction.Prepared, error) {
+		return &prepared{err: sdk.Errorf(sdk.CodeStale, "changed")}, nil
+	}
+	if _, err := f.manager.CommitShared(context.Background(), sdk.Batch{Model: "m", Count: 1}); sdk.CodeOf(err) != sdk.CodeStale {
+		t.Errorf("got %v, want stale", err)
+	}
+	if result, err := f.manager.CommitShared(context.Background()); sdk.CodeOf(err) != sdk.CodeStale {
+		t.Errorf("got %+v, %v", result, err)
+	}
+}
