@@ -111,10 +111,10 @@ type Range struct {
 
 // String returns "config.hcl:14,3-9", or "config.hcl:14,3-16,2" over several lines.
 func (r Range) String() string {
-	switch {
-	case r.StartLine == 0:
+	switch r.StartLine {
+	case 0:
 		return r.File
-	case r.StartLine == r.EndLine:
+	case r.EndLine:
 		return fmt.Sprintf("%s:%d,%d-%d", r.File, r.StartLine, r.StartColumn, r.EndColumn)
 	}
 	return fmt.Sprintf("%s:%d,%d-%d,%d", r.File, r.StartLine, r.StartColumn, r.EndLine, r.EndColumn)

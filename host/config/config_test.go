@@ -272,6 +272,26 @@ func TestWrite_Settings(t *testing.T) {
 	}
 }
 
+// A file of nothing but nesting must be refused: the parser below would use up the stack.
+func TestParse_Deep(t *testing.T) {
+	for _, part := range []string{"[", "{a=", "(", "a {\n", "-", "!", `"${`, "f(", "[for x in ", "1?", "1?1:", "x[0]", "x.y", "x[*]", "1+", "(1)+\n", "-(\n", "<<A\n${"} {
+		t.Run(part, func(t *testing.T) {
+			src := bytes.Repeat([]byte(part), (MaxFileBytes-4)/len(part))
+			if part == "(1)+\n" {
+				src = append([]byte("("), src...)
+			}
+			if part != "a {\n" {
+				src = append([]byte("a = "), src...)
+			}
+			_, err := parse("config.hcl", src, testEnvironment())
+			var found Diagnostics
+			if !errors.As(err, &found) || len(found) > 100 {
+				t.Errorf("%d mistakes, the first %v", len(found), found[:min(1, len(found))])
+			}
+		})
+	}
+}
+
 func FuzzParse(f *testing.F) {
 	files, err := filepath.Glob("testdata/*.hcl")
 	if err != nil {
@@ -286,6 +306,7 @@ func FuzzParse(f *testing.F) {
 	}
 	f.Add([]byte(complete))
 	f.Add(bytes.Repeat([]byte("["), 1000))
+	f.Add([]byte("a = (" + strings.Repeat("-\n", 1000)))
 	f.Fuzz(func(t *testing.T, src []byte) {
 		config, err := parse("config.hcl", src, testEnvironment())
 		var found Diagnostics

@@ -65,6 +65,9 @@ func parse(filename string, src []byte, env environment) (*Config, error) {
 	}
 	p.base = filepath.Dir(absolute)
 
+	if at, deep := p.tooDeep(); deep {
+		return nil, Diagnostics{{Range: p.at(at), Message: "this is nested too deeply; a configuration is simpler"}}
+	}
 	file, diags := hclsyntax.ParseConfig(src, filename, hcl.InitialPos)
 	p.syntaxErrors(diags)
 	syntax := len(p.found)
@@ -81,6 +84,51 @@ func parse(filename string, src []byte, env environment) (*Config, error) {
 		return nil, p.found.inOrder()
 	}
 	return config, nil
+}
+
+// The limits of nesting and of the operators on one line. The HCL library descends once for each, and a program does not
+// survive running out of stack.
+const (
+	maxDepth     = 32
+	maxOperators = 200
+)
+
+// tooDeep returns where the source goes beyond these limits.
+func (p *parser) tooDeep() (hcl.Range, bool) {
+	tokens, _ := hclsyntax.LexConfig(p.src, p.file, hcl.InitialPos) // its diagnostics come again with the parser's
+	depth, operators := 0, 0
+	inside := 0 // of brackets in which a line end does not end an expression
+	for _, token := range tokens {
+		switch token.Type {
+		case hclsyntax.TokenOParen, hclsyntax.TokenOBrack, hclsyntax.TokenTemplateInterp, hclsyntax.TokenTemplateControl:
+			inside++
+		case hclsyntax.TokenCParen, hclsyntax.TokenCBrack, hclsyntax.TokenTemplateSeqEnd:
+			inside = max(0, inside-1)
+		}
+		switch token.Type {
+		case hclsyntax.TokenOBrace, hclsyntax.TokenOParen, hclsyntax.TokenOQuote, hclsyntax.TokenOHeredoc,
+			hclsyntax.TokenTemplateInterp, hclsyntax.TokenTemplateControl:
+			depth++
+		case hclsyntax.TokenOBrack:
+			depth++
+			operators++ // also an index: a[0][0]...
+		case hclsyntax.TokenCBrace, hclsyntax.TokenCParen, hclsyntax.TokenCQuote, hclsyntax.TokenCHeredoc,
+			hclsyntax.TokenTemplateSeqEnd, hclsyntax.TokenCBrack:
+			depth = max(0, depth-1)
+		case hclsyntax.TokenNewline:
+			if inside == 0 {
+				operators = 0
+			}
+		case hclsyntax.TokenIdent, hclsyntax.TokenQuotedLit, hclsyntax.TokenStringLit, hclsyntax.TokenNumberLit,
+			hclsyntax.TokenComma, hclsyntax.TokenEqual, hclsyntax.TokenComment, hclsyntax.TokenEOF:
+		default:
+			operators++
+		}
+		if depth > maxDepth || operators > maxOperators {
+			return token.Range, true
+		}
+	}
+	return hcl.Range{}, false
 }
 
 // names checks that body holds only what its shape allows. where ends the message, such as ` in "sync"`.
