@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"strings"
 	"time"
 
 	"github.com/starling-sync/starling/host/config"
@@ -48,7 +49,19 @@ func (b *backend) Models() []sdk.Description { return b.registry.Descriptions() 
 // Commit implements control.Records.
 func (b *backend) Commit(ctx context.Context, w control.Write) ([]sdk.Refusal, error) {
 	result, err := b.manager.Commit(ctx, transaction.Request{Kind: w.Kind, Batches: []sdk.Batch{w.Batch}, AllOrNothing: w.AllOrNothing})
-	return plainRefusals(result.Refused), err
+	refused := plainRefusals(result.Refused)
+	for i := range refused {
+		refused[i].Message = b.withNames(refused[i].Message)
+	}
+	return refused, err
+}
+
+// withNames puts the names of members in place of their ids, for people.
+func (b *backend) withNames(message string) string {
+	for _, m := range b.members.All() {
+		message = strings.ReplaceAll(message, m.Device().String(), m.Name)
+	}
+	return message
 }
 
 // Invite implements control.Pairing.
@@ -128,7 +141,10 @@ func (b *backend) transports() []control.TransportStatus {
 }
 
 func sourceOf(s source.Status) control.SourceStatus {
-	out := control.SourceStatus{Model: s.Model, State: string(s.State), Reason: s.Reason}
+	out := control.SourceStatus{Model: s.Model, State: string(s.State)}
+	if s.State != source.Running {
+		out.Reason = s.Reason // while it runs, its last failure is history
+	}
 	for _, p := range s.Progress {
 		out.Progress = append(out.Progress, control.Progress{Key: p.Key, Done: p.Done, Total: p.Total})
 	}
