@@ -140,14 +140,16 @@ func (c *catalog) reconcile(ctx context.Context) error {
 	for _, location := range locations {
 		wanted[location.ID] = filepath.Clean(location.Path)
 	}
+	var gone []any
 	for id, r := range c.running {
 		if wanted[id] != r.path {
 			r.stop()
 			<-r.done
 			delete(c.running, id)
+			gone = append(gone, RootID(id))
 		}
 	}
-	if err := c.removeOrphans(ctx, wanted); err != nil {
+	if err := c.removeOrphans(ctx, wanted, gone); err != nil {
 		return fmt.Errorf("delete the entries of removed locations: %w", err)
 	}
 	for id, path := range wanted {
@@ -172,17 +174,29 @@ func (c *catalog) start(ctx context.Context, id sdk.RecordID, path string) {
 	})
 }
 
-// removeOrphans deletes the entries whose location is not among wanted. Their roots are the entries without a parent.
-func (c *catalog) removeOrphans(ctx context.Context, wanted map[sdk.RecordID]string) error {
+// removeOrphans deletes the entries whose location is not among wanted: below the entries gone, and below every entry
+// without a parent, since a location may have been removed while nobody looked.
+func (c *catalog) removeOrphans(ctx context.Context, wanted map[sdk.RecordID]string, gone []any) error {
 	roots, err := findEntries(ctx, c.host, "parent_id", []any{nil})
 	if err != nil {
 		return err
 	}
+	if len(gone) > 0 {
+		more, err := findEntries(ctx, c.host, "id", gone)
+		if err != nil {
+			return err
+		}
+		roots = append(roots, more...)
+	}
+	seen := map[sdk.RecordID]struct{}{}
 	for _, root := range roots {
 		location := root.Location.ID()
-		if _, kept := wanted[location]; kept || root.ID != RootID(location) {
+		_, kept := wanted[location]
+		_, done := seen[root.ID]
+		if kept || done || root.ID != RootID(location) {
 			continue
 		}
+		seen[root.ID] = struct{}{}
 		w, err := newWriter(c.host, c.options.Batch, func(sdk.Refusal) {})
 		if err != nil {
 			return err

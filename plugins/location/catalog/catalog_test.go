@@ -601,7 +601,14 @@ type faulty struct {
 	disk.System
 	mu     sync.Mutex
 	broken map[string]error
+	reads  map[string]int
 	remote bool
+}
+
+func (f *faulty) count(path string) int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.reads[path]
 }
 
 func (f *faulty) set(path string, err error) {
@@ -623,6 +630,9 @@ func (f *faulty) Names(path string) ([]string, error) {
 	if err := f.err(path); err != nil {
 		return nil, err
 	}
+	f.mu.Lock()
+	f.reads[path]++
+	f.mu.Unlock()
 	return f.System.Names(path)
 }
 
@@ -637,7 +647,7 @@ func (f *faulty) Remote(string) bool { return f.remote }
 
 func TestRun_UnreadableFolder(t *testing.T) {
 	w := newWorld(t, "a/b/c", "d/e", "f/g")
-	files := &faulty{broken: map[string]error{}}
+	files := &faulty{broken: map[string]error{}, reads: map[string]int{}}
 	w.options.Files, w.options.Rescan = files, 50*time.Millisecond
 	w.start()
 	w.expect("a", "a/b", "a/b/c", "d", "d/e", "f", "f/g")
@@ -660,7 +670,7 @@ func TestRun_UnreadableFolder(t *testing.T) {
 
 func TestRun_UnwatchedFolderIsReadAgain(t *testing.T) {
 	w := newWorld(t, "a")
-	w.options.Files, w.options.Rescan = &faulty{broken: map[string]error{}, remote: true}, 50*time.Millisecond
+	w.options.Files, w.options.Rescan = &faulty{broken: map[string]error{}, reads: map[string]int{}, remote: true}, 50*time.Millisecond
 	w.options.newWatcher = func() (*fsnotify.Watcher, error) { return nil, errors.New("too many open files") }
 	w.start()
 	w.await("the warnings", func() bool {
@@ -671,22 +681,85 @@ func TestRun_UnwatchedFolderIsReadAgain(t *testing.T) {
 	w.expect("a", "b", "b/c")
 }
 
+func TestRun_WatchLimit(t *testing.T) {
+	w := newWorld(t, "a/b")
+	w.options.Rescan = 50 * time.Millisecond
+	w.options.newWatcher = func() (*fsnotify.Watcher, error) { // one that takes no folder
+		watcher, err := fsnotify.NewWatcher()
+		if err == nil {
+			err = watcher.Close()
+		}
+		return watcher, err
+	}
+	w.start()
+	w.await("the warning", func() bool { return w.host.Warnings()["unwatched "+w.dir].Count == 2 })
+	w.make("a/c")
+	w.expect("a", "a/b", "a/c")
+}
+
+func TestRun_OverflowReadsAllAgain(t *testing.T) {
+	w := newWorld(t, "a/b/c")
+	files := &faulty{broken: map[string]error{}, reads: map[string]int{}}
+	w.options.Files = files
+	var watcher *fsnotify.Watcher
+	w.options.newWatcher = func() (_ *fsnotify.Watcher, err error) {
+		watcher, err = fsnotify.NewWatcher()
+		return watcher, err
+	}
+	w.start()
+	reads := files.count(w.at("a/b"))
+	watcher.Errors <- fsnotify.ErrEventOverflow
+	w.await("another reading of all", func() bool { return files.count(w.at("a/b")) > reads })
+	w.make("a/d") // and it follows on
+	w.expect("a", "a/b", "a/b/c", "a/d")
+}
+
+func TestRun_InterruptedReadingGoesOn(t *testing.T) {
+	w := newWorld(t)
+	var names []string
+	for i := range 30 {
+		folder := fmt.Sprintf("%02d", i)
+		names = append(names, folder)
+		for j := range 20 {
+			name := fmt.Sprintf("%s/%d", folder, j)
+			w.make(name)
+			names = append(names, name)
+		}
+	}
+	for batches := range 4 {
+		broken := errors.New("disk full")
+		err := Run(t.Context(), &failing{SourceHost: w.host, err: broken, left: batches}, w.options)
+		if !errors.Is(err, broken) {
+			t.Fatalf("Run: %v, want %v", err, broken)
+		}
+	}
+	w.start()
+	w.expect(names...)
+}
+
 func TestRun_FailedCommitIsAnError(t *testing.T) {
 	w := newWorld(t, "a")
 	broken := errors.New("disk full")
-	err := Run(t.Context(), failing{w.host, broken}, w.options)
+	err := Run(t.Context(), &failing{SourceHost: w.host, err: broken}, w.options)
 	if !errors.Is(err, broken) {
 		t.Errorf("Run: %v, want %v", err, broken)
 	}
 }
 
-// failing is a host that takes no entries.
+// failing is a host that takes some batches, then none.
 type failing struct {
 	*sdktest.SourceHost
-	err error
+	err  error
+	left int
 }
 
-func (f failing) Commit(context.Context, sdk.Batch) ([]sdk.Refusal, error) { return nil, f.err }
+func (f *failing) Commit(ctx context.Context, batch sdk.Batch) ([]sdk.Refusal, error) {
+	if f.left == 0 {
+		return nil, f.err
+	}
+	f.left--
+	return f.SourceHost.Commit(ctx, batch)
+}
 
 func BenchmarkRun(b *testing.B) {
 	dir := b.TempDir()

@@ -64,6 +64,7 @@ func (t *tree) readAll(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	defer s.writer.wait() //nolint:errcheck // where it was not waited for, there is an earlier error
 	id := RootID(t.location)
 	roots, err := findEntries(ctx, t.host, "id", []any{id})
 	if err != nil {
@@ -100,6 +101,7 @@ func (t *tree) readChanged(ctx context.Context, paths map[string]struct{}) error
 	if err != nil {
 		return err
 	}
+	defer s.writer.wait() //nolint:errcheck // as above
 	if err := s.addChanged(ctx, paths); err != nil {
 		return err
 	}

@@ -32,7 +32,7 @@ type tree struct {
 	refusals atomic.Int64
 
 	real       string             // path with its links resolved
-	root       disk.Info          // of real, when it was last read in full
+	root       disk.Info          // of resolved, when it was last read in full
 	aliasFrom  int64              // the number that root's file system has now, where that differs from ...
 	aliasTo    int64              // ... the number that it had when the entries were written
 	folders    map[string]*folder // by path: every directory that was seen, and is not ignored
@@ -89,11 +89,11 @@ func (t *tree) end() {
 // look finds out whether the location's folder is there, and is the one that was catalogued.
 // An empty folder where another one was is what an unmounted disk leaves: it counts as absent.
 func (t *tree) look(ctx context.Context) (absent, err error) {
-	real, e := filepath.EvalSymlinks(t.path)
+	resolved, e := filepath.EvalSymlinks(t.path)
 	if e != nil {
 		return e, nil
 	}
-	info, e := t.options.Files.Stat(real)
+	info, e := t.options.Files.Stat(resolved)
 	if e != nil {
 		return e, nil
 	}
@@ -113,18 +113,18 @@ func (t *tree) look(ctx context.Context) (absent, err error) {
 		case known.SameFile(here):
 			t.aliasFrom, t.aliasTo = info.Device, known.Device
 		case known.Inode != 0:
-			if absent, err := t.emptied(ctx, real); absent != nil || err != nil {
+			if absent, err := t.emptied(ctx, resolved); absent != nil || err != nil {
 				return absent, err
 			}
 		}
 	}
-	t.reset(real, t.translate(info))
+	t.reset(resolved, t.translate(info))
 	return nil, nil
 }
 
-// emptied returns why the folder at real counts as absent, if it is empty while the host has entries below it.
-func (t *tree) emptied(ctx context.Context, real string) (absent, err error) {
-	names, e := t.options.Files.Names(real)
+// emptied returns why the folder at resolved counts as absent, if it is empty while the host has entries below it.
+func (t *tree) emptied(ctx context.Context, resolved string) (absent, err error) {
+	names, e := t.options.Files.Names(resolved)
 	if e != nil {
 		return e, nil
 	}
@@ -139,18 +139,18 @@ func (t *tree) emptied(ctx context.Context, real string) (absent, err error) {
 }
 
 // reset forgets the folders and renews the watch, if the location's folder is not the one that was followed.
-func (t *tree) reset(real string, root disk.Info) {
-	if t.watch != nil && t.real == real && t.same(root) {
+func (t *tree) reset(resolved string, root disk.Info) {
+	if t.watch != nil && t.real == resolved && t.same(root) {
 		t.root = root
 		return
 	}
 	if t.watch != nil {
 		t.watch.close()
 	}
-	t.real, t.root = real, root
+	t.real, t.root = resolved, root
 	t.folders, t.byID = map[string]*folder{}, map[sdk.RecordID]*folder{}
 	t.unwatched, t.unreadable = map[string]struct{}{}, map[string]error{}
-	t.watch, t.watchError = newWatch(t.options.newWatcher, func(path string) bool { return t.options.ignores(real, path) })
+	t.watch, t.watchError = newWatch(t.options.newWatcher, func(path string) bool { return t.options.ignores(resolved, path) })
 	if t.watchError != nil {
 		t.watch = nil
 	}
