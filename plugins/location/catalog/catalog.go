@@ -82,16 +82,15 @@ func orDefault[T comparable](value, otherwise T) T {
 // Run catalogues every location of this device until ctx ends, and follows as locations are added, changed and removed.
 // An error means that the host could not be asked or written to; a later Run goes on from what was committed.
 func Run(ctx context.Context, host sdk.SourceHost, options Options) error {
-	ctx, stop := context.WithCancelCause(ctx)
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
 	c := &catalog{host: host, options: options.withDefaults(), running: map[sdk.RecordID]*running{}, stop: stop}
-	changed := host.Changed("location")
-	err := c.follow(ctx, changed)
-	stop(err)
-	c.wait.Wait()
-	if cause := context.Cause(ctx); err == nil && cause != nil && cause != context.Canceled {
-		return cause
+	if err := c.follow(ctx, host.Changed("location")); err != nil {
+		c.fail(err)
 	}
-	return err
+	stop()
+	c.wait.Wait()
+	return c.failure
 }
 
 // catalog is one Run.
@@ -99,8 +98,21 @@ type catalog struct {
 	host    sdk.SourceHost
 	options Options
 	running map[sdk.RecordID]*running
-	stop    context.CancelCauseFunc // ends the whole Run
+	stop    context.CancelFunc // ends the whole Run
 	wait    sync.WaitGroup
+
+	mu      sync.Mutex
+	failure error // the first; read after wait
+}
+
+// fail ends the whole Run with err, unless something failed before.
+func (c *catalog) fail(err error) {
+	c.mu.Lock()
+	if c.failure == nil {
+		c.failure = err
+	}
+	c.mu.Unlock()
+	c.stop()
 }
 
 // running is a location that is being catalogued.
@@ -168,7 +180,7 @@ func (c *catalog) start(ctx context.Context, id sdk.RecordID, path string) {
 		defer close(r.done)
 		t := newTree(c.host, c.options, id, path)
 		if err := t.run(ctx); err != nil && ctx.Err() == nil {
-			c.stop(fmt.Errorf("location %s: %w", path, err))
+			c.fail(fmt.Errorf("location %s: %w", path, err))
 		}
 		t.end()
 	})
