@@ -187,20 +187,30 @@ func run(t *testing.T, o Options, specs ...Spec) (s *Supervisor, stop func()) {
 	return s, stop
 }
 
+// until looks again and again until condition holds.
+func until(t *testing.T, what string, condition func() bool) {
+	t.Helper()
+	look := time.NewTicker(2 * time.Millisecond)
+	defer look.Stop()
+	giveUp := time.After(patience)
+	for !condition() {
+		select {
+		case <-look.C:
+		case <-giveUp:
+			t.Fatalf("%s: not after %s", what, patience)
+		}
+	}
+}
+
 // gone waits until no process has pid.
 func gone(t *testing.T, pid int) {
 	t.Helper()
-	deadline := time.After(patience)
-	for syscall.Kill(pid, 0) == nil {
+	until(t, fmt.Sprintf("process %d ends", pid), func() bool {
 		if data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid)); err == nil && strings.Contains(string(data), ") Z ") {
-			return // dead; whoever adopted it has yet to ask
+			return true // dead; whoever adopted it has yet to ask
 		}
-		select {
-		case <-deadline:
-			t.Fatalf("process %d still lives", pid)
-		case <-time.After(5 * time.Millisecond):
-		}
-	}
+		return syscall.Kill(pid, 0) != nil
+	})
 }
 
 func TestSupervisor_StartAndStop(t *testing.T) {
@@ -285,11 +295,9 @@ func TestSupervisor_Quarantine(t *testing.T) {
 		}
 		receive(t, w.down, "down")
 	}
-	for s.Status()[0].State != Quarantined {
-		if len(w.up) > 0 {
-			t.Fatal("started beyond its budget")
-		}
-		time.Sleep(time.Millisecond) // the state follows the last Down
+	until(t, "quarantine", func() bool { return s.Status()[0].State == Quarantined }) // it follows the last Down
+	if len(w.up) > 0 {
+		t.Fatal("started beyond its budget")
 	}
 	if err := s.Restart("note"); err != nil {
 		t.Fatal(err)

@@ -3,6 +3,7 @@ package main
 import (
 	"io"
 	"net"
+	"runtime"
 	"testing"
 
 	"github.com/starling-sync/starling/sdk"
@@ -24,6 +25,53 @@ func TestTransport(t *testing.T) {
 		path := rpctest.Build(t, ".")
 		sdktest.Transport(t, func(t *testing.T) sdk.Transport { return rpctest.Transport(t, path) })
 	})
+}
+
+// TestTransport_InheritedSocket accepts on a socket that the host opened before the plugin started.
+func TestTransport_InheritedSocket(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("sockets can not be passed to another process on this system")
+	}
+	socket, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = socket.Close() }()
+	command := rpctest.Command(t, rpctest.Self(t))
+	command.Sockets = []rpc.Socket{{Address: "lan", Listener: socket.(*net.TCPListener)}}
+	process, err := rpc.Start(t.Context(), command)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(process.Kill)
+	tcp := process.Client().Transport("tcp")
+	for name, each := range map[string]struct {
+		address  string
+		listener net.Listener
+	}{"by address": {"lan", nil}, "by listener": {"", socket}} {
+		t.Run(name, func(t *testing.T) {
+			l, err := tcp.Listen(t.Context(), each.address, each.listener)
+			if err != nil {
+				t.Fatal(err)
+			}
+			peer, err := net.Dial("tcp", socket.Addr().String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = peer.Close() }()
+			conn, err := l.Accept()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got, want := conn.RemoteAddress(), peer.LocalAddr().String(); got != want {
+				t.Errorf("accepted from %s, want %s", got, want)
+			}
+			_ = conn.Close()
+			if err := l.Close(); err != nil { // the socket itself stays open, for the next round
+				t.Error(err)
+			}
+		})
+	}
 }
 
 func TestTransport_Errors(t *testing.T) {

@@ -66,7 +66,7 @@ func Start(ctx context.Context, c Command) (*Process, error) {
 	if err := checkBinary(c.Path); err != nil {
 		return nil, err
 	}
-	run := &processRunner{command: c, exited: make(chan struct{}), log: c.Log}
+	run := &processRunner{command: c, heard: make(chan struct{}), exited: make(chan struct{}), log: c.Log}
 	timeout := c.Timeout
 	if timeout == 0 {
 		timeout = startTimeout

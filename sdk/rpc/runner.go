@@ -21,7 +21,8 @@ import (
 const (
 	busyRetries  = 50 // of a binary that another process, just forked, still holds open for writing
 	busyWait     = 10 * time.Millisecond
-	maxLineBytes = 300 // of a plugin's output in an error
+	hearWait     = time.Second // for the last words of a process whose error output a child, out of reach, holds open
+	maxLineBytes = 300         // of a plugin's output in an error
 )
 
 // processRunner is the process as go-plugin's client sees it: with a lifeline, a process group, sockets, and a memory
@@ -35,6 +36,7 @@ type processRunner struct {
 	stdout   *os.File
 	stderr   *os.File
 
+	heard  chan struct{} // closed when standard error has been read to its end
 	exited chan struct{} // closed when the process is gone; then state says how
 	state  *os.ProcessState
 
@@ -117,6 +119,10 @@ func (r *processRunner) reap(cmd *exec.Cmd) {
 	defer close(r.exited)
 	_ = cmd.Wait() // the state says the same
 	killGroup(cmd.Process)
+	select {
+	case <-r.heard:
+	case <-time.After(hearWait):
+	}
 	r.state = cmd.ProcessState
 }
 
@@ -166,10 +172,12 @@ func (r *processRunner) Wait(context.Context) error {
 }
 
 // Stdout implements runner.Runner.
-func (r *processRunner) Stdout() io.ReadCloser { return tee{r.stdout, r.printed} }
+func (r *processRunner) Stdout() io.ReadCloser { return tee{r.stdout, r.printed, func() {}} }
 
 // Stderr implements runner.Runner.
-func (r *processRunner) Stderr() io.ReadCloser { return tee{r.stderr, r.said} }
+func (r *processRunner) Stderr() io.ReadCloser {
+	return tee{r.stderr, r.said, sync.OnceFunc(func() { close(r.heard) })}
+}
 
 // Name implements runner.Runner.
 func (r *processRunner) Name() string { return r.command.Name }
@@ -194,11 +202,15 @@ func (r *processRunner) HostToPlugin(network, address string) (string, string, e
 type tee struct {
 	*os.File
 	show func([]byte)
+	end  func() // called after the last read, which fails
 }
 
 func (t tee) Read(p []byte) (int, error) {
 	n, err := t.File.Read(p)
 	t.show(p[:n])
+	if err != nil {
+		t.end()
+	}
 	return n, err
 }
 
