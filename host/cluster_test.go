@@ -110,7 +110,7 @@ func TestCluster_CatalogueAndTags(t *testing.T) {
 		for _, e := range bob.List(t, "entry") {
 			names[fmt.Sprint(e["name"])] = true
 		}
-		if names["b"] || names["e.txt"] || names["e"] || !(names["new.txt"] || names["new"]) {
+		if names["b"] || names["e.txt"] || names["e"] || (!names["new.txt"] && !names["new"]) {
 			return fmt.Errorf("entries %v", names)
 		}
 		return nil

@@ -139,14 +139,14 @@ func (s *show) logs() string {
 
 // say prints one finished step: what it was, and what it showed.
 func (s *show) say(what, format string, args ...any) {
-	fmt.Fprintf(s.Out, "%-62s %s\n", what, fmt.Sprintf(format, args...)) //nolint:errcheck // a closed terminal ends the demo by its signal
+	fmt.Fprintf(s.Out, "%-66s %s\n", what, fmt.Sprintf(format, args...)) //nolint:errcheck // a closed terminal ends the demo by its signal
 }
 
 func (s *show) suggest() {
 	alice, bob := s.alice.config(), s.bob.config()
 	fmt.Fprintf(s.Out, `
 Try, in another terminal:
-  sqlite3 %s 'SELECT name, size FROM entry ORDER BY size DESC LIMIT 5'
+  sqlite3 -readonly %s 'SELECT name, size FROM entry ORDER BY size DESC LIMIT 5'
   %s --config %s put tag '{"name":"holiday"}'
   %s --config %s list tag
   %s --config %s watch

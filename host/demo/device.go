@@ -113,7 +113,7 @@ func (d *device) start(ctx context.Context) error {
 
 // until asks again and again, until check says true, fails, the host ends, or nothing came of it for two minutes.
 func (d *device) until(ctx context.Context, check func() (bool, error)) error {
-	again := time.NewTicker(20 * time.Millisecond)
+	again := time.NewTicker(50 * time.Millisecond)
 	defer again.Stop()
 	limit := time.NewTimer(2 * time.Minute)
 	defer limit.Stop()

@@ -42,10 +42,7 @@ func (s *show) pair(ctx context.Context) error {
 	if _, err := s.bob.Join(ctx, invitation.Code); err != nil {
 		return err
 	}
-	err = s.bob.until(ctx, func() (bool, error) {
-		peers, err := s.bob.Peers(ctx)
-		return err == nil && len(peers) == 1 && peers[0].State == "live", err
-	})
+	err = s.caughtUp(ctx)
 	s.say("alice and bob are paired over 127.0.0.1", "%s", seconds(time.Since(began)))
 	return err
 }
@@ -65,11 +62,14 @@ func (s *show) catalogue(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := s.caughtUp(ctx); err != nil {
+		return err
+	}
+	behind := time.Since(began) - walked
 	digest, err := s.equal(ctx)
 	if err != nil {
 		return err
 	}
-	behind := time.Since(began) - walked
 	if s.entries, err = s.bob.rows(ctx, "entry"); err != nil {
 		return err
 	}
@@ -133,6 +133,19 @@ func (s *show) follow(ctx context.Context, began time.Time, total int64) (walked
 	return walked, err
 }
 
+// caughtUp waits until either device knows that it lacks nothing of the other.
+func (s *show) caughtUp(ctx context.Context) error {
+	for _, d := range []*device{s.alice, s.bob} {
+		if err := d.until(ctx, func() (bool, error) {
+			peers, err := d.Peers(ctx)
+			return err == nil && len(peers) == 1 && peers[0].State == "live" && peers[0].Behind == 0 && peers[0].BehindMe == 0, err
+		}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // equal waits until both devices have the same digests and returns a short name of them.
 func (s *show) equal(ctx context.Context) (string, error) {
 	var short string
@@ -176,11 +189,15 @@ func (s *show) editApart(ctx context.Context) error {
 	}
 	began := time.Now()
 	s.link.mend()
+	if err := s.caughtUp(ctx); err != nil {
+		return err
+	}
+	took := time.Since(began)
 	digest, err := s.equal(ctx)
 	if err != nil {
 		return err
 	}
-	s.say("cut off: alice renames tag work to job; bob to labour, and blue", "linked again: equal after %s   digests %s", seconds(time.Since(began)), digest)
+	s.say("cut off: alice renames tag work to job; bob to labour, and blue", "linked again: both have both after %s   equal digests %s", seconds(took), digest)
 	return s.showTag(ctx, id)
 }
 
