@@ -36,7 +36,7 @@ type Entry struct {
 	Location    sdk.Ref   `starling:"location_id,ref=location,weak,required"`
 }
 
-// Locations and Entries are the models that the catalogue reads and writes.
+// The models that the catalogue reads and writes, as it knows them.
 func locationModel() sdk.Model[Location] { return sdk.Model[Location]{Name: "location", Version: 1} }
 func entryModel() sdk.Model[Entry]       { return sdk.Model[Entry]{Name: "entry", Version: 1} }
 
