@@ -154,6 +154,28 @@ func (d *device) read(stream peerlog.Stream, since hlc.Stamp, maxBytes int) (pag
 	return page{stream, since, through, batches}, more
 }
 
+// pages returns an own stream: as it was announced, or what is left of it in small pages.
+func (d *device) pages(stream peerlog.Stream, end hlc.Stamp, live bool) (list []page) {
+	d.tb.Helper()
+	if live {
+		for _, c := range d.told {
+			if c.Kind == stream.Kind {
+				list = append(list, page{stream, c.From, c.Through, c.Batches})
+			}
+		}
+		return list
+	}
+	for since, more := hlc.Stamp(0), true; more; {
+		var p page
+		if p, more = d.read(stream, since, 100); !more {
+			p.through = end
+		}
+		list = append(list, p)
+		since = p.through
+	}
+	return list
+}
+
 // apply applies a page and moves the watermark, as the host does.
 func (d *device) apply(p page) registry.Outcome {
 	d.tb.Helper()
