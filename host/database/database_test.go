@@ -8,9 +8,13 @@ import (
 	"sync"
 	"testing"
 
+	"go.uber.org/goleak"
+
 	"github.com/starling-sync/starling/host/database"
 	"github.com/starling-sync/starling/sdk"
 )
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func open(tb testing.TB, dir string) *database.DB {
 	tb.Helper()

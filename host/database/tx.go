@@ -55,6 +55,16 @@ func (c *connection) prepare(ctx context.Context, query string) (*sql.Stmt, erro
 	return stmt, nil
 }
 
+// step executes a statement without parameters that comes again and again, such as BEGIN.
+func (c *connection) step(ctx context.Context, query string) error {
+	stmt, err := c.prepare(ctx, query)
+	if err != nil {
+		return err
+	}
+	_, err = stmt.ExecContext(ctx)
+	return err
+}
+
 // trim forgets the statements when they are too many. No rows may be open.
 func (c *connection) trim() error {
 	if len(c.statements) <= maxStatements {
@@ -170,11 +180,11 @@ func (db *DB) Read(ctx context.Context, fn func(*Tx) error) error {
 		return err
 	}
 	background := context.WithoutCancel(ctx)
-	if err := reader.run(background, "BEGIN"); err != nil {
+	if err := reader.step(background, "BEGIN"); err != nil {
 		return explain(err)
 	}
 	err := fn(&Tx{db: db, conn: reader, ctx: background})
-	return errors.Join(explain(err), reader.run(background, "ROLLBACK"))
+	return errors.Join(explain(err), reader.step(background, "ROLLBACK"))
 }
 
 func (db *DB) isClosed() bool {

@@ -120,7 +120,7 @@ func (db *DB) commit(group []*write, before []func(*Tx) error) error {
 	if err := db.writer.trim(); err != nil {
 		return explain(err)
 	}
-	if err := db.writer.run(ctx, "BEGIN IMMEDIATE"); err != nil {
+	if err := db.writer.step(ctx, "BEGIN IMMEDIATE"); err != nil {
 		return db.failed(err)
 	}
 	written := 0
@@ -142,7 +142,7 @@ func (db *DB) commit(group []*write, before []func(*Tx) error) error {
 			return db.rollback(ctx, fmt.Errorf("before commit: %w", err))
 		}
 	}
-	if err := db.writer.run(ctx, "COMMIT"); err != nil {
+	if err := db.writer.step(ctx, "COMMIT"); err != nil {
 		return db.rollback(ctx, err)
 	}
 	for _, fn := range tx.after {
@@ -158,18 +158,18 @@ func (db *DB) inSavepoint(w *write, nested bool) error {
 		w.err = db.failed(call(w))
 		return nil
 	}
-	if err := db.writer.run(w.tx.ctx, "SAVEPOINT w"); err != nil {
+	if err := db.writer.step(w.tx.ctx, "SAVEPOINT w"); err != nil {
 		return err
 	}
 	w.err = db.failed(call(w))
 	if w.err != nil {
 		// HAZARD: a full disk may end the whole transaction by itself. Then there is no savepoint to go back to, and
 		// what came after would be committed statement by statement.
-		if err := db.writer.run(w.tx.ctx, "ROLLBACK TO w"); err != nil {
+		if err := db.writer.step(w.tx.ctx, "ROLLBACK TO w"); err != nil {
 			return fmt.Errorf("another write of the group ended it: %w", w.err)
 		}
 	}
-	return db.writer.run(w.tx.ctx, "RELEASE w")
+	return db.writer.step(w.tx.ctx, "RELEASE w")
 }
 
 // call runs the function of w. A panic in it becomes an error: it may be another caller's goroutine.
@@ -183,7 +183,7 @@ func call(w *write) (err error) {
 }
 
 func (db *DB) rollback(ctx context.Context, err error) error {
-	undo := db.writer.run(ctx, "ROLLBACK")
+	undo := db.writer.step(ctx, "ROLLBACK")
 	if err == nil {
 		return db.failed(undo)
 	}

@@ -2,13 +2,16 @@ package registry_test
 
 import (
 	"context"
+	"fmt"
 	"slices"
+	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
 
 	"github.com/starling-sync/starling/hlc"
+	"github.com/starling-sync/starling/host/database"
 	"github.com/starling-sync/starling/host/peerlog"
 	"github.com/starling-sync/starling/sdk"
 )
@@ -301,7 +304,7 @@ func TestPrepare_stale(t *testing.T) {
 		t.Fatal(err)
 	}
 	a.share(updates(t, labels(), label(101, 0, "z"), "name"))
-	err = a.db.Write(ctx, func(tx *tx) error { _, _, err := first.Write(tx, a.clock.Now); return err })
+	err = a.db.Write(ctx, func(tx *database.Tx) error { _, _, err := first.Write(tx, a.clock.Now); return err })
 	if sdk.CodeOf(err) != sdk.CodeStale {
 		t.Fatalf("got %v, want stale", err)
 	}
@@ -311,8 +314,43 @@ func TestPrepare_stale(t *testing.T) {
 		t.Fatal(err)
 	}
 	a.share(packed(t, labels(), label(102, 0, "other")))
-	if err := a.db.Write(ctx, func(tx *tx) error { _, _, err := second.Write(tx, a.clock.Now); return err }); err != nil {
+	if err := a.db.Write(ctx, func(tx *database.Tx) error { _, _, err := second.Write(tx, a.clock.Now); return err }); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestConcurrentWriters has local writers and pages of a peer meet on the same records.
+func TestConcurrentWriters(t *testing.T) {
+	ctx := context.Background()
+	a, b := newDevice(t, 1, allModels()...), newDevice(t, 2, allModels()...)
+	a.share(packed(t, labels(), label(101, 0, "first")))
+	b.pull(a, 1<<20)
+	for i := range 20 {
+		b.share(updates(t, labels(), label(101, 0, fmt.Sprint("b ", i)), "name"))
+		b.own(packed(t, files(), file(byte(i), 0, "b's")))
+	}
+	const writers, each = 4, 15
+	var wg sync.WaitGroup
+	for w := range writers {
+		wg.Go(func() {
+			for i := range each {
+				result, err := a.manager.CommitShared(ctx, updates(t, labels(), label(101, 0, fmt.Sprint(w, " ", i)), "name"))
+				if err != nil || result.Written != 1 {
+					t.Errorf("got %+v, %v", result, err)
+				}
+				if _, err := a.manager.CommitDeviceOwned(ctx, packed(t, files(), file(byte(200+w), 0, fmt.Sprint(i)))); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Go(func() { a.pull(b, 100) })
+	wg.Wait()
+	b.pull(a, 1<<20)
+	a.pull(b, 1<<20)
+	wantEqual(t, a, b)
+	if n, err := b.log.Count(ctx); err != nil || n != 1+20+writers*each {
+		t.Errorf("%d operations in the log, %v; want %d", n, err, 1+20+writers*each)
 	}
 }
 
