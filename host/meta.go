@@ -7,6 +7,7 @@ import (
 	"github.com/starling-sync/starling/host/membership"
 	"github.com/starling-sync/starling/host/peerlog"
 	"github.com/starling-sync/starling/host/registry"
+	"github.com/starling-sync/starling/host/source"
 	"github.com/starling-sync/starling/host/transaction"
 	"github.com/starling-sync/starling/sdk"
 )
@@ -56,21 +57,5 @@ func plainRefusals(refused []transaction.Refusal) []sdk.Refusal {
 }
 
 func (m *memberRecords) WatchMembers() (changed <-chan struct{}, cancel func()) {
-	return changes(m.registry, membership.MemberModel)
-}
-
-// changes turns the feed of one model into a signal: several changes may share one value.
-func changes(r *registry.Registry, model sdk.ModelName) (changed <-chan struct{}, cancel func()) {
-	events, cancel := r.Watch(model)
-	signal := make(chan struct{}, 1)
-	go func() { // ends when cancel closes events
-		defer close(signal)
-		for range events {
-			select {
-			case signal <- struct{}{}:
-			default: // one is waiting already
-			}
-		}
-	}()
-	return signal, cancel
+	return source.Signals(m.registry.Watch).Watch(membership.MemberModel)
 }

@@ -291,9 +291,7 @@ func newSources(r *registry.Registry, m *transaction.Manager, log hclog.Logger) 
 			result, err := m.CommitDeviceOwned(ctx, batch)
 			return plainRefusals(result.Refused), err
 		}),
-		Finder:  r,
-		Watcher: source.WatcherFunc(func(model sdk.ModelName) (<-chan struct{}, func()) { return changes(r, model) }),
-		Now:     time.Now, Log: log.Named("source"),
+		Finder: r, Watcher: source.Signals(r.Watch), Now: time.Now, Log: log.Named("source"),
 	})
 }
 
