@@ -33,7 +33,10 @@ import (
 // FileName is the name of the database in its folder.
 const FileName = "starling.db"
 
-const lockName = "starling.lock"
+const (
+	lockName = "starling.lock"
+	pidName  = "starling.pid" // apart from the lock, which some systems let nobody read
+)
 
 // Durability says what a commit waits for.
 type Durability string
@@ -123,17 +126,18 @@ func (db *DB) lockFolder() error {
 		return sdk.Errorf(sdk.CodeInvalid, "lock %s: %w", path, err)
 	}
 	if !locked {
-		return sdk.Errorf(sdk.CodeUnavailable, "another host%s uses %s; stop it, or give this one its own data_dir", holder(path), db.dir)
+		return sdk.Errorf(sdk.CodeUnavailable, "another host%s uses %s; stop it, or give this one its own data_dir", holder(db.dir), db.dir)
 	}
 	db.lock = lock
-	if err := os.WriteFile(path, []byte(strconv.Itoa(os.Getpid())+"\n"), 0o600); err != nil {
-		return sdk.Errorf(sdk.CodeInternal, "write %s: %w", path, err)
+	pid := filepath.Join(db.dir, pidName)
+	if err := os.WriteFile(pid, []byte(strconv.Itoa(os.Getpid())+"\n"), 0o600); err != nil {
+		return sdk.Errorf(sdk.CodeInternal, "write %s: %w", pid, err)
 	}
 	return nil
 }
 
-func holder(path string) string {
-	text, err := os.ReadFile(path) //nolint:gosec // our own lock file
+func holder(dir string) string {
+	text, err := os.ReadFile(filepath.Join(dir, pidName)) //nolint:gosec // our own file
 	if pid := strings.TrimSpace(string(text)); err == nil && pid != "" {
 		return " (process " + pid + ")"
 	}

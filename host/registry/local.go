@@ -356,7 +356,10 @@ func (l *Local) complete(ctx context.Context, s *served, batch sdk.Batch, missin
 		return batch, err
 	}
 	whole := sdk.Batch{Model: batch.Model, Version: s.desc.Version, Columns: append(slices.Clone(batch.Columns), missing...), Count: batch.Count}
-	for row := range batch.StateRows() {
+	for row, err := range batch.StateRows() {
+		if err != nil {
+			return batch, err
+		}
 		if row.Deleted {
 			whole.Rows = sdk.AppendStateHeader(whole.Rows, row.ID, 0, -1)
 			continue

@@ -32,16 +32,16 @@ func (r *Row) Value(name string) any {
 	return nil
 }
 
-// row returns rec for people.
-func (rec *record) row(visible bool) (Row, error) {
-	m := rec.m
-	row := Row{Model: m.desc.Model, ID: rec.id, Visible: visible, Fields: make([]sdk.FieldState, len(m.names))}
-	for i, arg := range rec.values() {
+// row returns r for people.
+func (r *record) row(visible bool) (Row, error) {
+	m := r.m
+	row := Row{Model: m.desc.Model, ID: r.id, Visible: visible, Fields: make([]sdk.FieldState, len(m.names))}
+	for i, arg := range r.values() {
 		row.Fields[i] = sdk.FieldState{Name: m.names[i], Value: valueOf(m.types[i], arg)}
 	}
 	if m.shared {
-		row.Inserted = rec.state.Inserted
-		for _, f := range rec.state.Fields {
+		row.Inserted = r.state.Inserted
+		for _, f := range r.state.Fields {
 			if at, known := m.index[f.Name]; known {
 				row.Fields[at].Version, row.Fields[at].Seen = f.Version, f.Seen
 			} else {
@@ -50,16 +50,16 @@ func (rec *record) row(visible bool) (Row, error) {
 		}
 		return row, nil
 	}
-	row.Owner, row.Stamp = rec.origin, rec.stamp
-	raw, _ := rec.args[m.width-1].([]byte)
+	row.Owner, row.Stamp = r.origin, r.stamp
+	raw, _ := r.args[m.width-1].([]byte)
 	extras, err := unpackExtras(raw)
 	if err != nil {
-		return row, damaged(m, rec.id, err)
+		return row, damaged(m, r.id, err)
 	}
 	for _, x := range extras {
 		value, _, err := readUntyped(x.value)
 		if err != nil {
-			return row, damaged(m, rec.id, err)
+			return row, damaged(m, r.id, err)
 		}
 		row.Fields = append(row.Fields, sdk.FieldState{Name: x.name, Value: value})
 	}
@@ -205,11 +205,11 @@ func (s *served) list(tx *database.Tx, filter *Filter, page int) (rows []Row, re
 	return rows, read, err
 }
 
-func (rec *record) matches(field string, value any) bool {
+func (r *record) matches(field string, value any) bool {
 	if field == "id" {
-		return rec.id == value
+		return r.id == value
 	}
-	return sameArgs([]any{rec.values()[rec.m.index[field]]}, []any{argOf(value)})
+	return sameArgs([]any{r.values()[r.m.index[field]]}, []any{argOf(value)})
 }
 
 // eachShadowed calls fn for records of s that exist and wait in the shadow, in the order of their ids.

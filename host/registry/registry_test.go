@@ -488,3 +488,73 @@ func TestWatch(t *testing.T) {
 		t.Errorf("events (-want +got):\n%s", diff)
 	}
 }
+
+func TestAdd_refusesOtherSchemaChanges(t *testing.T) {
+	field := func(name string, typ sdk.Type) sdk.Field { return sdk.Field{Name: name, Type: typ} }
+	base := sdk.Description{Model: "thing", Version: 2, Ownership: sdk.SharedByAll, Fields: []sdk.Field{field("a", sdk.Text), {Name: "r", Type: sdk.UUID, Ref: "thing"}}}
+	d := newDevice(t, 1)
+	d.add(described{desc: base})
+	for name, change := range map[string]func(*sdk.Description){
+		"ownership":   func(d *sdk.Description) { d.Ownership = sdk.DeviceOwned },
+		"downgrade":   func(d *sdk.Description) { d.Version = 1 },
+		"gone":        func(d *sdk.Description) { d.Fields = d.Fields[:1] },
+		"type":        func(d *sdk.Description) { d.Fields[0].Type = sdk.Int },
+		"weak":        func(d *sdk.Description) { d.Fields[1].Weak = true },
+		"reference":   func(d *sdk.Description) { d.Fields[1].Ref = "" },
+		"merge":       func(d *sdk.Description) { d.Fields[0].Merge = sdk.Max },
+		"key":         func(d *sdk.Description) { d.Fields[0].Key, d.Fields[0].Required = true, true },
+		"same number": func(d *sdk.Description) { d.Fields = append(d.Fields, field("b", sdk.Text)) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			next := base
+			next.Fields = slices.Clone(base.Fields)
+			change(&next)
+			_, err := d.registry.Add(context.Background(), described{desc: next})
+			if sdk.CodeOf(err) != sdk.CodeUnsupported {
+				t.Errorf("got %v", err)
+			}
+			t.Log(err)
+		})
+	}
+	if got, ok := d.registry.Description("thing"); !ok || len(got.Fields) != 2 {
+		t.Errorf("got %+v, %v", got, ok)
+	}
+}
+
+// described is a model that has a description and decides nothing.
+type described struct {
+	sdk.Model[Label]
+	desc sdk.Description
+}
+
+func (d described) Describe(context.Context) (sdk.Description, error) { return d.desc, nil }
+
+func TestPrepare_malformedPages(t *testing.T) {
+	d := newDevice(t, 1, allModels()...)
+	good := packed(t, files(), file(1, 0, "x"))
+	good.Rows, _ = stamped(&good, 10)
+	own := peerlog.Stream{Origin: deviceID(2), Kind: sdk.DeviceOwned}
+	for name, p := range map[string]page{
+		"a stamp before the page": {stream: own, from: 11, through: 20, batches: []sdk.Batch{good}},
+		"a stamp after the page":  {stream: own, from: 1, through: 10, batches: []sdk.Batch{good}},
+		"a count of what is not":  {stream: own, through: 20, batches: []sdk.Batch{{Model: "file", Columns: good.Columns, Count: 1 << 40, Rows: good.Rows}}},
+		"a negative count":        {stream: own, through: 20, batches: []sdk.Batch{{Model: "file", Count: -1}}},
+		"a column with a comma":   {stream: own, through: 20, batches: []sdk.Batch{{Model: "other", Columns: []string{"a,b"}}}},
+		"garbage":                 {stream: own, through: 20, batches: []sdk.Batch{{Model: "other", Columns: good.Columns, Count: 1, Rows: []byte("garbage")}}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if _, err := d.prepare(p); sdk.CodeOf(err) != sdk.CodeInvalid {
+				t.Errorf("got %v", err)
+			}
+		})
+	}
+	// A wrong value or kind refuses the change, not the page.
+	wrong := good
+	wrong.Columns = []string{"size"}
+	wrong.Rows = sdk.AppendValue(sdk.AppendStateHeader(nil, rid(7), 15, 1), "not a number")
+	kind := sdk.Batch{Model: "label", Version: 1, Columns: []string{"name"}, Count: 1, Rows: sdk.AppendValue(sdk.AppendStateHeader(nil, rid(8), 16, 1), "row")}
+	outcome := d.apply(page{stream: own, from: 1, through: 20, batches: []sdk.Batch{wrong, good, kind}})
+	if outcome.Refused != 2 || outcome.Written != 1 {
+		t.Errorf("outcome %+v", outcome)
+	}
+}

@@ -6,7 +6,6 @@ import (
 	"database/sql"
 	"fmt"
 
-	"github.com/starling-sync/starling/hlc"
 	"github.com/starling-sync/starling/host/database"
 	"github.com/starling-sync/starling/sdk"
 )
@@ -98,7 +97,10 @@ func (in *Incoming) freshOps(batch *sdk.Batch) (fresh sdk.Batch, ids []sdk.Recor
 		return fresh, ids, nil
 	}
 	fresh.Rows, fresh.Count = nil, 0
-	for op := range batch.Ops() {
+	for op, err := range batch.Ops() {
+		if err != nil {
+			return fresh, nil, err
+		}
 		if op.Stamp > in.Applied {
 			fresh.Rows = append(fresh.Rows, op.Raw...)
 			fresh.Count++
@@ -369,14 +371,4 @@ func (p *placer) keepConflict(m *model, c *sdk.Conflict) error {
 		m.n, c.ID[:], field, sdk.AppendValue(nil, c.Value), int64(c.Lost.Stamp), lost, int64(c.Winner.Stamp), winner) //nolint:gosec // stamps fit
 	p.outcome.Conflicts += int(n)
 	return err
-}
-
-// maxStamp returns the greatest stamp that was read for b.
-func (b *sharedBatch) maxStamp() (greatest hlc.Stamp) {
-	for id := range b.before {
-		if state := b.current[id]; state != nil {
-			greatest = max(greatest, latest(state).Stamp)
-		}
-	}
-	return greatest
 }

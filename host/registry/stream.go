@@ -101,7 +101,7 @@ func (r *Registry) openCursors(tx *database.Tx, owner int64, since hlc.Stamp) (c
 	args := []any{owner, int64(since)} //nolint:gosec // stamps fit
 	add := func(c *cursor, query string) {
 		if err == nil {
-			if c.rows, err = tx.Query(query, args...); err == nil {
+			if c.rows, err = tx.Query(query, args...); err == nil { //nolint:rowserrcheck // next checks it
 				cursors = append(cursors, c)
 			}
 		}

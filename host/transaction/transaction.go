@@ -84,8 +84,9 @@ type Refusal struct {
 	sdk.Refusal
 }
 
-// attempts bounds how often changes are decided again because others wrote the same records meanwhile.
-const attempts = 8
+// attempts bounds how often changes are decided again because others wrote the same records meanwhile. Each time,
+// somebody else got ahead: the bound is for a defect, not for contention.
+const attempts = 100
 
 // CommitDeviceOwned writes rows of this device's own records. A row that equals what is stored is left alone, and
 // columns that a batch does not name keep their values. A refused row (another device's record: CodeNotOwner) does not
