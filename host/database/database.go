@@ -255,10 +255,10 @@ func (db *DB) release() error {
 	for range cap(db.readers) {
 		select {
 		case reader := <-db.readers:
-			errs = append(errs, reader.close())
+			errs = append(errs, db.closeReader(reader))
 		default:
 			if db.closed {
-				errs = append(errs, (<-db.readers).close())
+				errs = append(errs, db.closeReader(<-db.readers))
 			}
 		}
 	}
@@ -271,7 +271,15 @@ func (db *DB) release() error {
 	return errors.Join(errs...)
 }
 
-// Dir returns the folder of the database.
+// closeReader closes a reader that is not the writer as well, as in a database in memory.
+func (db *DB) closeReader(reader *connection) error {
+	if reader == db.writer {
+		return nil
+	}
+	return reader.close()
+}
+
+// Dir returns the folder of the database; empty where it is in memory.
 func (db *DB) Dir() string { return db.dir }
 
 // Dialect returns how the database's SQL is spelt.
