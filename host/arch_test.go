@@ -33,6 +33,7 @@ var allowed = map[string][]string{
 	"host/protocol":            {"sdk", "hlc", "host/protocol/protocolpb"},
 	"host/protocol/...":        {},
 	"host/peersync":            {"sdk", "hlc", "host/protocol"},
+	"host/replica":             {"sdk", "hlc", "host/database", "host/registry", "host/peerlog", "host/transaction", "host/peersync", "host/protocol"},
 	"host/membership":          {"sdk", "hlc"},
 	"host/control":             {"sdk", "hlc", "host/control/controlpb"},
 	"host/control/...":         {},
@@ -41,6 +42,7 @@ var allowed = map[string][]string{
 	"host/command":             {"host/config", "host/control", "sdk"},
 	"host/demo":                {"host/control", "sdk"},
 	"host":                     {"hlc", "sdk", "sdk/rpc", "host/..."},
+	"sim":                      {"hlc", "sdk", "host/database", "host/registry", "host/peerlog", "host/transaction", "host/peersync", "host/protocol", "host/replica"},
 	"bench":                    {"hlc", "sdk", "sdk/rpc", "host/..."},
 }
 

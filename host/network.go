@@ -19,6 +19,7 @@ import (
 	"github.com/starling-sync/starling/host/peersync"
 	"github.com/starling-sync/starling/host/protocol"
 	"github.com/starling-sync/starling/host/registry"
+	"github.com/starling-sync/starling/host/replica"
 	"github.com/starling-sync/starling/host/transaction"
 	"github.com/starling-sync/starling/sdk"
 )
@@ -32,7 +33,7 @@ type network struct {
 	meta     membership.Meta
 	journal  *peerlog.Log
 	registry *registry.Registry
-	pages    *pages
+	pages    *replica.Pages
 	epoch    peerlog.EpochID
 	log      hclog.Logger
 	ready    func(context.Context) error // blocks until the plugins have been tried
@@ -126,16 +127,9 @@ func (n *network) library(ctx context.Context) (membership.Library, error) {
 }
 
 func (n *network) newEngine(ctx context.Context, library membership.Library) (*peersync.Engine, error) {
-	vector, err := n.journal.Watermarks(ctx)
+	marks, err := replica.Marks(ctx, n.journal)
 	if err != nil {
 		return nil, err
-	}
-	marks := make([]protocol.Mark, 0, len(vector))
-	for stream, at := range vector {
-		marks = append(marks, protocol.Mark{
-			Stream:   protocol.Stream{Origin: stream.Origin, Kind: stream.Kind},
-			Position: protocol.Position{Epoch: protocol.EpochID(at.Epoch), Stamp: at.Stamp},
-		})
 	}
 	limits := protocol.DefaultLimits()
 	limits.PageBytes, limits.WindowBytes = n.config.Sync.PageBytes, n.config.Sync.WindowBytes
@@ -223,7 +217,7 @@ func (n *network) announce(c transaction.Committed) {
 	engine := n.engine
 	n.mu.Unlock()
 	if engine != nil {
-		engine.Committed(pageOf(n.identity.ID(), c))
+		engine.Committed(replica.PageOf(n.identity.ID(), c))
 	}
 }
 

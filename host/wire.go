@@ -22,6 +22,7 @@ import (
 	"github.com/starling-sync/starling/host/membership"
 	"github.com/starling-sync/starling/host/peerlog"
 	"github.com/starling-sync/starling/host/registry"
+	"github.com/starling-sync/starling/host/replica"
 	"github.com/starling-sync/starling/host/source"
 	"github.com/starling-sync/starling/host/supervisor"
 	"github.com/starling-sync/starling/host/transaction"
@@ -156,33 +157,13 @@ func openDatabase(lc fx.Lifecycle, c *config.Config, log hclog.Logger) (*databas
 	return db, nil
 }
 
-// newClock continues the clock from its stored mark, and has every commit store it.
 func newClock(c *config.Config, db *database.DB, journal *peerlog.Log) (*hlc.Clock, error) {
-	mark, err := journal.LoadClock(context.Background())
-	if err != nil {
-		return nil, err
-	}
-	clock := hlc.NewClock(time.Now, mark, c.Sync.MaxClockDrift)
-	db.BeforeCommit(func(tx *database.Tx) error { return journal.StoreClock(tx, clock.Last()) })
-	return clock, nil
+	return replica.Clock(context.Background(), db, journal, time.Now, c.Sync.MaxClockDrift)
 }
 
-// openEpoch keeps this start of the device, with the positions that it continues.
 func openEpoch(identity *membership.Identity, db *database.DB, journal *peerlog.Log, clock *hlc.Clock) (peerlog.EpochID, error) {
-	epoch := peerlog.Epoch{ID: peerlog.EpochID(uuid.New()), Device: identity.ID(), Opened: clock.Now()}
-	err := db.Write(context.Background(), func(tx *database.Tx) error {
-		vector, err := journal.WatermarksIn(tx)
-		if err != nil {
-			return err
-		}
-		for _, kind := range []sdk.Ownership{sdk.DeviceOwned, sdk.SharedByAll} {
-			if at, ok := vector[peerlog.Stream{Origin: identity.ID(), Kind: kind}]; ok {
-				epoch.Parents = append(epoch.Parents, at.Epoch)
-			}
-		}
-		return journal.OpenEpoch(tx, epoch)
-	})
-	return epoch.ID, err
+	id := peerlog.EpochID(uuid.New())
+	return id, replica.OpenEpoch(context.Background(), db, journal, clock, identity.ID(), id)
 }
 
 // newRegistry serves the model of members itself: it is the library's own.
@@ -200,7 +181,7 @@ func newRegistry(identity *membership.Identity, db *database.DB, log hclog.Logge
 func newManager(identity *membership.Identity, db *database.DB, journal *peerlog.Log, clock *hlc.Clock, epoch peerlog.EpochID, r *registry.Registry) (*transaction.Manager, *announcer) {
 	a := &announcer{}
 	return transaction.New(transaction.Options{
-		DB: db, Self: identity.ID(), Epoch: epoch, Next: clock.Now, Prepare: prepareLocal(r), Journal: journal, Announce: a.announce,
+		DB: db, Self: identity.ID(), Epoch: epoch, Next: clock.Now, Prepare: replica.PrepareLocal(r), Journal: journal, Announce: a.announce,
 	}), a
 }
 
@@ -255,8 +236,8 @@ func newPairing(members *membership.Members) *membership.Pairing {
 	return membership.NewPairing(members, rand.Reader, membership.DefaultLife)
 }
 
-func newPages(db *database.DB, r *registry.Registry, journal *peerlog.Log, clock *hlc.Clock) *pages {
-	return &pages{db: db, registry: r, journal: journal, clock: clock}
+func newPages(db *database.DB, r *registry.Registry, journal *peerlog.Log, clock *hlc.Clock) *replica.Pages {
+	return &replica.Pages{DB: db, Registry: r, Journal: journal, Clock: clock}
 }
 
 type networkParts struct {
@@ -268,7 +249,7 @@ type networkParts struct {
 	Meta      membership.Meta
 	Journal   *peerlog.Log
 	Registry  *registry.Registry
-	Pages     *pages
+	Pages     *replica.Pages
 	Epoch     peerlog.EpochID
 	Log       hclog.Logger
 	Announcer *announcer
