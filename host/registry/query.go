@@ -285,6 +285,11 @@ func (s *served) findOwn(tx *database.Tx, self int64, field string, values []any
 	if len(values) == 0 {
 		return tx.Each(s.sel+" WHERE _owner = ?", []any{self}, each)
 	}
+	if slices.Contains(values, nil) { // IN does not find NULL
+		if err := tx.Each(s.sel+" WHERE "+quote(field)+" IS NULL AND +_owner = ?", []any{self}, each); err != nil {
+			return err
+		}
+	}
 	return inChunks(len(values), lookupChunks[:], func(statement, from, to int) error {
 		args := make([]any, 0, to-from+1)
 		for _, value := range values[from:to] {
