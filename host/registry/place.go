@@ -23,14 +23,14 @@ type placer struct {
 
 	touched                   map[*model]bool // see touch
 	shadowEmpty, waitingEmpty bool            // known to be
-	events                    bool            // somebody watches
+	watched                   map[sdk.ModelName]bool // see feed.wanted
 	told                      []Event         // what they are told
 	origin                    sdk.DeviceID
 	local                     bool
 }
 
 func newPlacer(r *Registry, catalog *catalog, tx *database.Tx) *placer {
-	return &placer{r: r, catalog: catalog, tx: tx, visible: make(map[sdk.RecordID]sdk.ModelName), events: r.feed.watched()}
+	return &placer{r: r, catalog: catalog, tx: tx, visible: make(map[sdk.RecordID]sdk.ModelName), watched: r.feed.wanted()}
 }
 
 // place stores records that exist, at most one an id, and decides which of them are visible. finish completes it.

@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"maps"
 	"sync"
 
 	"github.com/starling-sync/starling/hlc"
@@ -35,6 +36,7 @@ const feedRoom = 4096
 type feed struct {
 	mu       sync.Mutex // guards what follows, and sending
 	watchers map[*watcher]bool
+	models   map[sdk.ModelName]bool // that they watch, "" for all; replaced, never changed
 }
 
 type watcher struct {
@@ -45,7 +47,7 @@ type watcher struct {
 
 // Watch returns a channel of the changes to these models (none: all) that become durable from now on, and a function that
 // ends it and closes the channel. A watcher that is slow never delays a write: it gets a Missed event in place of what was
-// dropped. With no watcher, events cost nothing.
+// dropped. A model that nobody watches costs nothing.
 func (r *Registry) Watch(models ...sdk.ModelName) (<-chan Event, func()) {
 	w := &watcher{models: make(map[sdk.ModelName]bool), events: make(chan Event, feedRoom+1)}
 	for _, model := range models {
@@ -54,20 +56,34 @@ func (r *Registry) Watch(models ...sdk.ModelName) (<-chan Event, func()) {
 	r.feed.mu.Lock()
 	defer r.feed.mu.Unlock()
 	r.feed.watchers[w] = true
+	r.feed.settle()
 	return w.events, func() {
 		r.feed.mu.Lock()
 		defer r.feed.mu.Unlock()
 		if r.feed.watchers[w] {
 			delete(r.feed.watchers, w)
+			r.feed.settle()
 			close(w.events)
 		}
 	}
 }
 
-func (f *feed) watched() bool {
+// wanted returns the models that somebody watches; "" stands for all of them. The caller must not change it.
+func (f *feed) wanted() map[sdk.ModelName]bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return len(f.watchers) > 0
+	return f.models
+}
+
+// settle finds out what is wanted. The caller holds mu.
+func (f *feed) settle() {
+	f.models = make(map[sdk.ModelName]bool)
+	for w := range f.watchers {
+		maps.Copy(f.models, w.models)
+		if len(w.models) == 0 {
+			f.models[""] = true
+		}
+	}
 }
 
 func (f *feed) send(events []Event) {
@@ -98,7 +114,7 @@ func (w *watcher) send(event Event) {
 
 // notify has the watchers told of rec once the transaction is durable.
 func (p *placer) notify(kind EventKind, rec *record) {
-	if !p.events {
+	if model := rec.m.desc.Model; !p.watched[""] && !p.watched[model] {
 		return
 	}
 	if p.told == nil {

@@ -35,7 +35,16 @@ func (p *Pages) Prepare(ctx context.Context, page protocol.Page) (peersync.Prepa
 	if err := p.Clock.Check(page.Through); err != nil {
 		return nil, sdk.Errorf(sdk.CodeClockSkew, "%w", err)
 	}
-	prepared, err := p.Registry.Prepare(ctx, registry.Incoming{Origin: page.Origin, Kind: page.Kind, From: page.From, Through: page.Through, Batches: page.Batches})
+	in := registry.Incoming{Origin: page.Origin, Kind: page.Kind, From: page.From, Through: page.Through, Batches: page.Batches}
+	if page.Kind == sdk.SharedByAll {
+		if err := p.DB.Read(ctx, func(tx *database.Tx) (err error) {
+			_, in.Applied, err = p.Journal.Watermark(tx, page.Origin, page.Kind)
+			return err
+		}); err != nil {
+			return nil, err
+		}
+	}
+	prepared, err := p.Registry.Prepare(ctx, in)
 	if err != nil {
 		return nil, err
 	}
