@@ -1,6 +1,7 @@
 package peersync
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -17,9 +18,10 @@ type memoryStore struct {
 	mu      sync.Mutex
 	self    sdk.DeviceID
 	marks   map[protocol.Stream]protocol.Position
-	changes map[protocol.Stream][]change // ascending by stamp
-	applied int                          // pages
-	fail    func(protocol.Page) error    // asked before each commit
+	changes map[protocol.Stream][]*change // ascending by stamp
+	newest  map[rowKey]*change            // of device-owned rows
+	applied int                           // pages
+	fail    func(protocol.Page) error     // asked before each commit
 	onGap   func(string)
 }
 
@@ -27,11 +29,18 @@ type change struct {
 	stamp hlc.Stamp
 	id    sdk.RecordID
 	raw   []byte
+	gone  bool // a newer change of the same row has taken its place
+}
+
+// rowKey names a row: the tests use the same ids on every device.
+type rowKey struct {
+	owner sdk.DeviceID
+	id    sdk.RecordID
 }
 
 func newMemoryStore(self sdk.DeviceID) *memoryStore {
 	return &memoryStore{
-		self: self, marks: map[protocol.Stream]protocol.Position{}, changes: map[protocol.Stream][]change{},
+		self: self, marks: map[protocol.Stream]protocol.Position{}, changes: map[protocol.Stream][]*change{}, newest: map[rowKey]*change{},
 		onGap: func(text string) { panic(text) },
 	}
 }
@@ -70,16 +79,22 @@ func (s *memoryStore) commit(kind sdk.Ownership, epoch protocol.EpochID, clock f
 func (s *memoryStore) put(key protocol.Stream, c change) {
 	list := s.changes[key]
 	if n := len(list); n > 0 && list[n-1].stamp >= c.stamp {
-		if _, found := slices.BinarySearchFunc(list, c.stamp, func(a change, k hlc.Stamp) int { return int(a.stamp) - int(k) }); found {
+		if _, found := slices.BinarySearchFunc(list, c.stamp, byStamp); found {
 			return
 		}
 		s.onGap(fmt.Sprintf("change %s of %v comes after %s", c.stamp, key, list[n-1].stamp))
 	}
 	if key.Kind == sdk.DeviceOwned {
-		list = slices.DeleteFunc(list, func(old change) bool { return old.id == c.id })
+		row := rowKey{key.Origin, c.id}
+		if old := s.newest[row]; old != nil {
+			old.gone = true
+		}
+		s.newest[row] = &c
 	}
-	s.changes[key] = append(list, c)
+	s.changes[key] = append(list, &c)
 }
+
+func byStamp(c *change, stamp hlc.Stamp) int { return cmp.Compare(c.stamp, stamp) }
 
 type memoryPage struct {
 	store *memoryStore
@@ -142,9 +157,12 @@ func (s *memoryStore) ReadPage(_ context.Context, key protocol.Stream, since hlc
 	page := protocol.Page{Stream: key, From: since, Through: since}
 	batch := sdk.Batch{Model: testModel, Version: 1, Columns: testColumns}
 	list := s.changes[key]
-	at, _ := slices.BinarySearchFunc(list, since+1, func(a change, k hlc.Stamp) int { return int(a.stamp) - int(k) })
+	at, _ := slices.BinarySearchFunc(list, since+1, byStamp)
 	more := false
 	for _, c := range list[at:] {
+		if c.gone {
+			continue
+		}
 		if len(batch.Rows) > 0 && len(batch.Rows)+len(c.raw) > maxBytes {
 			more = true
 			break
@@ -178,6 +196,9 @@ func (s *memoryStore) dump() []string {
 	var lines []string
 	for key, list := range s.changes {
 		for _, c := range list {
+			if c.gone {
+				continue
+			}
 			lines = append(lines, fmt.Sprintf("%s %s %s %s %x", key.Origin, key.Kind, c.stamp, c.id, c.raw))
 		}
 	}
