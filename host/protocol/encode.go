@@ -1,6 +1,8 @@
 package protocol
 
 import (
+	"strings"
+
 	"google.golang.org/protobuf/proto"
 
 	"github.com/starling-sync/starling/host/protocol/protocolpb"
@@ -27,7 +29,7 @@ func toProto(m Message) (proto.Message, error) {
 	case *Join:
 		return joinToProto(m), nil
 	case *Welcome:
-		return &protocolpb.Welcome{Library: m.Library[:], LibraryName: m.LibraryName, Members: m.Members}, nil
+		return &protocolpb.Welcome{Library: m.Library[:], LibraryName: text(m.LibraryName), Members: m.Members}, nil
 	}
 	if d, ok := DeliveryOf(m); ok {
 		return pageToProto(d), nil
@@ -67,7 +69,7 @@ func RequestOf(m Message) (*Request, sdk.Ownership, bool) {
 
 func helloToProto(m *Hello) *protocolpb.Hello {
 	p := &protocolpb.Hello{
-		MinVersion: m.MinVersion, MaxVersion: m.MaxVersion, Library: m.Library[:], Device: m.Device[:], Name: m.Name,
+		MinVersion: m.MinVersion, MaxVersion: m.MaxVersion, Library: m.Library[:], Device: m.Device[:], Name: text(m.Name),
 		Epoch: epochToProto(m.Epoch), Clock: microsOf(m.Clock), Vector: marksToProto(m.Vector),
 		Models: make([]*protocolpb.Model, len(m.Models)),
 	}
@@ -111,7 +113,7 @@ func pageToProto(d *Delivery) *protocolpb.Page {
 }
 
 func errorToProto(m *Error) *protocolpb.Error {
-	p := &protocolpb.Error{Code: string(m.Code), Message: m.Message, Retryable: m.Retryable}
+	p := &protocolpb.Error{Code: text(string(m.Code)), Message: text(m.Message), Retryable: m.Retryable}
 	if !m.Stream.Origin.IsZero() {
 		p.Origin, p.Kind = m.Stream.Origin[:], kindToProto(m.Stream.Kind)
 	}
@@ -119,12 +121,15 @@ func errorToProto(m *Error) *protocolpb.Error {
 }
 
 func joinToProto(m *Join) *protocolpb.Join {
-	p := &protocolpb.Join{MinVersion: m.MinVersion, MaxVersion: m.MaxVersion, Secret: m.Secret, Name: m.Name}
+	p := &protocolpb.Join{MinVersion: m.MinVersion, MaxVersion: m.MaxVersion, Secret: m.Secret, Name: text(m.Name)}
 	for _, a := range m.Addresses {
-		p.Addresses = append(p.Addresses, &protocolpb.Address{Transport: a.Transport, Address: a.Address})
+		p.Addresses = append(p.Addresses, &protocolpb.Address{Transport: text(a.Transport), Address: text(a.Address)})
 	}
 	return p
 }
+
+// text makes a name or a message fit for the wire, which takes UTF-8 only.
+func text(s string) string { return strings.ToValidUTF8(s, "?") }
 
 func marksToProto(marks []Mark) []*protocolpb.Mark {
 	out := make([]*protocolpb.Mark, len(marks))

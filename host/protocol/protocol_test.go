@@ -1,0 +1,311 @@
+package protocol
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"io"
+	"math/rand/v2"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/klauspost/compress/zstd"
+
+	"github.com/starling-sync/starling/hlc"
+	"github.com/starling-sync/starling/sdk"
+)
+
+func newCodec(tb testing.TB) *Codec {
+	tb.Helper()
+	codec, err := NewCodec(DefaultLimits())
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return codec
+}
+
+func samplePage(kind sdk.Ownership, rows int) Page {
+	batch := sdk.Batch{Model: "entry", Version: 3, Columns: []string{"name", "size"}, Count: rows}
+	for i := range rows {
+		batch.Rows = sdk.AppendStateHeader(batch.Rows, sdk.RecordID{1, byte(i)}, hlc.Stamp(100+i), 2)
+		batch.Rows = sdk.AppendValue(batch.Rows, "a name")
+		batch.Rows = sdk.AppendValue(batch.Rows, int64(i))
+	}
+	return Page{
+		Stream: Stream{Origin: sdk.DeviceID{7}, Kind: kind}, Epoch: EpochID{9}, From: 99, Through: hlc.Stamp(100 + rows), Head: 5000,
+		Batches: []sdk.Batch{batch},
+	}
+}
+
+// samples has every message with every field set, and each page message of both sizes.
+func samples() []Message {
+	at := time.Date(2026, 3, 4, 5, 6, 7, 8000, time.UTC)
+	marks := []Mark{
+		{Stream{sdk.DeviceID{1}, sdk.DeviceOwned}, Position{EpochID{2}, 3}},
+		{Stream{sdk.DeviceID{1}, sdk.SharedByAll}, Position{EpochID{}, hlc.MaxStamp}},
+	}
+	request := Request{
+		Subscribe: []Subscribe{{Number: 1, Origin: sdk.DeviceID{1}, Since: Position{EpochID{2}, 4}}, {Number: 2, Origin: sdk.DeviceID{3}}},
+		Drop:      []sdk.DeviceID{{8}}, PageBytes: 1000, WindowBytes: 2000,
+	}
+	out := []Message{
+		&Hello{
+			MinVersion: 1, MaxVersion: 2, Library: LibraryID{1}, Device: sdk.DeviceID{2}, Name: "alice", Epoch: EpochID{3}, Clock: at,
+			Models: []ModelVersion{{"entry", 1}, {"tag", 2}}, Vector: marks,
+		},
+		&StateRequest{request}, &SharedChangeRequest{request},
+		&AckSharedChanges{Vector: marks},
+		&Heartbeat{Clock: at, Echo: at.Add(time.Second), EchoDelay: 5 * time.Millisecond, Vector: marks},
+		&Error{Code: sdk.CodeDenied, Message: "no"},
+		&Error{Code: sdk.CodeClockSkew, Message: "later", Retryable: true, Stream: marks[0].Stream},
+		&Join{MinVersion: 1, MaxVersion: 1, Secret: []byte("s"), Name: "bob", Addresses: []Address{{"tcp", "127.0.0.1:1"}}},
+		&Welcome{Library: LibraryID{1}, LibraryName: "home", Members: []byte("m")},
+	}
+	for _, kind := range []sdk.Ownership{sdk.DeviceOwned, sdk.SharedByAll} {
+		for _, rows := range []int{1, 2000} {
+			d := Delivery{Subscription: 5, Page: samplePage(kind, rows)}
+			out = append(out, CatchUp(d), Live(d))
+		}
+	}
+	return out
+}
+
+func TestCodec_RoundTrip(t *testing.T) {
+	codec := newCodec(t)
+	var wire bytes.Buffer
+	w := NewWriter(&wire, codec)
+	seen := map[Type]bool{}
+	for _, m := range samples() {
+		seen[m.Type()] = true
+		if err := w.Write(m); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for typ := TypeHello; typ <= TypeWelcome; typ++ {
+		if !seen[typ] {
+			t.Errorf("no sample of %s", typ)
+		}
+	}
+	size := int64(wire.Len())
+	r := NewReader(&wire, codec)
+	for _, want := range samples() {
+		got, err := r.Read()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", want.Type(), diff)
+		}
+	}
+	if _, err := r.Read(); err != io.EOF { //nolint:errorlint // the contract is io.EOF itself
+		t.Errorf("after the last frame: %v, want io.EOF", err)
+	}
+	if r.Bytes() != size || w.Bytes() != size {
+		t.Errorf("counted %d read and %d written of %d bytes", r.Bytes(), w.Bytes(), size)
+	}
+}
+
+// frame builds a frame by hand.
+func frame(t Type, flags byte, payload []byte) []byte {
+	out := binary.BigEndian.AppendUint32(nil, uint32(len(payload)+2))
+	return append(append(out, byte(t), flags), payload...)
+}
+
+func compressed(tb testing.TB, plain []byte) []byte {
+	tb.Helper()
+	encoder, err := zstd.NewWriter(nil)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	defer func() { _ = encoder.Close() }()
+	return encoder.EncodeAll(plain, nil)
+}
+
+// streamed is compressed without the size of the content in its header.
+func streamed(tb testing.TB, plain []byte) []byte {
+	tb.Helper()
+	var out bytes.Buffer
+	encoder, err := zstd.NewWriter(&out, zstd.WithEncoderConcurrency(1))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	for len(plain) > 0 {
+		n := min(len(plain), 100_000)
+		_, _ = encoder.Write(plain[:n])
+		plain = plain[n:]
+	}
+	if err := encoder.Close(); err != nil {
+		tb.Fatal(err)
+	}
+	return out.Bytes()
+}
+
+func TestReader_Refuses(t *testing.T) {
+	codec := newCodec(t)
+	limits := codec.Limits()
+	ok, err := codec.AppendFrame(nil, &Error{Code: sdk.CodeDenied, Message: "x"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	page := func(change func(*Page)) []byte {
+		p := samplePage(sdk.DeviceOwned, 2)
+		change(&p)
+		out, err := codec.AppendFrame(nil, &StateBatch{Delivery{Page: p}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return out
+	}
+	many := make([]Mark, limits.Marks+1)
+	for i := range many {
+		many[i] = Mark{Stream: Stream{sdk.DeviceID{1}, sdk.DeviceOwned}}
+	}
+	cases := []struct {
+		name  string
+		bytes []byte
+		code  sdk.Code
+	}{
+		{"length zero", []byte{0, 0, 0, 0, 1, 0}, sdk.CodeTooLarge},
+		{"length beyond the limit", []byte{0x7f, 0xff, 0xff, 0xff, 1, 0}, sdk.CodeTooLarge},
+		{"type 0", frame(0, 0, nil), sdk.CodeUnsupported},
+		{"unknown type", frame(200, 0, nil), sdk.CodeUnsupported},
+		{"unknown flag", frame(TypeError, 4, nil), sdk.CodeUnsupported},
+		{"cut in the header", ok[:3], sdk.CodeInvalid},
+		{"cut in the payload", ok[:len(ok)-1], sdk.CodeInvalid},
+		{"garbage payload", frame(TypeHello, 0, []byte{0xff, 0xff, 0xff}), sdk.CodeInvalid},
+		{"not zstd", frame(TypeHello, 1, []byte("garbage")), sdk.CodeInvalid},
+		{"a zip bomb that says so", frame(TypeError, 1, compressed(t, make([]byte, 64<<20))), sdk.CodeTooLarge},
+		{"a zip bomb that does not", frame(TypeError, 1, streamed(t, make([]byte, 64<<20))), sdk.CodeTooLarge},
+		{"an empty Hello", frame(TypeHello, 0, nil), sdk.CodeInvalid},
+		{"a page that ends before it begins", page(func(p *Page) { p.From = p.Through + 1 }), sdk.CodeInvalid},
+		{"a stamp beyond the greatest", page(func(p *Page) { p.Through = hlc.MaxStamp + 1 }), sdk.CodeInvalid},
+		{"a head beyond the greatest", page(func(p *Page) { p.Head = hlc.MaxStamp + 1 }), sdk.CodeInvalid},
+		{"no origin", page(func(p *Page) { p.Origin = sdk.DeviceID{} }), sdk.CodeInvalid},
+		{"more rows than bytes", page(func(p *Page) { p.Batches[0].Count = 1 << 30 }), sdk.CodeInvalid},
+		{"a batch without rows", page(func(p *Page) { p.Batches[0].Count = 0 }), sdk.CodeInvalid},
+		{"a model's name as SQL", page(func(p *Page) { p.Batches[0].Model = `x"; drop` }), sdk.CodeInvalid},
+		{"too many columns", page(func(p *Page) { p.Batches[0].Columns = strings.Split(strings.Repeat("a,", limits.Columns), ",") }), sdk.CodeTooLarge},
+		{"too many batches", page(func(p *Page) {
+			for range limits.Batches {
+				p.Batches = append(p.Batches, p.Batches[0])
+			}
+		}), sdk.CodeTooLarge},
+		{"too many marks", mustFrame(t, codec, &AckSharedChanges{Vector: many}), sdk.CodeTooLarge},
+	}
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			m, err := NewReader(bytes.NewReader(c.bytes), codec).Read()
+			if sdk.CodeOf(err) != c.code {
+				t.Errorf("got %v, %v; want an error with code %s", m, err, c.code)
+			}
+			if e, ok := errors.AsType[*sdk.Error](err); !ok || e.Message == "" {
+				t.Errorf("%v is no sdk.Error", err)
+			}
+		})
+	}
+}
+
+func mustFrame(tb testing.TB, codec *Codec, m Message) []byte {
+	tb.Helper()
+	out, err := codec.AppendFrame(nil, m)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return out
+}
+
+// TestReader_Memory has frames announce much and bring little.
+func TestReader_Memory(t *testing.T) {
+	codec := newCodec(t)
+	short := []byte{0, 0x10, 0, 0, byte(TypeStateBatch), 0, 1, 2, 3}
+	allocated := testing.Benchmark(func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			_, _ = NewReader(bytes.NewReader(short), codec).Read()
+		}
+	}).AllocedBytesPerOp()
+	if allocated > 256<<10 {
+		t.Errorf("a frame that announces 1 MiB and brings 3 bytes takes %d bytes", allocated)
+	}
+}
+
+func TestCodec_TooLarge(t *testing.T) {
+	codec := newCodec(t)
+	noise := make([]byte, codec.Limits().FrameBytes+1)
+	r := rand.NewChaCha8([32]byte{1})
+	_, _ = r.Read(noise)
+	page := samplePage(sdk.DeviceOwned, 1)
+	page.Batches[0].Rows = noise
+	dst := []byte("before")
+	out, err := codec.AppendFrame(dst, &StateBatch{Delivery{Page: page}})
+	if sdk.CodeOf(err) != sdk.CodeTooLarge || string(out) != "before" {
+		t.Errorf("got %d bytes and %v; want the buffer unchanged and code too_large", len(out), err)
+	}
+	page.Batches[0].Rows = noise[:codec.Limits().MaxPageBytes-1000]
+	if _, err := codec.AppendFrame(nil, &StateBatch{Delivery{Page: page}}); err != nil {
+		t.Errorf("the largest page that is allowed does not fit a frame: %v", err)
+	}
+}
+
+// TestCodec_InvalidText sends text that is not UTF-8, as a file name in an error may be.
+func TestCodec_InvalidText(t *testing.T) {
+	codec := newCodec(t)
+	for _, m := range []Message{
+		&Error{Code: sdk.CodeInvalid, Message: "open \xff\xfe"},
+		&Hello{Device: sdk.DeviceID{1}, Name: "\xff"},
+		&Join{Name: "\xff", Addresses: []Address{{"tcp", "\xff"}}},
+		&Welcome{LibraryName: "\xff"},
+	} {
+		if _, err := NewReader(bytes.NewReader(mustFrame(t, codec, m)), codec).Read(); err != nil {
+			t.Errorf("%s: %v", m.Type(), err)
+		}
+	}
+}
+
+func FuzzReader(f *testing.F) {
+	codec := newCodec(f)
+	for _, m := range samples() {
+		f.Add(mustFrame(f, codec, m))
+	}
+	f.Add(frame(TypeError, 1, compressed(f, make([]byte, 4<<20))))
+	f.Fuzz(func(t *testing.T, wire []byte) {
+		r := NewReader(bytes.NewReader(wire), codec)
+		for {
+			m, err := r.Read()
+			if err != nil {
+				return
+			}
+			again := mustFrame(t, codec, m)
+			same, err := NewReader(bytes.NewReader(again), codec).Read()
+			if err != nil {
+				t.Fatalf("%s was read, written and is not read again: %v", m.Type(), err)
+			}
+			if diff := cmp.Diff(m, same); diff != "" {
+				t.Fatalf("%s changes on the way (-first +second):\n%s", m.Type(), diff)
+			}
+		}
+	})
+}
+
+func BenchmarkCodec(b *testing.B) {
+	codec := newCodec(b)
+	m := &StateBatch{Delivery{Page: samplePage(sdk.DeviceOwned, 5000)}}
+	wire := mustFrame(b, codec, m)
+	b.Run("encode", func(b *testing.B) {
+		b.SetBytes(int64(m.Page.Bytes()))
+		var buf []byte
+		for b.Loop() {
+			buf, _ = codec.AppendFrame(buf[:0], m)
+		}
+	})
+	b.Run("decode", func(b *testing.B) {
+		b.SetBytes(int64(m.Page.Bytes()))
+		for b.Loop() {
+			if _, err := NewReader(bytes.NewReader(wire), codec).Read(); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+}
