@@ -21,10 +21,10 @@ type placer struct {
 	shown   []sdk.RecordID                 // put into a table: what waits for them may follow
 	hiding  []sdk.RecordID                 // taken out of a table: what needs them must follow
 
-	touched                   map[*model]bool // see touch
-	shadowEmpty, waitingEmpty bool            // known to be
+	touched                   map[*model]bool        // see touch
+	shadowEmpty, waitingEmpty bool                   // known to be
 	watched                   map[sdk.ModelName]bool // see feed.wanted
-	told                      []Event         // what they are told
+	told                      []Event                // what they are told
 	origin                    sdk.DeviceID
 	local                     bool
 }
