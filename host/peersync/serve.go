@@ -37,6 +37,7 @@ type subscription struct {
 	cursor   hlc.Stamp
 	sent     []sentPage // ascending by through
 	reading  bool       // a ReadPage is under way
+	small    bool       // the last page came out too large to send: read the least
 	lagging  bool       // stands in window.lagging
 	retryAt  time.Time  // after a failed read
 	failures int
@@ -121,15 +122,19 @@ func (m *Machine) fill(s *session, sub *subscription) {
 		return
 	}
 	w := s.window(sub.stream.Kind)
-	if !w.room(w.page) {
+	bytes := w.page
+	if sub.small {
+		bytes = minPageBytes
+	}
+	if !w.room(bytes) {
 		sub.lagging = true
 		w.lagging = append(w.lagging, sub)
 		return
 	}
 	sub.reading = true
-	w.used += w.page
+	w.used += bytes
 	m.act(ReadPage{
-		Session: s.id, Subscription: sub.number, Stream: sub.stream, Since: sub.cursor, Head: st.applied.Stamp, MaxBytes: w.page,
+		Session: s.id, Subscription: sub.number, Stream: sub.stream, Since: sub.cursor, Head: st.applied.Stamp, MaxBytes: bytes,
 	})
 }
 
@@ -174,6 +179,9 @@ func (m *Machine) sendRead(s *session, sub *subscription, e *PageRead) {
 	case err != nil:
 	case page.Through <= sub.cursor:
 		err = sdk.Errorf(sdk.CodeInternal, "a page that ends where it begins, at %s", sub.cursor)
+	case size > m.limits.MaxPageBytes && !sub.small:
+		sub.small = true // a large record after many small ones: alone it fits
+		return
 	case size > m.limits.MaxPageBytes:
 		err = sdk.Errorf(sdk.CodeTooLarge, "a page of %d bytes; at most %d can be sent", size, m.limits.MaxPageBytes)
 	}
@@ -184,7 +192,7 @@ func (m *Machine) sendRead(s *session, sub *subscription, e *PageRead) {
 			"since", e.Read.Since.String(), "error", err.Error())
 		return
 	}
-	sub.failures = 0
+	sub.failures, sub.small = 0, false
 	m.sendPage(s, sub, page, size, false)
 }
 

@@ -26,7 +26,10 @@ type world struct {
 	conns   []*worldConn
 	lastID  SessionID
 	limits  protocol.Limits
-	frames  int
+	begin   time.Time
+	orderly bool                                              // the oldest thing happens first, not one at random
+	onFrame func(from, to *worldDevice, msg protocol.Message) // sees what arrives
+	onLog   func(d *worldDevice, l Log)
 }
 
 type worldDevice struct {
@@ -40,7 +43,6 @@ type worldDevice struct {
 	todo    []func() // applies and reads; run in order within one key
 	pipes   map[protocol.Stream][]Apply
 	failed  map[protocol.Stream]uint64
-	actions []Action // of the last step, for scripts
 }
 
 // worldConn is one connection; each end has the session id that its device knows it by.
@@ -59,6 +61,7 @@ func newWorld(tb testing.TB, seed uint64, n int) *world {
 		tb: tb, rand: rand.New(rand.NewPCG(seed, 1)), now: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC), cut: map[[2]int]bool{},
 		limits: protocol.DefaultLimits(),
 	}
+	w.begin = w.now
 	w.limits.PageBytes, w.limits.WindowBytes = 4<<10, 64<<10
 	for i := range n {
 		d := &worldDevice{index: i, id: deviceID(i), store: newMemoryStore(deviceID(i))}
@@ -111,7 +114,6 @@ func (w *world) step(d *worldDevice, e Event) {
 		return
 	}
 	actions := slices.Clone(d.machine.Step(w.now, e))
-	d.actions = actions
 	for _, a := range actions {
 		w.act(d, a)
 	}
@@ -126,6 +128,10 @@ func (w *world) act(d *worldDevice, a Action) {
 	case Close:
 		if c, i := w.find(d, a.Session); c != nil {
 			c.closed[i] = true
+		}
+	case Log:
+		if w.onLog != nil {
+			w.onLog(d, a)
 		}
 	case Apply:
 		d.pipes[a.Page.Stream] = append(d.pipes[a.Page.Stream], a)
@@ -204,7 +210,9 @@ func (w *world) turn() bool {
 				choices = append(choices, func() {
 					msg := c.queues[i][0]
 					c.queues[i] = c.queues[i][1:]
-					w.frames++
+					if w.onFrame != nil {
+						w.onFrame(c.ends[1-i], c.ends[i], msg)
+					}
 					w.step(c.ends[i], Received{Session: c.ids[i], Message: msg})
 				})
 			} else if c.closed[1-i] {
@@ -224,7 +232,11 @@ func (w *world) turn() bool {
 	if len(choices) == 0 {
 		return false
 	}
-	choices[w.rand.IntN(len(choices))]()
+	pick := 0
+	if !w.orderly {
+		pick = w.rand.IntN(len(choices))
+	}
+	choices[pick]()
 	return true
 }
 
