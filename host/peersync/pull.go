@@ -344,7 +344,7 @@ func (m *Machine) tickStream(st *stream) {
 	if st.upstream.vector[st.Stream].Stamp <= st.tail {
 		patience /= 10
 	}
-	if m.now.Sub(max2(st.aheadAt, st.movedAt)) < patience {
+	if m.now.Sub(latest(st.aheadAt, st.movedAt)) < patience {
 		return
 	}
 	m.log(hclog.Info, "upstream stalled; asking another peer", "origin", m.nameOf(st.Origin), "kind", st.Kind, "upstream", st.upstream.peer.String())
@@ -352,7 +352,7 @@ func (m *Machine) tickStream(st *stream) {
 	m.route(st)
 }
 
-func max2(a, b time.Time) time.Time {
+func latest(a, b time.Time) time.Time {
 	if a.After(b) {
 		return a
 	}
