@@ -1,0 +1,204 @@
+package main
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+
+	"github.com/starling-sync/starling/hlc"
+	"github.com/starling-sync/starling/host/protocol"
+	"github.com/starling-sync/starling/sdk"
+)
+
+// key names a record.
+type key struct {
+	model sdk.ModelName
+	id    sdk.RecordID
+}
+
+func (k key) compare(other key) int {
+	return cmp.Or(cmp.Compare(k.model, other.model), k.id.Compare(other.id))
+}
+
+func (k key) String() string { return fmt.Sprintf("%s %x", k.model, k.id[:]) }
+
+// change is one acknowledged write of one record. Values are packed.
+type change struct {
+	key
+	stream protocol.Stream
+	stamp  hlc.Stamp
+	kind   sdk.OpKind        // of a device-owned record: Insert for a row, Delete for a delete
+	fields map[string]string // by column
+}
+
+func (c *change) version() sdk.Version { return sdk.Version{Stamp: c.stamp, Device: c.stream.Origin} }
+
+// ledger holds every write that a device has acknowledged, in the world's own account: it merges them in a deliberately
+// dumb way, so that what devices hold can be compared with what they should.
+type ledger struct {
+	records map[key][]*change
+	streams map[protocol.Stream][]*change // ascending by stamp
+	keys    []key                         // of records, in the order of their first change
+	count   int
+}
+
+func newLedger() *ledger {
+	return &ledger{records: map[key][]*change{}, streams: map[protocol.Stream][]*change{}}
+}
+
+func (l *ledger) add(c *change) {
+	if l.records[c.key] == nil {
+		l.keys = append(l.keys, c.key)
+	}
+	l.records[c.key] = append(l.records[c.key], c)
+	l.streams[c.stream] = append(l.streams[c.stream], c)
+	l.count++
+}
+
+// changesOf reads a page's batches.
+func changesOf(stream protocol.Stream, batches []sdk.Batch) (list []*change, err error) {
+	for i := range batches {
+		b := &batches[i]
+		if stream.Kind == sdk.DeviceOwned {
+			for row, err := range b.StateRows() {
+				if err != nil {
+					return nil, err
+				}
+				c := &change{key: key{b.Model, row.ID}, stream: stream, stamp: row.Stamp, kind: sdk.Insert}
+				if row.Deleted {
+					c.kind = sdk.Delete
+				} else if c.fields, err = unpack(b, row.Values); err != nil {
+					return nil, err
+				}
+				list = append(list, c)
+			}
+			continue
+		}
+		for op, err := range b.Ops() {
+			if err != nil {
+				return nil, err
+			}
+			c := &change{key: key{b.Model, op.ID}, stream: stream, stamp: op.Stamp, kind: op.Kind, fields: map[string]string{}}
+			for _, f := range op.Fields {
+				c.fields[b.Columns[f.Column]] = string(f.Value)
+			}
+			list = append(list, c)
+		}
+	}
+	slices.SortStableFunc(list, func(a, b *change) int { return cmp.Compare(a.stamp, b.stamp) })
+	return list, nil
+}
+
+func unpack(b *sdk.Batch, values []byte) (map[string]string, error) {
+	fields := make(map[string]string, len(b.Columns))
+	for _, column := range b.Columns {
+		_, rest, err := sdk.DecodeValue(values, typeOf(b.Model, column))
+		if err != nil {
+			return nil, err
+		}
+		fields[column] = string(values[:len(values)-len(rest)])
+		values = rest
+	}
+	return fields, nil
+}
+
+func typeOf(model sdk.ModelName, column string) sdk.Type {
+	switch column {
+	case "size", "high", "low", "device":
+		return sdk.Int
+	case "parent", "cover", "target", "folder":
+		return sdk.UUID
+	case "topic":
+		return sdk.UUID
+	}
+	return sdk.Text
+}
+
+// field is a value and the write that gave it.
+type field struct {
+	value   string
+	version sdk.Version
+}
+
+// expected is what a record should be after a set of changes.
+type expected struct {
+	exists   bool
+	inserted sdk.Version
+	fields   map[string]field // of a device-owned record the versions are all alike
+	// loose lists, for a device-owned record of which the device has not got the latest change yet, which stamps its row
+	// may have: changes that were overwritten need not travel. Nil: exactly inserted.
+	loose []*change
+}
+
+// shared merges the changes of a shared record that covers has, by the rules alone.
+func (l *ledger) shared(k key, covers func(*change) bool) (e expected) {
+	e.fields = map[string]field{}
+	var deleted sdk.Version
+	for _, c := range l.records[k] {
+		if !covers(c) {
+			continue
+		}
+		v := c.version()
+		switch c.kind {
+		case sdk.Insert:
+			if v.Compare(e.inserted) > 0 {
+				e.inserted = v
+			}
+		case sdk.Delete:
+			if v.Compare(deleted) > 0 {
+				deleted = v
+			}
+		}
+		for column, value := range c.fields {
+			next := field{value, v}
+			if old, ok := e.fields[column]; !ok || beats(mergeOf(k.model, column), next, old) {
+				e.fields[column] = next
+			}
+		}
+	}
+	e.exists = e.inserted.Compare(deleted) > 0
+	return e
+}
+
+// beats reports whether write a of a field stands against b.
+func beats(merge sdk.Merge, a, b field) bool {
+	if merge == sdk.Max || merge == sdk.Min {
+		x, y := intOf(a.value), intOf(b.value)
+		switch {
+		case x == nil && y == nil:
+		case x == nil || y == nil:
+			return y == nil
+		case *x != *y:
+			return (*x > *y) == (merge == sdk.Max)
+		}
+	}
+	return a.version.Compare(b.version) > 0
+}
+
+func intOf(packed string) *int64 {
+	v, _, err := sdk.DecodeValue([]byte(packed), sdk.Int)
+	if n, ok := v.(int64); ok && err == nil {
+		return &n
+	}
+	return nil
+}
+
+// owned returns what a device that has what covers says should hold of a device-owned record.
+func (l *ledger) owned(k key, covers func(*change) bool) (e expected) {
+	list := l.records[k]
+	latest := list[len(list)-1]
+	if covers(latest) {
+		e.exists, e.inserted, e.fields = latest.kind != sdk.Delete, latest.version(), map[string]field{}
+		for column, value := range latest.fields {
+			e.fields[column] = field{value, e.inserted}
+		}
+		return e
+	}
+	e.loose = []*change{}
+	for _, c := range list {
+		if covers(c) {
+			e.loose = append(e.loose, c)
+		}
+	}
+	return e
+}
