@@ -15,6 +15,8 @@ import (
 	"io"
 	"os"
 	"runtime"
+	"runtime/debug"
+	"runtime/pprof"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -41,6 +43,7 @@ func simulate(args []string, out io.Writer) error {
 	flags.IntVar(&o.Writes, "writes", 0, "commits in each run; 0: as the seed says")
 	without := flags.String("without", "", "faults that do not happen, with commas: "+strings.Join(faultKinds, ","))
 	flags.StringVar(&o.Bug, "bug", "", "a seeded bug, to see it caught")
+	profile := flags.String("cpuprofile", "", "write a CPU profile there")
 	shrink := flags.Bool("shrink", true, "look for a smaller run that fails")
 	if err := flags.Parse(args); err != nil {
 		return err
@@ -62,9 +65,21 @@ func simulate(args []string, out io.Writer) error {
 	if *verbose {
 		o.Verbose, *workers = out, 1
 	}
+	if *profile != "" {
+		file, err := os.Create(*profile)
+		if err != nil {
+			return err
+		}
+		defer file.Close() //nolint:errcheck // a profile
+		if err := pprof.StartCPUProfile(file); err != nil {
+			return err
+		}
+		defer pprof.StopCPUProfile()
+	}
+	debug.SetGCPercent(400) // worlds are small and short
 	began := time.Now()
 	total, failure := runMany(o, *seeds, *workers)
-	report(out, total, int(*seeds), time.Since(began)) //nolint:gosec // a count
+	report(out, total, time.Since(began))
 	if failure == nil {
 		return nil
 	}
@@ -172,7 +187,7 @@ func (s *Stats) add(other *Stats) {
 		to   *int
 		from int
 	}{
-		{&s.Writes, other.Writes}, {&s.Changes, other.Changes}, {&s.Refused, other.Refused}, {&s.Pages, other.Pages}, {&s.Overlaps, other.Overlaps},
+		{&s.Runs, other.Runs}, {&s.Writes, other.Writes}, {&s.Changes, other.Changes}, {&s.Refused, other.Refused}, {&s.Pages, other.Pages}, {&s.Overlaps, other.Overlaps},
 		{&s.Stale, other.Stale}, {&s.Holds, other.Holds}, {&s.Checked, other.Checked}, {&s.Events, other.Events}, {&s.Messages, other.Messages},
 		{&s.Sessions, other.Sessions}, {&s.Reads, other.Reads}, {&s.Crashes, other.Crashes}, {&s.MidCommit, other.MidCommit}, {&s.Cuts, other.Cuts},
 		{&s.Stops, other.Stops}, {&s.Jumps, other.Jumps}, {&s.Resets, other.Resets}, {&s.Joins, other.Joins}, {&s.Hidden, other.Hidden}, {&s.Conflicted, other.Conflicted},
@@ -181,10 +196,10 @@ func (s *Stats) add(other *Stats) {
 	}
 }
 
-func report(out io.Writer, s Stats, seeds int, took time.Duration) {
+func report(out io.Writer, s Stats, took time.Duration) {
 	hours := s.Simulated.Hours()
 	fmt.Fprintf(out, "%d seeds in %s: %.1f seeds/s, %.1f cluster-hours, %.0f cluster-hours/min\n", //nolint:errcheck // a report
-		seeds, took.Round(time.Millisecond), float64(seeds)/took.Seconds(), hours, hours/took.Minutes())
+		s.Runs, took.Round(time.Millisecond), float64(s.Runs)/took.Seconds(), hours, hours/took.Minutes())
 	fmt.Fprintf(out, "checked %d changes on devices; %d commits of %d changes, %d refused; %d pages applied, %d overlapping, %d decided again, %d held\n", //nolint:errcheck // a report
 		s.Checked, s.Writes, s.Changes, s.Refused, s.Pages, s.Overlaps, s.Stale, s.Holds)
 	fmt.Fprintf(out, "%d events, %d messages, %d sessions, %d reads; %d crashes (%d in a commit), %d cuts, %d stops, %d clock faults, %d resets, %d joins\n", //nolint:errcheck // a report

@@ -24,7 +24,8 @@ type task struct {
 	peersync.Apply
 	prepared peersync.Prepared
 	err      error
-	behind   bool // one that failed
+	behind   bool      // one that failed
+	wall     time.Time // when it was prepared
 }
 
 // staleTries is as in the engine.
@@ -56,7 +57,7 @@ func (d *device) pump(p *pipe) {
 	p.preparing = true
 	w.plan(w.jitter(w.netRand, 4*time.Millisecond), d, func() {
 		p.preparing = false
-		t := &task{Apply: a}
+		t := &task{Apply: a, wall: d.wall()}
 		t.Page = w.bug.page(d, t.Page)
 		t.prepared, t.err = d.prepare(t.Page)
 		p.ready = t

@@ -32,7 +32,7 @@ func newPlan(o Options, r *rand.Rand) plan {
 	if r.IntN(5) == 0 {
 		p.devices += r.IntN(8)
 	}
-	p.active = time.Duration(5+r.IntN(12)) * time.Minute
+	p.active = time.Duration(8+r.IntN(20)) * time.Minute
 	p.writes = 60 + r.IntN(100)
 	p.faults = 5 + r.IntN(30)
 	p.pageBytes = []int{300, 1000, 4 << 10, 64 << 10}[r.IntN(4)]

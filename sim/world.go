@@ -65,6 +65,7 @@ func (o *Options) prepare() error {
 
 // Stats count what a run did.
 type Stats struct {
+	Runs                              int
 	Simulated                         time.Duration
 	Settled                           time.Duration // from the end of faults to equal and live
 	Writes, Changes, Refused          int           // commits, changes in them, changes refused as they should be
@@ -197,7 +198,7 @@ func (w *world) run() {
 	w.heal()
 	w.settle()
 	w.finish()
-	w.stats.Simulated = w.now
+	w.stats.Simulated, w.stats.Runs = w.now, 1
 }
 
 // settle waits until all devices are alike and live, at most for the stated bound.
