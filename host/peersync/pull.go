@@ -270,8 +270,8 @@ func (m *Machine) advance(st *stream, to protocol.Position, page *protocol.Page)
 	st.given = max(st.given, to.Stamp)
 	st.tail = max(st.tail, to.Stamp)
 	for _, s := range m.sessionList {
+		s.unsent[st] = struct{}{} // also where the Hello of this device, which says less, is under way
 		if s.ready() {
-			s.unsent[st] = struct{}{}
 			m.serve(s, st, page)
 		}
 	}
