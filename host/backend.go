@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"time"
 
@@ -48,6 +49,9 @@ func (b *backend) Models() []sdk.Description { return b.registry.Descriptions() 
 
 // Commit implements control.Records.
 func (b *backend) Commit(ctx context.Context, w control.Write) ([]sdk.Refusal, error) {
+	if w.Batch.Model == membership.MemberModel {
+		return nil, sdk.Errorf(sdk.CodeDenied, "members come by starling invite and starling join; their records are not written by hand")
+	}
 	result, err := b.manager.Commit(ctx, transaction.Request{Kind: w.Kind, Batches: []sdk.Batch{w.Batch}, AllOrNothing: w.AllOrNothing})
 	refused := plainRefusals(result.Refused)
 	for i := range refused {
@@ -103,23 +107,23 @@ func (b *backend) Status(ctx context.Context) (control.Status, error) {
 	return s, b.count(ctx, &s)
 }
 
-// clockOf judges this device's clock by its peers': how far it is from the middle of them.
+// clockOf judges this device's clock by its peers': how far it is from the median of them, which one wrong peer among
+// several does not move.
 func clockOf(peers []control.Peer, drift time.Duration) (state string, offset time.Duration) {
-	var sum time.Duration
-	var known int
+	var offsets []time.Duration
 	for _, p := range peers {
 		if p.RTT > 0 {
-			sum -= p.Skew
-			known++
+			offsets = append(offsets, -p.Skew)
 		}
 	}
-	if known == 0 {
+	if len(offsets) == 0 {
 		return "ok", 0
 	}
-	offset = sum / time.Duration(known)
+	slices.Sort(offsets)
+	offset = offsets[len(offsets)/2]
 	switch {
 	case offset > drift:
-		return "ahead of the peers' clocks: what is written here is held there; set this clock, nothing is lost", offset
+		return "ahead of the peers' clocks: what is written here is held there until their clocks have come that far; set this clock", offset
 	case offset < -drift:
 		return "behind the peers' clocks: what they write is held here; set this clock, nothing is lost", offset
 	}
@@ -133,9 +137,11 @@ func (b *backend) transports() []control.TransportStatus {
 	}
 	var all []control.TransportStatus
 	for _, t := range b.config.Transports {
-		all = append(all, control.TransportStatus{
-			Name: t.Name, Kind: t.Kind, Address: t.Listen, State: string(states[t.Name].State), Reason: states[t.Name].Reason,
-		})
+		status := control.TransportStatus{Name: t.Name, Kind: t.Kind, Address: t.Listen, State: string(states[t.Name].State), Reason: states[t.Name].Reason}
+		if err := b.network.deafness(t.Name); err != nil {
+			status.State, status.Reason = "deaf", err.Error()
+		}
+		all = append(all, status)
 	}
 	return all
 }

@@ -16,7 +16,7 @@ import (
 )
 
 // makeDevice makes a device in dir: config.hcl, data directory, key and database. It refuses a folder that has a device
-// already, and leaves nothing behind where it fails.
+// already, and takes back the files that it made where it fails.
 func makeDevice(ctx context.Context, dir string, settings config.Settings) (made command.Made, err error) {
 	if err := os.MkdirAll(dir, 0o750); err != nil {
 		return made, sdk.Errorf(sdk.CodeInvalid, "make the folder %s: %w", dir, err)
@@ -40,6 +40,13 @@ func makeDevice(ctx context.Context, dir string, settings config.Settings) (made
 	c, err := config.Load(path)
 	if err != nil {
 		return made, err
+	}
+	if _, statErr := os.Lstat(c.Device.DataDir); errors.Is(statErr, fs.ErrNotExist) {
+		defer func() {
+			if err != nil {
+				_ = os.RemoveAll(c.Device.DataDir)
+			}
+		}()
 	}
 	db, err := database.Open(ctx, database.Options{Dir: c.Device.DataDir, Durability: database.Durability(c.Store.Durability)})
 	if err != nil {

@@ -8,7 +8,9 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"time"
 
+	"github.com/cenkalti/backoff/v5"
 	"github.com/hashicorp/go-hclog"
 	"golang.org/x/sync/errgroup"
 
@@ -40,16 +42,21 @@ type network struct {
 
 	joined chan struct{} // holds a value after the device has joined a library
 
+	serving sync.WaitGroup // the listening of transports; ends with Run
+
 	mu         sync.Mutex
-	engine     *peersync.Engine       // nil until the device belongs to a library
+	running    context.Context        // of engine
+	engine     *peersync.Engine       // nil until the device belongs to a library, and after Run
 	transports map[string]*attachment // by label
 }
 
 // attachment is a transport that can be used until ctx ends.
 type attachment struct {
-	ctx context.Context
+	ctx   context.Context
+	label string
 	sdk.Transport
-	listener sdk.Listener // nil: it only dials
+	address string // where it listens; empty: it only dials
+	deaf    error  // why it takes no connections; guarded by network.mu
 }
 
 // Run waits until the device belongs to a library, then syncs until ctx ends.
@@ -73,6 +80,7 @@ func (n *network) Run(ctx context.Context) error {
 		}
 	})
 	defer cancel()
+	ctx, end := context.WithCancel(ctx)
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return engine.Run(ctx) })
 	group.Go(func() error {
@@ -85,12 +93,16 @@ func (n *network) Run(ctx context.Context) error {
 			}
 		}
 	})
-	n.use(engine)
-	defer n.use(nil)
-	if err := n.catchUp(ctx, engine); err != nil {
-		return err
+	n.use(ctx, engine)
+	err = n.catchUp(ctx, engine)
+	if err != nil {
+		end()
 	}
-	return group.Wait()
+	err = errors.Join(err, group.Wait())
+	end()
+	n.use(ctx, nil)
+	n.serving.Wait()
+	return err
 }
 
 // catchUp tells the engine how far this device's own streams are: it was made from watermarks read before it was told
@@ -148,57 +160,97 @@ func (n *network) newEngine(ctx context.Context, library membership.Library) (*p
 func (n *network) models() []protocol.ModelVersion {
 	var models []protocol.ModelVersion
 	for _, d := range n.registry.Descriptions() {
-		models = append(models, protocol.ModelVersion{Model: d.Model, Version: d.Version})
+		if n.registry.Served(d.Model) {
+			models = append(models, protocol.ModelVersion{Model: d.Model, Version: d.Version})
+		}
 	}
 	return models
 }
 
-// use makes engine the one that commits and transports go to; nil: there is none.
-func (n *network) use(engine *peersync.Engine) {
+// use makes engine the one that commits and transports go to while it runs, until ctx ends; nil: there is none.
+func (n *network) use(ctx context.Context, engine *peersync.Engine) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.engine = engine
+	n.running, n.engine = ctx, engine
 	if engine == nil {
 		return
 	}
 	for _, label := range slices.Sorted(maps.Keys(n.transports)) {
-		n.serve(label, n.transports[label])
+		n.serve(n.transports[label])
 	}
 }
 
-// serve gives a transport to the engine. The caller holds mu.
-func (n *network) serve(label string, a *attachment) {
-	engine := n.engine
-	engine.AddTransport(label, a.Transport)
-	if a.listener == nil {
+// serve gives a transport to the engine, and listens on it where the configuration says so, again and again until the
+// plugin or the engine ends. The caller holds mu.
+func (n *network) serve(a *attachment) {
+	running, engine := n.running, n.engine
+	engine.AddTransport(a.label, a.Transport)
+	if a.address == "" {
 		return
 	}
-	go func() { // ends with the engine's Run or the plugin, whichever is first: either closes the listener
-		if err := engine.Serve(a.ctx, a.listener, label); err != nil && a.ctx.Err() == nil {
-			n.log.Warn("transport takes no connections", "transport", label, "error", err)
+	n.serving.Go(func() {
+		ctx, cancel := context.WithCancel(running)
+		defer cancel()
+		defer context.AfterFunc(a.ctx, cancel)()
+		pause := backoff.NewExponentialBackOff()
+		for {
+			err := n.listen(ctx, engine, a)
+			if ctx.Err() != nil {
+				return
+			}
+			wait := pause.NextBackOff()
+			n.deaf(a, err)
+			n.log.Warn("transport takes no connections; listening again", "transport", a.label, "error", err, "in", wait)
+			select {
+			case <-time.After(wait):
+			case <-ctx.Done():
+				return
+			}
 		}
-	}()
+	})
+}
+
+// listen takes connections until the listener fails or ctx ends.
+func (n *network) listen(ctx context.Context, engine *peersync.Engine, a *attachment) error {
+	listener, err := a.Listen(ctx, a.address, nil)
+	if err != nil {
+		return fmt.Errorf("listen at %s: %w", a.address, err)
+	}
+	n.deaf(a, nil)
+	return engine.Serve(ctx, listener, a.label)
+}
+
+// deaf remembers why a transport takes no connections; nil: it does.
+func (n *network) deaf(a *attachment, reason error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	a.deaf = reason
+}
+
+// deafness returns why the transport of a label takes no connections; nil if it does, or has no plugin now.
+func (n *network) deafness(label string) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if a := n.transports[label]; a != nil {
+		return a.deaf
+	}
+	return nil
 }
 
 // attach takes a transport into use until ctx ends.
-func (n *network) attach(ctx context.Context, label string, t sdk.Transport) error {
-	a := &attachment{ctx: ctx, Transport: t}
+func (n *network) attach(ctx context.Context, label string, t sdk.Transport) {
+	a := &attachment{ctx: ctx, label: label, Transport: t}
 	for _, c := range n.config.Transports {
-		if c.Name == label && c.Listen != "" {
-			listener, err := t.Listen(ctx, c.Listen, nil)
-			if err != nil {
-				return fmt.Errorf("listen at %s: %w", c.Listen, err)
-			}
-			a.listener = listener
+		if c.Name == label {
+			a.address = c.Listen
 		}
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.transports[label] = a
 	if n.engine != nil {
-		n.serve(label, a)
+		n.serve(a)
 	}
-	return nil
 }
 
 // detach forgets a transport whose plugin is gone.
@@ -298,12 +350,7 @@ func (n *network) present(ctx context.Context, ticket membership.Ticket) (protoc
 	var failed []error
 	for _, address := range ticket.Addresses {
 		for _, t := range n.transportsOf(address.Transport) {
-			conn, err := t.Dial(ctx, address.Address)
-			if err != nil {
-				failed = append(failed, fmt.Errorf("%s %s: %w", address.Transport, address.Address, err))
-				continue
-			}
-			welcome, err := peersync.Pair(ctx, conn, n.identity.ClientTLS(ticket.Inviter), join)
+			welcome, err := n.presentAt(ctx, t, address.Address, ticket.Inviter, join)
 			if err == nil || sdk.CodeOf(err) != sdk.CodeUnavailable {
 				return welcome, err
 			}
@@ -314,6 +361,17 @@ func (n *network) present(ctx context.Context, ticket membership.Ticket) (protoc
 		return protocol.Welcome{}, sdk.Errorf(sdk.CodeUnavailable, "no transport runs here that reaches the inviting device; see: starling plugins")
 	}
 	return protocol.Welcome{}, sdk.Errorf(sdk.CodeUnavailable, "the inviting device can not be reached: %w", errors.Join(failed...))
+}
+
+// presentAt gives one address its time, so that a silent one does not keep the others from being tried.
+func (n *network) presentAt(ctx context.Context, t sdk.Transport, address string, inviter sdk.DeviceID, join protocol.Join) (protocol.Welcome, error) {
+	ctx, cancel := context.WithTimeout(ctx, peersync.DefaultConfig().DialTime+protocol.DefaultLimits().HandshakeTime)
+	defer cancel()
+	conn, err := t.Dial(ctx, address)
+	if err != nil {
+		return protocol.Welcome{}, sdk.Errorf(sdk.CodeUnavailable, "dial: %w", err)
+	}
+	return peersync.Pair(ctx, conn, n.identity.ClientTLS(inviter), join)
 }
 
 func (n *network) transportsOf(kind string) []sdk.Transport {

@@ -37,7 +37,7 @@ func (p *plugins) PluginUp(ctx context.Context, instance *supervisor.Instance) e
 		}
 	}
 	if instance.Transport != nil {
-		return p.network.attach(ctx, instance.Name, instance.Transport)
+		p.network.attach(ctx, instance.Name, instance.Transport)
 	}
 	return nil
 }
@@ -52,6 +52,9 @@ func (p *plugins) PluginDown(instance *supervisor.Instance, reason error) {
 			p.sources.Remove(m.Description.Model)
 		}
 		p.registry.Remove(m.Description.Model)
+	}
+	if len(instance.Models) > 0 {
+		p.network.modelsChanged()
 	}
 	if instance.Transport != nil {
 		p.network.detach(instance.Name)

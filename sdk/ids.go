@@ -22,9 +22,12 @@ type DeviceID uuid.UUID
 // NewRecordID returns a fresh id whose text and bytes sort by time of creation (UUIDv7), which keeps indexes compact.
 func NewRecordID() RecordID { return RecordID(uuid.Must(uuid.NewV7())) }
 
-// ParseRecordID reads the 36-character form of a UUID.
+// ParseRecordID reads the 36-character form of a UUID. The zero UUID, which names no record, is an error.
 func ParseRecordID(text string) (RecordID, error) {
 	id, err := parseUUID(text)
+	if err == nil && id == uuid.Nil {
+		err = Errorf(CodeInvalid, "%q names no record", text)
+	}
 	return RecordID(id), err
 }
 

@@ -272,6 +272,8 @@ func (p *parser) transport(s section) Transport {
 	if listen != "" {
 		if host, port, why := splitAddress(listen); why != "" {
 			p.failf(at, "listen: %q %s; write %q", listen, why, net.JoinHostPort(host, port))
+		} else if port == "0" {
+			p.failf(at, "listen: port 0 is another port at each start, where no peer finds this device; write one such as %q", net.JoinHostPort(host, "7420"))
 		}
 	}
 	for i, address := range advertise {

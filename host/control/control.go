@@ -2,8 +2,8 @@
 // ConnectRPC over a Unix socket in the data directory that only its owner can open.
 //
 // It promises that a put or delete has been decided by the model and is durable when it answers, that refused records
-// are named one by one with a code and a reason, and that a watcher either sees every change or is told how many it
-// missed. What the host knows and does comes in through Backend; this package holds no state of its own. Who may
+// are named one by one with a code and a reason, and that a watcher either sees every change or is told that it
+// missed some. What the host knows and does comes in through Backend; this package holds no state of its own. Who may
 // open the socket may do everything: it leaves access to the file system.
 package control
 
@@ -26,7 +26,7 @@ type Backend struct {
 
 // Records reads and writes the models' records.
 type Records interface {
-	// Models returns the descriptions of the models served here, by name. It does not block. The caller changes nothing.
+	// Models returns the descriptions of the models known here, each after those that it refers to. It does not block. The caller changes nothing.
 	Models() []sdk.Description
 	// Get returns a visible record; CodeNotFound if there is none.
 	Get(ctx context.Context, model sdk.ModelName, id sdk.RecordID) (Record, error)
@@ -120,9 +120,9 @@ type Event struct {
 type Reporter interface {
 	// Status returns the state of the whole device, its peers included.
 	Status(ctx context.Context) (Status, error)
-	// Peers returns the library's other devices, by name.
+	// Peers returns the library's other devices, by id.
 	Peers(ctx context.Context) ([]Peer, error)
-	// Plugins returns the plugin processes, by name.
+	// Plugins returns the plugin processes, in the order of the configuration.
 	Plugins(ctx context.Context) ([]Plugin, error)
 }
 

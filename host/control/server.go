@@ -351,5 +351,8 @@ func idFromWire(raw []byte) (sdk.RecordID, error) {
 	if len(raw) != len(sdk.RecordID{}) {
 		return sdk.RecordID{}, sdk.Errorf(sdk.CodeInvalid, "an id of %d bytes; want 16", len(raw))
 	}
+	if sdk.RecordID(raw).IsZero() {
+		return sdk.RecordID{}, sdk.Errorf(sdk.CodeInvalid, "the zero id names no record")
+	}
 	return sdk.RecordID(raw), nil
 }

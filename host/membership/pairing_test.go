@@ -117,16 +117,6 @@ func TestPairing_Refuses(t *testing.T) {
 			_, err := bob.present(t.Context(), alice, founder(t, w, "dave").invite(t))
 			return err
 		}, sdk.CodeDenied, "does not know this invitation"},
-		"too many unknown": {func(t *testing.T, _ *wall, alice, bob *device) error {
-			good := alice.invite(t)
-			for range maxWrongCodes {
-				if _, err := bob.present(t.Context(), alice, Ticket{Secret: make([]byte, secretBytes)}); sdk.CodeOf(err) != sdk.CodeDenied {
-					t.Errorf("a wrong code: %v", err)
-				}
-			}
-			_, err := bob.present(t.Context(), alice, good)
-			return err
-		}, sdk.CodeUnavailable, "try again in a minute"},
 		"a short secret": {func(t *testing.T, _ *wall, alice, bob *device) error {
 			_, err := bob.present(t.Context(), alice, Ticket{Secret: []byte("x")})
 			return err
@@ -225,21 +215,6 @@ func TestPairing_AnswerLost(t *testing.T) {
 	}
 }
 
-func TestPairing_ForgetsWrongCodes(t *testing.T) {
-	w := &wall{now: start}
-	alice, bob := founder(t, w, "alice"), newDevice(t, w, "bob")
-	for range maxWrongCodes {
-		_, err := bob.present(t.Context(), alice, Ticket{Secret: make([]byte, secretBytes)})
-		if sdk.CodeOf(err) != sdk.CodeDenied {
-			t.Fatal(err)
-		}
-	}
-	w.pass(wrongCodesTime)
-	if _, err := bob.present(t.Context(), alice, alice.invite(t)); err != nil {
-		t.Error(err)
-	}
-}
-
 func TestPairing_OneOfMany(t *testing.T) {
 	w := &wall{now: start}
 	alice := founder(t, w, "alice")
@@ -318,5 +293,24 @@ func TestJoined_Distrusts(t *testing.T) {
 	}
 	if _, ok, err := Current(t.Context(), bob.store); ok || err != nil {
 		t.Errorf("a library was stored: %v, %v", ok, err)
+	}
+}
+
+// TestPairing_WrongCodesKeepNobodyOut presents many unknown secrets before a good one.
+func TestPairing_WrongCodesKeepNobodyOut(t *testing.T) {
+	w := &wall{now: start}
+	alice, bob := founder(t, w, "alice"), newDevice(t, w, "bob")
+	good := alice.invite(t)
+	for range 100 {
+		if _, err := bob.present(t.Context(), alice, Ticket{Secret: make([]byte, secretBytes)}); sdk.CodeOf(err) != sdk.CodeDenied {
+			t.Fatalf("a wrong code: %v", err)
+		}
+	}
+	if _, err := bob.present(t.Context(), alice, good); err != nil {
+		t.Errorf("a good code after wrong ones: %v", err)
+	}
+	w.pass(DefaultLife + time.Minute)
+	if _, err := bob.present(t.Context(), alice, good); err != nil {
+		t.Errorf("the same device again, after the code has expired: %v", err)
 	}
 }
