@@ -12,6 +12,9 @@ import (
 
 // decode reads a payload of type t. The message does not alias payload.
 func decode(l *Limits, t Type, payload []byte) (Message, error) {
+	if err := countRepeated(payload, repeatedIn(l, t)); err != nil {
+		return nil, err
+	}
 	switch t {
 	case TypeHello:
 		return parse(l, payload, new(protocolpb.Hello), helloFromProto)
@@ -28,8 +31,8 @@ func decode(l *Limits, t Type, payload []byte) (Message, error) {
 		}
 		return deliveryFor(t, d), nil
 	case TypeAckSharedChanges:
-		vector, err := parse(l, payload, new(protocolpb.Ack), func(l *Limits, p *protocolpb.Ack) ([]Mark, error) {
-			return marksFromProto(l, p.GetVector())
+		vector, err := parse(l, payload, new(protocolpb.Ack), func(_ *Limits, p *protocolpb.Ack) ([]Mark, error) {
+			return marksFromProto(p.GetVector())
 		})
 		return &AckSharedChanges{Vector: vector}, err
 	case TypeHeartbeat:
@@ -45,7 +48,7 @@ func decode(l *Limits, t Type, payload []byte) (Message, error) {
 }
 
 func parse[P proto.Message, M any](l *Limits, payload []byte, p P, convert func(*Limits, P) (M, error)) (M, error) {
-	if err := proto.Unmarshal(payload, p); err != nil {
+	if err := (proto.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(payload, p); err != nil {
 		var none M
 		return none, sdk.Errorf(sdk.CodeInvalid, "not a valid payload: %w", err)
 	}
@@ -86,9 +89,6 @@ func helloFromProto(l *Limits, p *protocolpb.Hello) (*Hello, error) {
 	if m.Epoch, err = epochID(p.GetEpoch()); err != nil {
 		return nil, err
 	}
-	if err := atMost("models", len(p.GetModels()), l.Models); err != nil {
-		return nil, err
-	}
 	if err := atMost("bytes of the device's name", len(m.Name), l.TextBytes); err != nil {
 		return nil, err
 	}
@@ -98,7 +98,7 @@ func helloFromProto(l *Limits, p *protocolpb.Hello) (*Hello, error) {
 		}
 		m.Models = append(m.Models, ModelVersion{Model: sdk.ModelName(v.GetName()), Version: v.GetVersion()})
 	}
-	m.Vector, err = marksFromProto(l, p.GetVector())
+	m.Vector, err = marksFromProto(p.GetVector())
 	return m, err
 }
 
@@ -143,9 +143,6 @@ func pageFromProto(l *Limits, p *protocolpb.Page) (Delivery, error) {
 	if d.Page.From > d.Page.Through || d.Page.Head > hlc.MaxStamp {
 		return d, sdk.Errorf(sdk.CodeInvalid, "a page from %s through %s with head %s", d.Page.From, d.Page.Through, d.Page.Head)
 	}
-	if err := atMost("batches in a page", len(p.GetBatches()), l.Batches); err != nil {
-		return d, err
-	}
 	if len(p.GetBatches()) > 0 {
 		d.Page.Batches = make([]sdk.Batch, len(p.GetBatches()))
 	}
@@ -167,9 +164,6 @@ func batchFromProto(l *Limits, p *protocolpb.Batch) (sdk.Batch, error) {
 	if err := checkName(p.GetModel()); err != nil {
 		return b, err
 	}
-	if err := atMost("columns of "+p.GetModel(), len(b.Columns), l.Columns); err != nil {
-		return b, err
-	}
 	for _, c := range b.Columns {
 		if c == "" || len(c) > l.TextBytes {
 			return b, sdk.Errorf(sdk.CodeInvalid, "%s: a column name of %d bytes; want 1 to %d", b.Model, len(c), l.TextBytes)
@@ -181,10 +175,10 @@ func batchFromProto(l *Limits, p *protocolpb.Batch) (sdk.Batch, error) {
 	return b, nil
 }
 
-func heartbeatFromProto(l *Limits, p *protocolpb.Heartbeat) (*Heartbeat, error) {
+func heartbeatFromProto(_ *Limits, p *protocolpb.Heartbeat) (*Heartbeat, error) {
 	const day = 24 * int64(time.Hour/time.Microsecond)
 	delay := time.Duration(min(max(p.GetEchoDelay(), 0), day)) * time.Microsecond
-	vector, err := marksFromProto(l, p.GetVector())
+	vector, err := marksFromProto(p.GetVector())
 	return &Heartbeat{Clock: timeOf(p.GetClock()), Echo: timeOf(p.GetEcho()), EchoDelay: delay, Vector: vector}, err
 }
 
@@ -204,9 +198,6 @@ func errorFromProto(l *Limits, p *protocolpb.Error) (*Error, error) {
 func joinFromProto(l *Limits, p *protocolpb.Join) (*Join, error) {
 	m := &Join{MinVersion: p.GetMinVersion(), MaxVersion: p.GetMaxVersion(), Secret: p.GetSecret(), Name: p.GetName()}
 	if err := atMost("bytes of the secret and name", len(m.Secret)+len(m.Name), l.TextBytes); err != nil {
-		return nil, err
-	}
-	if err := atMost("addresses", len(p.GetAddresses()), l.Models); err != nil {
 		return nil, err
 	}
 	for _, a := range p.GetAddresses() {
@@ -230,9 +221,9 @@ func welcomeFromProto(l *Limits, p *protocolpb.Welcome) (*Welcome, error) {
 	return m, atMost("bytes of members", len(m.Members), l.MembersBytes)
 }
 
-func marksFromProto(l *Limits, in []*protocolpb.Mark) ([]Mark, error) {
-	if err := atMost("marks in a vector", len(in), l.Marks); err != nil || len(in) == 0 {
-		return nil, err
+func marksFromProto(in []*protocolpb.Mark) ([]Mark, error) {
+	if len(in) == 0 {
+		return nil, nil
 	}
 	out := make([]Mark, len(in))
 	for i, m := range in {

@@ -24,6 +24,7 @@ import (
 	"fmt"
 	"io"
 	"math/bits"
+	"slices"
 	"sync"
 
 	"github.com/klauspost/compress/zstd"
@@ -99,7 +100,8 @@ func (c *Codec) AppendFrame(dst []byte, m Message) ([]byte, error) {
 }
 
 // decodePayload reads a frame's payload. The message does not alias payload.
-func (c *Codec) decodePayload(t Type, flags byte, payload []byte) (Message, error) {
+// limit bounds it after decompression.
+func (c *Codec) decodePayload(t Type, flags byte, payload []byte, limit int) (Message, error) {
 	if flags&^flagZstd != 0 {
 		return nil, sdk.Errorf(sdk.CodeUnsupported, "read a frame of type %d: unknown flags %#x", t, flags)
 	}
@@ -107,13 +109,13 @@ func (c *Codec) decodePayload(t Type, flags byte, payload []byte) (Message, erro
 		buf := c.get()
 		defer c.put(buf)
 		// The decoder writes into what is there and never beyond: a frame's own claim of its size allocates nothing.
-		if cap(*buf) < c.limits.DecodedBytes {
-			*buf = make([]byte, 0, c.limits.DecodedBytes)
+		if cap(*buf) < limit {
+			*buf = make([]byte, 0, limit)
 		}
-		plain, err := c.decoder.DecodeAll(payload, (*buf)[:0])
+		plain, err := c.decoder.DecodeAll(payload, (*buf)[:0:limit])
 		switch {
 		case errors.Is(err, zstd.ErrDecoderSizeExceeded), errors.Is(err, zstd.ErrWindowSizeExceeded):
-			return nil, sdk.Errorf(sdk.CodeTooLarge, "read %s: more than %d bytes after decompression", t, c.limits.DecodedBytes)
+			return nil, sdk.Errorf(sdk.CodeTooLarge, "read %s: more than %d bytes after decompression", t, limit)
 		case err != nil:
 			return nil, sdk.Errorf(sdk.CodeInvalid, "read %s: decompress: %w", t, err)
 		}
@@ -149,6 +151,16 @@ func NewReader(r io.Reader, codec *Codec) *Reader {
 // Read blocks for the next message. It returns io.EOF if the connection ended between two frames, and an *sdk.Error if
 // the frame is cut short, too large or makes no sense: the connection is of no use after that.
 func (r *Reader) Read() (Message, error) {
+	return r.read(r.codec.limits.FrameBytes, r.codec.limits.DecodedBytes, nil)
+}
+
+// ReadOnly is Read where only messages of these types have a place, of at most limit bytes both on the wire and after
+// decompression. Any other frame is refused before its payload is read.
+func (r *Reader) ReadOnly(limit int, types ...Type) (Message, error) {
+	return r.read(min(limit, r.codec.limits.FrameBytes), min(limit, r.codec.limits.DecodedBytes), types)
+}
+
+func (r *Reader) read(most, decoded int, types []Type) (Message, error) {
 	var header [headerBytes]byte
 	if _, err := io.ReadFull(r.r, header[:1]); err != nil {
 		return nil, err
@@ -158,11 +170,14 @@ func (r *Reader) Read() (Message, error) {
 	}
 	n := binary.BigEndian.Uint32(header[:])
 	t, flags := Type(header[4]), header[5]
-	if n < 2 || int64(n)-2 > int64(r.codec.limits.FrameBytes) {
-		return nil, sdk.Errorf(sdk.CodeTooLarge, "read a frame of type %d: a length of %d; want 2 to %d", t, n, r.codec.limits.FrameBytes+2)
+	if n < 2 || int64(n)-2 > int64(most) {
+		return nil, sdk.Errorf(sdk.CodeTooLarge, "read a frame of type %d: a length of %d; want 2 to %d", t, n, most+2)
 	}
 	if t < TypeHello || t > TypeWelcome {
 		return nil, sdk.Errorf(sdk.CodeUnsupported, "a frame of type %d: this version knows %d to %d", t, TypeHello, TypeWelcome)
+	}
+	if types != nil && !slices.Contains(types, t) {
+		return nil, sdk.Errorf(sdk.CodeInvalid, "read a frame: %s, want one of %v", t, types)
 	}
 	buf := r.codec.get()
 	defer r.codec.put(buf)
@@ -172,7 +187,7 @@ func (r *Reader) Read() (Message, error) {
 		return nil, cut(err)
 	}
 	r.bytes += int64(n) + 4
-	return r.codec.decodePayload(t, flags, payload)
+	return r.codec.decodePayload(t, flags, payload, decoded)
 }
 
 // Bytes returns how many bytes of whole frames have been read.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"math/rand/v2"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -228,6 +229,83 @@ func TestReader_Memory(t *testing.T) {
 	}).AllocedBytesPerOp()
 	if allocated > 256<<10 {
 		t.Errorf("a frame that announces 1 MiB and brings 3 bytes takes %d bytes", allocated)
+	}
+}
+
+// TestReader_MemoryOfRepeated has frames of a few hundred bytes repeat the smallest elements a million times.
+func TestReader_MemoryOfRepeated(t *testing.T) {
+	limits := DefaultLimits()
+	element := func(field byte, payload ...byte) []byte { return append([]byte{field<<3 | 2, byte(len(payload))}, payload...) }
+	batch := append([]byte{7<<3 | 2, 0xd0, 0x0f}, bytes.Repeat(element(3), 1000)...) // 2000 bytes: as many columns as a batch may have
+	cases := []struct {
+		name string
+		typ  Type
+		unit []byte
+		most uint64 // bytes allocated
+	}{
+		{"models of Hello", TypeHello, element(8), 1 << 20},
+		{"vector of Hello", TypeHello, element(9), 1 << 20},
+		{"streams asked for", TypeStateRequest, element(1), 1 << 20},
+		{"streams dropped", TypeSharedChangeRequest, element(2), 1 << 20},
+		{"batches of a page", TypeStateBatch, element(7), 1 << 20},
+		{"columns of one batch", TypeStateResponse, append([]byte{7<<3 | 2, 0xa0, 0x9c, 0x01}, bytes.Repeat(element(3), 10000)...), 1 << 20},
+		{"columns of many batches", TypeSharedChange, batch, 40 << 20},
+		{"vector of an acknowledgement", TypeAckSharedChanges, element(1), 1 << 20},
+		{"vector of a heartbeat", TypeHeartbeat, element(4), 1 << 20},
+		{"addresses of Join", TypeJoin, element(5), 1 << 20},
+		{"unknown fields", TypeHeartbeat, element(15), 1 << 20},
+	}
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			codec := newCodec(t)
+			payload := bytes.Repeat(c.unit, (limits.DecodedBytes-64)/len(c.unit))
+			wire := frame(c.typ, 1, compressed(t, payload))
+			read := func() error {
+				_, err := NewReader(bytes.NewReader(wire), codec).Read()
+				return err
+			}
+			_ = read() // makes the buffers that are kept
+			runtime.GC()
+			var before, after runtime.MemStats
+			runtime.ReadMemStats(&before)
+			_ = read()
+			runtime.ReadMemStats(&after)
+			if got := after.TotalAlloc - before.TotalAlloc; got > c.most+uint64(limits.DecodedBytes) {
+				t.Errorf("a frame of %d bytes takes %d KiB", len(wire), got>>10)
+			}
+		})
+	}
+}
+
+// TestReader_ReadOnly reads what a stranger may say, and refuses the rest before it takes memory for it.
+func TestReader_ReadOnly(t *testing.T) {
+	codec := newCodec(t)
+	const limit = 4 << 10
+	hello := &Hello{Device: sdk.DeviceID{1}, Name: "a"}
+	for range 2000 {
+		hello.Vector = append(hello.Vector, Mark{Stream: Stream{sdk.DeviceID{1}, sdk.DeviceOwned}})
+	}
+	cases := []struct {
+		name string
+		wire []byte
+		code sdk.Code
+	}{
+		{"a Hello", mustFrame(t, codec, &Hello{Device: sdk.DeviceID{1}}), ""},
+		{"a Join", mustFrame(t, codec, &Join{Name: "a"}), ""},
+		{"another message", mustFrame(t, codec, &AckSharedChanges{}), sdk.CodeInvalid},
+		{"a long frame", []byte{0, 0, 0x20, 0, byte(TypeHello), 0}, sdk.CodeTooLarge},
+		{"a short frame that is long", mustFrame(t, codec, hello), sdk.CodeTooLarge},
+	}
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			for range 2 { // the second time with the buffers of the first
+				_, err := NewReader(bytes.NewReader(c.wire), codec).ReadOnly(limit, TypeHello, TypeJoin)
+				if got := sdk.CodeOf(err); err != nil && got != c.code || err == nil && c.code != "" {
+					t.Errorf("got %v; want code %q", err, c.code)
+				}
+				_, _ = NewReader(bytes.NewReader(c.wire), codec).Read()
+			}
+		})
 	}
 }
 
