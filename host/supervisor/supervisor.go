@@ -173,7 +173,8 @@ func (s *Supervisor) Status() []Status {
 	return out
 }
 
-// Settled returns when every plugin has been up once or is quarantined, or ctx ends.
+// Settled returns when every plugin has been tried: it has been up, or its first start has failed. It returns early,
+// with an error, when ctx ends. What waits for it waits for one start of the slowest plugin, StartTimeout at most.
 func (s *Supervisor) Settled(ctx context.Context) error {
 	for _, k := range s.plugins {
 		select {
@@ -209,7 +210,7 @@ type keeper struct {
 	restart chan struct{}
 
 	once    sync.Once
-	settled chan struct{} // closed when the plugin has been up, or is quarantined
+	settled chan struct{} // closed when the plugin has been up, or its first start has failed
 
 	mu     sync.Mutex
 	status Status
@@ -241,7 +242,7 @@ func (k *keeper) set(state State, reason string, change func(s *Status)) {
 		change(&k.status)
 	}
 	k.mu.Unlock()
-	if state == Running || state == Unhealthy || state == Quarantined {
+	if state != Starting && state != Stopped {
 		k.once.Do(func() { close(k.settled) })
 	}
 }

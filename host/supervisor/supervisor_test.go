@@ -38,6 +38,9 @@ func TestMain(m *testing.M) {
 		switch os.Getenv(envMode) {
 		case "prints":
 			fmt.Println("hello from main")
+		case "hangs": // at its start
+			fmt.Fprintln(os.Stderr, "waiting for a lock")
+			time.Sleep(time.Hour)
 		case "exits":
 			fmt.Fprintln(os.Stderr, "no room for me")
 			os.Exit(3)
@@ -365,6 +368,24 @@ func TestSupervisor_BadPlugins(t *testing.T) {
 				t.Errorf("the reason names the copy, not the binary: %s", st[0].Reason)
 			}
 		})
+	}
+}
+
+// TestSupervisor_HangingStart wants the others to wait for one start of a plugin that hangs, and no longer.
+func TestSupervisor_HangingStart(t *testing.T) {
+	w := newWatcher()
+	o := options(t, t.TempDir(), w)
+	o.StartTimeout, o.MinBackoff, o.MaxBackoff = 2*time.Second, time.Hour, time.Hour
+	hanging := selfSpec(t, "hangs")
+	hanging.Name = "hanging"
+	s, _ := run(t, o, hanging)
+	settled, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	if err := s.Settled(settled); err != nil {
+		t.Fatalf("a plugin that hangs holds up all: %v", err)
+	}
+	if st := s.Status()[0]; st.State != BackingOff {
+		t.Errorf("status %+v", st)
 	}
 }
 
