@@ -302,7 +302,7 @@ func (b *sharedBatch) settle(actual settler) {
 }
 
 func (l *Local) prepareRows(ctx context.Context, s *served, position int, batch sdk.Batch) error {
-	b := &localState{position: position, given: s.plan(batch.Columns)}
+	b := &localState{stateBatch: &stateBatch{served: s}, position: position, given: s.plan(batch.Columns)}
 	missing := slices.DeleteFunc(slices.Clone(s.names), func(name string) bool { return slices.Contains(batch.Columns, name) })
 	if len(missing) > 0 {
 		b.expected = make(map[sdk.RecordID]hlc.Stamp)
@@ -320,9 +320,10 @@ func (l *Local) prepareRows(ctx context.Context, s *served, position int, batch 
 	}
 	var refused []refusal
 	in := &Incoming{Origin: l.p.origin, local: true}
-	if b.stateBatch, err = decodeState(s, in, &batch, result.Refused, &refused); err != nil {
+	if err := b.decode(in, &batch, result.Refused, &refused); err != nil {
 		return err
 	}
+	b.keepLast()
 	b.index = make(map[sdk.RecordID]int, batch.Count)
 	for _, rec := range b.records {
 		b.index[rec.id] = int(rec.stamp) - 1 //nolint:gosec // a count

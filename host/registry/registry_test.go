@@ -361,7 +361,7 @@ func TestConvergence(t *testing.T) {
 		const writers = 2
 		var devices []*device
 		for n := range writers + 2 {
-			d := newDevice(t, byte(n+1), allModels()...)
+			d := newDevice(t, byte(n+1), append(allModels(), boxes())...)
 			defer d.close()
 			devices = append(devices, d)
 		}
@@ -378,7 +378,7 @@ func TestConvergence(t *testing.T) {
 			}
 		}
 		// The last device gets every stream from its origin, shuffled between streams, what came before now and then again:
-		// in small pages of what is left, or live, also what was overwritten later.
+		// in small pages of what is left, or live, also what was overwritten later, and some of those merged.
 		last := devices[len(devices)-1]
 		queues := make(map[peerlog.Stream][]page)
 		live := rapid.Bool().Draw(rt, "live")
@@ -397,9 +397,10 @@ func TestConvergence(t *testing.T) {
 		for len(streams) > 0 {
 			i := rapid.IntRange(0, len(streams)-1).Draw(rt, "stream")
 			queue := queues[streams[i]]
-			last.apply(queue[at[streams[i]]])
+			several := min(rapid.SampledFrom([]int{1, 1, 2, 5}).Draw(rt, "merged"), len(queue)-at[streams[i]])
+			last.apply(merged(queue[at[streams[i]] : at[streams[i]]+several]...))
 			last.checkInvariants()
-			at[streams[i]]++
+			at[streams[i]] += several
 			if rapid.Bool().Draw(rt, "again") {
 				last.apply(queue[rapid.IntRange(0, at[streams[i]]-1).Draw(rt, "earlier")])
 				last.checkInvariants()
@@ -435,7 +436,7 @@ func act(rt *rapid.T, t *testing.T, d *device) {
 	}
 	name := rapid.SampledFrom([]string{"a", "b", "c"}).Draw(rt, "name")
 	var err error
-	switch rapid.IntRange(0, 6).Draw(rt, "act") {
+	switch rapid.IntRange(0, 7).Draw(rt, "act") {
 	case 0, 1:
 		_, err = d.manager.CommitDeviceOwned(ctx, packed(t, files(), file(mine, parent, name)))
 	case 2:
@@ -458,6 +459,8 @@ func act(rt *rapid.T, t *testing.T, d *device) {
 		_, err = d.manager.CommitShared(ctx, deletes(t, labels(), rid(100+n)))
 	case 6:
 		_, err = d.manager.CommitShared(ctx, packed(t, marks(), mark(100+n, parent)))
+	case 7:
+		_, err = d.manager.CommitDeviceOwned(ctx, packed(t, boxes(), &Box{Owned: sdk.Owned{ID: rid(50 + mine)}, Name: name}))
 	}
 	if err != nil {
 		t.Fatal(err)

@@ -65,7 +65,7 @@ type parked struct {
 	raw    []byte
 }
 
-// stateBatch is a decoded batch of rows of one device-owned model, at most one change an id.
+// stateBatch is what a page, or a local batch, holds of one device-owned model; after keepLast at most one change an id.
 type stateBatch struct {
 	*served
 	records []*record
@@ -95,6 +95,9 @@ func (r *Registry) Prepare(ctx context.Context, in Incoming) (*Prepared, error) 
 			return nil, err
 		}
 	}
+	for _, b := range p.state {
+		b.keepLast()
+	}
 	return p, nil
 }
 
@@ -117,12 +120,19 @@ func (p *Prepared) prepareState(ctx context.Context, in *Incoming, batch *sdk.Ba
 	if result.Rows != nil {
 		decided.Rows = result.Rows
 	}
-	b, err := decodeState(s, in, &decided, result.Refused, &p.refused)
-	if err != nil {
-		return err
+	return p.stateBatch(s).decode(in, &decided, result.Refused, &p.refused)
+}
+
+// stateBatch returns the one batch of p for s.
+func (p *Prepared) stateBatch(s *served) *stateBatch {
+	for _, b := range p.state {
+		if b.model == s.model {
+			return b
+		}
 	}
+	b := &stateBatch{served: s}
 	p.state = append(p.state, b)
-	return nil
+	return b
 }
 
 // checkColumns returns an error for a batch whose names can not be kept.
@@ -192,30 +202,27 @@ func (r *refusals) at(index int) (sdk.Refusal, bool) {
 // leastRow is the least packed size of a row: its header, id and stamp.
 const leastRow = 20
 
-// decodeState reads the rows of a batch that are not refused. Of several of one record it keeps the last.
-func decodeState(s *served, in *Incoming, batch *sdk.Batch, refused []sdk.Refusal, log *[]refusal) (*stateBatch, error) {
+// decode adds the rows of a batch that are not refused; keepLast completes it. Refused ones go into log.
+func (b *stateBatch) decode(in *Incoming, batch *sdk.Batch, refused []sdk.Refusal, log *[]refusal) error {
+	s := b.served
 	most := min(batch.Count, len(batch.Rows)/leastRow+1) // Count is what a peer says
-	b := &stateBatch{served: s, records: make([]*record, 0, most)}
+	b.records = slices.Grow(b.records, most)
 	plan := s.plan(batch.Columns)
 	cells := make([]any, most*s.width)
 	records := make([]record, most)
 	asked := refusals{refused}
 	index := -1
-	var last hlc.Stamp
-	ascending := true
 	for row, err := range batch.StateRows() {
 		if err != nil {
-			return nil, err
+			return err
 		}
 		index++
 		if in.local {
 			row.Stamp = hlc.Stamp(index + 1) //nolint:gosec // a count
 		}
 		if err := in.check(row.Stamp); err != nil {
-			return nil, sdk.Errorf(sdk.CodeInvalid, "%s: row %d: %w", batch.Model, index, err)
+			return sdk.Errorf(sdk.CodeInvalid, "%s: row %d: %w", batch.Model, index, err)
 		}
-		ascending = ascending && row.Stamp > last
-		last = row.Stamp
 		no, isRefused := asked.at(index)
 		if !isRefused && !row.Deleted {
 			rec := &records[index]
@@ -234,8 +241,7 @@ func decodeState(s *served, in *Incoming, batch *sdk.Batch, refused []sdk.Refusa
 		}
 		b.deletes = append(b.deletes, tombstone{row.ID, row.Stamp})
 	}
-	b.keepLast(ascending)
-	return b, nil
+	return nil
 }
 
 // check returns an error for a stamp outside the page.
@@ -246,8 +252,9 @@ func (in *Incoming) check(stamp hlc.Stamp) error {
 	return nil
 }
 
-// keepLast leaves only the change with the greatest stamp of each record.
-func (b *stateBatch) keepLast(ascending bool) {
+// keepLast leaves only the change with the greatest stamp of each record: deletes are written before all rows, so that
+// their order among one another must not matter.
+func (b *stateBatch) keepLast() {
 	latest := make(map[sdk.RecordID]hlc.Stamp, len(b.records)+len(b.deletes))
 	for _, rec := range b.records {
 		latest[rec.id] = max(latest[rec.id], rec.stamp)
@@ -255,7 +262,7 @@ func (b *stateBatch) keepLast(ascending bool) {
 	for _, t := range b.deletes {
 		latest[t.id] = max(latest[t.id], t.stamp)
 	}
-	if ascending && len(latest) == len(b.records)+len(b.deletes) {
+	if len(latest) == len(b.records)+len(b.deletes) {
 		return
 	}
 	seen := make(map[sdk.RecordID]bool, len(latest))
