@@ -205,3 +205,6 @@ func (b *backend) Plugins(context.Context) ([]control.Plugin, error) {
 	}
 	return all, nil
 }
+
+// RestartPlugin implements control.Reporter.
+func (b *backend) RestartPlugin(_ context.Context, name string) error { return b.supervisor.Restart(name) }

@@ -110,6 +110,13 @@ func (b *backend) count(ctx context.Context, s *control.Status) error {
 			Model: d.Model, Ownership: d.Ownership, Version: d.Version, Rows: c.Visible, Waiting: c.Waiting + c.Parked,
 		})
 	}
+	refused, err := b.registry.Refused(ctx, 20)
+	if err != nil {
+		return err
+	}
+	for _, r := range refused {
+		s.RefusedChanges = append(s.RefusedChanges, control.RefusedChange(r))
+	}
 	for _, c := range counts {
 		s.Refused += c.Refused
 		s.Conflicts += c.Conflicts

@@ -123,7 +123,7 @@ func New(deps Deps) *cobra.Command {
 	root.PersistentFlags().StringVar(&a.configFile, "config", "config.hcl", "the device's configuration `file`")
 	root.AddCommand(
 		a.initCommand(), a.runCommand(), a.demoCommand(),
-		a.statusCommand(), a.peersCommand(), a.pluginsCommand(),
+		a.statusCommand(), a.peersCommand(), a.pluginsCommand(), a.pluginCommand(),
 		a.inviteCommand(), a.joinCommand(),
 		a.locationCommand(),
 		a.putCommand(), a.getCommand(), a.listCommand(), a.deleteCommand(), a.watchCommand(),

@@ -92,7 +92,7 @@ func (a *app) notes(s *control.Status) []string {
 		}
 	}
 	if s.Refused > 0 {
-		notes = append(notes, count(s.Refused, "change")+" of peers could not be stored here; the log says why")
+		notes = append(notes, count(s.Refused, "change")+" of peers could not be stored here; the log, and status --json, say why")
 	}
 	if s.Conflicts > 0 {
 		notes = append(notes, count(s.Conflicts, "value")+" lost to a concurrent write; see: starling conflicts")
@@ -196,6 +196,24 @@ func (a *app) pluginsCommand() *cobra.Command {
 			})
 		},
 	})
+}
+
+func (a *app) pluginCommand() *cobra.Command {
+	cmd := &cobra.Command{Use: "plugin", Short: "Act on a plugin process"}
+	cmd.AddCommand(&cobra.Command{
+		Use:   "restart NAME",
+		Short: "Take up a plugin's binary anew and start it again, also after a quarantine",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.call(cmd, func(ctx context.Context, host *control.Client) error {
+				if err := host.RestartPlugin(ctx, args[0]); err != nil {
+					return err
+				}
+				return a.printf("%s is being started again; see: starling plugins\n", plain(args[0]))
+			})
+		},
+	})
+	return cmd
 }
 
 func (a *app) pluginRow(t *table, p *control.Plugin) {

@@ -75,6 +75,12 @@ func (c *Client) Plugins(ctx context.Context) ([]Plugin, error) {
 	return eachFromWire(out.GetPlugins(), pluginFromWire), nil
 }
 
+// RestartPlugin stages a plugin's binary anew and starts it again.
+func (c *Client) RestartPlugin(ctx context.Context, name string) error {
+	_, err := c.api.RestartPlugin(ctx, &controlpb.RestartPluginRequest{Name: name})
+	return fromWire(err)
+}
+
 // Invite returns a new code.
 func (c *Client) Invite(ctx context.Context) (Invitation, error) {
 	out, err := c.api.Invite(ctx, &controlpb.InviteRequest{})

@@ -124,6 +124,9 @@ type Reporter interface {
 	Peers(ctx context.Context) ([]Peer, error)
 	// Plugins returns the plugin processes, in the order of the configuration.
 	Plugins(ctx context.Context) ([]Plugin, error)
+	// RestartPlugin stages a plugin's binary anew and starts it again, also out of quarantine; CodeNotFound if there is
+	// none of that name. It returns before the plugin is up.
+	RestartPlugin(ctx context.Context, name string) error
 }
 
 // Pairing brings devices together.
@@ -166,6 +169,18 @@ type Status struct {
 	Peers       []Peer            `json:"peers"`
 	Refused     int64             `json:"refused"`   // changes of peers that could not be stored here
 	Conflicts   int64             `json:"conflicts"` // entries in the conflict journal
+
+	RefusedChanges []RefusedChange `json:"refused_changes"` // the latest of Refused, newest first
+}
+
+// RefusedChange is a change of a peer that could not be stored here, and why.
+type RefusedChange struct {
+	Model   sdk.ModelName `json:"model"`
+	ID      sdk.RecordID  `json:"id"`
+	Origin  sdk.DeviceID  `json:"origin"`
+	Stamp   hlc.Stamp     `json:"stamp"`
+	Code    sdk.Code      `json:"code"`
+	Message string        `json:"message"`
 }
 
 // ModelStatus is the state of one model.

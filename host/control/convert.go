@@ -67,6 +67,11 @@ func statusToWire(s *Status) *controlpb.StatusResponse {
 		Sources: each(s.Sources, sourceToWire),
 		Peers:   each(s.Peers, peerToWire),
 		Refused: s.Refused, Conflicts: s.Conflicts,
+		RefusedChanges: each(s.RefusedChanges, func(r *RefusedChange) *controlpb.RefusedChange {
+			return &controlpb.RefusedChange{
+				Model: string(r.Model), Id: r.ID[:], Origin: r.Origin[:], Stamp: uint64(r.Stamp), Code: string(r.Code), Message: r.Message,
+			}
+		}),
 	}
 }
 
@@ -91,6 +96,13 @@ func statusFromWire(s *controlpb.StatusResponse) Status {
 		Sources: eachFromWire(s.GetSources(), sourceFromWire),
 		Peers:   eachFromWire(s.GetPeers(), peerFromWire),
 		Refused: s.GetRefused(), Conflicts: s.GetConflicts(),
+		RefusedChanges: eachFromWire(s.GetRefusedChanges(), func(r *controlpb.RefusedChange) RefusedChange {
+			out := RefusedChange{
+				Model: sdk.ModelName(r.GetModel()), Origin: deviceFromWire(r.GetOrigin()), Stamp: hlc.Stamp(r.GetStamp()), Code: sdk.Code(r.GetCode()), Message: r.GetMessage(),
+			}
+			copy(out.ID[:], r.GetId())
+			return out
+		}),
 	}
 }
 

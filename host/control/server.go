@@ -264,6 +264,13 @@ func (s *service) describeEvent(ctx context.Context, event *Event) ([]byte, erro
 	return appendEvent(nil, &desc, event, &record), nil
 }
 
+func (s *service) RestartPlugin(ctx context.Context, in *controlpb.RestartPluginRequest) (*controlpb.RestartPluginResponse, error) {
+	if err := s.backend.Reporter.RestartPlugin(ctx, in.GetName()); err != nil {
+		return nil, toWire(err)
+	}
+	return &controlpb.RestartPluginResponse{}, nil
+}
+
 func (s *service) Conflicts(ctx context.Context, in *controlpb.ConflictsRequest) (*controlpb.ConflictsResponse, error) {
 	model := sdk.ModelName(in.GetModel())
 	if model != "" {

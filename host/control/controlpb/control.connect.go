@@ -62,6 +62,8 @@ const (
 	ControlConflictsProcedure = "/starling.control.v1.Control/Conflicts"
 	// ControlDigestProcedure is the fully-qualified name of the Control's Digest RPC.
 	ControlDigestProcedure = "/starling.control.v1.Control/Digest"
+	// ControlRestartPluginProcedure is the fully-qualified name of the Control's RestartPlugin RPC.
+	ControlRestartPluginProcedure = "/starling.control.v1.Control/RestartPlugin"
 )
 
 // ControlClient is a client for the starling.control.v1.Control service.
@@ -79,6 +81,8 @@ type ControlClient interface {
 	Watch(context.Context, *WatchRequest) (*connect.ServerStreamForClient[WatchResponse], error)
 	Conflicts(context.Context, *ConflictsRequest) (*ConflictsResponse, error)
 	Digest(context.Context, *DigestRequest) (*DigestResponse, error)
+	// Stages the plugin's binary anew and starts it again, also out of quarantine. It returns before the plugin is up.
+	RestartPlugin(context.Context, *RestartPluginRequest) (*RestartPluginResponse, error)
 }
 
 // NewControlClient constructs a client for the starling.control.v1.Control service. By default, it
@@ -164,23 +168,30 @@ func NewControlClient(httpClient connect.HTTPClient, baseURL string, opts ...con
 			connect.WithSchema(controlMethods.ByName("Digest")),
 			connect.WithClientOptions(opts...),
 		),
+		restartPlugin: connect.NewClient[RestartPluginRequest, RestartPluginResponse](
+			httpClient,
+			baseURL+ControlRestartPluginProcedure,
+			connect.WithSchema(controlMethods.ByName("RestartPlugin")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
 // controlClient implements ControlClient.
 type controlClient struct {
-	status    *connect.Client[StatusRequest, StatusResponse]
-	peers     *connect.Client[PeersRequest, PeersResponse]
-	plugins   *connect.Client[PluginsRequest, PluginsResponse]
-	invite    *connect.Client[InviteRequest, InviteResponse]
-	join      *connect.Client[JoinRequest, JoinResponse]
-	put       *connect.Client[PutRequest, PutResponse]
-	get       *connect.Client[GetRequest, GetResponse]
-	list      *connect.Client[ListRequest, ListResponse]
-	delete    *connect.Client[DeleteRequest, DeleteResponse]
-	watch     *connect.Client[WatchRequest, WatchResponse]
-	conflicts *connect.Client[ConflictsRequest, ConflictsResponse]
-	digest    *connect.Client[DigestRequest, DigestResponse]
+	status        *connect.Client[StatusRequest, StatusResponse]
+	peers         *connect.Client[PeersRequest, PeersResponse]
+	plugins       *connect.Client[PluginsRequest, PluginsResponse]
+	invite        *connect.Client[InviteRequest, InviteResponse]
+	join          *connect.Client[JoinRequest, JoinResponse]
+	put           *connect.Client[PutRequest, PutResponse]
+	get           *connect.Client[GetRequest, GetResponse]
+	list          *connect.Client[ListRequest, ListResponse]
+	delete        *connect.Client[DeleteRequest, DeleteResponse]
+	watch         *connect.Client[WatchRequest, WatchResponse]
+	conflicts     *connect.Client[ConflictsRequest, ConflictsResponse]
+	digest        *connect.Client[DigestRequest, DigestResponse]
+	restartPlugin *connect.Client[RestartPluginRequest, RestartPluginResponse]
 }
 
 // Status calls starling.control.v1.Control.Status.
@@ -283,6 +294,15 @@ func (c *controlClient) Digest(ctx context.Context, req *DigestRequest) (*Digest
 	return nil, err
 }
 
+// RestartPlugin calls starling.control.v1.Control.RestartPlugin.
+func (c *controlClient) RestartPlugin(ctx context.Context, req *RestartPluginRequest) (*RestartPluginResponse, error) {
+	response, err := c.restartPlugin.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
 // ControlHandler is an implementation of the starling.control.v1.Control service.
 type ControlHandler interface {
 	Status(context.Context, *StatusRequest) (*StatusResponse, error)
@@ -298,6 +318,8 @@ type ControlHandler interface {
 	Watch(context.Context, *WatchRequest, *connect.ServerStream[WatchResponse]) error
 	Conflicts(context.Context, *ConflictsRequest) (*ConflictsResponse, error)
 	Digest(context.Context, *DigestRequest) (*DigestResponse, error)
+	// Stages the plugin's binary anew and starts it again, also out of quarantine. It returns before the plugin is up.
+	RestartPlugin(context.Context, *RestartPluginRequest) (*RestartPluginResponse, error)
 }
 
 // NewControlHandler builds an HTTP handler from the service implementation. It returns the path on
@@ -379,6 +401,12 @@ func NewControlHandler(svc ControlHandler, opts ...connect.HandlerOption) (strin
 		connect.WithSchema(controlMethods.ByName("Digest")),
 		connect.WithHandlerOptions(opts...),
 	)
+	controlRestartPluginHandler := connect.NewUnaryHandlerSimple(
+		ControlRestartPluginProcedure,
+		svc.RestartPlugin,
+		connect.WithSchema(controlMethods.ByName("RestartPlugin")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/starling.control.v1.Control/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case ControlStatusProcedure:
@@ -405,6 +433,8 @@ func NewControlHandler(svc ControlHandler, opts ...connect.HandlerOption) (strin
 			controlConflictsHandler.ServeHTTP(w, r)
 		case ControlDigestProcedure:
 			controlDigestHandler.ServeHTTP(w, r)
+		case ControlRestartPluginProcedure:
+			controlRestartPluginHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -460,4 +490,8 @@ func (UnimplementedControlHandler) Conflicts(context.Context, *ConflictsRequest)
 
 func (UnimplementedControlHandler) Digest(context.Context, *DigestRequest) (*DigestResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("starling.control.v1.Control.Digest is not implemented"))
+}
+
+func (UnimplementedControlHandler) RestartPlugin(context.Context, *RestartPluginRequest) (*RestartPluginResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("starling.control.v1.Control.RestartPlugin is not implemented"))
 }

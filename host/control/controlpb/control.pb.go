@@ -108,25 +108,26 @@ func (*StatusRequest) Descriptor() ([]byte, []int) {
 }
 
 type StatusResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	DeviceId      []byte                 `protobuf:"bytes,1,opt,name=device_id,json=deviceId,proto3" json:"device_id,omitempty"`
-	DeviceName    string                 `protobuf:"bytes,2,opt,name=device_name,json=deviceName,proto3" json:"device_name,omitempty"`
-	LibraryId     string                 `protobuf:"bytes,3,opt,name=library_id,json=libraryId,proto3" json:"library_id,omitempty"` // empty: this device belongs to no library yet
-	LibraryName   string                 `protobuf:"bytes,4,opt,name=library_name,json=libraryName,proto3" json:"library_name,omitempty"`
-	Version       string                 `protobuf:"bytes,5,opt,name=version,proto3" json:"version,omitempty"`
-	StartedUs     int64                  `protobuf:"varint,6,opt,name=started_us,json=startedUs,proto3" json:"started_us,omitempty"`
-	StoreKind     string                 `protobuf:"bytes,7,opt,name=store_kind,json=storeKind,proto3" json:"store_kind,omitempty"`
-	StoreBytes    int64                  `protobuf:"varint,8,opt,name=store_bytes,json=storeBytes,proto3" json:"store_bytes,omitempty"`
-	ClockState    string                 `protobuf:"bytes,9,opt,name=clock_state,json=clockState,proto3" json:"clock_state,omitempty"`
-	ClockOffsetUs int64                  `protobuf:"varint,10,opt,name=clock_offset_us,json=clockOffsetUs,proto3" json:"clock_offset_us,omitempty"`
-	Models        []*ModelStatus         `protobuf:"bytes,11,rep,name=models,proto3" json:"models,omitempty"`
-	Transports    []*TransportStatus     `protobuf:"bytes,12,rep,name=transports,proto3" json:"transports,omitempty"`
-	Sources       []*SourceStatus        `protobuf:"bytes,13,rep,name=sources,proto3" json:"sources,omitempty"`
-	Peers         []*Peer                `protobuf:"bytes,14,rep,name=peers,proto3" json:"peers,omitempty"`
-	Refused       int64                  `protobuf:"varint,15,opt,name=refused,proto3" json:"refused,omitempty"`
-	Conflicts     int64                  `protobuf:"varint,16,opt,name=conflicts,proto3" json:"conflicts,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	DeviceId       []byte                 `protobuf:"bytes,1,opt,name=device_id,json=deviceId,proto3" json:"device_id,omitempty"`
+	DeviceName     string                 `protobuf:"bytes,2,opt,name=device_name,json=deviceName,proto3" json:"device_name,omitempty"`
+	LibraryId      string                 `protobuf:"bytes,3,opt,name=library_id,json=libraryId,proto3" json:"library_id,omitempty"` // empty: this device belongs to no library yet
+	LibraryName    string                 `protobuf:"bytes,4,opt,name=library_name,json=libraryName,proto3" json:"library_name,omitempty"`
+	Version        string                 `protobuf:"bytes,5,opt,name=version,proto3" json:"version,omitempty"`
+	StartedUs      int64                  `protobuf:"varint,6,opt,name=started_us,json=startedUs,proto3" json:"started_us,omitempty"`
+	StoreKind      string                 `protobuf:"bytes,7,opt,name=store_kind,json=storeKind,proto3" json:"store_kind,omitempty"`
+	StoreBytes     int64                  `protobuf:"varint,8,opt,name=store_bytes,json=storeBytes,proto3" json:"store_bytes,omitempty"`
+	ClockState     string                 `protobuf:"bytes,9,opt,name=clock_state,json=clockState,proto3" json:"clock_state,omitempty"`
+	ClockOffsetUs  int64                  `protobuf:"varint,10,opt,name=clock_offset_us,json=clockOffsetUs,proto3" json:"clock_offset_us,omitempty"`
+	Models         []*ModelStatus         `protobuf:"bytes,11,rep,name=models,proto3" json:"models,omitempty"`
+	Transports     []*TransportStatus     `protobuf:"bytes,12,rep,name=transports,proto3" json:"transports,omitempty"`
+	Sources        []*SourceStatus        `protobuf:"bytes,13,rep,name=sources,proto3" json:"sources,omitempty"`
+	Peers          []*Peer                `protobuf:"bytes,14,rep,name=peers,proto3" json:"peers,omitempty"`
+	Refused        int64                  `protobuf:"varint,15,opt,name=refused,proto3" json:"refused,omitempty"`
+	Conflicts      int64                  `protobuf:"varint,16,opt,name=conflicts,proto3" json:"conflicts,omitempty"`
+	RefusedChanges []*RefusedChange       `protobuf:"bytes,17,rep,name=refused_changes,json=refusedChanges,proto3" json:"refused_changes,omitempty"` // the latest, newest first
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *StatusResponse) Reset() {
@@ -271,6 +272,177 @@ func (x *StatusResponse) GetConflicts() int64 {
 	return 0
 }
 
+func (x *StatusResponse) GetRefusedChanges() []*RefusedChange {
+	if x != nil {
+		return x.RefusedChanges
+	}
+	return nil
+}
+
+type RefusedChange struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Model         string                 `protobuf:"bytes,1,opt,name=model,proto3" json:"model,omitempty"`
+	Id            []byte                 `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	Origin        []byte                 `protobuf:"bytes,3,opt,name=origin,proto3" json:"origin,omitempty"`
+	Stamp         uint64                 `protobuf:"varint,4,opt,name=stamp,proto3" json:"stamp,omitempty"`
+	Code          string                 `protobuf:"bytes,5,opt,name=code,proto3" json:"code,omitempty"`
+	Message       string                 `protobuf:"bytes,6,opt,name=message,proto3" json:"message,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RefusedChange) Reset() {
+	*x = RefusedChange{}
+	mi := &file_host_control_control_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RefusedChange) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RefusedChange) ProtoMessage() {}
+
+func (x *RefusedChange) ProtoReflect() protoreflect.Message {
+	mi := &file_host_control_control_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RefusedChange.ProtoReflect.Descriptor instead.
+func (*RefusedChange) Descriptor() ([]byte, []int) {
+	return file_host_control_control_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *RefusedChange) GetModel() string {
+	if x != nil {
+		return x.Model
+	}
+	return ""
+}
+
+func (x *RefusedChange) GetId() []byte {
+	if x != nil {
+		return x.Id
+	}
+	return nil
+}
+
+func (x *RefusedChange) GetOrigin() []byte {
+	if x != nil {
+		return x.Origin
+	}
+	return nil
+}
+
+func (x *RefusedChange) GetStamp() uint64 {
+	if x != nil {
+		return x.Stamp
+	}
+	return 0
+}
+
+func (x *RefusedChange) GetCode() string {
+	if x != nil {
+		return x.Code
+	}
+	return ""
+}
+
+func (x *RefusedChange) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+type RestartPluginRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RestartPluginRequest) Reset() {
+	*x = RestartPluginRequest{}
+	mi := &file_host_control_control_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RestartPluginRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RestartPluginRequest) ProtoMessage() {}
+
+func (x *RestartPluginRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_host_control_control_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RestartPluginRequest.ProtoReflect.Descriptor instead.
+func (*RestartPluginRequest) Descriptor() ([]byte, []int) {
+	return file_host_control_control_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *RestartPluginRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+type RestartPluginResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RestartPluginResponse) Reset() {
+	*x = RestartPluginResponse{}
+	mi := &file_host_control_control_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RestartPluginResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RestartPluginResponse) ProtoMessage() {}
+
+func (x *RestartPluginResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_host_control_control_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RestartPluginResponse.ProtoReflect.Descriptor instead.
+func (*RestartPluginResponse) Descriptor() ([]byte, []int) {
+	return file_host_control_control_proto_rawDescGZIP(), []int{5}
+}
+
 type ModelStatus struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Model         string                 `protobuf:"bytes,1,opt,name=model,proto3" json:"model,omitempty"`
@@ -284,7 +456,7 @@ type ModelStatus struct {
 
 func (x *ModelStatus) Reset() {
 	*x = ModelStatus{}
-	mi := &file_host_control_control_proto_msgTypes[3]
+	mi := &file_host_control_control_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -296,7 +468,7 @@ func (x *ModelStatus) String() string {
 func (*ModelStatus) ProtoMessage() {}
 
 func (x *ModelStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[3]
+	mi := &file_host_control_control_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -309,7 +481,7 @@ func (x *ModelStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ModelStatus.ProtoReflect.Descriptor instead.
 func (*ModelStatus) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{3}
+	return file_host_control_control_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ModelStatus) GetModel() string {
@@ -360,7 +532,7 @@ type TransportStatus struct {
 
 func (x *TransportStatus) Reset() {
 	*x = TransportStatus{}
-	mi := &file_host_control_control_proto_msgTypes[4]
+	mi := &file_host_control_control_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -372,7 +544,7 @@ func (x *TransportStatus) String() string {
 func (*TransportStatus) ProtoMessage() {}
 
 func (x *TransportStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[4]
+	mi := &file_host_control_control_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -385,7 +557,7 @@ func (x *TransportStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransportStatus.ProtoReflect.Descriptor instead.
 func (*TransportStatus) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{4}
+	return file_host_control_control_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *TransportStatus) GetName() string {
@@ -436,7 +608,7 @@ type SourceStatus struct {
 
 func (x *SourceStatus) Reset() {
 	*x = SourceStatus{}
-	mi := &file_host_control_control_proto_msgTypes[5]
+	mi := &file_host_control_control_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -448,7 +620,7 @@ func (x *SourceStatus) String() string {
 func (*SourceStatus) ProtoMessage() {}
 
 func (x *SourceStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[5]
+	mi := &file_host_control_control_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -461,7 +633,7 @@ func (x *SourceStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SourceStatus.ProtoReflect.Descriptor instead.
 func (*SourceStatus) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{5}
+	return file_host_control_control_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *SourceStatus) GetModel() string {
@@ -510,7 +682,7 @@ type Progress struct {
 
 func (x *Progress) Reset() {
 	*x = Progress{}
-	mi := &file_host_control_control_proto_msgTypes[6]
+	mi := &file_host_control_control_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -522,7 +694,7 @@ func (x *Progress) String() string {
 func (*Progress) ProtoMessage() {}
 
 func (x *Progress) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[6]
+	mi := &file_host_control_control_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -535,7 +707,7 @@ func (x *Progress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Progress.ProtoReflect.Descriptor instead.
 func (*Progress) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{6}
+	return file_host_control_control_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Progress) GetKey() string {
@@ -570,7 +742,7 @@ type Warning struct {
 
 func (x *Warning) Reset() {
 	*x = Warning{}
-	mi := &file_host_control_control_proto_msgTypes[7]
+	mi := &file_host_control_control_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -582,7 +754,7 @@ func (x *Warning) String() string {
 func (*Warning) ProtoMessage() {}
 
 func (x *Warning) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[7]
+	mi := &file_host_control_control_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -595,7 +767,7 @@ func (x *Warning) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Warning.ProtoReflect.Descriptor instead.
 func (*Warning) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{7}
+	return file_host_control_control_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Warning) GetKey() string {
@@ -645,7 +817,7 @@ type Peer struct {
 
 func (x *Peer) Reset() {
 	*x = Peer{}
-	mi := &file_host_control_control_proto_msgTypes[8]
+	mi := &file_host_control_control_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -657,7 +829,7 @@ func (x *Peer) String() string {
 func (*Peer) ProtoMessage() {}
 
 func (x *Peer) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[8]
+	mi := &file_host_control_control_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -670,7 +842,7 @@ func (x *Peer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Peer.ProtoReflect.Descriptor instead.
 func (*Peer) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{8}
+	return file_host_control_control_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Peer) GetId() []byte {
@@ -807,7 +979,7 @@ type PeersRequest struct {
 
 func (x *PeersRequest) Reset() {
 	*x = PeersRequest{}
-	mi := &file_host_control_control_proto_msgTypes[9]
+	mi := &file_host_control_control_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -819,7 +991,7 @@ func (x *PeersRequest) String() string {
 func (*PeersRequest) ProtoMessage() {}
 
 func (x *PeersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[9]
+	mi := &file_host_control_control_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -832,7 +1004,7 @@ func (x *PeersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeersRequest.ProtoReflect.Descriptor instead.
 func (*PeersRequest) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{9}
+	return file_host_control_control_proto_rawDescGZIP(), []int{12}
 }
 
 type PeersResponse struct {
@@ -844,7 +1016,7 @@ type PeersResponse struct {
 
 func (x *PeersResponse) Reset() {
 	*x = PeersResponse{}
-	mi := &file_host_control_control_proto_msgTypes[10]
+	mi := &file_host_control_control_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -856,7 +1028,7 @@ func (x *PeersResponse) String() string {
 func (*PeersResponse) ProtoMessage() {}
 
 func (x *PeersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[10]
+	mi := &file_host_control_control_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -869,7 +1041,7 @@ func (x *PeersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeersResponse.ProtoReflect.Descriptor instead.
 func (*PeersResponse) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{10}
+	return file_host_control_control_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *PeersResponse) GetPeers() []*Peer {
@@ -887,7 +1059,7 @@ type PluginsRequest struct {
 
 func (x *PluginsRequest) Reset() {
 	*x = PluginsRequest{}
-	mi := &file_host_control_control_proto_msgTypes[11]
+	mi := &file_host_control_control_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -899,7 +1071,7 @@ func (x *PluginsRequest) String() string {
 func (*PluginsRequest) ProtoMessage() {}
 
 func (x *PluginsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[11]
+	mi := &file_host_control_control_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -912,7 +1084,7 @@ func (x *PluginsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PluginsRequest.ProtoReflect.Descriptor instead.
 func (*PluginsRequest) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{11}
+	return file_host_control_control_proto_rawDescGZIP(), []int{14}
 }
 
 type PluginsResponse struct {
@@ -924,7 +1096,7 @@ type PluginsResponse struct {
 
 func (x *PluginsResponse) Reset() {
 	*x = PluginsResponse{}
-	mi := &file_host_control_control_proto_msgTypes[12]
+	mi := &file_host_control_control_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -936,7 +1108,7 @@ func (x *PluginsResponse) String() string {
 func (*PluginsResponse) ProtoMessage() {}
 
 func (x *PluginsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[12]
+	mi := &file_host_control_control_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -949,7 +1121,7 @@ func (x *PluginsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PluginsResponse.ProtoReflect.Descriptor instead.
 func (*PluginsResponse) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{12}
+	return file_host_control_control_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *PluginsResponse) GetPlugins() []*Plugin {
@@ -977,7 +1149,7 @@ type Plugin struct {
 
 func (x *Plugin) Reset() {
 	*x = Plugin{}
-	mi := &file_host_control_control_proto_msgTypes[13]
+	mi := &file_host_control_control_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -989,7 +1161,7 @@ func (x *Plugin) String() string {
 func (*Plugin) ProtoMessage() {}
 
 func (x *Plugin) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[13]
+	mi := &file_host_control_control_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1002,7 +1174,7 @@ func (x *Plugin) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Plugin.ProtoReflect.Descriptor instead.
 func (*Plugin) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{13}
+	return file_host_control_control_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Plugin) GetName() string {
@@ -1083,7 +1255,7 @@ type InviteRequest struct {
 
 func (x *InviteRequest) Reset() {
 	*x = InviteRequest{}
-	mi := &file_host_control_control_proto_msgTypes[14]
+	mi := &file_host_control_control_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1095,7 +1267,7 @@ func (x *InviteRequest) String() string {
 func (*InviteRequest) ProtoMessage() {}
 
 func (x *InviteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[14]
+	mi := &file_host_control_control_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1108,7 +1280,7 @@ func (x *InviteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InviteRequest.ProtoReflect.Descriptor instead.
 func (*InviteRequest) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{14}
+	return file_host_control_control_proto_rawDescGZIP(), []int{17}
 }
 
 type InviteResponse struct {
@@ -1121,7 +1293,7 @@ type InviteResponse struct {
 
 func (x *InviteResponse) Reset() {
 	*x = InviteResponse{}
-	mi := &file_host_control_control_proto_msgTypes[15]
+	mi := &file_host_control_control_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1133,7 +1305,7 @@ func (x *InviteResponse) String() string {
 func (*InviteResponse) ProtoMessage() {}
 
 func (x *InviteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[15]
+	mi := &file_host_control_control_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1146,7 +1318,7 @@ func (x *InviteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InviteResponse.ProtoReflect.Descriptor instead.
 func (*InviteResponse) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{15}
+	return file_host_control_control_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *InviteResponse) GetCode() string {
@@ -1172,7 +1344,7 @@ type JoinRequest struct {
 
 func (x *JoinRequest) Reset() {
 	*x = JoinRequest{}
-	mi := &file_host_control_control_proto_msgTypes[16]
+	mi := &file_host_control_control_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1184,7 +1356,7 @@ func (x *JoinRequest) String() string {
 func (*JoinRequest) ProtoMessage() {}
 
 func (x *JoinRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[16]
+	mi := &file_host_control_control_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1197,7 +1369,7 @@ func (x *JoinRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinRequest.ProtoReflect.Descriptor instead.
 func (*JoinRequest) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{16}
+	return file_host_control_control_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *JoinRequest) GetCode() string {
@@ -1219,7 +1391,7 @@ type JoinResponse struct {
 
 func (x *JoinResponse) Reset() {
 	*x = JoinResponse{}
-	mi := &file_host_control_control_proto_msgTypes[17]
+	mi := &file_host_control_control_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1231,7 +1403,7 @@ func (x *JoinResponse) String() string {
 func (*JoinResponse) ProtoMessage() {}
 
 func (x *JoinResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[17]
+	mi := &file_host_control_control_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1244,7 +1416,7 @@ func (x *JoinResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinResponse.ProtoReflect.Descriptor instead.
 func (*JoinResponse) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{17}
+	return file_host_control_control_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *JoinResponse) GetLibraryId() string {
@@ -1286,7 +1458,7 @@ type PutRequest struct {
 
 func (x *PutRequest) Reset() {
 	*x = PutRequest{}
-	mi := &file_host_control_control_proto_msgTypes[18]
+	mi := &file_host_control_control_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1298,7 +1470,7 @@ func (x *PutRequest) String() string {
 func (*PutRequest) ProtoMessage() {}
 
 func (x *PutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[18]
+	mi := &file_host_control_control_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1311,7 +1483,7 @@ func (x *PutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutRequest.ProtoReflect.Descriptor instead.
 func (*PutRequest) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{18}
+	return file_host_control_control_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *PutRequest) GetModel() string {
@@ -1345,7 +1517,7 @@ type PutRecord struct {
 
 func (x *PutRecord) Reset() {
 	*x = PutRecord{}
-	mi := &file_host_control_control_proto_msgTypes[19]
+	mi := &file_host_control_control_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1357,7 +1529,7 @@ func (x *PutRecord) String() string {
 func (*PutRecord) ProtoMessage() {}
 
 func (x *PutRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[19]
+	mi := &file_host_control_control_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1370,7 +1542,7 @@ func (x *PutRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutRecord.ProtoReflect.Descriptor instead.
 func (*PutRecord) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{19}
+	return file_host_control_control_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *PutRecord) GetId() []byte {
@@ -1397,7 +1569,7 @@ type PutResponse struct {
 
 func (x *PutResponse) Reset() {
 	*x = PutResponse{}
-	mi := &file_host_control_control_proto_msgTypes[20]
+	mi := &file_host_control_control_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1409,7 +1581,7 @@ func (x *PutResponse) String() string {
 func (*PutResponse) ProtoMessage() {}
 
 func (x *PutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[20]
+	mi := &file_host_control_control_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1422,7 +1594,7 @@ func (x *PutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutResponse.ProtoReflect.Descriptor instead.
 func (*PutResponse) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{20}
+	return file_host_control_control_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *PutResponse) GetIds() [][]byte {
@@ -1450,7 +1622,7 @@ type Refusal struct {
 
 func (x *Refusal) Reset() {
 	*x = Refusal{}
-	mi := &file_host_control_control_proto_msgTypes[21]
+	mi := &file_host_control_control_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1462,7 +1634,7 @@ func (x *Refusal) String() string {
 func (*Refusal) ProtoMessage() {}
 
 func (x *Refusal) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[21]
+	mi := &file_host_control_control_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1475,7 +1647,7 @@ func (x *Refusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refusal.ProtoReflect.Descriptor instead.
 func (*Refusal) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{21}
+	return file_host_control_control_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Refusal) GetIndex() int32 {
@@ -1509,7 +1681,7 @@ type GetRequest struct {
 
 func (x *GetRequest) Reset() {
 	*x = GetRequest{}
-	mi := &file_host_control_control_proto_msgTypes[22]
+	mi := &file_host_control_control_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1521,7 +1693,7 @@ func (x *GetRequest) String() string {
 func (*GetRequest) ProtoMessage() {}
 
 func (x *GetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[22]
+	mi := &file_host_control_control_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1534,7 +1706,7 @@ func (x *GetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRequest.ProtoReflect.Descriptor instead.
 func (*GetRequest) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{22}
+	return file_host_control_control_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *GetRequest) GetModel() string {
@@ -1560,7 +1732,7 @@ type GetResponse struct {
 
 func (x *GetResponse) Reset() {
 	*x = GetResponse{}
-	mi := &file_host_control_control_proto_msgTypes[23]
+	mi := &file_host_control_control_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1572,7 +1744,7 @@ func (x *GetResponse) String() string {
 func (*GetResponse) ProtoMessage() {}
 
 func (x *GetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[23]
+	mi := &file_host_control_control_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1585,7 +1757,7 @@ func (x *GetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetResponse.ProtoReflect.Descriptor instead.
 func (*GetResponse) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{23}
+	return file_host_control_control_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *GetResponse) GetRecord() []byte {
@@ -1606,7 +1778,7 @@ type ListRequest struct {
 
 func (x *ListRequest) Reset() {
 	*x = ListRequest{}
-	mi := &file_host_control_control_proto_msgTypes[24]
+	mi := &file_host_control_control_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1618,7 +1790,7 @@ func (x *ListRequest) String() string {
 func (*ListRequest) ProtoMessage() {}
 
 func (x *ListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[24]
+	mi := &file_host_control_control_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1631,7 +1803,7 @@ func (x *ListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRequest.ProtoReflect.Descriptor instead.
 func (*ListRequest) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{24}
+	return file_host_control_control_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ListRequest) GetModel() string {
@@ -1665,7 +1837,7 @@ type Where struct {
 
 func (x *Where) Reset() {
 	*x = Where{}
-	mi := &file_host_control_control_proto_msgTypes[25]
+	mi := &file_host_control_control_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1677,7 +1849,7 @@ func (x *Where) String() string {
 func (*Where) ProtoMessage() {}
 
 func (x *Where) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[25]
+	mi := &file_host_control_control_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1690,7 +1862,7 @@ func (x *Where) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Where.ProtoReflect.Descriptor instead.
 func (*Where) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{25}
+	return file_host_control_control_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Where) GetField() string {
@@ -1716,7 +1888,7 @@ type ListResponse struct {
 
 func (x *ListResponse) Reset() {
 	*x = ListResponse{}
-	mi := &file_host_control_control_proto_msgTypes[26]
+	mi := &file_host_control_control_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1728,7 +1900,7 @@ func (x *ListResponse) String() string {
 func (*ListResponse) ProtoMessage() {}
 
 func (x *ListResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[26]
+	mi := &file_host_control_control_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1741,7 +1913,7 @@ func (x *ListResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListResponse.ProtoReflect.Descriptor instead.
 func (*ListResponse) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{26}
+	return file_host_control_control_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ListResponse) GetRecords() [][]byte {
@@ -1761,7 +1933,7 @@ type DeleteRequest struct {
 
 func (x *DeleteRequest) Reset() {
 	*x = DeleteRequest{}
-	mi := &file_host_control_control_proto_msgTypes[27]
+	mi := &file_host_control_control_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1773,7 +1945,7 @@ func (x *DeleteRequest) String() string {
 func (*DeleteRequest) ProtoMessage() {}
 
 func (x *DeleteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[27]
+	mi := &file_host_control_control_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1786,7 +1958,7 @@ func (x *DeleteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteRequest.ProtoReflect.Descriptor instead.
 func (*DeleteRequest) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{27}
+	return file_host_control_control_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *DeleteRequest) GetModel() string {
@@ -1812,7 +1984,7 @@ type DeleteResponse struct {
 
 func (x *DeleteResponse) Reset() {
 	*x = DeleteResponse{}
-	mi := &file_host_control_control_proto_msgTypes[28]
+	mi := &file_host_control_control_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1824,7 +1996,7 @@ func (x *DeleteResponse) String() string {
 func (*DeleteResponse) ProtoMessage() {}
 
 func (x *DeleteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[28]
+	mi := &file_host_control_control_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1837,7 +2009,7 @@ func (x *DeleteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteResponse.ProtoReflect.Descriptor instead.
 func (*DeleteResponse) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{28}
+	return file_host_control_control_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *DeleteResponse) GetRefused() []*Refusal {
@@ -1856,7 +2028,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_host_control_control_proto_msgTypes[29]
+	mi := &file_host_control_control_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1868,7 +2040,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[29]
+	mi := &file_host_control_control_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1881,7 +2053,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{29}
+	return file_host_control_control_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *WatchRequest) GetModels() []string {
@@ -1902,7 +2074,7 @@ type WatchResponse struct {
 
 func (x *WatchResponse) Reset() {
 	*x = WatchResponse{}
-	mi := &file_host_control_control_proto_msgTypes[30]
+	mi := &file_host_control_control_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1914,7 +2086,7 @@ func (x *WatchResponse) String() string {
 func (*WatchResponse) ProtoMessage() {}
 
 func (x *WatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[30]
+	mi := &file_host_control_control_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1927,7 +2099,7 @@ func (x *WatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
 func (*WatchResponse) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{30}
+	return file_host_control_control_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *WatchResponse) GetEvents() [][]byte {
@@ -1947,7 +2119,7 @@ type ConflictsRequest struct {
 
 func (x *ConflictsRequest) Reset() {
 	*x = ConflictsRequest{}
-	mi := &file_host_control_control_proto_msgTypes[31]
+	mi := &file_host_control_control_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1959,7 +2131,7 @@ func (x *ConflictsRequest) String() string {
 func (*ConflictsRequest) ProtoMessage() {}
 
 func (x *ConflictsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[31]
+	mi := &file_host_control_control_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1972,7 +2144,7 @@ func (x *ConflictsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConflictsRequest.ProtoReflect.Descriptor instead.
 func (*ConflictsRequest) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{31}
+	return file_host_control_control_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ConflictsRequest) GetModel() string {
@@ -1998,7 +2170,7 @@ type ConflictsResponse struct {
 
 func (x *ConflictsResponse) Reset() {
 	*x = ConflictsResponse{}
-	mi := &file_host_control_control_proto_msgTypes[32]
+	mi := &file_host_control_control_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2010,7 +2182,7 @@ func (x *ConflictsResponse) String() string {
 func (*ConflictsResponse) ProtoMessage() {}
 
 func (x *ConflictsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[32]
+	mi := &file_host_control_control_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2023,7 +2195,7 @@ func (x *ConflictsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConflictsResponse.ProtoReflect.Descriptor instead.
 func (*ConflictsResponse) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{32}
+	return file_host_control_control_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *ConflictsResponse) GetConflicts() []*Conflict {
@@ -2051,7 +2223,7 @@ type Conflict struct {
 
 func (x *Conflict) Reset() {
 	*x = Conflict{}
-	mi := &file_host_control_control_proto_msgTypes[33]
+	mi := &file_host_control_control_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2063,7 +2235,7 @@ func (x *Conflict) String() string {
 func (*Conflict) ProtoMessage() {}
 
 func (x *Conflict) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[33]
+	mi := &file_host_control_control_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2076,7 +2248,7 @@ func (x *Conflict) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Conflict.ProtoReflect.Descriptor instead.
 func (*Conflict) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{33}
+	return file_host_control_control_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Conflict) GetNumber() int64 {
@@ -2157,7 +2329,7 @@ type DigestRequest struct {
 
 func (x *DigestRequest) Reset() {
 	*x = DigestRequest{}
-	mi := &file_host_control_control_proto_msgTypes[34]
+	mi := &file_host_control_control_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2169,7 +2341,7 @@ func (x *DigestRequest) String() string {
 func (*DigestRequest) ProtoMessage() {}
 
 func (x *DigestRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[34]
+	mi := &file_host_control_control_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2182,7 +2354,7 @@ func (x *DigestRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DigestRequest.ProtoReflect.Descriptor instead.
 func (*DigestRequest) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{34}
+	return file_host_control_control_proto_rawDescGZIP(), []int{37}
 }
 
 type DigestResponse struct {
@@ -2194,7 +2366,7 @@ type DigestResponse struct {
 
 func (x *DigestResponse) Reset() {
 	*x = DigestResponse{}
-	mi := &file_host_control_control_proto_msgTypes[35]
+	mi := &file_host_control_control_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2206,7 +2378,7 @@ func (x *DigestResponse) String() string {
 func (*DigestResponse) ProtoMessage() {}
 
 func (x *DigestResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[35]
+	mi := &file_host_control_control_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2219,7 +2391,7 @@ func (x *DigestResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DigestResponse.ProtoReflect.Descriptor instead.
 func (*DigestResponse) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{35}
+	return file_host_control_control_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *DigestResponse) GetDigests() []*ModelDigest {
@@ -2240,7 +2412,7 @@ type ModelDigest struct {
 
 func (x *ModelDigest) Reset() {
 	*x = ModelDigest{}
-	mi := &file_host_control_control_proto_msgTypes[36]
+	mi := &file_host_control_control_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2252,7 +2424,7 @@ func (x *ModelDigest) String() string {
 func (*ModelDigest) ProtoMessage() {}
 
 func (x *ModelDigest) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[36]
+	mi := &file_host_control_control_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2265,7 +2437,7 @@ func (x *ModelDigest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ModelDigest.ProtoReflect.Descriptor instead.
 func (*ModelDigest) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{36}
+	return file_host_control_control_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ModelDigest) GetModel() string {
@@ -2296,7 +2468,7 @@ const file_host_control_control_proto_rawDesc = "" +
 	"\x1ahost/control/control.proto\x12\x13starling.control.v1\"!\n" +
 	"\vErrorDetail\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\tR\x04code\"\x0f\n" +
-	"\rStatusRequest\"\xf8\x04\n" +
+	"\rStatusRequest\"\xc5\x05\n" +
 	"\x0eStatusResponse\x12\x1b\n" +
 	"\tdevice_id\x18\x01 \x01(\fR\bdeviceId\x12\x1f\n" +
 	"\vdevice_name\x18\x02 \x01(\tR\n" +
@@ -2322,7 +2494,18 @@ const file_host_control_control_proto_rawDesc = "" +
 	"\asources\x18\r \x03(\v2!.starling.control.v1.SourceStatusR\asources\x12/\n" +
 	"\x05peers\x18\x0e \x03(\v2\x19.starling.control.v1.PeerR\x05peers\x12\x18\n" +
 	"\arefused\x18\x0f \x01(\x03R\arefused\x12\x1c\n" +
-	"\tconflicts\x18\x10 \x01(\x03R\tconflicts\"\x89\x01\n" +
+	"\tconflicts\x18\x10 \x01(\x03R\tconflicts\x12K\n" +
+	"\x0frefused_changes\x18\x11 \x03(\v2\".starling.control.v1.RefusedChangeR\x0erefusedChanges\"\x91\x01\n" +
+	"\rRefusedChange\x12\x14\n" +
+	"\x05model\x18\x01 \x01(\tR\x05model\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\fR\x02id\x12\x16\n" +
+	"\x06origin\x18\x03 \x01(\fR\x06origin\x12\x14\n" +
+	"\x05stamp\x18\x04 \x01(\x04R\x05stamp\x12\x12\n" +
+	"\x04code\x18\x05 \x01(\tR\x04code\x12\x18\n" +
+	"\amessage\x18\x06 \x01(\tR\amessage\"*\n" +
+	"\x14RestartPluginRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"\x17\n" +
+	"\x15RestartPluginResponse\"\x89\x01\n" +
 	"\vModelStatus\x12\x14\n" +
 	"\x05model\x18\x01 \x01(\tR\x05model\x12\x1c\n" +
 	"\townership\x18\x02 \x01(\tR\townership\x12\x18\n" +
@@ -2467,7 +2650,7 @@ const file_host_control_control_proto_rawDesc = "" +
 	"\vModelDigest\x12\x14\n" +
 	"\x05model\x18\x01 \x01(\tR\x05model\x12\x12\n" +
 	"\x04rows\x18\x02 \x01(\x03R\x04rows\x12\x16\n" +
-	"\x06digest\x18\x03 \x01(\fR\x06digest2\xd9\a\n" +
+	"\x06digest\x18\x03 \x01(\fR\x06digest2\xc1\b\n" +
 	"\aControl\x12Q\n" +
 	"\x06Status\x12\".starling.control.v1.StatusRequest\x1a#.starling.control.v1.StatusResponse\x12N\n" +
 	"\x05Peers\x12!.starling.control.v1.PeersRequest\x1a\".starling.control.v1.PeersResponse\x12T\n" +
@@ -2480,7 +2663,8 @@ const file_host_control_control_proto_rawDesc = "" +
 	"\x06Delete\x12\".starling.control.v1.DeleteRequest\x1a#.starling.control.v1.DeleteResponse\x12P\n" +
 	"\x05Watch\x12!.starling.control.v1.WatchRequest\x1a\".starling.control.v1.WatchResponse0\x01\x12Z\n" +
 	"\tConflicts\x12%.starling.control.v1.ConflictsRequest\x1a&.starling.control.v1.ConflictsResponse\x12Q\n" +
-	"\x06Digest\x12\".starling.control.v1.DigestRequest\x1a#.starling.control.v1.DigestResponseB:Z8github.com/starling-sync/starling/host/control/controlpbb\x06proto3"
+	"\x06Digest\x12\".starling.control.v1.DigestRequest\x1a#.starling.control.v1.DigestResponse\x12f\n" +
+	"\rRestartPlugin\x12).starling.control.v1.RestartPluginRequest\x1a*.starling.control.v1.RestartPluginResponseB:Z8github.com/starling-sync/starling/host/control/controlpbb\x06proto3"
 
 var (
 	file_host_control_control_proto_rawDescOnce sync.Once
@@ -2494,90 +2678,96 @@ func file_host_control_control_proto_rawDescGZIP() []byte {
 	return file_host_control_control_proto_rawDescData
 }
 
-var file_host_control_control_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
+var file_host_control_control_proto_msgTypes = make([]protoimpl.MessageInfo, 40)
 var file_host_control_control_proto_goTypes = []any{
-	(*ErrorDetail)(nil),       // 0: starling.control.v1.ErrorDetail
-	(*StatusRequest)(nil),     // 1: starling.control.v1.StatusRequest
-	(*StatusResponse)(nil),    // 2: starling.control.v1.StatusResponse
-	(*ModelStatus)(nil),       // 3: starling.control.v1.ModelStatus
-	(*TransportStatus)(nil),   // 4: starling.control.v1.TransportStatus
-	(*SourceStatus)(nil),      // 5: starling.control.v1.SourceStatus
-	(*Progress)(nil),          // 6: starling.control.v1.Progress
-	(*Warning)(nil),           // 7: starling.control.v1.Warning
-	(*Peer)(nil),              // 8: starling.control.v1.Peer
-	(*PeersRequest)(nil),      // 9: starling.control.v1.PeersRequest
-	(*PeersResponse)(nil),     // 10: starling.control.v1.PeersResponse
-	(*PluginsRequest)(nil),    // 11: starling.control.v1.PluginsRequest
-	(*PluginsResponse)(nil),   // 12: starling.control.v1.PluginsResponse
-	(*Plugin)(nil),            // 13: starling.control.v1.Plugin
-	(*InviteRequest)(nil),     // 14: starling.control.v1.InviteRequest
-	(*InviteResponse)(nil),    // 15: starling.control.v1.InviteResponse
-	(*JoinRequest)(nil),       // 16: starling.control.v1.JoinRequest
-	(*JoinResponse)(nil),      // 17: starling.control.v1.JoinResponse
-	(*PutRequest)(nil),        // 18: starling.control.v1.PutRequest
-	(*PutRecord)(nil),         // 19: starling.control.v1.PutRecord
-	(*PutResponse)(nil),       // 20: starling.control.v1.PutResponse
-	(*Refusal)(nil),           // 21: starling.control.v1.Refusal
-	(*GetRequest)(nil),        // 22: starling.control.v1.GetRequest
-	(*GetResponse)(nil),       // 23: starling.control.v1.GetResponse
-	(*ListRequest)(nil),       // 24: starling.control.v1.ListRequest
-	(*Where)(nil),             // 25: starling.control.v1.Where
-	(*ListResponse)(nil),      // 26: starling.control.v1.ListResponse
-	(*DeleteRequest)(nil),     // 27: starling.control.v1.DeleteRequest
-	(*DeleteResponse)(nil),    // 28: starling.control.v1.DeleteResponse
-	(*WatchRequest)(nil),      // 29: starling.control.v1.WatchRequest
-	(*WatchResponse)(nil),     // 30: starling.control.v1.WatchResponse
-	(*ConflictsRequest)(nil),  // 31: starling.control.v1.ConflictsRequest
-	(*ConflictsResponse)(nil), // 32: starling.control.v1.ConflictsResponse
-	(*Conflict)(nil),          // 33: starling.control.v1.Conflict
-	(*DigestRequest)(nil),     // 34: starling.control.v1.DigestRequest
-	(*DigestResponse)(nil),    // 35: starling.control.v1.DigestResponse
-	(*ModelDigest)(nil),       // 36: starling.control.v1.ModelDigest
+	(*ErrorDetail)(nil),           // 0: starling.control.v1.ErrorDetail
+	(*StatusRequest)(nil),         // 1: starling.control.v1.StatusRequest
+	(*StatusResponse)(nil),        // 2: starling.control.v1.StatusResponse
+	(*RefusedChange)(nil),         // 3: starling.control.v1.RefusedChange
+	(*RestartPluginRequest)(nil),  // 4: starling.control.v1.RestartPluginRequest
+	(*RestartPluginResponse)(nil), // 5: starling.control.v1.RestartPluginResponse
+	(*ModelStatus)(nil),           // 6: starling.control.v1.ModelStatus
+	(*TransportStatus)(nil),       // 7: starling.control.v1.TransportStatus
+	(*SourceStatus)(nil),          // 8: starling.control.v1.SourceStatus
+	(*Progress)(nil),              // 9: starling.control.v1.Progress
+	(*Warning)(nil),               // 10: starling.control.v1.Warning
+	(*Peer)(nil),                  // 11: starling.control.v1.Peer
+	(*PeersRequest)(nil),          // 12: starling.control.v1.PeersRequest
+	(*PeersResponse)(nil),         // 13: starling.control.v1.PeersResponse
+	(*PluginsRequest)(nil),        // 14: starling.control.v1.PluginsRequest
+	(*PluginsResponse)(nil),       // 15: starling.control.v1.PluginsResponse
+	(*Plugin)(nil),                // 16: starling.control.v1.Plugin
+	(*InviteRequest)(nil),         // 17: starling.control.v1.InviteRequest
+	(*InviteResponse)(nil),        // 18: starling.control.v1.InviteResponse
+	(*JoinRequest)(nil),           // 19: starling.control.v1.JoinRequest
+	(*JoinResponse)(nil),          // 20: starling.control.v1.JoinResponse
+	(*PutRequest)(nil),            // 21: starling.control.v1.PutRequest
+	(*PutRecord)(nil),             // 22: starling.control.v1.PutRecord
+	(*PutResponse)(nil),           // 23: starling.control.v1.PutResponse
+	(*Refusal)(nil),               // 24: starling.control.v1.Refusal
+	(*GetRequest)(nil),            // 25: starling.control.v1.GetRequest
+	(*GetResponse)(nil),           // 26: starling.control.v1.GetResponse
+	(*ListRequest)(nil),           // 27: starling.control.v1.ListRequest
+	(*Where)(nil),                 // 28: starling.control.v1.Where
+	(*ListResponse)(nil),          // 29: starling.control.v1.ListResponse
+	(*DeleteRequest)(nil),         // 30: starling.control.v1.DeleteRequest
+	(*DeleteResponse)(nil),        // 31: starling.control.v1.DeleteResponse
+	(*WatchRequest)(nil),          // 32: starling.control.v1.WatchRequest
+	(*WatchResponse)(nil),         // 33: starling.control.v1.WatchResponse
+	(*ConflictsRequest)(nil),      // 34: starling.control.v1.ConflictsRequest
+	(*ConflictsResponse)(nil),     // 35: starling.control.v1.ConflictsResponse
+	(*Conflict)(nil),              // 36: starling.control.v1.Conflict
+	(*DigestRequest)(nil),         // 37: starling.control.v1.DigestRequest
+	(*DigestResponse)(nil),        // 38: starling.control.v1.DigestResponse
+	(*ModelDigest)(nil),           // 39: starling.control.v1.ModelDigest
 }
 var file_host_control_control_proto_depIdxs = []int32{
-	3,  // 0: starling.control.v1.StatusResponse.models:type_name -> starling.control.v1.ModelStatus
-	4,  // 1: starling.control.v1.StatusResponse.transports:type_name -> starling.control.v1.TransportStatus
-	5,  // 2: starling.control.v1.StatusResponse.sources:type_name -> starling.control.v1.SourceStatus
-	8,  // 3: starling.control.v1.StatusResponse.peers:type_name -> starling.control.v1.Peer
-	6,  // 4: starling.control.v1.SourceStatus.progress:type_name -> starling.control.v1.Progress
-	7,  // 5: starling.control.v1.SourceStatus.warnings:type_name -> starling.control.v1.Warning
-	8,  // 6: starling.control.v1.PeersResponse.peers:type_name -> starling.control.v1.Peer
-	13, // 7: starling.control.v1.PluginsResponse.plugins:type_name -> starling.control.v1.Plugin
-	19, // 8: starling.control.v1.PutRequest.records:type_name -> starling.control.v1.PutRecord
-	21, // 9: starling.control.v1.PutResponse.refused:type_name -> starling.control.v1.Refusal
-	25, // 10: starling.control.v1.ListRequest.where:type_name -> starling.control.v1.Where
-	21, // 11: starling.control.v1.DeleteResponse.refused:type_name -> starling.control.v1.Refusal
-	33, // 12: starling.control.v1.ConflictsResponse.conflicts:type_name -> starling.control.v1.Conflict
-	36, // 13: starling.control.v1.DigestResponse.digests:type_name -> starling.control.v1.ModelDigest
-	1,  // 14: starling.control.v1.Control.Status:input_type -> starling.control.v1.StatusRequest
-	9,  // 15: starling.control.v1.Control.Peers:input_type -> starling.control.v1.PeersRequest
-	11, // 16: starling.control.v1.Control.Plugins:input_type -> starling.control.v1.PluginsRequest
-	14, // 17: starling.control.v1.Control.Invite:input_type -> starling.control.v1.InviteRequest
-	16, // 18: starling.control.v1.Control.Join:input_type -> starling.control.v1.JoinRequest
-	18, // 19: starling.control.v1.Control.Put:input_type -> starling.control.v1.PutRequest
-	22, // 20: starling.control.v1.Control.Get:input_type -> starling.control.v1.GetRequest
-	24, // 21: starling.control.v1.Control.List:input_type -> starling.control.v1.ListRequest
-	27, // 22: starling.control.v1.Control.Delete:input_type -> starling.control.v1.DeleteRequest
-	29, // 23: starling.control.v1.Control.Watch:input_type -> starling.control.v1.WatchRequest
-	31, // 24: starling.control.v1.Control.Conflicts:input_type -> starling.control.v1.ConflictsRequest
-	34, // 25: starling.control.v1.Control.Digest:input_type -> starling.control.v1.DigestRequest
-	2,  // 26: starling.control.v1.Control.Status:output_type -> starling.control.v1.StatusResponse
-	10, // 27: starling.control.v1.Control.Peers:output_type -> starling.control.v1.PeersResponse
-	12, // 28: starling.control.v1.Control.Plugins:output_type -> starling.control.v1.PluginsResponse
-	15, // 29: starling.control.v1.Control.Invite:output_type -> starling.control.v1.InviteResponse
-	17, // 30: starling.control.v1.Control.Join:output_type -> starling.control.v1.JoinResponse
-	20, // 31: starling.control.v1.Control.Put:output_type -> starling.control.v1.PutResponse
-	23, // 32: starling.control.v1.Control.Get:output_type -> starling.control.v1.GetResponse
-	26, // 33: starling.control.v1.Control.List:output_type -> starling.control.v1.ListResponse
-	28, // 34: starling.control.v1.Control.Delete:output_type -> starling.control.v1.DeleteResponse
-	30, // 35: starling.control.v1.Control.Watch:output_type -> starling.control.v1.WatchResponse
-	32, // 36: starling.control.v1.Control.Conflicts:output_type -> starling.control.v1.ConflictsResponse
-	35, // 37: starling.control.v1.Control.Digest:output_type -> starling.control.v1.DigestResponse
-	26, // [26:38] is the sub-list for method output_type
-	14, // [14:26] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	6,  // 0: starling.control.v1.StatusResponse.models:type_name -> starling.control.v1.ModelStatus
+	7,  // 1: starling.control.v1.StatusResponse.transports:type_name -> starling.control.v1.TransportStatus
+	8,  // 2: starling.control.v1.StatusResponse.sources:type_name -> starling.control.v1.SourceStatus
+	11, // 3: starling.control.v1.StatusResponse.peers:type_name -> starling.control.v1.Peer
+	3,  // 4: starling.control.v1.StatusResponse.refused_changes:type_name -> starling.control.v1.RefusedChange
+	9,  // 5: starling.control.v1.SourceStatus.progress:type_name -> starling.control.v1.Progress
+	10, // 6: starling.control.v1.SourceStatus.warnings:type_name -> starling.control.v1.Warning
+	11, // 7: starling.control.v1.PeersResponse.peers:type_name -> starling.control.v1.Peer
+	16, // 8: starling.control.v1.PluginsResponse.plugins:type_name -> starling.control.v1.Plugin
+	22, // 9: starling.control.v1.PutRequest.records:type_name -> starling.control.v1.PutRecord
+	24, // 10: starling.control.v1.PutResponse.refused:type_name -> starling.control.v1.Refusal
+	28, // 11: starling.control.v1.ListRequest.where:type_name -> starling.control.v1.Where
+	24, // 12: starling.control.v1.DeleteResponse.refused:type_name -> starling.control.v1.Refusal
+	36, // 13: starling.control.v1.ConflictsResponse.conflicts:type_name -> starling.control.v1.Conflict
+	39, // 14: starling.control.v1.DigestResponse.digests:type_name -> starling.control.v1.ModelDigest
+	1,  // 15: starling.control.v1.Control.Status:input_type -> starling.control.v1.StatusRequest
+	12, // 16: starling.control.v1.Control.Peers:input_type -> starling.control.v1.PeersRequest
+	14, // 17: starling.control.v1.Control.Plugins:input_type -> starling.control.v1.PluginsRequest
+	17, // 18: starling.control.v1.Control.Invite:input_type -> starling.control.v1.InviteRequest
+	19, // 19: starling.control.v1.Control.Join:input_type -> starling.control.v1.JoinRequest
+	21, // 20: starling.control.v1.Control.Put:input_type -> starling.control.v1.PutRequest
+	25, // 21: starling.control.v1.Control.Get:input_type -> starling.control.v1.GetRequest
+	27, // 22: starling.control.v1.Control.List:input_type -> starling.control.v1.ListRequest
+	30, // 23: starling.control.v1.Control.Delete:input_type -> starling.control.v1.DeleteRequest
+	32, // 24: starling.control.v1.Control.Watch:input_type -> starling.control.v1.WatchRequest
+	34, // 25: starling.control.v1.Control.Conflicts:input_type -> starling.control.v1.ConflictsRequest
+	37, // 26: starling.control.v1.Control.Digest:input_type -> starling.control.v1.DigestRequest
+	4,  // 27: starling.control.v1.Control.RestartPlugin:input_type -> starling.control.v1.RestartPluginRequest
+	2,  // 28: starling.control.v1.Control.Status:output_type -> starling.control.v1.StatusResponse
+	13, // 29: starling.control.v1.Control.Peers:output_type -> starling.control.v1.PeersResponse
+	15, // 30: starling.control.v1.Control.Plugins:output_type -> starling.control.v1.PluginsResponse
+	18, // 31: starling.control.v1.Control.Invite:output_type -> starling.control.v1.InviteResponse
+	20, // 32: starling.control.v1.Control.Join:output_type -> starling.control.v1.JoinResponse
+	23, // 33: starling.control.v1.Control.Put:output_type -> starling.control.v1.PutResponse
+	26, // 34: starling.control.v1.Control.Get:output_type -> starling.control.v1.GetResponse
+	29, // 35: starling.control.v1.Control.List:output_type -> starling.control.v1.ListResponse
+	31, // 36: starling.control.v1.Control.Delete:output_type -> starling.control.v1.DeleteResponse
+	33, // 37: starling.control.v1.Control.Watch:output_type -> starling.control.v1.WatchResponse
+	35, // 38: starling.control.v1.Control.Conflicts:output_type -> starling.control.v1.ConflictsResponse
+	38, // 39: starling.control.v1.Control.Digest:output_type -> starling.control.v1.DigestResponse
+	5,  // 40: starling.control.v1.Control.RestartPlugin:output_type -> starling.control.v1.RestartPluginResponse
+	28, // [28:41] is the sub-list for method output_type
+	15, // [15:28] is the sub-list for method input_type
+	15, // [15:15] is the sub-list for extension type_name
+	15, // [15:15] is the sub-list for extension extendee
+	0,  // [0:15] is the sub-list for field type_name
 }
 
 func init() { file_host_control_control_proto_init() }
@@ -2591,7 +2781,7 @@ func file_host_control_control_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_host_control_control_proto_rawDesc), len(file_host_control_control_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   37,
+			NumMessages:   40,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

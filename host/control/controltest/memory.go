@@ -298,6 +298,16 @@ func (h *Host) Plugins(context.Context) ([]control.Plugin, error) {
 	return h.Processes, h.fail("Plugins")
 }
 
+// RestartPlugin implements control.Reporter.
+func (h *Host) RestartPlugin(_ context.Context, name string) error {
+	for i := range h.Processes {
+		if h.Processes[i].Name == name {
+			return h.fail("RestartPlugin")
+		}
+	}
+	return sdk.Errorf(sdk.CodeNotFound, "there is no plugin %q", name)
+}
+
 type journal struct{ h *Host }
 
 func (j journal) Conflicts(_ context.Context, model sdk.ModelName, id sdk.RecordID) ([]control.Conflict, error) {
