@@ -23,13 +23,13 @@ func (k *keeper) keep(ctx context.Context, socketDir string) {
 		crashes []time.Time // within the budget's window
 	)
 	for ctx.Err() == nil {
-		err := k.live(ctx, socketDir, &bin)
-		if ctx.Err() != nil {
-			break
-		}
-		if errors.Is(err, errRestart) {
+		life, asked := k.begin(ctx)
+		if asked {
 			bin, crashes = binary{}, nil
 			pause.Reset()
+		}
+		err := k.live(life, socketDir, &bin)
+		if life.Err() != nil {
 			continue
 		}
 		now := k.options.Now()
@@ -49,19 +49,52 @@ func (k *keeper) keep(ctx context.Context, socketDir string) {
 		default:
 			k.log.Warn("plugin ended; starting it again", "in", wait.Round(time.Millisecond), "failures", len(crashes), "of", k.options.Budget, "reason", err)
 		}
-		if k.rest(ctx, wait, err) {
-			bin, crashes = binary{}, nil
-			pause.Reset()
-		}
-		if ctx.Err() == nil {
-			k.set(Starting, "", func(s *Status) { s.Restarts++ })
-		}
+		k.rest(life, wait, err)
 	}
+	k.end()
+}
+
+// begin returns the context of the next life and of the rest after it, which ends with ctx or when Restart is called.
+// It reports whether Restart ended the one before.
+func (k *keeper) begin(ctx context.Context) (life context.Context, asked bool) {
+	k.mu.Lock()
+	first := k.life == nil
+	if !first {
+		asked = errors.Is(context.Cause(k.life), errRestart)
+		k.cut(nil)
+	}
+	k.life, k.cut = context.WithCancelCause(ctx)
+	life = k.life
+	k.mu.Unlock()
+	k.set(Starting, "", func(s *Status) {
+		if !first {
+			s.Restarts++
+		}
+	})
+	return life, asked
+}
+
+// end is called when there will be no more lives.
+func (k *keeper) end() {
+	k.mu.Lock()
+	if k.cut != nil {
+		k.cut(nil)
+	}
+	k.mu.Unlock()
 	k.set(Stopped, "", nil)
 }
 
-// rest waits before the next start: for wait, or where that is 0 until Restart. It reports whether Restart ended it.
-func (k *keeper) rest(ctx context.Context, wait time.Duration, reason error) (asked bool) {
+// startAgain ends what the plugin is doing, be it starting, running or resting.
+func (k *keeper) startAgain() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.cut != nil { // else its first start is yet to come
+		k.cut(errRestart)
+	}
+}
+
+// rest waits before the next start: for wait, or where that is 0 until life ends.
+func (k *keeper) rest(life context.Context, wait time.Duration, reason error) {
 	var over <-chan time.Time
 	state := Quarantined
 	if wait > 0 {
@@ -71,12 +104,9 @@ func (k *keeper) rest(ctx context.Context, wait time.Duration, reason error) (as
 	}
 	k.set(state, reason.Error(), func(s *Status) { s.PID = 0 })
 	select {
-	case <-ctx.Done():
+	case <-life.Done():
 	case <-over:
-	case <-k.restart:
-		return true
 	}
-	return false
 }
 
 // permanent reports whether the same start would fail the same way.
@@ -88,9 +118,8 @@ func permanent(err error) bool {
 	return false
 }
 
-// live is one life of the plugin: it returns when the process is gone, with the reason; nil after ctx ended.
+// live is one life of the plugin: it returns when the process is gone, with the reason; after ctx ended, that is any.
 func (k *keeper) live(ctx context.Context, socketDir string, bin *binary) error {
-	k.set(Starting, "", nil)
 	if err := bin.stage(k.options.StoreDir, k.spec.Path); err != nil {
 		return err
 	}
@@ -126,7 +155,7 @@ func (k *keeper) watch(ctx context.Context, process *rpc.Process, up *probed, su
 		release()
 		k.options.Observer.PluginDown(up.instance, err)
 		k.stop(ctx, process)
-		return sdk.Errorf(sdk.CodeInvalid, "the host can not use plugin %s: %w", k.spec.Name, err)
+		return sdk.Errorf(sdk.CodeOf(err), "the host can not use plugin %s: %w", k.spec.Name, err)
 	}
 	k.set(stateOf(up.health), up.health.String(), func(s *Status) {
 		s.PID, s.SHA256, s.Version, s.Transport = process.PID(), sum, up.info.Version, up.info.Transport
@@ -138,7 +167,7 @@ func (k *keeper) watch(ctx context.Context, process *rpc.Process, up *probed, su
 	k.log.Info("plugin is up", "pid", process.PID(), "version", up.info.Version, "sha256", sum)
 	reason := k.untilEnd(ctx, process)
 	release()
-	if ctx.Err() != nil || errors.Is(reason, errRestart) {
+	if ctx.Err() != nil {
 		k.options.Observer.PluginDown(up.instance, nil)
 		k.stop(ctx, process)
 		return reason
@@ -157,8 +186,6 @@ func (k *keeper) untilEnd(ctx context.Context, process *rpc.Process) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-k.restart:
-			return errRestart
 		case <-process.Done():
 			return sdk.Errorf(sdk.CodeUnavailable, "process %d ended: %s", process.PID(), process.Reason())
 		case <-tick.C:

@@ -50,7 +50,7 @@ type Status struct {
 	State     State
 	PID       int       // 0 if no process runs
 	Since     time.Time // of the state
-	Restarts  int       // since Run began
+	Restarts  int       // since Run began, those asked for among them
 	Reason    string    // why it is not running, or not well
 	Version   string    // of the build, as it says itself
 	Path      string    // as configured
@@ -76,7 +76,8 @@ type Model struct {
 // Observer is told when plugins come and go. Calls about one plugin come one after another, an Up before each Down.
 type Observer interface {
 	// PluginUp says that an instance can be used until ctx ends. It returns soon; what it starts ends with ctx. An
-	// error says that the host can not use this plugin: it is stopped and quarantined.
+	// error says that the host can not use this plugin: it is stopped. By the error's code it is started again later,
+	// or is quarantined since that would not help.
 	PluginUp(ctx context.Context, p *Instance) error
 	// PluginDown says that the instance is gone, or about to be stopped (then reason is nil).
 	PluginDown(p *Instance, reason error)
@@ -187,14 +188,12 @@ func (s *Supervisor) Settled(ctx context.Context) error {
 }
 
 // Restart stages the plugin's binary anew and starts it again, with a fresh budget: after a quarantine, or to take up
-// a new build. It returns at once.
+// a new build. What the plugin is doing, be it starting, running or waiting, ends first. It returns at once, and
+// Status tells the rest; before Run and after it there is nothing to do.
 func (s *Supervisor) Restart(name string) error {
 	for _, k := range s.plugins {
 		if k.spec.Name == name {
-			select {
-			case k.restart <- struct{}{}:
-			default: // one is asked for already
-			}
+			k.startAgain()
 			return nil
 		}
 	}
@@ -207,20 +206,21 @@ type keeper struct {
 	spec    Spec
 	log     hclog.Logger
 	sockets []rpc.Socket // set by Run, before keep
-	restart chan struct{}
 
 	once    sync.Once
 	settled chan struct{} // closed when the plugin has been up, or its first start has failed
 
 	mu     sync.Mutex
 	status Status
+	life   context.Context         //nolint:containedctx // of the present life; nil before the first
+	cut    context.CancelCauseFunc // ends life
 }
 
 func newKeeper(options *Options, spec Spec) *keeper {
 	return &keeper{
 		options: options, spec: spec, log: options.Log.With("plugin", spec.Name),
-		restart: make(chan struct{}, 1), settled: make(chan struct{}),
-		status: Status{Name: spec.Name, State: Stopped, Path: spec.Path, Since: options.Now(), Models: spec.Models, Transport: spec.Transport},
+		settled: make(chan struct{}),
+		status:  Status{Name: spec.Name, State: Stopped, Path: spec.Path, Since: options.Now(), Models: spec.Models, Transport: spec.Transport},
 	}
 }
 

@@ -120,7 +120,7 @@ type watcher struct {
 	down chan error
 
 	mu   sync.Mutex
-	deny error
+	deny []error // one for each coming PluginUp, until there are no more
 }
 
 func newWatcher() *watcher {
@@ -131,7 +131,12 @@ func (w *watcher) PluginUp(_ context.Context, p *Instance) error {
 	w.up <- p
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.deny
+	if len(w.deny) == 0 {
+		return nil
+	}
+	err := w.deny[0]
+	w.deny = w.deny[1:]
+	return err
 }
 
 func (w *watcher) PluginDown(_ *Instance, reason error) { w.down <- reason }
@@ -391,7 +396,7 @@ func TestSupervisor_HangingStart(t *testing.T) {
 
 func TestSupervisor_HostRefuses(t *testing.T) {
 	w := newWatcher()
-	w.deny = errors.New("schema went backwards")
+	w.deny = []error{sdk.Errorf(sdk.CodeUnsupported, "schema went backwards")}
 	s, _ := run(t, options(t, t.TempDir(), w), selfSpec(t, ""))
 	p := receive(t, w.up, "up")
 	if err := s.Settled(t.Context()); err != nil {
@@ -401,6 +406,69 @@ func TestSupervisor_HostRefuses(t *testing.T) {
 		t.Errorf("status %+v", st)
 	}
 	gone(t, p.PID)
+}
+
+// TestSupervisor_HostRefusesForNow wants a plugin that the host can not use now to be tried again.
+func TestSupervisor_HostRefusesForNow(t *testing.T) {
+	for name, reason := range map[string]error{
+		"database is busy": sdk.Errorf(sdk.CodeUnavailable, "the database is busy"),
+		"without a code":   errors.New("disk I/O error"),
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWatcher()
+			w.deny = []error{reason}
+			s, _ := run(t, options(t, t.TempDir(), w), selfSpec(t, ""))
+			receive(t, w.up, "up")
+			receive(t, w.up, "up again")
+			until(t, "running", func() bool { return s.Status()[0].State == Running })
+		})
+	}
+}
+
+// TestSupervisor_Restart mends the binary and asks for a restart, in each state that lasts.
+func TestSupervisor_Restart(t *testing.T) {
+	for name, each := range map[string]struct {
+		script string // what the plugin is at first; empty: it works
+		state  State
+	}{
+		"starting":    {"exec sleep 1000", Starting},
+		"running":     {"", Running},
+		"backing off": {"kill -9 $$", BackingOff},
+		"quarantined": {"exit 0", Quarantined},
+	} {
+		t.Run(name, func(t *testing.T) {
+			spec, dir := selfSpec(t, ""), t.TempDir()
+			self := spec.Path
+			spec.Path = filepath.Join(dir, "note")
+			if each.script != "" {
+				script := "#!/bin/sh\n: >" + filepath.Join(dir, "ran") + "\n" + each.script + "\n"
+				if err := os.WriteFile(spec.Path, []byte(script), 0o700); err != nil { //nolint:gosec // it is run
+					t.Fatal(err)
+				}
+			} else if err := os.Symlink(self, spec.Path); err != nil {
+				t.Fatal(err)
+			}
+			w := newWatcher()
+			o := options(t, dir, w)
+			o.StartTimeout, o.MinBackoff, o.MaxBackoff = time.Hour, time.Hour, time.Hour
+			s, _ := run(t, o, spec)
+			until(t, string(each.state), func() bool {
+				_, err := os.Stat(filepath.Join(dir, "ran"))
+				return s.Status()[0].State == each.state && (err == nil || each.script == "")
+			})
+			if err := errors.Join(os.Remove(spec.Path), os.Symlink(self, spec.Path), s.Restart("note")); err != nil {
+				t.Fatal(err)
+			}
+			if each.script == "" {
+				receive(t, w.up, "up")
+			}
+			p := receive(t, w.up, "up after Restart")
+			until(t, "running", func() bool { return s.Status()[0].State == Running && s.Status()[0].PID == p.PID })
+			if st := s.Status()[0]; st.Restarts != 1 {
+				t.Errorf("status %+v", st)
+			}
+		})
+	}
 }
 
 // TestSupervisor_SocketSurvivesCrash connects while the transport is dead, and is served by its successor.
