@@ -18,14 +18,14 @@ const ticksPerBeat = 8
 
 // Engine runs the connections and acts for the machine. Its methods may be called at once.
 type Engine struct {
-	options Options
-	codec   *protocol.Codec
-	events  chan Event
-	commits commitQueue
-	reads   chan struct{}   // a token for each ReadPage call under way
-	greets  chan struct{}   // a token for each inbound connection that has not said Hello
-	ctx     context.Context // ends when Run does; everything started for the engine hangs on it
-	cancel  context.CancelFunc
+	options   Options
+	codec     *protocol.Codec
+	events    chan Event
+	commits   commitQueue
+	reads     chan struct{} // a token for each ReadPage call under way
+	greetings greetings
+	ctx       context.Context // ends when Run does; everything started for the engine hangs on it
+	cancel    context.CancelFunc
 
 	stepMu  sync.Mutex
 	machine *Machine
@@ -44,9 +44,6 @@ type transport struct {
 	sdk.Transport
 }
 
-// greetingsAtOnce bounds connections whose peer is not known yet.
-const greetingsAtOnce = 64
-
 // New returns an engine. It starts nothing.
 func New(o Options) (*Engine, error) {
 	if o.Applier == nil || o.Reader == nil || o.Security == nil || o.Self.Device.IsZero() {
@@ -61,8 +58,8 @@ func New(o Options) (*Engine, error) {
 	return &Engine{
 		options: o, codec: codec, events: make(chan Event, 256), ctx: ctx, cancel: cancel,
 		commits: commitQueue{limit: o.Config.CommitsQueue, wake: make(chan struct{}, 1)},
-		reads:   make(chan struct{}, o.Config.ReadsAtOnce), greets: make(chan struct{}, greetingsAtOnce),
-		links: map[SessionID]*link{}, pipes: map[protocol.Stream]*pipe{},
+		reads:   make(chan struct{}, o.Config.ReadsAtOnce),
+		links:   map[SessionID]*link{}, pipes: map[protocol.Stream]*pipe{},
 		machine: NewMachine(MachineOptions{
 			Self: o.Self, Models: o.Models, Marks: o.Marks, Members: o.Members, Limits: o.Limits, Config: o.Config, Rand: o.Rand,
 		}),

@@ -421,6 +421,12 @@ func TestEngine_Refuses(t *testing.T) {
 			p.say(&protocol.Hello{MinVersion: 7, MaxVersion: 9, Library: protocol.LibraryID{1}, Device: member.id()})
 		}, sdk.CodeUnsupported},
 		{"a page before Hello", member, func(p *rawPeer) { p.say(&protocol.StateBatch{Delivery: page}) }, sdk.CodeInvalid},
+		{"a page of a stranger, of which only the header comes", stranger, func(p *rawPeer) {
+			_, _ = p.conn.Write([]byte{0, 0, 0x80, 0, byte(protocol.TypeStateBatch), 0})
+		}, sdk.CodeInvalid},
+		{"a stranger's Hello too long", stranger, func(p *rawPeer) {
+			_, _ = p.conn.Write([]byte{0, 2, 0, 0, byte(protocol.TypeHello), 0})
+		}, sdk.CodeTooLarge},
 		{"two Hellos", member, func(p *rawPeer) { p.hello(member, 1); p.hello(member, 1) }, sdk.CodeInvalid},
 		{"an invitation where there is none", stranger, func(p *rawPeer) { p.say(&protocol.Join{MinVersion: 1, MaxVersion: 1}) }, sdk.CodeDenied},
 		{"garbage", member, func(p *rawPeer) { p.hello(member, 1); _, _ = p.conn.Write(bytes.Repeat([]byte{0xff}, 100)) }, ""},

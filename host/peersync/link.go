@@ -2,7 +2,6 @@ package peersync
 
 import (
 	"context"
-	"crypto/ed25519"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -218,120 +217,6 @@ func (e *Engine) newLink(conn *tls.Conn, wire *netConn) *link {
 	return &link{
 		conn: conn, wire: wire, codec: e.codec, reader: protocol.NewReader(conn, e.codec), wake: make(chan struct{}, 1), gone: make(chan struct{}),
 	}
-}
-
-// Serve takes the connections of one transport and closes the listener when it returns: nil when ctx or Run ends, else
-// the error of the listener. via is the transport's label. Call it again with the listener of a restarted transport.
-func (e *Engine) Serve(ctx context.Context, listener sdk.Listener, via string) error {
-	stop := context.AfterFunc(ctx, func() { _ = listener.Close() })
-	defer stop()
-	stopToo := context.AfterFunc(e.ctx, func() { _ = listener.Close() })
-	defer stopToo()
-	defer func() { _ = listener.Close() }()
-	for {
-		conn, err := listener.Accept()
-		if err != nil {
-			if ctx.Err() != nil || e.ctx.Err() != nil {
-				return nil
-			}
-			return fmt.Errorf("accept connections of transport %s at %s: %w", via, listener.Address(), err)
-		}
-		select {
-		case e.greets <- struct{}{}:
-		default:
-			_ = conn.Close() // too many that have not said who they are; the peer comes again
-			continue
-		}
-		if !e.spawn(func() { e.inbound(conn, via) }) {
-			_ = conn.Close()
-		}
-	}
-}
-
-// inbound greets a connection from outside and, if it is a peer's, runs it.
-func (e *Engine) inbound(conn sdk.Conn, via string) {
-	l, up, first, err := e.greet(conn, via)
-	<-e.greets
-	if err != nil {
-		e.options.Log.Debug("inbound connection ended before Hello", "via", via, "remote", conn.RemoteAddress(), "error", err)
-		_ = conn.Close()
-		return
-	}
-	if first == nil {
-		return // it was a pairing
-	}
-	e.run(l, up, first)
-}
-
-// greet finds out who connects and what it wants. A Join is answered here.
-func (e *Engine) greet(conn sdk.Conn, via string) (*link, PeerUp, protocol.Message, error) {
-	ctx, cancel := context.WithTimeout(e.ctx, e.options.Limits.HandshakeTime)
-	defer cancel()
-	wire := newNetConn(conn)
-	stop := context.AfterFunc(ctx, func() { _ = wire.Close() })
-	defer stop()
-	secure := tls.Server(wire, e.options.Security.ServerTLS())
-	if err := secure.HandshakeContext(ctx); err != nil {
-		return nil, PeerUp{}, nil, fmt.Errorf("handshake: %w", err)
-	}
-	peer, err := e.options.Security.PeerID(secure.ConnectionState())
-	if err != nil {
-		return nil, PeerUp{}, nil, fmt.Errorf("identify the peer: %w", err)
-	}
-	l := e.newLink(secure, wire)
-	first, err := l.reader.Read()
-	if err != nil {
-		return nil, PeerUp{}, nil, fmt.Errorf("wait for Hello: %w", err)
-	}
-	if join, ok := first.(*protocol.Join); ok {
-		return nil, PeerUp{}, nil, e.admit(ctx, l, peer, join)
-	}
-	return l, PeerUp{Peer: peer, Via: via, Address: conn.RemoteAddress()}, first, nil
-}
-
-// admit answers a Join and closes the connection.
-func (e *Engine) admit(ctx context.Context, l *link, peer sdk.DeviceID, join *protocol.Join) error {
-	answer := e.welcome(ctx, l, peer, join)
-	if refusal, ok := answer.(*protocol.Error); ok {
-		e.options.Log.Warn("a device was not admitted", "device", peer.String(), "name", join.Name, "reason", refusal.Message)
-	} else {
-		e.options.Log.Info("a device was admitted", "device", peer.String(), "name", join.Name)
-	}
-	if err := protocol.NewWriter(l.conn, e.codec).Write(answer); err != nil {
-		return fmt.Errorf("answer Join: %w", err)
-	}
-	if err := l.conn.CloseWrite(); err == nil {
-		_, _ = l.reader.Read() // until the peer has read and closed
-	}
-	l.cut()
-	return nil
-}
-
-func (e *Engine) welcome(ctx context.Context, l *link, peer sdk.DeviceID, join *protocol.Join) protocol.Message {
-	refuse := func(err error) protocol.Message {
-		code := sdk.CodeOf(err)
-		return &protocol.Error{Code: code, Message: truncate(err.Error(), e.options.Limits.TextBytes), Retryable: code.Retryable()}
-	}
-	if join.MaxVersion < protocol.MinVersion || join.MinVersion > protocol.MaxVersion {
-		return refuse(sdk.Errorf(sdk.CodeUnsupported, "this device speaks protocol %d to %d, the joining one %d to %d; upgrade the older one",
-			protocol.MinVersion, protocol.MaxVersion, join.MinVersion, join.MaxVersion))
-	}
-	if e.options.Pairing == nil {
-		return refuse(sdk.Errorf(sdk.CodeDenied, "this device admits nobody"))
-	}
-	certificates := l.conn.ConnectionState().PeerCertificates
-	if len(certificates) == 0 {
-		return refuse(sdk.Errorf(sdk.CodeDenied, "the connection has no device key"))
-	}
-	key, ok := certificates[0].PublicKey.(ed25519.PublicKey)
-	if !ok {
-		return refuse(sdk.Errorf(sdk.CodeDenied, "a device key must be an Ed25519 key"))
-	}
-	welcome, err := e.options.Pairing.Join(ctx, peer, key, *join)
-	if err != nil {
-		return refuse(err)
-	}
-	return &welcome
 }
 
 // dial tries the addresses of a peer one after the other.

@@ -235,7 +235,9 @@ func TestReader_Memory(t *testing.T) {
 // TestReader_MemoryOfRepeated has frames of a few hundred bytes repeat the smallest elements a million times.
 func TestReader_MemoryOfRepeated(t *testing.T) {
 	limits := DefaultLimits()
-	element := func(field byte, payload ...byte) []byte { return append([]byte{field<<3 | 2, byte(len(payload))}, payload...) }
+	element := func(field byte, payload ...byte) []byte {
+		return append([]byte{field<<3 | 2, byte(len(payload))}, payload...)
+	}
 	batch := append([]byte{7<<3 | 2, 0xd0, 0x0f}, bytes.Repeat(element(3), 1000)...) // 2000 bytes: as many columns as a batch may have
 	cases := []struct {
 		name string
