@@ -42,8 +42,11 @@ func stage(store, source string) (_ binary, err error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		return binary{}, sdk.Errorf(sdk.CodeNotFound, "there is no plugin binary at %s; build it, or correct plugin_dir", source)
 	}
-	if err != nil {
+	if errors.Is(err, fs.ErrPermission) {
 		return binary{}, sdk.Errorf(sdk.CodeInvalid, "plugin binary: %w", err)
+	}
+	if err != nil {
+		return binary{}, sdk.Errorf(sdk.CodeUnavailable, "plugin binary: %w", err)
 	}
 	defer func() { _ = in.Close() }()
 	if err := checkSource(in, source); err != nil {
@@ -82,7 +85,7 @@ func stage(store, source string) (_ binary, err error) {
 func checkSource(in *os.File, source string) error {
 	info, err := in.Stat()
 	if err != nil {
-		return sdk.Errorf(sdk.CodeInvalid, "plugin binary: %w", err)
+		return sdk.Errorf(sdk.CodeUnavailable, "plugin binary: %w", err)
 	}
 	if !info.Mode().IsRegular() {
 		return sdk.Errorf(sdk.CodeInvalid, "%s is not a plugin binary: it is no regular file", source)

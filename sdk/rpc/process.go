@@ -191,7 +191,7 @@ func checkBinary(path string) error {
 	case errors.Is(err, fs.ErrNotExist):
 		return sdk.Errorf(sdk.CodeNotFound, "there is no plugin binary at %s; build it, or correct plugin_dir", path)
 	case err != nil:
-		return sdk.Errorf(sdk.CodeInvalid, "plugin binary: %w", err)
+		return sdk.Errorf(startCode(err), "plugin binary: %w", err)
 	case !info.Mode().IsRegular():
 		return sdk.Errorf(sdk.CodeInvalid, "%s is not a plugin binary but a %s", path, kindOf(info.Mode()))
 	case runtime.GOOS != "windows" && info.Mode().Perm()&0o111 == 0:
@@ -220,11 +220,19 @@ func (r *processRunner) explain(err error, timeout time.Duration, cancelled erro
 	case line != "":
 		return sdk.Errorf(sdk.CodeUnsupported, "%s does not fit this host; rebuild it against this version of Starling: %w", path, err)
 	case r.process() == nil:
-		return sdk.Errorf(sdk.CodeInvalid, "start %s: %w", path, err)
+		return sdk.Errorf(startCode(err), "start %s: %w", path, err)
 	case r.endedByItself():
 		return sdk.Errorf(sdk.CodeInvalid, "%s ended before its handshake (%s)%s; is it a Starling plugin?", path, r.state, words)
 	}
 	return sdk.Errorf(sdk.CodeUnavailable, "%s did not complete its handshake within %s%s: %w", path, timeout, words, err)
+}
+
+// startCode tells a binary that can not be run from a system that has no process, descriptor or memory left for it now.
+func startCode(err error) sdk.Code {
+	if errors.Is(err, fs.ErrPermission) || errors.Is(err, fs.ErrNotExist) {
+		return sdk.CodeInvalid
+	}
+	return sdk.CodeUnavailable
 }
 
 func looksLikeHandshake(line string) bool {

@@ -63,7 +63,7 @@ func (r *processRunner) Start(ctx context.Context) error {
 	}
 }
 
-func (r *processRunner) start() error {
+func (r *processRunner) start() (err error) {
 	cmd := exec.Command(absolute(r.command.Path), r.command.Args...) //nolint:gosec // the operator's choice
 	cmd.Env = append(environment(), r.command.Env...)
 	cmd.Env = append(cmd.Env, r.env...)
@@ -86,6 +86,11 @@ func (r *processRunner) start() error {
 		return err
 	}
 	defer untie(cmd)
+	defer func() {
+		if err != nil && lifeline != nil {
+			_ = lifeline.Close()
+		}
+	}()
 	stdout, stdoutW, err := os.Pipe()
 	if err != nil {
 		return err
@@ -97,9 +102,6 @@ func (r *processRunner) start() error {
 	files = append(files, stdoutW, stderrW)
 	cmd.Stdout, cmd.Stderr = stdoutW, stderrW
 	if err := cmd.Start(); err != nil {
-		if lifeline != nil {
-			_ = lifeline.Close()
-		}
 		return errors.Join(err, stdout.Close(), stderr.Close())
 	}
 	r.lifeline, r.stdout, r.stderr = lifeline, stdout, stderr
