@@ -74,11 +74,11 @@ func (b *backend) Digests(ctx context.Context) ([]control.ModelDigest, error) {
 }
 
 // Watch implements control.Feed.
-func (b *backend) Watch(models []sdk.ModelName) (events <-chan control.Event, cancel func()) {
-	in, cancel := b.registry.Watch(models...)
+func (b *backend) Watch(models []sdk.ModelName) (<-chan control.Event, func()) {
+	in, end := b.registry.Watch(models...)
 	out := make(chan control.Event)
 	done := make(chan struct{})
-	go func() { // ends when cancel closes in
+	go func() { // ends when end closes in
 		defer close(out)
 		for e := range in {
 			event := control.Event{Model: e.Model, ID: e.ID, Origin: e.Origin, Stamp: e.Stamp, Local: e.Local, Gone: e.Kind != registry.Changed}
@@ -93,7 +93,7 @@ func (b *backend) Watch(models []sdk.ModelName) (events <-chan control.Event, ca
 		}
 	}()
 	return out, sync.OnceFunc(func() {
-		cancel()
+		end()
 		close(done)
 	})
 }
