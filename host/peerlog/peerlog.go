@@ -93,7 +93,7 @@ const appendRows = 32
 const appendOne = "INSERT INTO _log (origin, stamp, columns, op) VALUES (?,?,?,?) ON CONFLICT DO NOTHING"
 
 // Read returns operations of origin after since, in stamp order, in batches of one model and column set each, until
-// they hold maxBytes (one operation at least). through is the stamp of the last one, since if there is none; more says
+// they hold maxBytes, headers counted, or mostBatches batches (one operation at least). through is the stamp of the last one, since if there is none; more says
 // that others follow. The caller owns the batches.
 func (l *Log) Read(ctx context.Context, origin sdk.DeviceID, since hlc.Stamp, maxBytes int) (batches []sdk.Batch, through hlc.Stamp, more bool, err error) {
 	err = l.db.Read(ctx, func(tx *database.Tx) error {
@@ -122,24 +122,42 @@ func (l *Log) ReadIn(tx *database.Tx, origin sdk.DeviceID, since hlc.Stamp, maxB
 		if err := rows.Scan(&stamp, &columns, &op); err != nil {
 			return nil, through, false, fmt.Errorf("read peer log: %w", err)
 		}
-		if size > 0 && size+len(op) > maxBytes {
-			return batches, through, true, nil
-		}
+		need := len(op)
+		var header sdk.Batch
 		if columns != current {
 			set, err := tx.Columns(columns)
 			if err != nil {
 				return nil, through, false, fmt.Errorf("read peer log: %w", err)
 			}
-			batches = append(batches, sdk.Batch{Model: set.Model, Version: set.Version, Columns: set.Names()})
-			current = columns
+			header = sdk.Batch{Model: set.Model, Version: set.Version, Columns: set.Names()}
+			need += headerBytes(&header)
+		}
+		if size > 0 && (size+need > maxBytes || columns != current && len(batches) == mostBatches) {
+			return batches, through, true, nil
+		}
+		if columns != current {
+			batches, current = append(batches, header), columns
 		}
 		batch := &batches[len(batches)-1]
 		batch.Rows = append(batch.Rows, op...)
 		batch.Count++
-		size += len(op)
+		size += need
 		through = hlc.Stamp(stamp) //nolint:gosec // stored stamps are not negative
 	}
 	return batches, through, false, rows.Err()
+}
+
+// mostBatches bounds the batches of one Read, below what a page between two devices may hold: operations of two models
+// in turn are a batch each.
+const mostBatches = 4096
+
+// headerBytes is about what a batch takes on its way beside its rows.
+func headerBytes(b *sdk.Batch) int {
+	n := 16 + len(b.Model)
+	for _, c := range b.Columns {
+		n += len(c) + 2
+	}
+	return n
 }
 
 // Count returns the number of operations of all origins.

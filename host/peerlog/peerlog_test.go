@@ -9,6 +9,7 @@ import (
 	"github.com/starling-sync/starling/hlc"
 	"github.com/starling-sync/starling/host/database"
 	"github.com/starling-sync/starling/host/peerlog"
+	"github.com/starling-sync/starling/host/protocol"
 	"github.com/starling-sync/starling/sdk"
 )
 
@@ -82,6 +83,40 @@ func TestLog_Read(t *testing.T) {
 	}
 	if got, through, more, err := log.Read(ctx, sdk.DeviceID{9}, 5, 100); len(got) != 0 || through != 5 || more || err != nil {
 		t.Errorf("an unknown origin: %v %v %v %v", got, through, more, err)
+	}
+}
+
+// TestLog_ReadAlternating reads operations of two models in turn, each of which begins a batch: the pages keep their
+// size and can be sent.
+func TestLog_ReadAlternating(t *testing.T) {
+	db, log := open(t)
+	origin := sdk.DeviceID{1}
+	const count = 20000
+	models := [2]sdk.Batch{{Model: "tag", Version: 1, Columns: []string{"name", "color"}}, {Model: "tagging", Version: 1}}
+	batches := make([]sdk.Batch, count)
+	for i := range batches {
+		batches[i] = models[i%2]
+		batches[i].Rows = sdk.AppendOpHeader(nil, sdk.RecordID{byte(i), byte(i >> 8)}, hlc.Stamp(i+1), sdk.Delete, 0)
+		batches[i].Count = 1
+	}
+	write(t, db, func(tx *database.Tx) error { return log.Append(tx, origin, batches) })
+	limits := protocol.DefaultLimits()
+	for _, budget := range []int{4 << 10, limits.PageBytes, 1 << 20} {
+		read := 0
+		for since, more := hlc.Stamp(0), true; more; {
+			page := protocol.Page{}
+			var err error
+			if page.Batches, since, more, err = log.Read(t.Context(), origin, since, budget); err != nil {
+				t.Fatal(err)
+			}
+			if got := page.Bytes(); got > budget+200 || len(page.Batches) > limits.Batches/2 {
+				t.Fatalf("pages of %d: got one of %d bytes in %d batches", budget, got, len(page.Batches))
+			}
+			read += page.Rows()
+		}
+		if read != count {
+			t.Errorf("pages of %d: %d operations, want %d", budget, read, count)
+		}
 	}
 }
 
