@@ -191,7 +191,7 @@ func (m *Machine) gap(st *stream, page *protocol.Page) {
 // pump hands queued pages to the Applier, small ones that follow each other as one.
 func (m *Machine) pump(st *stream) {
 	for st.handed < appliesAhead(st.Kind) && len(st.queue) > 0 {
-		page, n, size := merge(st.queue, m.limits.PageBytes)
+		page, n, size := merge(st.queue, &m.limits)
 		rest := copy(st.queue, st.queue[n:])
 		clear(st.queue[rest:])
 		st.queue = st.queue[:rest]
@@ -206,20 +206,21 @@ func (m *Machine) pump(st *stream) {
 	}
 }
 
-// merge returns the first pages of a queue as one page of at most about limit bytes, how many they are and their size
-// together. Batches are referred to, not copied.
-func merge(queue []protocol.Page, limit int) (page protocol.Page, n, size int) {
+// merge returns the first pages of a queue as one page that a frame can carry on, of about PageBytes at most unless the
+// first is larger; how many they are; and their size together. Batches are referred to, not copied.
+func merge(queue []protocol.Page, limits *protocol.Limits) (page protocol.Page, n, size int) {
 	page, n, size = queue[0], 1, queue[0].Bytes()
 	for ; n < len(queue); n++ {
 		next := &queue[n]
 		more := next.Bytes()
-		if size+more > limit || next.Epoch != page.Epoch {
+		if size+more > limits.PageBytes || len(page.Batches)+len(next.Batches) > limits.Batches || next.Epoch != page.Epoch {
 			break
 		}
 		if n == 1 {
 			page.Batches = append(make([]sdk.Batch, 0, 2*len(page.Batches)+len(next.Batches)), page.Batches...)
 		}
 		page.Batches = append(page.Batches, next.Batches...)
+		page.From = min(page.From, next.From) // a page may begin within what came before it
 		page.Through, page.Head = next.Through, next.Head
 		size += more
 	}

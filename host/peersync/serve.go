@@ -108,7 +108,7 @@ func (m *Machine) serve(s *session, st *stream, page *protocol.Page) {
 		return
 	}
 	if page != nil && !sub.reading && !sub.lagging && page.From <= sub.cursor && sub.cursor < page.Through {
-		if size := page.Bytes(); size <= m.limits.MaxPageBytes && s.window(st.Kind).room(size) {
+		if size := page.Bytes(); m.fitsFrame(page, size) && s.window(st.Kind).room(size) {
 			m.sendPage(s, sub, *page, size, true)
 		}
 	}
@@ -179,11 +179,12 @@ func (m *Machine) sendRead(s *session, sub *subscription, e *PageRead) {
 	case err != nil:
 	case page.Through <= sub.cursor:
 		err = sdk.Errorf(sdk.CodeInternal, "a page that ends where it begins, at %s", sub.cursor)
-	case size > m.limits.MaxPageBytes && !sub.small:
+	case !m.fitsFrame(&page, size) && !sub.small:
 		sub.small = true // a large record after many small ones: alone it fits
 		return
-	case size > m.limits.MaxPageBytes:
-		err = sdk.Errorf(sdk.CodeTooLarge, "a page of %d bytes; at most %d can be sent", size, m.limits.MaxPageBytes)
+	case !m.fitsFrame(&page, size):
+		err = sdk.Errorf(sdk.CodeTooLarge, "a page of %d bytes in %d batches; at most %d in %d can be sent",
+			size, len(page.Batches), m.limits.MaxPageBytes, m.limits.Batches)
 	}
 	if err != nil {
 		sub.retryAt = m.now.Add(m.backoff(sub.failures, m.config.RetryMin, m.config.RetryMax))
@@ -194,6 +195,11 @@ func (m *Machine) sendRead(s *session, sub *subscription, e *PageRead) {
 	}
 	sub.failures, sub.small = 0, false
 	m.sendPage(s, sub, page, size, false)
+}
+
+// fitsFrame reports whether a peer takes such a page.
+func (m *Machine) fitsFrame(page *protocol.Page, size int) bool {
+	return size <= m.limits.MaxPageBytes && len(page.Batches) <= m.limits.Batches
 }
 
 func (m *Machine) sendPage(s *session, sub *subscription, page protocol.Page, size int, live bool) {
