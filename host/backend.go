@@ -207,4 +207,6 @@ func (b *backend) Plugins(context.Context) ([]control.Plugin, error) {
 }
 
 // RestartPlugin implements control.Reporter.
-func (b *backend) RestartPlugin(_ context.Context, name string) error { return b.supervisor.Restart(name) }
+func (b *backend) RestartPlugin(_ context.Context, name string) error {
+	return b.supervisor.Restart(name)
+}

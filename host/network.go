@@ -68,6 +68,7 @@ func (n *network) Run(ctx context.Context) error {
 	if err != nil || ctx.Err() != nil {
 		return err
 	}
+	n.log.Info("syncing", "library", library.Name, "library_id", library.ID)
 	engine, err := n.newEngine(ctx, library)
 	if err != nil {
 		return err

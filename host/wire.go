@@ -121,7 +121,7 @@ func start(p parts) {
 		if err != nil {
 			return err
 		}
-		p.Log.Info("ready", "library", p.Config.Library.Name, "control", listener.Addr())
+		p.Log.Info("ready", "control", listener.Addr())
 		return p.Control.Run(ctx, listener)
 	}))
 }

@@ -64,7 +64,11 @@ type misuseError struct{ error }
 func (e misuseError) Unwrap() error { return e.error }
 
 func misusef(cmd *cobra.Command, format string, args ...any) error {
-	return misuseError{fmt.Errorf(format+"; see: %s --help", append(args, cmd.CommandPath())...)}
+	separator := "; see: %s --help"
+	if strings.HasSuffix(format, "?") {
+		separator = " See: %s --help"
+	}
+	return misuseError{fmt.Errorf(format+separator, append(args, cmd.CommandPath())...)}
 }
 
 // Execute runs the command line args (without the program's name) and returns the exit status. It blocks until the
@@ -113,9 +117,11 @@ func New(deps Deps) *cobra.Command {
 		Short: "Keep SQL data in step across devices, with no leader",
 		Long: "Starling keeps SQL data in step across devices, with no leader.\n\n" +
 			"Every device writes to its own database, online or not, and meets the others again later.",
+		Version:       deps.Version,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
+	root.SetVersionTemplate("starling {{.Version}}\n")
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.SetIn(deps.In)
 	root.SetOut(deps.Out)

@@ -190,11 +190,11 @@ func span(d time.Duration) string {
 // signed returns a difference of clocks: "+3 ms".
 func signed(d time.Duration) string {
 	sign := "+"
-	if d < 0 {
+	if d <= -time.Millisecond {
 		sign, d = "-", -d
 	}
 	if d < 10*time.Second {
-		return fmt.Sprintf("%s%d ms", sign, d.Milliseconds())
+		return fmt.Sprintf("%s%d ms", sign, max(0, d.Milliseconds()))
 	}
 	return sign + span(d)
 }

@@ -3,6 +3,7 @@ package control
 import (
 	"context"
 	"errors"
+	"io"
 
 	"connectrpc.com/connect"
 
@@ -71,6 +72,9 @@ func fromWire(err error) error {
 		if d, ok := value.(*controlpb.ErrorDetail); ok {
 			return &sdk.Error{Code: sdk.Code(d.GetCode()), Message: wire.Message()}
 		}
+	}
+	if errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) {
+		return sdk.Errorf(sdk.CodeUnavailable, "the host has ended; start it again with: starling run")
 	}
 	switch wire.Code() {
 	case connect.CodeCanceled:

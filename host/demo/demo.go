@@ -21,11 +21,11 @@ import (
 
 // Options says what to show.
 type Options struct {
-	Path     string // the folder to catalogue; empty: Go's module cache or, without one, Go's own source
-	Once     bool   // end after the last step instead of waiting for ctx
-	Program  string // path of the starling binary
-	Out      io.Writer
-	Terminal bool // Out redraws lines
+	Path    string // the folder to catalogue; empty: Go's module cache or, without one, Go's own source
+	Once    bool   // end after the last step instead of waiting for ctx
+	Program string // path of the starling binary
+	Out     io.Writer
+	Width   int // of the terminal that Out is, in characters; 0: it is none, and lines are not redrawn
 }
 
 // Run shows it all and, unless Once is set, blocks until ctx ends. An error means that a step failed or that the
@@ -108,6 +108,7 @@ func (s *show) run(ctx context.Context) error {
 	}
 	s.suggest()
 	<-ctx.Done()
+	fmt.Fprintln(s.Out, "\nending alice and bob") //nolint:errcheck // as in say
 	return nil
 }
 
@@ -137,21 +138,26 @@ func (s *show) logs() string {
 	return out.String()
 }
 
-// say prints one finished step: what it was, and what it showed.
+// say prints one finished step: what it was, and what it showed; in two lines where one would not fit the terminal.
 func (s *show) say(what, format string, args ...any) {
-	fmt.Fprintf(s.Out, "%-66s %s\n", what, fmt.Sprintf(format, args...)) //nolint:errcheck // a closed terminal ends the demo by its signal
+	showed := fmt.Sprintf(format, args...)
+	if s.Width > 0 && 67+len(showed) > s.Width {
+		fmt.Fprintf(s.Out, "%s\n    %s\n", what, showed) //nolint:errcheck // a closed terminal ends the demo by its signal
+		return
+	}
+	fmt.Fprintf(s.Out, "%-66s %s\n", what, showed) //nolint:errcheck // as above
 }
 
 func (s *show) suggest() {
 	alice, bob := s.alice.config(), s.bob.config()
 	fmt.Fprintf(s.Out, `
 Try, in another terminal:
-  sqlite3 -readonly %s 'SELECT name, size FROM entry ORDER BY size DESC LIMIT 5'
   %s --config %s put tag '{"name":"holiday"}'
   %s --config %s list tag
   %s --config %s watch
-Ctrl-C ends both.
-`, s.bob.database(), s.Program, alice, s.Program, bob, s.Program, bob) //nolint:errcheck // as in say
+  sqlite3 -readonly %s 'SELECT name, size FROM entry ORDER BY size DESC LIMIT 5'
+Ctrl-C ends both and removes %s.
+`, s.Program, alice, s.Program, bob, s.Program, bob, s.bob.database(), s.dir) //nolint:errcheck // as in say
 }
 
 func seconds(d time.Duration) string { return fmt.Sprintf("%.1f s", d.Seconds()) }

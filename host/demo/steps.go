@@ -108,7 +108,7 @@ func count(ctx context.Context, root string) (entries, bytes int64) {
 
 // follow draws progress until alice's walk is done, and returns how long it took.
 func (s *show) follow(ctx context.Context, began time.Time, total int64) (walked time.Duration, err error) {
-	bar := &bar{out: s.Out, terminal: s.Terminal, total: total}
+	bar := &bar{out: s.Out, width: s.Width, total: total}
 	err = s.alice.until(ctx, func() (bool, error) {
 		status, err := s.alice.Status(ctx)
 		if err != nil {
@@ -121,7 +121,8 @@ func (s *show) follow(ctx context.Context, began time.Time, total int64) (walked
 		bar.draw(have, time.Since(began))
 		for _, source := range status.Sources {
 			for _, p := range source.Progress {
-				if p.Total > 0 && p.Done >= p.Total {
+				// An empty folder has nothing to be done with: its own entry is all.
+				if p.Done >= p.Total && (p.Total > 0 || total <= 1 && have == 1) {
 					walked = time.Since(began)
 					return true, nil
 				}

@@ -121,7 +121,7 @@ func (refused) Error() string { return "a change was refused, so none was writte
 func (m *Manager) commit(ctx context.Context, request Request) (Result, error) {
 	prepared, err := m.options.Prepare(ctx, request.Kind, request.Batches)
 	if err != nil {
-		return Result{}, fmt.Errorf("decide: %w", err)
+		return Result{}, err
 	}
 	var result Result
 	err = m.options.DB.Write(ctx, func(tx *database.Tx) error {
