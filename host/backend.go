@@ -99,6 +99,9 @@ func (b *backend) Status(ctx context.Context) (control.Status, error) {
 	if s.Peers, err = b.Peers(ctx); err != nil {
 		return s, err
 	}
+	if s.Plugins, err = b.Plugins(ctx); err != nil {
+		return s, err
+	}
 	s.ClockState, s.ClockOffset = clockOf(s.Peers, b.config.Sync.MaxClockDrift)
 	s.Transports = b.transports()
 	for _, src := range b.sources.Status() {

@@ -71,6 +71,11 @@ func (a *app) notes(s *control.Status) []string {
 			notes = append(notes, fmt.Sprintf("transport %s is %s: %s", t.Name, t.State, t.Reason))
 		}
 	}
+	for _, p := range s.Plugins {
+		if p.Kind != "transport" && p.Reason != "" {
+			notes = append(notes, fmt.Sprintf("plugin %s is %s: %s", p.Name, p.State, p.Reason))
+		}
+	}
 	for _, source := range s.Sources {
 		if source.Reason != "" {
 			notes = append(notes, fmt.Sprintf("%s is %s: %s", source.Model, source.State, source.Reason))

@@ -165,6 +165,7 @@ type Status struct {
 	ClockOffset time.Duration     `json:"clock_offset_ns"` // this clock minus its peers'
 	Models      []ModelStatus     `json:"models"`
 	Transports  []TransportStatus `json:"transports"`
+	Plugins     []Plugin          `json:"plugins"`
 	Sources     []SourceStatus    `json:"sources"`
 	Peers       []Peer            `json:"peers"`
 	Refused     int64             `json:"refused"`   // changes of peers that could not be stored here

@@ -66,6 +66,7 @@ func statusToWire(s *Status) *controlpb.StatusResponse {
 		}),
 		Sources: each(s.Sources, sourceToWire),
 		Peers:   each(s.Peers, peerToWire),
+		Plugins: each(s.Plugins, pluginToWire),
 		Refused: s.Refused, Conflicts: s.Conflicts,
 		RefusedChanges: each(s.RefusedChanges, func(r *RefusedChange) *controlpb.RefusedChange {
 			return &controlpb.RefusedChange{
@@ -95,6 +96,7 @@ func statusFromWire(s *controlpb.StatusResponse) Status {
 		}),
 		Sources: eachFromWire(s.GetSources(), sourceFromWire),
 		Peers:   eachFromWire(s.GetPeers(), peerFromWire),
+		Plugins: eachFromWire(s.GetPlugins(), pluginFromWire),
 		Refused: s.GetRefused(), Conflicts: s.GetConflicts(),
 		RefusedChanges: eachFromWire(s.GetRefusedChanges(), func(r *controlpb.RefusedChange) RefusedChange {
 			out := RefusedChange{

@@ -126,6 +126,7 @@ type StatusResponse struct {
 	Refused        int64                  `protobuf:"varint,15,opt,name=refused,proto3" json:"refused,omitempty"`
 	Conflicts      int64                  `protobuf:"varint,16,opt,name=conflicts,proto3" json:"conflicts,omitempty"`
 	RefusedChanges []*RefusedChange       `protobuf:"bytes,17,rep,name=refused_changes,json=refusedChanges,proto3" json:"refused_changes,omitempty"` // the latest, newest first
+	Plugins        []*Plugin              `protobuf:"bytes,18,rep,name=plugins,proto3" json:"plugins,omitempty"`
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -275,6 +276,13 @@ func (x *StatusResponse) GetConflicts() int64 {
 func (x *StatusResponse) GetRefusedChanges() []*RefusedChange {
 	if x != nil {
 		return x.RefusedChanges
+	}
+	return nil
+}
+
+func (x *StatusResponse) GetPlugins() []*Plugin {
+	if x != nil {
+		return x.Plugins
 	}
 	return nil
 }
@@ -2468,7 +2476,7 @@ const file_host_control_control_proto_rawDesc = "" +
 	"\x1ahost/control/control.proto\x12\x13starling.control.v1\"!\n" +
 	"\vErrorDetail\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\tR\x04code\"\x0f\n" +
-	"\rStatusRequest\"\xc5\x05\n" +
+	"\rStatusRequest\"\xfc\x05\n" +
 	"\x0eStatusResponse\x12\x1b\n" +
 	"\tdevice_id\x18\x01 \x01(\fR\bdeviceId\x12\x1f\n" +
 	"\vdevice_name\x18\x02 \x01(\tR\n" +
@@ -2495,7 +2503,8 @@ const file_host_control_control_proto_rawDesc = "" +
 	"\x05peers\x18\x0e \x03(\v2\x19.starling.control.v1.PeerR\x05peers\x12\x18\n" +
 	"\arefused\x18\x0f \x01(\x03R\arefused\x12\x1c\n" +
 	"\tconflicts\x18\x10 \x01(\x03R\tconflicts\x12K\n" +
-	"\x0frefused_changes\x18\x11 \x03(\v2\".starling.control.v1.RefusedChangeR\x0erefusedChanges\"\x91\x01\n" +
+	"\x0frefused_changes\x18\x11 \x03(\v2\".starling.control.v1.RefusedChangeR\x0erefusedChanges\x125\n" +
+	"\aplugins\x18\x12 \x03(\v2\x1b.starling.control.v1.PluginR\aplugins\"\x91\x01\n" +
 	"\rRefusedChange\x12\x14\n" +
 	"\x05model\x18\x01 \x01(\tR\x05model\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\fR\x02id\x12\x16\n" +
@@ -2727,47 +2736,48 @@ var file_host_control_control_proto_depIdxs = []int32{
 	8,  // 2: starling.control.v1.StatusResponse.sources:type_name -> starling.control.v1.SourceStatus
 	11, // 3: starling.control.v1.StatusResponse.peers:type_name -> starling.control.v1.Peer
 	3,  // 4: starling.control.v1.StatusResponse.refused_changes:type_name -> starling.control.v1.RefusedChange
-	9,  // 5: starling.control.v1.SourceStatus.progress:type_name -> starling.control.v1.Progress
-	10, // 6: starling.control.v1.SourceStatus.warnings:type_name -> starling.control.v1.Warning
-	11, // 7: starling.control.v1.PeersResponse.peers:type_name -> starling.control.v1.Peer
-	16, // 8: starling.control.v1.PluginsResponse.plugins:type_name -> starling.control.v1.Plugin
-	22, // 9: starling.control.v1.PutRequest.records:type_name -> starling.control.v1.PutRecord
-	24, // 10: starling.control.v1.PutResponse.refused:type_name -> starling.control.v1.Refusal
-	28, // 11: starling.control.v1.ListRequest.where:type_name -> starling.control.v1.Where
-	24, // 12: starling.control.v1.DeleteResponse.refused:type_name -> starling.control.v1.Refusal
-	36, // 13: starling.control.v1.ConflictsResponse.conflicts:type_name -> starling.control.v1.Conflict
-	39, // 14: starling.control.v1.DigestResponse.digests:type_name -> starling.control.v1.ModelDigest
-	1,  // 15: starling.control.v1.Control.Status:input_type -> starling.control.v1.StatusRequest
-	12, // 16: starling.control.v1.Control.Peers:input_type -> starling.control.v1.PeersRequest
-	14, // 17: starling.control.v1.Control.Plugins:input_type -> starling.control.v1.PluginsRequest
-	17, // 18: starling.control.v1.Control.Invite:input_type -> starling.control.v1.InviteRequest
-	19, // 19: starling.control.v1.Control.Join:input_type -> starling.control.v1.JoinRequest
-	21, // 20: starling.control.v1.Control.Put:input_type -> starling.control.v1.PutRequest
-	25, // 21: starling.control.v1.Control.Get:input_type -> starling.control.v1.GetRequest
-	27, // 22: starling.control.v1.Control.List:input_type -> starling.control.v1.ListRequest
-	30, // 23: starling.control.v1.Control.Delete:input_type -> starling.control.v1.DeleteRequest
-	32, // 24: starling.control.v1.Control.Watch:input_type -> starling.control.v1.WatchRequest
-	34, // 25: starling.control.v1.Control.Conflicts:input_type -> starling.control.v1.ConflictsRequest
-	37, // 26: starling.control.v1.Control.Digest:input_type -> starling.control.v1.DigestRequest
-	4,  // 27: starling.control.v1.Control.RestartPlugin:input_type -> starling.control.v1.RestartPluginRequest
-	2,  // 28: starling.control.v1.Control.Status:output_type -> starling.control.v1.StatusResponse
-	13, // 29: starling.control.v1.Control.Peers:output_type -> starling.control.v1.PeersResponse
-	15, // 30: starling.control.v1.Control.Plugins:output_type -> starling.control.v1.PluginsResponse
-	18, // 31: starling.control.v1.Control.Invite:output_type -> starling.control.v1.InviteResponse
-	20, // 32: starling.control.v1.Control.Join:output_type -> starling.control.v1.JoinResponse
-	23, // 33: starling.control.v1.Control.Put:output_type -> starling.control.v1.PutResponse
-	26, // 34: starling.control.v1.Control.Get:output_type -> starling.control.v1.GetResponse
-	29, // 35: starling.control.v1.Control.List:output_type -> starling.control.v1.ListResponse
-	31, // 36: starling.control.v1.Control.Delete:output_type -> starling.control.v1.DeleteResponse
-	33, // 37: starling.control.v1.Control.Watch:output_type -> starling.control.v1.WatchResponse
-	35, // 38: starling.control.v1.Control.Conflicts:output_type -> starling.control.v1.ConflictsResponse
-	38, // 39: starling.control.v1.Control.Digest:output_type -> starling.control.v1.DigestResponse
-	5,  // 40: starling.control.v1.Control.RestartPlugin:output_type -> starling.control.v1.RestartPluginResponse
-	28, // [28:41] is the sub-list for method output_type
-	15, // [15:28] is the sub-list for method input_type
-	15, // [15:15] is the sub-list for extension type_name
-	15, // [15:15] is the sub-list for extension extendee
-	0,  // [0:15] is the sub-list for field type_name
+	16, // 5: starling.control.v1.StatusResponse.plugins:type_name -> starling.control.v1.Plugin
+	9,  // 6: starling.control.v1.SourceStatus.progress:type_name -> starling.control.v1.Progress
+	10, // 7: starling.control.v1.SourceStatus.warnings:type_name -> starling.control.v1.Warning
+	11, // 8: starling.control.v1.PeersResponse.peers:type_name -> starling.control.v1.Peer
+	16, // 9: starling.control.v1.PluginsResponse.plugins:type_name -> starling.control.v1.Plugin
+	22, // 10: starling.control.v1.PutRequest.records:type_name -> starling.control.v1.PutRecord
+	24, // 11: starling.control.v1.PutResponse.refused:type_name -> starling.control.v1.Refusal
+	28, // 12: starling.control.v1.ListRequest.where:type_name -> starling.control.v1.Where
+	24, // 13: starling.control.v1.DeleteResponse.refused:type_name -> starling.control.v1.Refusal
+	36, // 14: starling.control.v1.ConflictsResponse.conflicts:type_name -> starling.control.v1.Conflict
+	39, // 15: starling.control.v1.DigestResponse.digests:type_name -> starling.control.v1.ModelDigest
+	1,  // 16: starling.control.v1.Control.Status:input_type -> starling.control.v1.StatusRequest
+	12, // 17: starling.control.v1.Control.Peers:input_type -> starling.control.v1.PeersRequest
+	14, // 18: starling.control.v1.Control.Plugins:input_type -> starling.control.v1.PluginsRequest
+	17, // 19: starling.control.v1.Control.Invite:input_type -> starling.control.v1.InviteRequest
+	19, // 20: starling.control.v1.Control.Join:input_type -> starling.control.v1.JoinRequest
+	21, // 21: starling.control.v1.Control.Put:input_type -> starling.control.v1.PutRequest
+	25, // 22: starling.control.v1.Control.Get:input_type -> starling.control.v1.GetRequest
+	27, // 23: starling.control.v1.Control.List:input_type -> starling.control.v1.ListRequest
+	30, // 24: starling.control.v1.Control.Delete:input_type -> starling.control.v1.DeleteRequest
+	32, // 25: starling.control.v1.Control.Watch:input_type -> starling.control.v1.WatchRequest
+	34, // 26: starling.control.v1.Control.Conflicts:input_type -> starling.control.v1.ConflictsRequest
+	37, // 27: starling.control.v1.Control.Digest:input_type -> starling.control.v1.DigestRequest
+	4,  // 28: starling.control.v1.Control.RestartPlugin:input_type -> starling.control.v1.RestartPluginRequest
+	2,  // 29: starling.control.v1.Control.Status:output_type -> starling.control.v1.StatusResponse
+	13, // 30: starling.control.v1.Control.Peers:output_type -> starling.control.v1.PeersResponse
+	15, // 31: starling.control.v1.Control.Plugins:output_type -> starling.control.v1.PluginsResponse
+	18, // 32: starling.control.v1.Control.Invite:output_type -> starling.control.v1.InviteResponse
+	20, // 33: starling.control.v1.Control.Join:output_type -> starling.control.v1.JoinResponse
+	23, // 34: starling.control.v1.Control.Put:output_type -> starling.control.v1.PutResponse
+	26, // 35: starling.control.v1.Control.Get:output_type -> starling.control.v1.GetResponse
+	29, // 36: starling.control.v1.Control.List:output_type -> starling.control.v1.ListResponse
+	31, // 37: starling.control.v1.Control.Delete:output_type -> starling.control.v1.DeleteResponse
+	33, // 38: starling.control.v1.Control.Watch:output_type -> starling.control.v1.WatchResponse
+	35, // 39: starling.control.v1.Control.Conflicts:output_type -> starling.control.v1.ConflictsResponse
+	38, // 40: starling.control.v1.Control.Digest:output_type -> starling.control.v1.DigestResponse
+	5,  // 41: starling.control.v1.Control.RestartPlugin:output_type -> starling.control.v1.RestartPluginResponse
+	29, // [29:42] is the sub-list for method output_type
+	16, // [16:29] is the sub-list for method input_type
+	16, // [16:16] is the sub-list for extension type_name
+	16, // [16:16] is the sub-list for extension extendee
+	0,  // [0:16] is the sub-list for field type_name
 }
 
 func init() { file_host_control_control_proto_init() }
