@@ -13,8 +13,18 @@ import (
 
 // Add has server decide on the changes of the model that it describes, in place of any server before, and returns that
 // description. It makes or extends the model's table, refuses a description that the table can not serve with what and
-// why (CodeInvalid, CodeUnsupported), and applies what has waited for the model. It blocks while it does so.
+// why (CodeInvalid, CodeUnsupported), and applies what has waited for the model. It blocks while it does so. After an
+// error whose code is Retryable (a full disk, a plugin that ended, a time that is over) Add may be called again: what
+// has waited goes on waiting.
 func (r *Registry) Add(ctx context.Context, server sdk.ModelServer) (sdk.Description, error) {
+	desc, err := r.add(ctx, server)
+	if err != nil && isPassing(err) && !sdk.CodeOf(err).Retryable() {
+		err = sdk.Errorf(sdk.CodeUnavailable, "%w", err)
+	}
+	return desc, err
+}
+
+func (r *Registry) add(ctx context.Context, server sdk.ModelServer) (sdk.Description, error) {
 	desc, err := server.Describe(ctx)
 	if err != nil {
 		return desc, fmt.Errorf("describe model: %w", err)

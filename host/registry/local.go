@@ -106,18 +106,18 @@ func (l *Local) Write(tx *database.Tx, next func() hlc.Stamp) (stored []sdk.Batc
 
 func (l *Local) prepareOps(ctx context.Context, s *served, position int, batch *sdk.Batch, stamp *hlc.Stamp) error {
 	b := &localOps{sharedBatch: l.p.sharedBatch(s), columns: batch.Columns}
-	var ids []sdk.RecordID
+	changes, err := changesOf(batch, true)
+	if err != nil {
+		return err
+	}
 	for op, err := range batch.Ops() {
 		if err != nil {
 			return err
 		}
-		ids = append(ids, op.ID)
 		b.ops = append(b.ops, localOp{id: op.ID, kind: op.Kind, stamp: *stamp, names: batch.Columns, fields: slices.Clone(op.Fields)})
 		*stamp++
 	}
-	slices.SortFunc(ids, sdk.RecordID.Compare)
-	ids = slices.Compact(ids)
-	if err := l.p.r.load(ctx, b.sharedBatch, ids); err != nil {
+	if err := l.p.r.load(ctx, b.sharedBatch, changes); err != nil {
 		return err
 	}
 	b.see()
@@ -125,10 +125,11 @@ func (l *Local) prepareOps(ctx context.Context, s *served, position int, batch *
 	for i := range b.ops {
 		decided.Rows = b.ops[i].append(decided.Rows, nil)
 	}
-	refused, err := b.merge(ctx, sdk.SharedChanges{Batch: decided, Origin: l.p.origin, Local: true}, ids)
-	if err != nil {
-		return cmp.Or(callError(s, err), err)
+	a := b.asker(ctx, sdk.SharedChanges{Batch: decided, Origin: l.p.origin, Local: true})
+	if err := a.ask(); err != nil {
+		return err
 	}
+	refused := a.refused
 	for _, no := range refused {
 		if no.Index >= 0 && no.Index < len(b.ops) {
 			b.ops[no.Index].no = true
@@ -311,16 +312,9 @@ func (l *Local) prepareRows(ctx context.Context, s *served, position int, batch 
 			return err
 		}
 	}
-	result, err := s.server.ApplyStateChange(ctx, sdk.StateChanges{Batch: batch, Origin: l.p.origin, Local: true})
-	if err != nil {
-		return cmp.Or(callError(s, err), err)
-	}
-	if result.Rows != nil {
-		batch.Rows = result.Rows
-	}
 	var refused []refusal
 	in := &Incoming{Origin: l.p.origin, local: true}
-	if err := b.decode(in, &batch, result.Refused, &refused); err != nil {
+	if err := stateAsker(ctx, s, in, b.stateBatch, &batch, &refused).ask(); err != nil {
 		return err
 	}
 	b.keepLast()

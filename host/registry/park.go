@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"fmt"
 
+	"github.com/starling-sync/starling/hlc"
 	"github.com/starling-sync/starling/host/database"
 	"github.com/starling-sync/starling/sdk"
 )
@@ -37,6 +38,14 @@ func (p *Prepared) parkShared(in *Incoming, batch *sdk.Batch) error {
 		p.parked = append(p.parked, parked{set: set, shared: true, id: op.ID, stamp: op.Stamp, raw: op.Raw})
 	}
 	return nil
+}
+
+// parkFailed returns what keeps a change that the plugin of s fails on, unread, until the plugin is added again.
+func (p *Prepared) parkFailed(s *served, batch *sdk.Batch) func(*change, []byte, error) {
+	set := database.ColumnsOf(batch)
+	return func(c *change, raw []byte, err error) {
+		p.parked = append(p.parked, parked{set: set, by: s, err: err, shared: s.shared, id: c.id, stamp: c.stamp, raw: raw})
+	}
 }
 
 // park writes what was kept. Of a device-owned record only the latest row stays.
@@ -73,76 +82,140 @@ func (p *Prepared) park(pl *placer, origin int64) error {
 		}
 		pl.outcome.Parked++
 	}
+	p.logFailed(pl)
 	return nil
 }
 
-// replayRows bounds the changes of one step of replay.
+// logFailed says once, when the page is durable, which changes wait because their plugin fails on them.
+func (p *Prepared) logFailed(pl *placer) {
+	var first *parked
+	count := 0
+	for i := range p.parked {
+		if p.parked[i].by == nil {
+			continue
+		}
+		if count++; first == nil {
+			first = &p.parked[i]
+		}
+	}
+	if count > 0 {
+		pl.tx.AfterCommit(func() {
+			p.r.log.Error("a plugin fails on changes, which are kept until it starts again", "model", first.set.Model, "changes", count,
+				"first", first.id, "origin", p.origin, "stamp", first.stamp, "error", first.err)
+		})
+	}
+}
+
+// replayRows bounds the changes of one step of replay, and callBytes their size.
 const replayRows = 1000
 
-// replay applies what was parked for model.
+// replayer goes once through what is parked for one model: origin by origin, kind by kind, in the order of stamps.
+type replayer struct {
+	model   sdk.ModelName
+	origin  int64 // the stream at hand; 0 before the first
+	shared  bool
+	after   hlc.Stamp // what was gone through of it
+	in      Incoming
+	numbers []int64 // of what is in it
+	stamps  []hlc.Stamp
+}
+
+// replay applies what was parked for model. What its plugin fails on stays parked.
 func (r *Registry) replay(ctx context.Context, model sdk.ModelName) error {
+	next := replayer{model: model}
 	for {
-		in, numbers, err := r.readParked(ctx, model)
-		if err != nil || len(numbers) == 0 {
-			return err
+		step := next
+		if err := r.db.Read(ctx, step.read); err != nil {
+			return fmt.Errorf("read parked changes: %w", err)
 		}
-		prepared, err := r.Prepare(ctx, in)
+		if len(step.numbers) == 0 {
+			return nil
+		}
+		prepared, err := r.Prepare(ctx, step.in)
 		if err != nil {
 			return err
+		}
+		failed := make(map[hlc.Stamp]bool)
+		for i := range prepared.parked {
+			if prepared.parked[i].by == nil {
+				return sdk.Errorf(sdk.CodeUnavailable, "the plugin of model %q is gone again; its changes go on waiting", model)
+			}
+			failed[prepared.parked[i].stamp] = true
 		}
 		err = r.db.Write(ctx, func(tx *database.Tx) error {
 			if _, err := prepared.Write(tx); err != nil {
 				return err
 			}
-			for _, n := range numbers {
+			for i, n := range step.numbers {
+				if failed[step.stamps[i]] {
+					continue
+				}
 				if _, err := tx.Exec("DELETE FROM _parked WHERE n = ?", n); err != nil {
 					return err
 				}
 			}
 			return nil
 		})
-		if err != nil && sdk.CodeOf(err) != sdk.CodeStale {
+		switch {
+		case err == nil:
+			next = step
+		case sdk.CodeOf(err) != sdk.CodeStale:
 			return err
 		}
 	}
 }
 
-// readParked returns some of the changes parked for model, of one origin and kind, and their numbers.
-func (r *Registry) readParked(ctx context.Context, model sdk.ModelName) (in Incoming, numbers []int64, err error) {
-	err = r.db.Read(ctx, func(tx *database.Tx) error {
-		number, err := tx.NameNumber(string(model))
-		if err != nil || number == 0 {
-			return err
+// read moves to the next changes, of one stream; at the end there are none.
+func (p *replayer) read(tx *database.Tx) error {
+	p.numbers, p.stamps = nil, nil
+	number, err := tx.NameNumber(string(p.model))
+	if err != nil || number == 0 {
+		return err
+	}
+	for {
+		if p.origin != 0 {
+			if err := p.readStream(tx, number); err != nil || len(p.numbers) > 0 {
+				return err
+			}
 		}
-		var origin int64
-		var shared bool
-		found, err := tx.One("SELECT origin, shared FROM _parked WHERE model = ? LIMIT 1", []any{number}, &origin, &shared)
+		found, err := tx.One("SELECT origin, shared FROM _parked WHERE model = ? AND (origin, shared) > (?, ?) ORDER BY origin, shared LIMIT 1",
+			[]any{number, p.origin, p.shared}, &p.origin, &p.shared)
 		if err != nil || !found {
 			return err
 		}
-		if in.Origin, err = tx.Device(origin); err != nil {
+		p.after = 0
+	}
+}
+
+func (p *replayer) readStream(tx *database.Tx, number int64) (err error) {
+	p.in = Incoming{Kind: sdk.DeviceOwned}
+	if p.in.Origin, err = tx.Device(p.origin); err != nil {
+		return err
+	}
+	if p.shared {
+		p.in.Kind = sdk.SharedByAll
+	}
+	rows, err := tx.Query("SELECT n, stamp, columns, data FROM _parked WHERE model = ? AND origin = ? AND shared = ? AND stamp > ? ORDER BY stamp LIMIT ?",
+		number, p.origin, p.shared, int64(p.after), replayRows) //nolint:gosec // stamps fit
+	if err != nil {
+		return err
+	}
+	defer rows.Close() //nolint:errcheck // Err is checked
+	current, size := int64(0), 0
+	for size < callBytes && rows.Next() {
+		var n, stamp, columns int64
+		var data sql.RawBytes
+		if err := rows.Scan(&n, &stamp, &columns, &data); err != nil {
 			return err
 		}
-		in.Kind = sdk.DeviceOwned
-		if shared {
-			in.Kind = sdk.SharedByAll
+		p.after = hlc.Stamp(stamp) //nolint:gosec // not negative
+		p.numbers, p.stamps = append(p.numbers, n), append(p.stamps, p.after)
+		if err := appendPacked(tx, &p.in.Batches, &current, columns, data); err != nil {
+			return err
 		}
-		current := int64(0)
-		return tx.Each("SELECT n, columns, data FROM _parked WHERE model = ? AND origin = ? AND shared = ? ORDER BY stamp LIMIT ?",
-			[]any{number, origin, shared, replayRows}, func(rows *sql.Rows) error {
-				var n, columns int64
-				var data sql.RawBytes
-				if err := rows.Scan(&n, &columns, &data); err != nil {
-					return err
-				}
-				numbers = append(numbers, n)
-				return appendPacked(tx, &in.Batches, &current, columns, data)
-			})
-	})
-	if err != nil {
-		return in, nil, fmt.Errorf("read parked changes: %w", err)
+		size += len(data)
 	}
-	return in, numbers, nil
+	return rows.Err()
 }
 
 // appendPacked adds a packed change to the last batch, or to a new one if that has other columns.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
+	"slices"
 
 	"github.com/starling-sync/starling/host/database"
 	"github.com/starling-sync/starling/sdk"
@@ -42,7 +43,7 @@ func (p *Prepared) prepareShared(ctx context.Context, in *Incoming) error {
 			}
 			continue
 		}
-		fresh, ids, err := in.freshOps(batch)
+		fresh, changes, err := in.freshOps(batch)
 		if err != nil {
 			return err
 		}
@@ -57,56 +58,47 @@ func (p *Prepared) prepareShared(ctx context.Context, in *Incoming) error {
 			continue
 		}
 		b := p.sharedBatch(s)
-		if err := p.r.load(ctx, b, ids); err != nil {
+		if err := p.r.load(ctx, b, changes); err != nil {
 			return err
 		}
-		refused, err := b.merge(ctx, sdk.SharedChanges{Batch: fresh, Origin: in.Origin}, ids)
-		if err != nil {
-			if err := callError(s, err); err != nil {
-				return err
-			}
-			refused = refuseAll(&fresh, err)
+		a := b.asker(ctx, sdk.SharedChanges{Batch: fresh, Origin: in.Origin})
+		a.changes, a.park = changes, p.parkFailed(s, &fresh)
+		if err := a.ask(); err != nil {
+			return err
 		}
-		if err := p.refuseOps(&fresh, refused); err != nil {
+		if err := p.refuseOps(&fresh, a.refused); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// freshOps returns the operations of batch that were not applied before, and the records that they touch.
-func (in *Incoming) freshOps(batch *sdk.Batch) (fresh sdk.Batch, ids []sdk.RecordID, err error) {
+// freshOps returns the operations of batch that were not applied before.
+func (in *Incoming) freshOps(batch *sdk.Batch) (fresh sdk.Batch, changes []change, err error) {
+	if changes, err = changesOf(batch, true); err != nil {
+		return fresh, nil, err
+	}
 	fresh = *batch
-	known := 0
-	seen := make(map[sdk.RecordID]bool, batch.Count)
-	for op, err := range batch.Ops() {
-		if err == nil {
-			err = in.check(op.Stamp)
-		}
-		if err != nil {
+	known := func(c change) bool { return c.stamp != 0 && c.stamp <= in.Applied }
+	for i := range changes {
+		if err := in.check(changes[i].stamp); err != nil {
 			return fresh, nil, err
 		}
-		if op.Stamp != 0 && op.Stamp <= in.Applied {
-			known++
-		} else if !seen[op.ID] {
-			seen[op.ID] = true
-			ids = append(ids, op.ID)
-		}
 	}
-	if known == 0 {
-		return fresh, ids, nil
+	if !slices.ContainsFunc(changes, known) {
+		return fresh, changes, nil
 	}
-	fresh.Rows, fresh.Count = nil, 0
-	for op, err := range batch.Ops() {
-		if err != nil {
-			return fresh, nil, err
-		}
-		if op.Stamp > in.Applied {
-			fresh.Rows = append(fresh.Rows, op.Raw...)
-			fresh.Count++
-		}
+	fresh.Rows = nil
+	changes = slices.DeleteFunc(changes, known)
+	for i := range changes {
+		c := &changes[i]
+		raw := batch.Rows[c.from:c.to]
+		c.from = len(fresh.Rows)
+		fresh.Rows = append(fresh.Rows, raw...)
+		c.to = len(fresh.Rows)
 	}
-	return fresh, ids, nil
+	fresh.Count = len(changes)
+	return fresh, changes, nil
 }
 
 // refuseOps keeps refused operations of batch with their reasons.
@@ -142,11 +134,14 @@ func (p *Prepared) sharedBatch(s *served) *sharedBatch {
 	return b
 }
 
-// load reads those of ids that b has not read yet.
-func (r *Registry) load(ctx context.Context, b *sharedBatch, ids []sdk.RecordID) error {
+// load reads the records of changes that b has not read yet.
+func (r *Registry) load(ctx context.Context, b *sharedBatch, changes []change) error {
 	var unread []sdk.RecordID
-	for _, id := range ids {
-		if _, ok := b.before[id]; !ok {
+	asked := make(map[sdk.RecordID]bool, len(changes))
+	for i := range changes {
+		id := changes[i].id
+		if _, ok := b.before[id]; !ok && !asked[id] {
+			asked[id] = true
 			unread = append(unread, id)
 		}
 	}
@@ -200,25 +195,71 @@ func (m *model) readShared(tx *database.Tx, ids []sdk.RecordID, fn func(sdk.Reco
 	})
 }
 
-// merge has the model merge operations on the records with these ids, which b has read.
-func (b *sharedBatch) merge(ctx context.Context, in sdk.SharedChanges, ids []sdk.RecordID) ([]sdk.Refusal, error) {
-	for _, id := range ids {
-		if state := b.current[id]; state != nil {
+// sharedAsker asks about operations on records that its batch has read.
+type sharedAsker struct {
+	asker
+	refused []sdk.Refusal // ascending by index
+}
+
+// asker returns what merges the operations of in into the records that b has read.
+func (b *sharedBatch) asker(ctx context.Context, in sdk.SharedChanges) *sharedAsker {
+	var answer sdk.SharedResult
+	a := &sharedAsker{asker: asker{served: b.served, batch: &in.Batch}}
+	a.current = func(id sdk.RecordID) *sdk.Record { return b.current[id] }
+	a.call = func(part *sdk.Batch) (err error) {
+		answer, err = b.merge(ctx, sdk.SharedChanges{Batch: *part, Origin: in.Origin, Local: in.Local})
+		return err
+	}
+	a.take = func(first int, _ *sdk.Batch) error {
+		b.take(&answer)
+		a.refuseOps(first, answer.Refused)
+		return nil
+	}
+	a.refuse = func(first int, part *sdk.Batch, err error) error {
+		a.refuseOps(first, refuseAll(part, err))
+		return nil
+	}
+	return a
+}
+
+func (a *sharedAsker) refuseOps(first int, refused []sdk.Refusal) {
+	for _, no := range refused {
+		no.Index += first
+		a.refused = append(a.refused, no)
+	}
+}
+
+// merge has the model merge operations, and returns an error for an answer that can not be stored.
+func (b *sharedBatch) merge(ctx context.Context, in sdk.SharedChanges) (result sdk.SharedResult, err error) {
+	given := make(map[sdk.RecordID]bool, in.Batch.Count)
+	for op, err := range in.Batch.Ops() {
+		if err != nil {
+			return result, err
+		}
+		if state := b.current[op.ID]; state != nil && !given[op.ID] {
 			in.Current = append(in.Current, *state)
 		}
+		given[op.ID] = true
 	}
-	result, err := b.server.ApplySharedChange(ctx, in)
-	if err != nil {
-		return nil, err
+	if result, err = b.server.ApplySharedChange(ctx, in); err != nil {
+		return result, err
 	}
 	for i := range result.Records {
 		state := &result.Records[i]
-		if _, asked := b.before[state.ID]; !asked {
-			return nil, sdk.Errorf(sdk.CodeInternal, "model %q changed %s, which no operation names", b.desc.Model, state.ID)
+		if !given[state.ID] {
+			return result, sdk.Errorf(sdk.CodeInternal, "model %q changed %s, which no operation names", b.desc.Model, state.ID)
 		}
 		if err := checkFields(state); err != nil {
-			return nil, sdk.Errorf(sdk.CodeInternal, "model %q returned %s: %w", b.desc.Model, state.ID, err)
+			return result, sdk.Errorf(sdk.CodeInternal, "model %q returned %s: %w", b.desc.Model, state.ID, err)
 		}
+	}
+	return result, nil
+}
+
+// take makes what the model answered the content of b.
+func (b *sharedBatch) take(result *sdk.SharedResult) {
+	for i := range result.Records {
+		state := &result.Records[i]
 		if !b.isChanged[state.ID] {
 			b.isChanged[state.ID] = true
 			b.changed = append(b.changed, state.ID)
@@ -227,7 +268,6 @@ func (b *sharedBatch) merge(ctx context.Context, in sdk.SharedChanges, ids []sdk
 	}
 	b.conflicts = append(b.conflicts, result.Conflicts...)
 	b.resolved = append(b.resolved, result.Resolved...)
-	return result.Refused, nil
 }
 
 // checkFields returns why a record that a model returned can not be stored.

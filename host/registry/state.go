@@ -56,9 +56,11 @@ type refusal struct {
 	sdk.Refusal
 }
 
-// parked is a change to a model that no plugin serves here.
+// parked is a change to a model that no plugin serves here, or whose plugin fails on it.
 type parked struct {
 	set    database.ColumnSet
+	by     *served // whose plugin failed with err; nil: none serves the model
+	err    error
 	shared bool
 	id     sdk.RecordID
 	stamp  hlc.Stamp
@@ -109,18 +111,25 @@ func (p *Prepared) prepareState(ctx context.Context, in *Incoming, batch *sdk.Ba
 	if s.shared {
 		return p.refuseRows(in, batch, sdk.Errorf(sdk.CodeInvalid, "model %q is shared by all devices here, and this is a device-owned row", batch.Model))
 	}
-	result, err := s.server.ApplyStateChange(ctx, sdk.StateChanges{Batch: *batch, Origin: in.Origin})
-	if err != nil {
-		if err := callError(s, err); err != nil {
+	a := stateAsker(ctx, s, in, p.stateBatch(s), batch, &p.refused)
+	a.park = p.parkFailed(s, batch)
+	return a.ask()
+}
+
+// stateAsker asks about rows, which it adds to b and to refused.
+func stateAsker(ctx context.Context, s *served, in *Incoming, b *stateBatch, batch *sdk.Batch, refused *[]refusal) *asker {
+	var answer sdk.StateResult
+	return &asker{
+		served: s, batch: batch,
+		call: func(part *sdk.Batch) (err error) {
+			answer, err = s.server.ApplyStateChange(ctx, sdk.StateChanges{Batch: *part, Origin: in.Origin, Local: in.local})
 			return err
-		}
-		result = sdk.StateResult{Refused: refuseAll(batch, err)}
+		},
+		take: func(first int, part *sdk.Batch) error { return b.decode(in, first, part, answer, refused) },
+		refuse: func(first int, part *sdk.Batch, err error) error {
+			return b.decode(in, first, part, sdk.StateResult{Refused: refuseAll(part, err)}, refused)
+		},
 	}
-	decided := *batch
-	if result.Rows != nil {
-		decided.Rows = result.Rows
-	}
-	return p.stateBatch(s).decode(in, &decided, result.Refused, &p.refused)
 }
 
 // stateBatch returns the one batch of p for s.
@@ -165,25 +174,6 @@ func (p *Prepared) refuseRows(in *Incoming, batch *sdk.Batch, no *sdk.Error) err
 	return nil
 }
 
-// callError returns nil for an error that says that the batch is wrong as a whole; else an error to retry.
-func callError(s *served, err error) error {
-	switch code := sdk.CodeOf(err); {
-	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
-		return fmt.Errorf("model %q: %w", s.desc.Model, err)
-	case code == sdk.CodeInvalid, code == sdk.CodeTooLarge, code == sdk.CodeUnsupported, code == sdk.CodeUnknownModel, code == sdk.CodeUnknownField:
-		return nil
-	}
-	return sdk.Errorf(sdk.CodeUnavailable, "model %q can not decide now: %w", s.desc.Model, err)
-}
-
-func refuseAll(batch *sdk.Batch, err error) []sdk.Refusal {
-	all := make([]sdk.Refusal, batch.Count)
-	for i := range all {
-		all[i] = sdk.Refusal{Index: i, Code: sdk.CodeOf(err), Message: err.Error()}
-	}
-	return all
-}
-
 // refusals tells which changes of a batch are refused, asked in order.
 type refusals struct {
 	list []sdk.Refusal
@@ -202,15 +192,20 @@ func (r *refusals) at(index int) (sdk.Refusal, bool) {
 // leastRow is the least packed size of a row: its header, id and stamp.
 const leastRow = 20
 
-// decode adds the rows of a batch that are not refused; keepLast completes it. Refused ones go into log.
-func (b *stateBatch) decode(in *Incoming, batch *sdk.Batch, refused []sdk.Refusal, log *[]refusal) error {
+// decode adds the rows of part, which begins with the change first of its batch, as far as they are not refused; keepLast
+// completes it. Refused ones go into log.
+func (b *stateBatch) decode(in *Incoming, first int, part *sdk.Batch, result sdk.StateResult, log *[]refusal) error {
+	batch := *part
+	if result.Rows != nil {
+		batch.Rows = result.Rows
+	}
 	s := b.served
 	most := min(batch.Count, len(batch.Rows)/leastRow+1) // Count is what a peer says
 	b.records = slices.Grow(b.records, most)
 	plan := s.plan(batch.Columns)
 	cells := make([]any, most*s.width)
 	records := make([]record, most)
-	asked := refusals{refused}
+	asked := refusals{result.Refused}
 	index := -1
 	for row, err := range batch.StateRows() {
 		if err != nil {
@@ -218,7 +213,7 @@ func (b *stateBatch) decode(in *Incoming, batch *sdk.Batch, refused []sdk.Refusa
 		}
 		index++
 		if in.local {
-			row.Stamp = hlc.Stamp(index + 1) //nolint:gosec // a count
+			row.Stamp = hlc.Stamp(first + index + 1) //nolint:gosec // a count
 		}
 		if err := in.check(row.Stamp); err != nil {
 			return sdk.Errorf(sdk.CodeInvalid, "%s: row %d: %w", batch.Model, index, err)
@@ -233,9 +228,10 @@ func (b *stateBatch) decode(in *Incoming, batch *sdk.Batch, refused []sdk.Refusa
 				b.records = append(b.records, rec)
 				continue
 			}
-			no, isRefused = sdk.Refusal{Index: index, Code: sdk.CodeOf(err), Message: err.Error()}, true
+			no, isRefused = sdk.Refusal{Code: sdk.CodeOf(err), Message: err.Error()}, true
 		}
 		if isRefused {
+			no.Index = first + index
 			*log = append(*log, refusal{batch.Model, row.ID, row.Stamp, no})
 			continue
 		}
@@ -309,8 +305,9 @@ func (p *Prepared) checkModels() error {
 		}
 	}
 	for i := range p.parked {
-		model := p.parked[i].set.Model
-		if s := now.models[model]; s != nil && s.server != nil {
+		model, by := p.parked[i].set.Model, p.parked[i].by
+		s := now.models[model]
+		if by == nil && s != nil && s.server != nil || by != nil && s != by {
 			return errModelChanged(model)
 		}
 	}
