@@ -5,14 +5,22 @@ import (
 	"context"
 	"errors"
 	"net"
+	"sync"
 	"syscall"
 	"time"
+
+	"github.com/hashicorp/go-hclog"
 
 	"github.com/starling-sync/starling/sdk"
 	"github.com/starling-sync/starling/sdk/rpc"
 )
 
-const dialTimeout = 10 * time.Second
+const (
+	dialTimeout = 10 * time.Second
+
+	minAcceptPause = 5 * time.Millisecond // after an accept that may work later
+	maxAcceptPause = time.Second
+)
 
 func main() { rpc.Serve(transport{}) }
 
@@ -25,14 +33,14 @@ func (transport) Name() string { return "tcp" }
 // Listen implements sdk.Transport.
 func (transport) Listen(ctx context.Context, address string, inherited net.Listener) (sdk.Listener, error) {
 	if inherited != nil {
-		return listener{inherited}, nil
+		return newListener(inherited), nil
 	}
 	config := net.ListenConfig{KeepAliveConfig: keepAlive()}
 	l, err := config.Listen(ctx, "tcp", address)
 	if err != nil {
 		return nil, explain("listen on", address, err)
 	}
-	return listener{l}, nil
+	return newListener(l), nil
 }
 
 // Dial implements sdk.Transport.
@@ -62,11 +70,31 @@ func explain(what, address string, err error) error {
 	return sdk.Errorf(sdk.CodeUnavailable, "%s %s: %w", what, address, err)
 }
 
-type listener struct{ net.Listener }
+// listener accepts until it is closed, also where a single accept fails.
+type listener struct {
+	net.Listener
+	closing sync.Once
+	closed  chan struct{} // ends an Accept that pauses
+}
 
-// Accept implements sdk.Listener.
-func (l listener) Accept() (sdk.Conn, error) {
+func newListener(l net.Listener) *listener {
+	return &listener{Listener: l, closed: make(chan struct{})}
+}
+
+// Accept implements sdk.Listener. While the process has no descriptors left, say, it tries again, ever more slowly.
+func (l *listener) Accept() (sdk.Conn, error) {
 	c, err := l.Listener.Accept()
+	for pause := minAcceptPause; passing(err); pause = min(2*pause, maxAcceptPause) {
+		if pause == minAcceptPause {
+			hclog.Default().Warn("cannot accept a connection now; trying again", "address", l.Address(), "error", err)
+		}
+		select {
+		case <-time.After(pause):
+		case <-l.closed:
+			return nil, net.ErrClosed
+		}
+		c, err = l.Listener.Accept()
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -76,8 +104,28 @@ func (l listener) Accept() (sdk.Conn, error) {
 	return conn{c}, nil
 }
 
+// passing reports whether an error of accept is about one connection or one moment, not about the socket.
+func passing(err error) bool {
+	for _, each := range []error{
+		syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, // short of descriptors or memory
+		syscall.ECONNABORTED, syscall.ECONNRESET, syscall.EPROTO, syscall.EINTR, // the peer went while it waited
+		syscall.ENETDOWN, syscall.ENETUNREACH, syscall.EHOSTDOWN, syscall.EHOSTUNREACH, // Linux hands over the connection's own
+	} {
+		if errors.Is(err, each) {
+			return true
+		}
+	}
+	return false
+}
+
+// Close implements io.Closer.
+func (l *listener) Close() error {
+	l.closing.Do(func() { close(l.closed) })
+	return l.Listener.Close()
+}
+
 // Address implements sdk.Listener.
-func (l listener) Address() string { return l.Addr().String() }
+func (l *listener) Address() string { return l.Addr().String() }
 
 // conn is a TCP connection. TCP_NODELAY is on: the host writes whole frames.
 type conn struct{ net.Conn }

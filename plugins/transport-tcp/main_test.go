@@ -1,9 +1,12 @@
 package main
 
 import (
+	"errors"
 	"io"
 	"net"
+	"os"
 	"runtime"
+	"syscall"
 	"testing"
 
 	"github.com/starling-sync/starling/sdk"
@@ -97,6 +100,73 @@ func TestTransport_Errors(t *testing.T) {
 			}
 		})
 	}
+}
+
+// failing is a net.Listener whose Accept returns errors, one after another, before it does what others do.
+type failing struct {
+	net.Listener
+	errors  []error
+	forever bool // the first of errors
+}
+
+func (l *failing) Accept() (net.Conn, error) {
+	if len(l.errors) == 0 {
+		return l.Listener.Accept()
+	}
+	err := l.errors[0]
+	if !l.forever {
+		l.errors = l.errors[1:]
+	}
+	return nil, &net.OpError{Op: "accept", Net: "tcp", Err: err}
+}
+
+// TestListener_AcceptFails wants a listener to outlive what passes, to say what does not, and to close meanwhile.
+func TestListener_AcceptFails(t *testing.T) {
+	listen := func(t *testing.T, forever bool, errs ...error) sdk.Listener {
+		t.Helper()
+		socket, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		l, err := transport{}.Listen(t.Context(), "", &failing{socket, errs, forever})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = l.Close() })
+		return l
+	}
+	t.Run("for a moment", func(t *testing.T) {
+		l := listen(t, false, os.NewSyscallError("accept4", syscall.EMFILE), os.NewSyscallError("accept4", syscall.ENFILE), syscall.ECONNABORTED)
+		peer, err := net.Dial("tcp", l.Address())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = peer.Close() }()
+		conn, err := l.Accept()
+		if err != nil {
+			t.Fatalf("the listener is deaf: %v", err)
+		}
+		_ = conn.Close()
+	})
+	t.Run("for good", func(t *testing.T) {
+		if _, err := listen(t, false, syscall.EINVAL).Accept(); !errors.Is(err, syscall.EINVAL) {
+			t.Errorf("want EINVAL, got %v", err)
+		}
+	})
+	t.Run("closed meanwhile", func(t *testing.T) {
+		l := listen(t, true, os.NewSyscallError("accept4", syscall.ENFILE))
+		ended := make(chan error, 1)
+		go func() {
+			_, err := l.Accept()
+			ended <- err
+		}()
+		if err := l.Close(); err != nil {
+			t.Error(err)
+		}
+		if err := <-ended; !errors.Is(err, net.ErrClosed) {
+			t.Errorf("want net.ErrClosed, got %v", err)
+		}
+	})
 }
 
 // BenchmarkTransport carries 64 KiB at a time through two plugin processes over TCP loopback.
