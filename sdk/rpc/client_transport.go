@@ -126,7 +126,10 @@ func (l *listenerClient) receive() {
 	for {
 		event, err := l.stream.Recv()
 		if err != nil {
-			l.err = sdk.Errorf(sdk.CodeUnavailable, "listener on %s: %w", l.address, errors.Join(net.ErrClosed, fromStatus(err)))
+			if errors.Is(err, io.EOF) { // the plugin drains
+				err = net.ErrClosed
+			}
+			l.err = sdk.Errorf(sdk.CodeUnavailable, "listener on %s: %w", l.address, fromStatus(err))
 			return
 		}
 		select {

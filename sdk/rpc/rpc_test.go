@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"os/exec"
 	"strings"
 	"sync"
@@ -23,7 +24,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	rpctest.Main(probe{}, probeSource{})
+	rpctest.Main(probe{}, probeSource{}, brokenTransport{})
 	goleak.VerifyTestMain(m)
 }
 
@@ -242,6 +243,42 @@ func TestServe_ByHand(t *testing.T) {
 	var exit *exec.ExitError
 	if !errors.As(err, &exit) || exit.ExitCode() != 1 || !strings.Contains(string(out), "is a Starling plugin: the host starts it") {
 		t.Errorf("%v: %s", err, out)
+	}
+}
+
+// brokenTransport listens, and fails at the first accept.
+type brokenTransport struct{ sdk.Transport }
+
+func (brokenTransport) Name() string { return "broken" }
+
+func (brokenTransport) Listen(context.Context, string, net.Listener) (sdk.Listener, error) {
+	return brokenListener{}, nil
+}
+
+type brokenListener struct{}
+
+func (brokenListener) Accept() (sdk.Conn, error) {
+	return nil, sdk.Errorf(sdk.CodeInternal, "the socket is broken")
+}
+func (brokenListener) Address() string { return "nowhere" }
+func (brokenListener) Close() error    { return nil }
+
+// TestListener_Fails wants the host to learn why a listener ended, and not to take it for one that was closed.
+func TestListener_Fails(t *testing.T) {
+	p, _ := start(t)
+	l, err := p.Client().Transport("broken").Listen(t.Context(), "", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = l.Accept()
+	if sdk.CodeOf(err) != sdk.CodeUnavailable || errors.Is(err, net.ErrClosed) || !strings.Contains(err.Error(), "the socket is broken") {
+		t.Errorf("want the reason and code %s, got %s: %v", sdk.CodeUnavailable, sdk.CodeOf(err), err)
+	}
+	if err := l.Close(); err != nil {
+		t.Errorf("close: %v", err)
+	}
+	if _, err := l.Accept(); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("after Close: want net.ErrClosed, got %v", err)
 	}
 }
 
