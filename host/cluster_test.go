@@ -385,3 +385,21 @@ func TestCluster_Garbage(t *testing.T) {
 	alice.Run(t, "put", "tag", `{"name":"still here"}`)
 	clustertest.WaitEqual(t, alice, bob)
 }
+
+// TestDemo_Once runs the README's main job on a small folder and on an empty one.
+func TestDemo_Once(t *testing.T) {
+	path := mustBuild(t)
+	folder := t.TempDir()
+	writeFiles(t, folder, "a.txt", "b/c.txt")
+	for name, root := range map[string]string{"a few files": folder, "no files": t.TempDir()} {
+		t.Run(name, func(t *testing.T) {
+			out, err := exec.Command(path, "demo", root, "--once").CombinedOutput() //nolint:gosec // our own binary
+			if err != nil {
+				t.Fatalf("%v\n%s", err, out)
+			}
+			if !strings.Contains(string(out), "equal digests") || !strings.Contains(string(out), `kept in the journal: "job"`) {
+				t.Errorf("it does not show what it should:\n%s", out)
+			}
+		})
+	}
+}
