@@ -389,8 +389,9 @@ func TestSupervisor_HangingStart(t *testing.T) {
 	if err := s.Settled(settled); err != nil {
 		t.Fatalf("a plugin that hangs holds up all: %v", err)
 	}
-	if st := s.Status()[0]; st.State != BackingOff {
-		t.Errorf("status %+v", st)
+	st := s.Status()[0]
+	if st.State != BackingOff || !strings.Contains(st.Reason, "did not complete its handshake within") || !strings.Contains(st.Reason, "waiting for a lock") {
+		t.Errorf("want its last words, got %s: %s", st.State, st.Reason)
 	}
 }
 

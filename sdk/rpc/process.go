@@ -61,7 +61,7 @@ type Process struct {
 }
 
 // Start starts a plugin and blocks until it can be called. Its error says what is wrong with the binary and what to
-// do, in a sentence for people. When ctx ends first, the process is killed.
+// do, in a sentence for people. When ctx ends first, the process is killed; a deadline of ctx is one of the handshake.
 func Start(ctx context.Context, c Command) (*Process, error) {
 	if err := checkBinary(c.Path); err != nil {
 		return nil, err
@@ -70,6 +70,9 @@ func Start(ctx context.Context, c Command) (*Process, error) {
 	timeout := c.Timeout
 	if timeout == 0 {
 		timeout = startTimeout
+	}
+	if deadline, ok := ctx.Deadline(); ok {
+		timeout = min(timeout, time.Until(deadline).Round(time.Millisecond))
 	}
 	client := plugin.NewClient(&plugin.ClientConfig{
 		HandshakeConfig:  handshake(),
@@ -210,19 +213,23 @@ func kindOf(mode fs.FileMode) string {
 // explain turns the reason why a process did not start into a sentence for people.
 func (r *processRunner) explain(err error, timeout time.Duration, cancelled error) error {
 	path, line, words := cmp.Or(r.command.Origin, r.command.Path), r.firstLine(), r.lastWords()
+	late := errors.Is(cancelled, context.DeadlineExceeded) // or go-plugin was first to notice
 	switch {
 	case errors.Is(err, syscall.ENOEXEC):
 		return sdk.Errorf(sdk.CodeInvalid, "%s is not a program for %s/%s; build the plugin for this machine: %w", path, runtime.GOOS, runtime.GOARCH, syscall.ENOEXEC)
-	case cancelled != nil:
+	case cancelled != nil && !late:
 		return sdk.Errorf(sdk.CodeUnavailable, "start of %s: %w", path, cancelled)
 	case line != "" && !looksLikeHandshake(line):
 		return sdk.Errorf(sdk.CodeInvalid, "%s printed %q before its handshake: it is not a Starling plugin, or it prints on standard output before rpc.Serve", path, line)
-	case line != "":
+	case line != "" && !late:
 		return sdk.Errorf(sdk.CodeUnsupported, "%s does not fit this host; rebuild it against this version of Starling: %w", path, err)
 	case r.process() == nil:
 		return sdk.Errorf(startCode(err), "start %s: %w", path, err)
 	case r.endedByItself():
 		return sdk.Errorf(sdk.CodeInvalid, "%s ended before its handshake (%s)%s; is it a Starling plugin?", path, r.state, words)
+	}
+	if late {
+		err = cancelled // the other is that the process was killed for it
 	}
 	return sdk.Errorf(sdk.CodeUnavailable, "%s did not complete its handshake within %s%s: %w", path, timeout, words, err)
 }
