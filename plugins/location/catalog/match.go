@@ -2,6 +2,7 @@ package catalog
 
 import (
 	"context"
+	"errors"
 	"slices"
 
 	"github.com/starling-sync/starling/plugins/location/catalog/disk"
@@ -182,7 +183,7 @@ func (s *scan) vanished(ctx context.Context, left []*sighting, known map[place]*
 	for _, l := range listings {
 		listed[l.id] = struct{}{}
 	}
-	paths := map[sdk.RecordID]string{}
+	folders := map[sdk.RecordID]*folder{}
 	for group := range slices.Chunk(values, 1000) {
 		entries, err := findEntries(ctx, s.host, "inode", group)
 		if err != nil {
@@ -193,7 +194,7 @@ func (s *scan) vanished(ctx context.Context, left []*sighting, known map[place]*
 			if _, read := listed[e.Parent.ID()]; read || e.Location.ID() != s.location || e.Parent.IsZero() {
 				continue
 			}
-			still, err := s.stillThere(ctx, e, paths)
+			still, err := s.stillThere(ctx, e, folders)
 			if err != nil {
 				return nil, err
 			}
@@ -207,35 +208,40 @@ func (s *scan) vanished(ctx context.Context, left []*sighting, known map[place]*
 }
 
 // stillThere reports whether the name of e is still its file: then another name of that file is another entry.
-func (s *scan) stillThere(ctx context.Context, e *Entry, paths map[sdk.RecordID]string) (bool, error) {
-	folder, err := s.pathOf(ctx, e.Parent.ID(), paths)
-	if err != nil || folder == "" {
+func (s *scan) stillThere(ctx context.Context, e *Entry, folders map[sdk.RecordID]*folder) (bool, error) {
+	f, err := s.folderOf(ctx, e.Parent.ID(), folders)
+	if err != nil || f == nil {
 		return false, err
 	}
-	info, err := s.stat(join(folder, disk.Unescape(e.Name)))
+	dir, _, err := s.open(f)
 	if err != nil {
-		return !disk.Gone(err), nil //nolint:nilerr // what can not be seen counts as there
+		return !disk.Gone(err) && !errors.Is(err, errReplaced), nil // what can not be seen counts as there
 	}
-	return e.info().SameFile(info), nil
+	defer dir.Close()
+	info, err := dir.Stat(disk.Unescape(e.Name))
+	if err != nil {
+		return !disk.Gone(err), nil //nolint:nilerr // as above
+	}
+	return e.info().SameFile(s.translate(info)), nil
 }
 
-// pathOf returns where the directory entry id was last; "" if that is unknown. paths keeps what it found.
-func (s *scan) pathOf(ctx context.Context, id sdk.RecordID, paths map[sdk.RecordID]string) (string, error) {
+// folderOf returns the directory entry id where it was last; nil if that is unknown. folders keeps what it found.
+func (s *scan) folderOf(ctx context.Context, id sdk.RecordID, folders map[sdk.RecordID]*folder) (*folder, error) {
 	if f := s.byID[id]; f != nil {
-		return f.path, nil
+		return f, nil
 	}
-	if path, ok := paths[id]; ok {
-		return path, nil
+	if f, ok := folders[id]; ok {
+		return f, nil
 	}
-	paths[id] = "" // ends a circle
+	folders[id] = nil // ends a circle
 	entries, err := findEntries(ctx, s.host, "id", []any{id})
 	if err != nil || len(entries) == 0 {
-		return "", err
+		return nil, err
 	}
-	above, err := s.pathOf(ctx, entries[0].Parent.ID(), paths)
-	if err != nil || above == "" {
-		return "", err
+	above, err := s.folderOf(ctx, entries[0].Parent.ID(), folders)
+	if err != nil || above == nil {
+		return nil, err
 	}
-	paths[id] = join(above, disk.Unescape(entries[0].Name))
-	return paths[id], nil
+	folders[id] = &folder{id: id, path: join(above.path, disk.Unescape(entries[0].Name)), file: keyOf(entries[0].info())}
+	return folders[id], nil
 }

@@ -84,7 +84,7 @@ func (t *tree) readAll(ctx context.Context) error {
 		return err
 	}
 	root, _ := t.enter(id, t.real, s.fresh)
-	root.fresh = s.fresh
+	root.fresh, root.file = s.fresh, keyOf(t.root)
 	s.add(root)
 	if err := s.run(ctx); err != nil {
 		return err
@@ -138,9 +138,13 @@ func (s *scan) refresh(ctx context.Context, entry *Entry) error {
 	if f == nil {
 		return nil
 	}
-	info, err := s.stat(f.path)
-	if err != nil || info.Kind != disk.Directory || info.Inode != entry.Inode || info.Device != entry.Device {
+	dir, info, err := s.open(f)
+	if err != nil {
 		return nil //nolint:nilerr // the folder above tells what became of it
+	}
+	dir.Close()
+	if info.Inode != entry.Inode || info.Device != entry.Device {
+		return nil // as above
 	}
 	now := *entry
 	now.set(entry.Name, info)
@@ -247,8 +251,13 @@ func (s *scan) readGroup() []*listing {
 
 // read lists f. It returns nil where nothing can be said, so that nothing is taken as deleted.
 func (s *scan) read(f *folder) *listing {
-	s.observe(f)
-	names, err := s.options.Files.Names(f.path)
+	dir, _, err := s.open(f)
+	var names []string
+	if err == nil {
+		defer dir.Close()
+		s.observe(f) // before its names are read, so that no change falls between the two
+		names, err = dir.Names()
+	}
 	switch {
 	case disk.Gone(err):
 		return nil
@@ -266,18 +275,17 @@ func (s *scan) read(f *folder) *listing {
 	}
 	sightings := make([]sighting, 0, len(names))
 	for _, name := range names {
-		path := join(f.path, name)
-		if len(s.options.Ignore) > 0 && s.options.ignores(s.real, path) {
+		if len(s.options.Ignore) > 0 && s.options.ignores(s.real, join(f.path, name)) {
 			continue
 		}
-		info, err := s.stat(path)
+		info, err := dir.Stat(name)
 		switch {
 		case disk.Gone(err):
 		case err != nil:
 			l.unsure = append(l.unsure, disk.Escape(name))
 			s.unreadable[f.path] = reason(err)
 		default:
-			sightings = append(sightings, sighting{place: place{f.id, disk.Escape(name)}, info: info})
+			sightings = append(sightings, sighting{place: place{f.id, disk.Escape(name)}, info: s.translate(info)})
 			l.sightings = append(l.sightings, &sightings[len(sightings)-1])
 		}
 	}
@@ -313,6 +321,7 @@ func (s *scan) write(ctx context.Context, l *listing) error {
 		}
 		path := join(l.path, disk.Unescape(sight.name))
 		f, added := s.enter(entry.ID, path, sight.was == nil)
+		f.file = keyOf(sight.info)
 		replaced := sight.was != nil && !sight.was.info().SameFile(sight.info)
 		_, unread := s.unreadable[path]
 		if s.all || added || replaced || unread {

@@ -47,8 +47,12 @@ type tree struct {
 type folder struct {
 	id    sdk.RecordID
 	path  string
-	fresh bool // the host has nothing below it yet
+	file  fileKey // what path was when it was seen, by its folder's listing or as the location's own
+	fresh bool    // the host has nothing below it yet
 }
+
+// errReplaced says that a path is not the folder that was seen there.
+var errReplaced = errors.New("another folder is there than the one that was seen")
 
 func newTree(host sdk.SourceHost, options Options, location sdk.RecordID, path string) *tree {
 	return &tree{host: host, options: options, location: location, path: path}
@@ -124,7 +128,12 @@ func (t *tree) look(ctx context.Context) (absent, err error) {
 
 // emptied returns why the folder at resolved counts as absent, if it is empty while the host has entries below it.
 func (t *tree) emptied(ctx context.Context, resolved string) (absent, err error) {
-	names, e := t.options.Files.Names(resolved)
+	dir, e := t.options.Files.Open(resolved, ".")
+	if e != nil {
+		return e, nil
+	}
+	defer dir.Close()
+	names, e := dir.Names()
 	if e != nil {
 		return e, nil
 	}
@@ -171,6 +180,29 @@ func (t *tree) present() bool {
 func (t *tree) stat(path string) (disk.Info, error) {
 	info, err := t.options.Files.Stat(path)
 	return t.translate(info), err
+}
+
+// open opens f and says what it is now. Whatever takes its path, or a part of it, meanwhile, what is opened is the folder
+// that was seen (where the system has inodes), or else one within the location.
+func (t *tree) open(f *folder) (disk.Dir, disk.Info, error) {
+	below, err := filepath.Rel(t.real, f.path)
+	if err != nil {
+		return nil, disk.Info{}, err
+	}
+	dir, err := t.options.Files.Open(t.real, below)
+	if err != nil {
+		return nil, disk.Info{}, err
+	}
+	info, err := dir.Stat(".")
+	info = t.translate(info)
+	if err == nil && f.file.inode != 0 && f.file != keyOf(info) {
+		err = errReplaced
+	}
+	if err != nil {
+		dir.Close()
+		return nil, disk.Info{}, err
+	}
+	return dir, info, nil
 }
 
 func (t *tree) translate(info disk.Info) disk.Info {
@@ -264,7 +296,7 @@ func (t *tree) forget(path string) {
 	}
 }
 
-// observe watches f, before its names are read, so that no change falls between the two.
+// observe watches f, which was just opened: watching what is another folder by now would watch something else.
 func (t *tree) observe(f *folder) {
 	if t.watch == nil {
 		return

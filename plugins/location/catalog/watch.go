@@ -121,7 +121,15 @@ func (w *watch) take() (dirty map[string]struct{}, lost bool) {
 }
 
 // add watches path, again if it is watched already: the folder of that name may be another one now.
+// HAZARD: a path that the watcher knows is taken out first. Added again, while its folder is known to the watcher under
+// another path, it would be left half known, and the next Remove of it would panic.
 func (w *watch) add(path string) error {
+	w.mu.Lock()
+	_, again := w.watched[path]
+	w.mu.Unlock()
+	if again {
+		w.watcher.Remove(path) //nolint:errcheck // it may have ended by itself
+	}
 	err := w.watcher.Add(path)
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -276,21 +276,37 @@ func (f *faulty) err(path string) error {
 	return nil
 }
 
-func (f *faulty) Names(path string) ([]string, error) {
+func (f *faulty) Open(root, below string) (disk.Dir, error) {
+	path := filepath.Join(root, below)
 	if err := f.err(path); err != nil {
 		return nil, err
 	}
-	f.mu.Lock()
-	f.reads[path]++
-	f.mu.Unlock()
-	return f.System.Names(path)
+	dir, err := f.System.Open(root, below)
+	if err != nil {
+		return nil, err
+	}
+	return &faultyDir{Dir: dir, path: path, files: f}, nil
 }
 
-func (f *faulty) Stat(path string) (disk.Info, error) {
-	if err := f.err(path + "?"); err != nil {
+// faultyDir is a folder in which faulty's paths with a question mark can not be looked at.
+type faultyDir struct {
+	disk.Dir
+	path  string
+	files *faulty
+}
+
+func (d *faultyDir) Names() ([]string, error) {
+	d.files.mu.Lock()
+	d.files.reads[d.path]++
+	d.files.mu.Unlock()
+	return d.Dir.Names()
+}
+
+func (d *faultyDir) Stat(name string) (disk.Info, error) {
+	if err := d.files.err(filepath.Join(d.path, name) + "?"); err != nil {
 		return disk.Info{}, err
 	}
-	return f.System.Stat(path)
+	return d.Dir.Stat(name)
 }
 
 func (f *faulty) Remote(string) bool { return f.remote }

@@ -1,6 +1,7 @@
 // Package disk is what the file system says of a folder: the names in it, and what each name is.
 //
-// It promises never to follow a link in the last part of a path, and leaves to others what to make of the answers.
+// It promises that no link, wherever it is in a path below a location, leads out of the location, and leaves to others
+// what to make of the answers.
 // Tests put another Files in its place, for what a real file system will not do on demand.
 package disk
 
@@ -8,6 +9,7 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"slices"
 	"syscall"
 	"time"
@@ -41,30 +43,49 @@ func (a Info) SameFile(b Info) bool {
 
 // Files reads folders. Calls block on the disk and may run at once.
 type Files interface {
-	// Names returns the names in the directory at path, sorted, as the system spells them. A link at path is refused.
-	Names(path string) ([]string, error)
-	// Stat says what path is. A link is not followed.
+	// Open opens the directory at below, a path from the directory root; "." is root itself. Where a link leads out of
+	// root, or below is no directory, the error is one that is Gone. A link that stays within root may be followed: a
+	// caller that must know compares what Stat(".") says.
+	Open(root, below string) (Dir, error)
+	// Stat says what path is. A link at its end is not followed.
 	Stat(path string) (Info, error)
 	// Remote reports whether path lies on a file system whose changes by others this system is not told of.
 	Remote(path string) bool
 }
 
+// Dir is an open directory: it stays the same one, whatever takes its path meanwhile. It is for one goroutine, which
+// closes it.
+type Dir interface {
+	// Names returns the names in the directory, sorted, as the system spells them. It is called once.
+	Names() ([]string, error)
+	// Stat says what name, one of Names or "." for the directory itself, is. A link is not followed.
+	Stat(name string) (Info, error)
+	Close()
+}
+
 // System is the Files of the operating system.
 type System struct{}
 
-// Names implements Files.
-func (System) Names(path string) ([]string, error) {
-	dir, err := os.OpenFile(path, os.O_RDONLY|noFollow, 0)
+// Open implements Files.
+func (System) Open(root, below string) (Dir, error) {
+	top, err := os.OpenRoot(filepath.Join(root) + string(filepath.Separator) + ".") // it blocks on no pipe
 	if err != nil {
 		return nil, err
 	}
-	defer dir.Close()
-	names, err := dir.Readdirnames(-1)
+	defer top.Close() //nolint:errcheck // nothing was written
+	at, err := top.OpenRoot(below + string(filepath.Separator) + ".")
 	if err != nil {
+		if _, system := errors.AsType[syscall.Errno](err); !system { // it would leave root
+			return nil, &fs.PathError{Op: "open", Path: filepath.Join(root, below), Err: syscall.ELOOP}
+		}
 		return nil, err
 	}
-	slices.Sort(names)
-	return names, nil
+	file, err := at.Open(".")
+	if err != nil {
+		at.Close() //nolint:errcheck // nothing was written
+		return nil, err
+	}
+	return &dir{root: at, file: file}, nil
 }
 
 // Stat implements Files.
@@ -73,17 +94,35 @@ func (System) Stat(path string) (Info, error) { return stat(path) }
 // Remote implements Files.
 func (System) Remote(path string) bool { return remote(path) }
 
+// dir is the Dir of the operating system: one directory, opened for its names and for what lies in it.
+type dir struct {
+	root *os.Root
+	file *os.File
+}
+
+// Names implements Dir.
+func (d *dir) Names() ([]string, error) {
+	names, err := d.file.Readdirnames(-1)
+	if err != nil {
+		return nil, err
+	}
+	slices.Sort(names)
+	return names, nil
+}
+
+// Close implements Dir.
+func (d *dir) Close() {
+	d.file.Close()
+	d.root.Close() //nolint:errcheck // nothing was written
+}
+
 // Gone reports whether err says that the path is not there any more, or is not a directory any more.
 func Gone(err error) bool {
 	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) || errors.Is(err, syscall.ELOOP)
 }
 
-// portableStat says what os.Lstat says on every system.
-func portableStat(path string) (Info, fs.FileInfo, error) {
-	f, err := os.Lstat(path)
-	if err != nil {
-		return Info{}, nil, err
-	}
+// portable says what every system says of f.
+func portable(f fs.FileInfo) Info {
 	mode := f.Mode()
 	info := Info{Modified: stampTime(f.ModTime()), Permissions: int64(mode.Perm())}
 	for bit, unix := range map[fs.FileMode]int64{fs.ModeSetuid: 0o4000, fs.ModeSetgid: 0o2000, fs.ModeSticky: 0o1000} {
@@ -101,7 +140,7 @@ func portableStat(path string) (Info, fs.FileInfo, error) {
 	default:
 		info.Kind = Other
 	}
-	return info, f, nil
+	return info
 }
 
 // stampTime cuts t to what the database keeps.

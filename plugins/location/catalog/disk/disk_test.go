@@ -45,38 +45,94 @@ func TestSystem_Stat(t *testing.T) {
 			t.Errorf("Stat(%s).Kind = %s, want %s", name, info.Kind, want)
 		}
 	}
-	portable, _, err := portableStat(file)
+	f, err := os.Lstat(file)
 	if err != nil {
 		t.Fatal(err)
 	}
 	info.Inode, info.Device, info.Created = 0, 0, time.Time{}
-	if diff := cmp.Diff(info, portable); diff != "" {
+	if diff := cmp.Diff(info, portable(f)); diff != "" {
 		t.Errorf("the system's own call and the portable one differ (-own +portable):\n%s", diff)
 	}
 }
 
-func TestSystem_Names(t *testing.T) {
-	dir := t.TempDir()
-	for _, name := range []string{"b", "a", "c"} {
-		if err := os.Mkdir(filepath.Join(dir, name), 0o700); err != nil {
-			t.Fatal(err)
-		}
+// names lists the folder below, and checks that each name is there for Stat too.
+func names(t *testing.T, root, below string) ([]string, error) {
+	t.Helper()
+	dir, err := System{}.Open(root, below)
+	if err != nil {
+		return nil, err
 	}
-	names, err := System{}.Names(dir)
+	defer dir.Close()
+	whole, err := System{}.Stat(filepath.Join(root, below))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := []string{"a", "b", "c"}; !slices.Equal(names, want) {
-		t.Errorf("Names = %q, want %q", names, want)
+	if info, err := dir.Stat("."); err != nil || (whole.Kind == Directory && info != whole) {
+		t.Errorf("the folder itself: %+v, %v, want %+v", info, err, whole)
 	}
-	if _, err := (System{}).Names(filepath.Join(dir, "none")); !Gone(err) || !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("Names of nothing: %v, want one that is Gone", err)
+	names, err := dir.Names()
+	for _, name := range names {
+		whole, err := System{}.Stat(filepath.Join(root, below, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if info, err := dir.Stat(name); err != nil || info != whole {
+			t.Errorf("%s: %+v, %v, want %+v", name, info, err, whole)
+		}
 	}
-	link := filepath.Join(dir, "link")
-	if err := os.Symlink(filepath.Join(dir, "a"), link); err != nil {
-		t.Skip("no symlinks here:", err)
+	return names, err
+}
+
+func TestSystem_Open(t *testing.T) {
+	top := t.TempDir()
+	root, outside := filepath.Join(top, "root"), filepath.Join(top, "outside")
+	for _, path := range []string{filepath.Join(root, "a", "b"), filepath.Join(root, "a", "a"), filepath.Join(outside, "b")} {
+		if err := os.MkdirAll(path, 0o700); err != nil {
+			t.Fatal(err)
+		}
 	}
-	if _, err := (System{}).Names(link); runtime.GOOS != "windows" && !Gone(err) {
-		t.Errorf("Names of a link: %v, want it refused", err)
+	if err := os.WriteFile(filepath.Join(root, "a", "file"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for below, want := range map[string][]string{".": {"a"}, "a": {"a", "b", "file"}, filepath.Join("a", "b"): nil} {
+		if got, err := names(t, root, below); err != nil || !slices.Equal(got, want) {
+			t.Errorf("names in %s: %q, %v, want %q", below, got, err, want)
+		}
+	}
+	for link, target := range map[string]string{"out": outside, "up": filepath.Join("..", "outside"), "whole": "/"} {
+		if err := os.Symlink(target, filepath.Join(root, link)); err != nil {
+			t.Skip("no symlinks here:", err)
+		}
+	}
+	for _, below := range []string{
+		"none", "out", filepath.Join("out", "b"), "up", filepath.Join("up", "b"), "whole", filepath.Join("a", "file"), "..",
+	} {
+		if got, err := names(t, root, below); !Gone(err) {
+			t.Errorf("names in %s: %q, %v, want an error that is Gone", below, got, err)
+		}
+	}
+	if _, err := (System{}).Open(filepath.Join(root, "none"), "."); !Gone(err) || !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("Open below nothing: %v, want one that is Gone", err)
+	}
+}
+
+func TestSystem_OpenIsOfOneFolder(t *testing.T) {
+	root := t.TempDir()
+	if err := os.MkdirAll(filepath.Join(root, "a", "in"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	dir, err := System{}.Open(root, "a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dir.Close()
+	if err := os.Rename(filepath.Join(root, "a"), filepath.Join(root, "moved")); err != nil {
+		t.Skip("an open folder can not be moved here:", err)
+	}
+	if names, err := dir.Names(); err != nil || !slices.Equal(names, []string{"in"}) {
+		t.Errorf("Names = %q, %v", names, err)
+	}
+	if info, err := dir.Stat("in"); err != nil || info.Kind != Directory {
+		t.Errorf("Stat = %+v, %v", info, err)
 	}
 }

@@ -1,25 +1,21 @@
 package disk
 
 import (
+	"io/fs"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-const noFollow = unix.O_NOFOLLOW | unix.O_DIRECTORY
-
-func stat(path string) (Info, error) {
-	info, f, err := portableStat(path)
-	if err != nil {
-		return info, err
-	}
+func native(f fs.FileInfo) Info {
+	info := portable(f)
 	if s, ok := f.Sys().(*syscall.Stat_t); ok {
 		info.Inode = int64(s.Ino)  //nolint:gosec // compared, never computed with
 		info.Device = int64(s.Dev) // compared, never computed with
 		info.Created = stampTime(time.Unix(s.Birthtimespec.Sec, s.Birthtimespec.Nsec))
 	}
-	return info, nil
+	return info
 }
 
 func remote(path string) bool {

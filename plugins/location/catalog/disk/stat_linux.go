@@ -3,27 +3,39 @@ package disk
 import (
 	"errors"
 	"io/fs"
+	"os"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-const noFollow = unix.O_NOFOLLOW | unix.O_DIRECTORY
-
 const wanted = unix.STATX_BASIC_STATS | unix.STATX_BTIME
 
-// stat uses statx, which tells the time of creation that lstat does not.
 func stat(path string) (Info, error) {
+	return statx(unix.AT_FDCWD, path, func() (fs.FileInfo, error) { return os.Lstat(path) })
+}
+
+// Stat implements Dir.
+func (d *dir) Stat(name string) (Info, error) {
+	return statx(int(d.file.Fd()), name, func() (fs.FileInfo, error) { return d.root.Lstat(name) }) //nolint:gosec // a descriptor
+}
+
+// statx tells the time of creation that lstat, which stands in for it where there is none, does not.
+func statx(at int, path string, lstat func() (fs.FileInfo, error)) (Info, error) {
 	var s unix.Statx_t
 	var err error
 	for {
-		if err = unix.Statx(unix.AT_FDCWD, path, unix.AT_SYMLINK_NOFOLLOW, wanted, &s); !errors.Is(err, unix.EINTR) {
+		if err = unix.Statx(at, path, unix.AT_SYMLINK_NOFOLLOW, wanted, &s); !errors.Is(err, unix.EINTR) {
 			break
 		}
 	}
 	if errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EPERM) { // an old kernel, or a filter of system calls
-		info, _, err := portableStat(path)
-		return info, err
+		f, err := lstat()
+		if err != nil {
+			return Info{}, err
+		}
+		return withInode(f), nil
 	}
 	if err != nil {
 		return Info{}, &fs.PathError{Op: "statx", Path: path, Err: err}
@@ -42,6 +54,15 @@ func stat(path string) (Info, error) {
 		info.Size = int64(s.Size) //nolint:gosec // no file is larger
 	}
 	return info, nil
+}
+
+// withInode says what lstat tells here: all but the time of creation.
+func withInode(f fs.FileInfo) Info {
+	info := portable(f)
+	if s, ok := f.Sys().(*syscall.Stat_t); ok {
+		info.Inode, info.Device = int64(s.Ino), int64(s.Dev) //nolint:gosec,unconvert // compared; other widths elsewhere
+	}
+	return info
 }
 
 func kindOf(mode uint32) string {

@@ -2,11 +2,8 @@
 
 package disk
 
-const noFollow = 0
+import "io/fs"
 
-func stat(path string) (Info, error) {
-	info, _, err := portableStat(path)
-	return info, err
-}
+func native(f fs.FileInfo) Info { return portable(f) }
 
 func remote(string) bool { return false }

@@ -1,6 +1,7 @@
 package disk
 
 import (
+	"io/fs"
 	"path/filepath"
 	"syscall"
 	"time"
@@ -8,18 +9,13 @@ import (
 	"golang.org/x/sys/windows"
 )
 
-const noFollow = 0 // a folder that is a link is of kind symlink and is never opened
-
-// stat leaves inode and device at 0: asking for them opens every file. Names are the identity here.
-func stat(path string) (Info, error) {
-	info, f, err := portableStat(path)
-	if err != nil {
-		return info, err
-	}
+// native leaves inode and device at 0: asking for them opens every file. Names are the identity here.
+func native(f fs.FileInfo) Info {
+	info := portable(f)
 	if s, ok := f.Sys().(*syscall.Win32FileAttributeData); ok {
 		info.Created = stampTime(time.Unix(0, s.CreationTime.Nanoseconds()))
 	}
-	return info, nil
+	return info
 }
 
 func remote(path string) bool {
