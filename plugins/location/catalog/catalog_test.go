@@ -231,9 +231,32 @@ func TestRun_Ignore(t *testing.T) {
 }
 
 func TestRun_OwnDataIsLeftAlone(t *testing.T) {
-	w := newWorld(t, "device/starling.db", "device/plugins/tag", "file")
+	w := newWorld(t, "device/starling.db", "device/starling.lock", "device/plugins/tag", "file")
 	w.start()
 	w.expect("device", "file")
+	warned := func(n int) func() bool {
+		return func() bool { return w.host.Warnings()["data "+w.dir].Count == n }
+	}
+	w.await("the warning", warned(1))
+	w.rename("device", "moved")
+	w.expect("file", "moved")
+	w.await("the warning of one folder", warned(1))
+	w.check(os.RemoveAll(w.at("moved")))
+	w.expect("file")
+	w.await("the warning to go", warned(0))
+}
+
+func TestRun_FileNamedAsOwnData(t *testing.T) {
+	w := newWorld(t, "a/one", "a/two/three")
+	w.start()
+	w.make("a/starling.db")
+	w.expect("a", "a/one", "a/starling.db", "a/two", "a/two/three")
+	if warnings := w.host.Warnings(); len(warnings) > 0 {
+		t.Errorf("warnings: %v", warnings)
+	}
+	w.make("a/starling.lock") // a data folder that was put here
+	w.expect("a")
+	w.await("the warning", func() bool { return w.host.Warnings()["data "+w.dir].Count == 1 })
 }
 
 func TestRun_OddNames(t *testing.T) {

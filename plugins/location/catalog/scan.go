@@ -267,7 +267,9 @@ func (s *scan) read(f *folder) *listing {
 	}
 	delete(s.unreadable, f.path)
 	l := &listing{folder: f, sightings: make([]*sighting, 0, len(names))}
-	if slices.Contains(names, dataFile) {
+	delete(s.data, f.path)
+	if slices.Contains(names, dataFile) && slices.Contains(names, lockFile) {
+		s.data[f.path] = struct{}{}
 		if s.watch != nil {
 			s.watch.remove(f.path)
 		}

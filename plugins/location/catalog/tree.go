@@ -16,9 +16,12 @@ import (
 	"github.com/starling-sync/starling/sdk"
 )
 
-// dataFile marks a device's own data folder. What is in it is not catalogued: each commit would change it, and each
-// change would be a commit.
-const dataFile = "starling.db"
+// dataFile and lockFile side by side mark a device's own data folder. What is in it is not catalogued: each commit would
+// change it, and each change would be a commit. One of the two names alone is a file like any other.
+const (
+	dataFile = "starling.db"
+	lockFile = "starling.lock"
+)
 
 // maxPause bounds how long a location whose readings take long rests between them.
 const maxPause = 10 * time.Second
@@ -41,6 +44,7 @@ type tree struct {
 	watchError error               // why there is none, or not for all folders
 	unwatched  map[string]struct{} // paths of folders without a watch
 	unreadable map[string]error    // by path
+	data       map[string]struct{} // paths of devices' own data folders
 }
 
 // folder is a directory below the location, or the location's folder itself.
@@ -85,7 +89,7 @@ func (t *tree) end() {
 	if t.watch != nil {
 		t.watch.close()
 	}
-	for _, kind := range []string{"absent", "unreadable", "unwatched", "remote", "refused"} {
+	for _, kind := range []string{"absent", "unreadable", "unwatched", "remote", "data", "refused"} {
 		t.warn(kind, 0, "")
 	}
 }
@@ -159,6 +163,7 @@ func (t *tree) reset(resolved string, root disk.Info) {
 	t.real, t.root = resolved, root
 	t.folders, t.byID = map[string]*folder{}, map[sdk.RecordID]*folder{}
 	t.unwatched, t.unreadable = map[string]struct{}{}, map[string]error{}
+	t.data = map[string]struct{}{}
 	t.watch, t.watchError = newWatch(t.options.newWatcher, func(path string) bool { return t.options.ignores(resolved, path) })
 	if t.watchError != nil {
 		t.watch = nil
@@ -290,6 +295,7 @@ func (t *tree) forget(path string) {
 		}
 		delete(t.unwatched, p)
 		delete(t.unreadable, p)
+		delete(t.data, p)
 		if t.watch != nil {
 			t.watch.remove(p)
 		}
@@ -348,6 +354,14 @@ func (t *tree) warnReading() {
 		n, message = 1, fmt.Sprintf("%s: is on a network file system; what others change in it is seen every %s", t.path, t.options.Rescan)
 	}
 	t.warn("remote", n, message)
+
+	n, message = len(t.data), ""
+	if n > 0 {
+		path := slices.Min(slices.Collect(maps.Keys(t.data)))
+		message = fmt.Sprintf("%s: holds %s and %s, so it is a device's own data folder, and what is in it is left out, as in %d more",
+			disk.Escape(path), dataFile, lockFile, n-1)
+	}
+	t.warn("data", n, message)
 }
 
 // refuse counts an entry that the host did not take.
