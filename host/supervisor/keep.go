@@ -3,6 +3,7 @@ package supervisor
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"time"
 
@@ -33,6 +34,11 @@ func (k *keeper) keep(ctx context.Context, socketDir string) {
 			continue
 		}
 		now := k.options.Now()
+		if hung, ok := errors.AsType[*hungError](err); ok { // what it spent on hanging is no time without a failure
+			for i := range crashes {
+				crashes[i] = crashes[i].Add(hung.lasted)
+			}
+		}
 		crashes = slices.DeleteFunc(crashes, func(at time.Time) bool { return now.Sub(at) > k.options.BudgetWindow })
 		if len(crashes) == 0 {
 			pause.Reset()
@@ -127,7 +133,7 @@ func (k *keeper) live(ctx context.Context, socketDir string, bin *binary) error 
 	defer cancel()
 	process, err := rpc.Start(starting, rpc.Command{
 		Name: k.spec.Name, Path: bin.path, Origin: k.spec.Path, Env: k.spec.Env, SocketDir: socketDir, Sockets: k.sockets,
-		Timeout: k.options.StartTimeout, Log: k.options.Log,
+		Timeout: k.options.StartTimeout, CallTimeout: k.options.CallTimeout, Log: k.options.Log,
 	})
 	if err != nil {
 		return err
@@ -138,6 +144,16 @@ func (k *keeper) live(ctx context.Context, socketDir string, bin *binary) error 
 		return err
 	}
 	return k.watch(ctx, process, up, bin.sum)
+}
+
+// hungError says that a process worked on one batch for too long.
+type hungError struct {
+	call   string
+	lasted time.Duration
+}
+
+func (e *hungError) Error() string {
+	return fmt.Sprintf("%s had been running for %s", e.call, e.lasted.Round(time.Millisecond))
 }
 
 func stateOf(h rpc.Health) State {
@@ -195,6 +211,10 @@ func (k *keeper) untilEnd(ctx context.Context, process *rpc.Process) error {
 		cancel()
 		switch {
 		case ctx.Err() != nil:
+		case err == nil && health.Oldest > k.options.CallTimeout:
+			process.Kill()
+			hung := &hungError{health.OldestCall, health.Oldest}
+			return sdk.Errorf(sdk.CodeUnavailable, "process %d hung: %w; that is a defect of the plugin", process.PID(), hung)
 		case err == nil:
 			misses = 0
 			k.set(stateOf(health), health.String(), nil)

@@ -96,6 +96,7 @@ type Options struct {
 	HealthInterval time.Duration // 5 s
 	HealthTimeout  time.Duration // 5 s; after HealthMisses of them in a row the process is killed
 	HealthMisses   int           // 2
+	CallTimeout    time.Duration // of a batch, 2 min: then the call fails, and the process is killed if it still works on it
 	DrainTimeout   time.Duration // 5 s
 	MinBackoff     time.Duration // before the first restart; 500 ms
 	MaxBackoff     time.Duration // 30 s
@@ -107,7 +108,7 @@ func (o *Options) setDefaults() {
 	for d, v := range map[*time.Duration]time.Duration{
 		&o.StartTimeout: 30 * time.Second, &o.HealthInterval: 5 * time.Second, &o.HealthTimeout: 5 * time.Second,
 		&o.DrainTimeout: 5 * time.Second, &o.MinBackoff: 500 * time.Millisecond, &o.MaxBackoff: 30 * time.Second,
-		&o.BudgetWindow: 10 * time.Minute,
+		&o.CallTimeout: 2 * time.Minute, &o.BudgetWindow: 10 * time.Minute,
 	} {
 		if *d == 0 {
 			*d = v

@@ -84,7 +84,10 @@ func (model) ApplyStateChange(context.Context, sdk.StateChanges) (sdk.StateResul
 	panic("boom")
 }
 
-func (model) ApplySharedChange(context.Context, sdk.SharedChanges) (sdk.SharedResult, error) {
+func (model) ApplySharedChange(_ context.Context, in sdk.SharedChanges) (sdk.SharedResult, error) {
+	if len(in.Batch.Columns) > 0 {
+		<-make(chan struct{}) // hangs
+	}
 	return sdk.SharedResult{}, nil
 }
 
@@ -288,6 +291,36 @@ func TestSupervisor_CrashAndHang(t *testing.T) {
 				t.Errorf("status %+v, %v", s.Status(), err)
 			}
 		})
+	}
+}
+
+// TestSupervisor_HungHandler calls a handler that never returns, in each life. The plugin is started again, within its
+// budget, although it hangs for nearly as long as the budget's window.
+func TestSupervisor_HungHandler(t *testing.T) {
+	w := newWatcher()
+	o := options(t, t.TempDir(), w)
+	o.CallTimeout, o.Budget, o.BudgetWindow = time.Second, 2, 1500*time.Millisecond
+	s, _ := run(t, o, selfSpec(t, ""))
+	for lives := 1; ; lives++ {
+		p := receive(t, w.up, "up")
+		_, err := p.Models[0].Server.ApplySharedChange(t.Context(), sdk.SharedChanges{Batch: sdk.Batch{Model: "note", Columns: []string{"hang"}}})
+		if sdk.CodeOf(err) != sdk.CodeUnavailable {
+			t.Errorf("want code %s, got %v", sdk.CodeUnavailable, err)
+		}
+		if reason := receive(t, w.down, "down"); !strings.Contains(reason.Error(), "ApplySharedChange of note had been running for") {
+			t.Errorf("reason %v", reason)
+		}
+		gone(t, p.PID)
+		until(t, "the next life, or none", func() bool { return len(w.up) > 0 || s.Status()[0].State == Quarantined })
+		if s.Status()[0].State == Quarantined {
+			break
+		}
+		if lives == 8 {
+			t.Fatal("it is started again for ever")
+		}
+	}
+	if st := s.Status()[0]; st.Restarts < o.Budget {
+		t.Errorf("it was not started again: %+v", st)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"strings"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -24,6 +25,10 @@ type Info struct {
 type Health struct {
 	OK      bool
 	Reasons []string // for people; may hold remarks even if OK
+	// Oldest is how long the handler of a batch has been running that was begun first of those that still run; 0: none
+	// runs. OldestCall names it.
+	Oldest     time.Duration
+	OldestCall string
 }
 
 func (h Health) String() string { return strings.Join(h.Reasons, "; ") }
@@ -31,11 +36,16 @@ func (h Health) String() string { return strings.Join(h.Reasons, "; ") }
 // Client is the host's end of the border to one plugin process. Its methods may be called at once; those that take a
 // context return when it ends, whatever the process does. Once the process is gone they fail with sdk.CodeUnavailable.
 type Client struct {
+	name      string        // of the plugin, in errors
+	timeout   time.Duration // of a batch
 	process   rpcpb.PluginServiceClient
 	models    rpcpb.ModelServiceClient
 	transport rpcpb.TransportServiceClient
 	sockets   []Socket // that the process inherited
 }
+
+// maxOldest milliseconds are a year: what a plugin says must not overflow.
+const maxOldest = 365 * 24 * 3600 * 1000
 
 func newClient(conn grpc.ClientConnInterface) *Client {
 	return &Client{
@@ -64,7 +74,10 @@ func (c *Client) Health(ctx context.Context) (Health, error) {
 	if err != nil {
 		return Health{}, fromStatus(err)
 	}
-	return Health{OK: reply.Ok, Reasons: reply.Reasons}, nil
+	return Health{
+		OK: reply.Ok, Reasons: reply.Reasons,
+		Oldest: time.Duration(min(reply.OldestMs, maxOldest)) * time.Millisecond, OldestCall: reply.Oldest, //nolint:gosec // <= maxOldest
+	}, nil
 }
 
 // Drain makes the process refuse new batches, end its sources and close its listeners, and returns when the calls

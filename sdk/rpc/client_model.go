@@ -66,11 +66,22 @@ func (m *modelClient) ApplySharedChange(ctx context.Context, in sdk.SharedChange
 	return out, err
 }
 
-// call runs one request over the model's stream, which it opens first if there is none.
+// call runs one request, for the client's timeout at most.
 func (m *modelClient) call(ctx context.Context, req *rpcpb.ApplyRequest) (*rpcpb.ApplyReply, error) {
 	if err := checkMessage(req, "a batch of "+string(m.description.Model)); err != nil {
 		return nil, err
 	}
+	limited, cancel := context.WithTimeout(ctx, m.client.timeout)
+	defer cancel()
+	reply, err := m.carry(limited, req)
+	if err != nil && ctx.Err() == nil && limited.Err() != nil {
+		return nil, sdk.Errorf(sdk.CodeUnavailable, "plugin %s did not answer a batch of model %q within %s: %w", m.client.name, m.description.Model, m.client.timeout, limited.Err())
+	}
+	return reply, err
+}
+
+// carry runs one request over the model's stream, which it opens first if there is none.
+func (m *modelClient) carry(ctx context.Context, req *rpcpb.ApplyRequest) (*rpcpb.ApplyReply, error) {
 	var stream *applyStream
 	err := m.opening.do(ctx, func() (err error) {
 		if m.stream == nil || m.stream.broken() {

@@ -24,6 +24,7 @@ import (
 
 const (
 	startTimeout = 15 * time.Second
+	callTimeout  = 2 * time.Minute
 	stopWait     = 2 * time.Second // from the request to stop to SIGKILL
 )
 
@@ -38,6 +39,8 @@ type Command struct {
 	Sockets   []Socket      // listening sockets that the process inherits
 	Timeout   time.Duration // to the end of the handshake; 0: 15 s
 	Log       hclog.Logger  // what the process logs appears in it under Name
+
+	CallTimeout time.Duration // of a batch, from the call to the answer; then the call fails. 0: 2 min
 }
 
 // Socket is a listening socket that belongs to the host and that a transport listens on.
@@ -72,7 +75,7 @@ func Start(ctx context.Context, c Command) (*Process, error) {
 		timeout = startTimeout
 	}
 	if deadline, ok := ctx.Deadline(); ok {
-		timeout = min(timeout, time.Until(deadline).Round(time.Millisecond))
+		timeout = min(timeout, time.Until(deadline).Round(100*time.Millisecond))
 	}
 	client := plugin.NewClient(&plugin.ClientConfig{
 		HandshakeConfig:  handshake(),
@@ -104,7 +107,7 @@ func Start(ctx context.Context, c Command) (*Process, error) {
 		p.clean()
 		return nil, run.explain(err, timeout, ctx.Err())
 	}
-	p.client.sockets = c.Sockets
+	p.client.name, p.client.sockets, p.client.timeout = c.Name, c.Sockets, cmp.Or(c.CallTimeout, callTimeout)
 	go p.reap()
 	return p, nil
 }

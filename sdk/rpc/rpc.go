@@ -5,7 +5,8 @@
 // Write stays blocked, and cancelling a call cancels it in the other process.
 //
 // It promises that a plugin ends within a second of its host, that a panic in a handler costs that call and no more,
-// and that a message over MaxMessageBytes is refused with sdk.CodeTooLarge before it harms its neighbours. It leaves
+// that a batch is answered within Command.CallTimeout
+// or fails, and that a message over MaxMessageBytes is refused with sdk.CodeTooLarge before it harms its neighbours. It leaves
 // to its callers when to start, restart and stop a process (host/supervisor), and to call Health with a deadline.
 package rpc
 

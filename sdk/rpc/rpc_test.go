@@ -59,6 +59,8 @@ func (probe) ApplyStateChange(ctx context.Context, in sdk.StateChanges) (sdk.Sta
 	case "block":
 		<-ctx.Done()
 		return sdk.StateResult{}, ctx.Err()
+	case "hang":
+		<-make(chan struct{})
 	case "big answer":
 		return sdk.StateResult{Rows: make([]byte, rpc.MaxMessageBytes)}, nil
 	case "keep":
@@ -211,6 +213,28 @@ func TestModel_Cancel(t *testing.T) {
 	p.Kill()
 	if _, err := models["probe"].ApplyStateChange(t.Context(), command("keep")); sdk.CodeOf(err) != sdk.CodeUnavailable {
 		t.Errorf("a call to a dead process: want code %s, got %v", sdk.CodeUnavailable, err)
+	}
+}
+
+// TestModel_Hang calls a handler that never returns: the call does, and the health call tells of the handler.
+func TestModel_Hang(t *testing.T) {
+	c := rpctest.Command(t, rpctest.Self(t))
+	c.Name, c.CallTimeout = "hanging", time.Second
+	p, err := rpc.Start(t.Context(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(p.Kill)
+	_, err = p.Client().Model(sdk.Description{Model: "probe"}).ApplyStateChange(t.Context(), command("hang"))
+	if sdk.CodeOf(err) != sdk.CodeUnavailable || !strings.Contains(err.Error(), `plugin hanging did not answer a batch of model "probe" within 1s`) {
+		t.Errorf("want code %s, got %s: %v", sdk.CodeUnavailable, sdk.CodeOf(err), err)
+	}
+	health, err := p.Client().Health(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if health.OldestCall != "ApplyStateChange of probe" || health.Oldest <= 0 {
+		t.Errorf("health %+v", health)
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"net"
 	"runtime/debug"
 	"sync"
+	"time"
 
 	"github.com/hashicorp/go-hclog"
 	"google.golang.org/grpc"
@@ -41,7 +42,8 @@ type server struct {
 	working  int           // calls under way that Drain waits for
 	idle     chan struct{} // closed when working becomes 0 after a drain
 	panics   int
-	panicked string // the last one's place
+	panicked string                 // the last one's place
+	batches  map[*handling]struct{} // under way
 
 	accepted acceptedConns
 }
@@ -49,9 +51,10 @@ type server struct {
 // newServer asks each model to describe itself, and refuses what can not be served together.
 func newServer(ctx context.Context, log hclog.Logger, servers []any) (*server, error) {
 	s := &server{
-		log:    log,
-		models: make(map[sdk.ModelName]sdk.ModelServer),
-		idle:   make(chan struct{}),
+		log:     log,
+		models:  make(map[sdk.ModelName]sdk.ModelServer),
+		idle:    make(chan struct{}),
+		batches: make(map[*handling]struct{}),
 		listeners: func(index int) (net.Listener, error) {
 			return nil, sdk.Errorf(sdk.CodeUnsupported, "no socket %d was inherited", index)
 		},
@@ -155,6 +158,46 @@ func (s *server) end() {
 	}
 }
 
+// handling is a batch under way.
+type handling struct {
+	what  string
+	since time.Time
+}
+
+// slow is when a batch under way is worth a remark in the answer to a health call.
+const slow = 30 * time.Second
+
+// handle notes that a batch is under way, until done is called.
+func (s *server) handle(what string) (done func()) {
+	h := &handling{what: what, since: time.Now()}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.batches[h] = struct{}{}
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		delete(s.batches, h)
+	}
+}
+
+// oldest adds the batch that has been under way longest. The caller holds s.mu.
+func (s *server) oldest(reply *rpcpb.HealthReply) {
+	var oldest *handling
+	for h := range s.batches {
+		if oldest == nil || h.since.Before(oldest.since) {
+			oldest = h
+		}
+	}
+	if oldest == nil {
+		return
+	}
+	lasted := time.Since(oldest.since)
+	reply.Oldest, reply.OldestMs = text(oldest.what), uint64(max(0, lasted.Milliseconds())) //nolint:gosec // not negative
+	if lasted > slow {
+		reply.Reasons = append(reply.Reasons, fmt.Sprintf("%s has been running for %s", reply.Oldest, lasted.Round(time.Second)))
+	}
+}
+
 // untilDrain returns ctx, which also ends when the process drains.
 func (s *server) untilDrain(ctx context.Context) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancel(ctx)
@@ -250,6 +293,7 @@ func (s *server) Health(ctx context.Context, _ *rpcpb.HealthRequest) (*rpcpb.Hea
 	if s.panics > 0 {
 		reply.Reasons = append(reply.Reasons, fmt.Sprintf("%d panics recovered, the last in %s", s.panics, s.panicked))
 	}
+	s.oldest(reply)
 	if s.draining.Err() != nil {
 		reply.Reasons = append(reply.Reasons, fmt.Sprintf("draining: %d calls under way", s.working))
 	}

@@ -77,8 +77,10 @@ func (s *server) apply(ctx context.Context, model sdk.ModelServer, req *rpcpb.Ap
 	if req.Shared {
 		return s.applyShared(ctx, model, req, origin)
 	}
+	what := "ApplyStateChange of " + req.Model
+	defer s.handle(what)()
 	var out sdk.StateResult
-	err = s.guard("ApplyStateChange of "+req.Model, func() (err error) {
+	err = s.guard(what, func() (err error) {
 		out, err = model.ApplyStateChange(ctx, sdk.StateChanges{Batch: batchFromWire(req.Batch), Origin: origin, Local: req.Local})
 		return err
 	})
@@ -94,8 +96,10 @@ func (s *server) applyShared(ctx context.Context, model sdk.ModelServer, req *rp
 		return nil, err
 	}
 	in := sdk.SharedChanges{Batch: batchFromWire(req.Batch), Origin: origin, Local: req.Local, Current: current}
+	what := "ApplySharedChange of " + req.Model
+	defer s.handle(what)()
 	var out sdk.SharedResult
-	err = s.guard("ApplySharedChange of "+req.Model, func() (err error) {
+	err = s.guard(what, func() (err error) {
 		out, err = model.ApplySharedChange(ctx, in)
 		return err
 	})

@@ -491,7 +491,9 @@ func (*HealthRequest) Descriptor() ([]byte, []int) {
 type HealthReply struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Ok            bool                   `protobuf:"varint,1,opt,name=ok,proto3" json:"ok,omitempty"`
-	Reasons       []string               `protobuf:"bytes,2,rep,name=reasons,proto3" json:"reasons,omitempty"` // for people
+	Reasons       []string               `protobuf:"bytes,2,rep,name=reasons,proto3" json:"reasons,omitempty"`                    // for people
+	Oldest        string                 `protobuf:"bytes,3,opt,name=oldest,proto3" json:"oldest,omitempty"`                      // the batch under way that was begun first; empty: none is under way
+	OldestMs      uint64                 `protobuf:"varint,4,opt,name=oldest_ms,json=oldestMs,proto3" json:"oldest_ms,omitempty"` // how long it has been
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -538,6 +540,20 @@ func (x *HealthReply) GetReasons() []string {
 		return x.Reasons
 	}
 	return nil
+}
+
+func (x *HealthReply) GetOldest() string {
+	if x != nil {
+		return x.Oldest
+	}
+	return ""
+}
+
+func (x *HealthReply) GetOldestMs() uint64 {
+	if x != nil {
+		return x.OldestMs
+	}
+	return 0
 }
 
 type DrainRequest struct {
@@ -1926,10 +1942,12 @@ const file_sdk_rpc_rpcpb_rpc_proto_rawDesc = "" +
 	"\x05model\x18\x01 \x01(\tR\x05model\x12\x16\n" +
 	"\x06config\x18\x02 \x01(\fR\x06config\"\x10\n" +
 	"\x0eConfigureReply\"\x0f\n" +
-	"\rHealthRequest\"7\n" +
+	"\rHealthRequest\"l\n" +
 	"\vHealthReply\x12\x0e\n" +
 	"\x02ok\x18\x01 \x01(\bR\x02ok\x12\x18\n" +
-	"\areasons\x18\x02 \x03(\tR\areasons\"\x0e\n" +
+	"\areasons\x18\x02 \x03(\tR\areasons\x12\x16\n" +
+	"\x06oldest\x18\x03 \x01(\tR\x06oldest\x12\x1b\n" +
+	"\toldest_ms\x18\x04 \x01(\x04R\boldestMs\"\x0e\n" +
 	"\fDrainRequest\"\f\n" +
 	"\n" +
 	"DrainReply\"\r\n" +
