@@ -2,7 +2,8 @@
 //
 // A plugin's main calls Serve. A host calls Start, and gets the plugin's models, sources and transport back as the
 // same interfaces, so that neither side sees the border: batches cross untouched, errors keep their codes, a blocked
-// Write stays blocked, and cancelling a call cancels it in the other process.
+// Write stays blocked, and cancelling a call cancels it in the other process. A batch is the exception: its caller
+// returns at once, while its handler goes on until it is done; its context ends with the model's stream, not the call.
 //
 // It promises that a plugin ends within a second of its host, that a panic in a handler costs that call and no more,
 // that a batch is answered within Command.CallTimeout
