@@ -9,9 +9,13 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/starling-sync/starling/sdk"
 )
+
+// incoming begins the names of copies under way in the store.
+const incoming = "incoming-"
 
 // binary is a plugin's binary in the store, where nobody changes it: <store>/sha256/<sum>/<name>.
 type binary struct {
@@ -56,7 +60,7 @@ func stage(store, source string) (_ binary, err error) {
 	if err := os.MkdirAll(root, 0o700); err != nil {
 		return binary{}, fmt.Errorf("plugin store: %w", err)
 	}
-	temp, err := os.CreateTemp(root, "incoming-*")
+	temp, err := os.CreateTemp(root, incoming+"*")
 	if err != nil {
 		return binary{}, fmt.Errorf("plugin store: %w", err)
 	}
@@ -79,6 +83,33 @@ func stage(store, source string) (_ binary, err error) {
 		return binary{}, fmt.Errorf("plugin store: %w", err)
 	}
 	return b, nil
+}
+
+// sweep removes from the store what none of sources would be staged as now: builds of the past, plugins that are no
+// longer configured, and copies that a host which was killed did not finish. Call it before anything is staged.
+func sweep(store string, sources []string) error {
+	wanted := make(map[string]bool)
+	for _, source := range sources {
+		if info, err := os.Stat(source); err != nil || !info.Mode().IsRegular() {
+			continue // staging says what is wrong with it
+		}
+		if sum, err := hashOf(source); err == nil {
+			wanted[sum] = true
+		}
+	}
+	root := filepath.Join(store, "sha256")
+	entries, err := os.ReadDir(root)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	for _, e := range entries {
+		sum, ours := hex.DecodeString(e.Name())
+		unfinished := strings.HasPrefix(e.Name(), incoming)
+		if unfinished || ours == nil && len(sum) == sha256.Size && !wanted[e.Name()] {
+			err = errors.Join(err, os.RemoveAll(filepath.Join(root, e.Name())))
+		}
+	}
+	return err
 }
 
 // checkSource refuses what rpc.Start would refuse, with the name that the operator knows: the copy is always executable.

@@ -88,7 +88,7 @@ type Options struct {
 	Log      hclog.Logger
 	Observer Observer
 	Now      func() time.Time
-	StoreDir string // the content-addressed store of binaries; made if missing
+	StoreDir string // the content-addressed store of binaries; made if missing. It belongs to this host alone, and is swept
 	// RuntimeDir is for sockets between host and plugins. It belongs to this host alone, and is emptied.
 	RuntimeDir string
 
@@ -156,6 +156,13 @@ func (s *Supervisor) Run(ctx context.Context) error {
 		return fmt.Errorf("folder for plugin sockets: %w", err)
 	}
 	defer remove()
+	var sources []string
+	for _, k := range s.plugins {
+		sources = append(sources, k.spec.Path)
+	}
+	if err := sweep(s.options.StoreDir, sources); err != nil {
+		s.options.Log.Warn("old plugin binaries stay in the store", "dir", s.options.StoreDir, "reason", err)
+	}
 	var group errgroup.Group
 	for _, k := range s.plugins {
 		group.Go(func() error {
