@@ -6,9 +6,9 @@
 // returns at once, while its handler goes on until it is done; its context ends with the model's stream, not the call.
 //
 // It promises that a plugin ends within a second of its host, that a panic in a handler costs that call and no more,
-// that a batch is answered within Command.CallTimeout
-// or fails, and that a message over MaxMessageBytes is refused with sdk.CodeTooLarge before it harms its neighbours. It leaves
-// to its callers when to start, restart and stop a process (host/supervisor), and to call Health with a deadline.
+// that a batch is answered within Command.CallTimeout or fails, and that a message over MaxMessageBytes is refused with
+// sdk.CodeTooLarge before it harms its neighbours. It leaves to its callers when to start, restart and stop a process
+// (host/supervisor), and to call Health with a deadline.
 package rpc
 
 import (
