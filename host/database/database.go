@@ -64,10 +64,13 @@ type DB struct {
 	lock    *flock.Flock
 	pool    *bun.DB
 
-	readers chan *connection // those that are idle
+	readers chan *connection // those that are idle; nil in place of one that broke
 	count   int              // of readers
 	writer  *connection      // used by who holds turn
 	turn    chan struct{}    // one token: its holder runs the next group
+	closing chan struct{}    // closed by Close
+
+	readerPragmas []string
 
 	numbers numbers
 
@@ -82,7 +85,7 @@ type DB struct {
 // Open opens, and where needed makes and migrates, the database in options.Dir, and locks the folder against a second
 // host until Close. It starts no goroutine of its own and blocks while it migrates.
 func Open(ctx context.Context, options Options) (*DB, error) {
-	db := &DB{dir: options.Dir, log: options.Log, dialect: SQLite{}, turn: make(chan struct{}, 1), count: options.Readers}
+	db := &DB{dir: options.Dir, log: options.Log, dialect: SQLite{}, turn: make(chan struct{}, 1), closing: make(chan struct{}), count: options.Readers}
 	if db.log == nil {
 		db.log = hclog.NewNullLogger()
 	}
@@ -173,8 +176,9 @@ func (db *DB) connect(ctx context.Context, options Options) error {
 		return err
 	}
 	db.readers = make(chan *connection, db.count)
+	db.readerPragmas = readerPragmas(cache / 4)
 	for range db.count {
-		reader, err := newConnection(ctx, db.pool, readerPragmas(cache/4))
+		reader, err := newConnection(ctx, db.pool, db.readerPragmas)
 		if err != nil {
 			return err
 		}
@@ -234,11 +238,15 @@ func versionNumber(version string) int {
 	return number
 }
 
-// Close waits for the group under way and every reader, and closes the database. Later calls fail. Idempotent.
+// Close waits for the group and the reads under way, and closes the database. Calls that wait for their turn, and later
+// ones, fail. Idempotent.
 func (db *DB) Close() error {
 	db.mu.Lock()
 	already := db.closed
 	db.closed = true
+	if !already {
+		close(db.closing)
+	}
 	db.mu.Unlock()
 	if already {
 		return nil
@@ -273,7 +281,7 @@ func (db *DB) release() error {
 
 // closeReader closes a reader that is not the writer as well, as in a database in memory.
 func (db *DB) closeReader(reader *connection) error {
-	if reader == db.writer {
+	if reader == nil || reader == db.writer {
 		return nil
 	}
 	return reader.close()

@@ -17,7 +17,7 @@ import (
 // It is for simulations and tests: nothing is durable, and one connection reads and writes, so that its methods must not
 // be called at once. log may be nil.
 func OpenMemory(ctx context.Context, image []byte, log hclog.Logger) (*DB, error) {
-	db := &DB{log: log, dialect: SQLite{}, turn: make(chan struct{}, 1), count: 1}
+	db := &DB{log: log, dialect: SQLite{}, turn: make(chan struct{}, 1), closing: make(chan struct{}), count: 1}
 	if db.log == nil {
 		db.log = hclog.NewNullLogger()
 	}

@@ -138,6 +138,7 @@ func (tx *Tx) Each(query string, args []any, fn func(*sql.Rows) error) error {
 	if err != nil {
 		return err
 	}
+	defer rows.Close() //nolint:errcheck // Err is checked; here for a panic of fn
 	for rows.Next() {
 		if err := fn(rows); err != nil {
 			return errors.Join(err, rows.Close()) //nolint:sqlclosecheck // its error is wanted
@@ -165,26 +166,48 @@ func (tx *Tx) AfterCommit(fn func()) { tx.after = append(tx.after, fn) }
 
 // Read calls fn with a consistent snapshot, which begins with its first query. It blocks until a reader is idle, and
 // does not block writes.
-func (db *DB) Read(ctx context.Context, fn func(*Tx) error) error {
+func (db *DB) Read(ctx context.Context, fn func(*Tx) error) (err error) {
 	if db.isClosed() {
 		return errClosed()
 	}
 	var reader *connection
 	select {
 	case reader = <-db.readers:
+	case <-db.closing:
+		return errClosed()
 	case <-ctx.Done():
 		return ctx.Err()
 	}
 	defer func() { db.readers <- reader }()
+	background := context.WithoutCancel(ctx)
+	if reader == nil { // the one before broke
+		if reader, err = newConnection(background, db.pool, db.readerPragmas); err != nil {
+			reader = nil
+			return explain(err)
+		}
+	}
 	if err := reader.trim(); err != nil {
 		return err
 	}
-	background := context.WithoutCancel(ctx)
 	if err := reader.step(background, "BEGIN"); err != nil {
-		return explain(err)
+		return explain(errors.Join(err, db.replace(&reader)))
 	}
-	err := fn(&Tx{db: db, conn: reader, ctx: background})
-	return errors.Join(explain(err), reader.step(background, "ROLLBACK"))
+	defer func() { // also where fn panics
+		if undo := reader.step(background, "ROLLBACK"); undo != nil {
+			err = errors.Join(err, undo, db.replace(&reader))
+		}
+	}()
+	return explain(fn(&Tx{db: db, conn: reader, ctx: background}))
+}
+
+// replace closes a reader whose state is not known, so that the next read makes another.
+func (db *DB) replace(reader **connection) error {
+	if *reader == db.writer { // in memory, where there is no other
+		return nil
+	}
+	err := (*reader).close()
+	*reader = nil
+	return err
 }
 
 func (db *DB) isClosed() bool {

@@ -41,8 +41,13 @@ func (db *DB) Write(ctx context.Context, fn func(*Tx) error) error {
 		case <-w.done:
 			return w.err
 		case db.turn <- struct{}{}:
-			db.runGroup()
-			<-db.turn
+			db.runTurn()
+		case <-db.closing:
+			if db.withdraw(w) {
+				return errClosed()
+			}
+			<-w.done
+			return w.err
 		case <-ctx.Done():
 			if db.withdraw(w) {
 				return ctx.Err()
@@ -86,8 +91,9 @@ func (db *DB) withdraw(w *write) bool {
 	return true
 }
 
-// runGroup runs the writes that wait now. Its caller holds the turn.
-func (db *DB) runGroup() {
+// runTurn runs the writes that wait now, and gives the turn back. Its caller holds it.
+func (db *DB) runTurn() {
+	defer func() { <-db.turn }()
 	db.mu.Lock()
 	n := min(len(db.waiting), maxGroup)
 	group := slices.Clone(db.waiting[:n])
@@ -97,71 +103,115 @@ func (db *DB) runGroup() {
 	if len(group) == 0 {
 		return
 	}
-	err := db.commit(group, before)
+	var after []func()
+	err := guard("a commit", func() (err error) {
+		after, err = db.commit(group, before)
+		return err
+	})
+	if isPanic(err) {
+		db.breakDown(err) // in the midst of a transaction
+	}
+	for _, fn := range after {
+		db.runAfter(fn)
+	}
 	for _, w := range group {
 		if err != nil && w.err == nil {
 			w.err = err
 		}
 		if w.err == nil {
 			for _, fn := range w.tx.after {
-				fn()
+				db.runAfter(fn)
 			}
 		}
 		close(w.done)
 	}
 }
 
-// commit runs group in one transaction. An error is of all of them; the error of one stands in its err.
-func (db *DB) commit(group []*write, before []func(*Tx) error) error {
+// runAfter runs one function of AfterCommit. What it is for is durable, so that a panic in it can not fail the write. But
+// what was not told of it is out of step with the database from now on, so that no more writes are taken.
+func (db *DB) runAfter(fn func()) {
+	if err := guard("what follows a commit", func() error { fn(); return nil }); err != nil {
+		db.breakDown(err)
+	}
+}
+
+// panicked is a panic that became an error: it may be on another caller's goroutine, and the writer's turn must go on.
+type panicked struct{ cause error }
+
+func (p panicked) Error() string { return p.cause.Error() }
+
+func isPanic(err error) bool {
+	_, ok := errors.AsType[panicked](err)
+	return ok
+}
+
+// guard calls fn and turns a panic into an error.
+func guard(what string, fn func() error) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = sdk.Errorf(sdk.CodeInternal, "%w", panicked{fmt.Errorf("panic in %s: %v\n%s", what, r, debug.Stack())})
+		}
+	}()
+	return fn()
+}
+
+// breakDown has every later write refused until the host is started again.
+func (db *DB) breakDown(err error) {
+	broken := sdk.Errorf(sdk.CodeInternal, "the database takes no more writes until the host is started again: %w", err)
+	if db.broken.CompareAndSwap(nil, broken) {
+		db.log.Error("the database takes no more writes; start the host again", "error", err)
+	}
+}
+
+// commit runs group in one transaction. An error is of all of them; the error of one stands in its err. after is what the
+// hooks of BeforeCommit want to be called.
+func (db *DB) commit(group []*write, before []func(*Tx) error) (after []func(), err error) {
 	if broken := db.broken.Load(); broken != nil {
-		return broken
+		return nil, broken
 	}
 	ctx := context.WithoutCancel(group[0].ctx)
 	if err := db.writer.trim(); err != nil {
-		return explain(err)
+		return nil, explain(err)
 	}
 	if err := db.writer.step(ctx, "BEGIN IMMEDIATE"); err != nil {
-		return db.failed(err)
+		return nil, db.failed(err)
 	}
 	written := 0
 	for _, w := range group {
 		w.tx = &Tx{db: db, conn: db.writer, ctx: context.WithoutCancel(w.ctx), writable: true}
 		if err := db.inSavepoint(w, len(group) > 1); err != nil {
-			return db.rollback(ctx, err)
+			return nil, db.rollback(ctx, err)
 		}
 		if w.err == nil {
 			written++
 		}
 	}
 	if written == 0 {
-		return db.rollback(ctx, nil)
+		return nil, db.rollback(ctx, nil)
 	}
 	tx := &Tx{db: db, conn: db.writer, ctx: ctx, writable: true}
 	for _, hook := range before {
-		if err := hook(tx); err != nil {
-			return db.rollback(ctx, fmt.Errorf("before commit: %w", err))
+		if err := guard("what precedes a commit", func() error { return hook(tx) }); err != nil {
+			return nil, db.rollback(ctx, fmt.Errorf("before commit: %w", err))
 		}
 	}
 	if err := db.writer.step(ctx, "COMMIT"); err != nil {
-		return db.rollback(ctx, err)
+		return nil, db.rollback(ctx, err)
 	}
-	for _, fn := range tx.after {
-		fn()
-	}
-	return nil
+	return tx.after, nil
 }
 
 // inSavepoint runs one write, whose own error goes into w.err. Where it is one of several (nested), an error undoes what
 // it did; else the caller rolls back. The error returned means that the transaction is gone, with all of the group.
 func (db *DB) inSavepoint(w *write, nested bool) error {
 	if !nested {
-		w.err = db.failed(call(w))
+		w.err = db.failed(w.call())
 		return nil
 	}
 	if err := db.writer.step(w.tx.ctx, "SAVEPOINT w"); err != nil {
 		return err
 	}
-	w.err = db.failed(call(w))
+	w.err = db.failed(w.call())
 	if w.err != nil {
 		// HAZARD: a full disk may end the whole transaction by itself. Then there is no savepoint to go back to, and
 		// what came after would be committed statement by statement.
@@ -172,15 +222,7 @@ func (db *DB) inSavepoint(w *write, nested bool) error {
 	return db.writer.step(w.tx.ctx, "RELEASE w")
 }
 
-// call runs the function of w. A panic in it becomes an error: it may be another caller's goroutine.
-func call(w *write) (err error) {
-	defer func() {
-		if r := recover(); r != nil {
-			err = sdk.Errorf(sdk.CodeInternal, "panic in a database write: %v\n%s", r, debug.Stack())
-		}
-	}()
-	return w.fn(w.tx)
-}
+func (w *write) call() error { return guard("a database write", func() error { return w.fn(w.tx) }) }
 
 func (db *DB) rollback(ctx context.Context, err error) error {
 	undo := db.writer.step(ctx, "ROLLBACK")
@@ -200,10 +242,7 @@ func (db *DB) failed(err error) error {
 	}
 	switch failure.Code() & 0xff {
 	case sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB:
-		broken := sdk.Errorf(sdk.CodeInternal, "the database takes no more writes until the host is started again: %w", explained)
-		if db.broken.CompareAndSwap(nil, broken) {
-			db.log.Error("the database takes no more writes; start the host again", "error", err)
-		}
+		db.breakDown(explained)
 	}
 	return explained
 }
