@@ -35,6 +35,7 @@ func (f CommitterFunc) CommitDeviceOwned(ctx context.Context, batch sdk.Batch) (
 }
 
 // Finder reads this device's own rows, as sdk.SourceHost.Find says.
+// Values are given once each.
 type Finder interface {
 	Find(ctx context.Context, model sdk.ModelName, field string, values []any) (sdk.Batch, error)
 }
@@ -325,11 +326,33 @@ func (h *host) Commit(ctx context.Context, batch sdk.Batch) ([]sdk.Refusal, erro
 
 // Find implements sdk.SourceHost.
 func (h *host) Find(ctx context.Context, model sdk.ModelName, field string, values []any) (sdk.Batch, error) {
-	batch, err := h.runner.options.Finder.Find(ctx, model, field, values)
+	batch, err := h.runner.options.Finder.Find(ctx, model, field, distinct(values))
 	if err != nil {
 		return batch, fmt.Errorf("find %s by %s: %w", model, field, err)
 	}
 	return batch, nil
+}
+
+// distinct returns values without repetitions: a record that has one of them is found once.
+func distinct(values []any) []any {
+	type bytes string
+	seen := make(map[any]struct{}, len(values))
+	once := make([]any, 0, len(values))
+	for _, value := range values {
+		key := value
+		switch v := value.(type) {
+		case []byte:
+			key = bytes(v)
+		case nil, string, int64, float64, bool, sdk.RecordID:
+		default: // no value of any type: it is for the finder to refuse
+			return values
+		}
+		if _, repeated := seen[key]; !repeated {
+			seen[key] = struct{}{}
+			once = append(once, value)
+		}
+	}
+	return once
 }
 
 // Changed implements sdk.SourceHost. Its goroutine ends with the run.

@@ -1,4 +1,5 @@
-// Package sdktest holds the laws that plugins keep: Model for models, Transport for transports. Every plugin runs them,
+// Package sdktest holds the laws that plugins keep: Model for models, Transport for transports, and SourceHostSuite for the
+// host that a source is given. Every plugin runs them,
 // in process and against its built binary, and so do the fakes here: MemoryTransport, a network in memory, and
 // SourceHost, a host for a source without a database.
 //

@@ -98,6 +98,10 @@ func (h *SourceHost) Commit(ctx context.Context, batch sdk.Batch) ([]sdk.Refusal
 		return nil, sdk.Errorf(sdk.CodeUnknownModel, "no server for model %q", batch.Model)
 	}
 	batch.Rows, batch.Columns = bytes.Clone(batch.Rows), slices.Clone(batch.Columns)
+	batch, err := h.complete(m, batch)
+	if err != nil {
+		return nil, err
+	}
 	result, err := m.server.ApplyStateChange(ctx, sdk.StateChanges{Batch: batch, Local: true})
 	if err != nil {
 		return nil, err
@@ -119,6 +123,46 @@ func (h *SourceHost) Commit(ctx context.Context, batch sdk.Batch) ([]sdk.Refusal
 	}
 	h.notify()
 	return result.Refused, err
+}
+
+// complete returns batch with the columns that it lacks, filled from what is stored: they keep their values.
+func (h *SourceHost) complete(m *sourceModel, batch sdk.Batch) (sdk.Batch, error) {
+	var missing []int
+	for i, name := range m.columns {
+		if !slices.Contains(batch.Columns, name) {
+			missing = append(missing, i)
+		}
+	}
+	if len(missing) == 0 {
+		return batch, nil
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	whole := sdk.Batch{Model: batch.Model, Version: batch.Version, Columns: batch.Columns, Count: batch.Count}
+	for _, at := range missing {
+		whole.Columns = append(whole.Columns, m.columns[at])
+	}
+	for row, err := range batch.StateRows() {
+		if err != nil {
+			return batch, err
+		}
+		if row.Deleted {
+			whole.Rows = sdk.AppendStateHeader(whole.Rows, row.ID, 0, -1)
+			continue
+		}
+		whole.Rows = append(sdk.AppendStateHeader(whole.Rows, row.ID, 0, len(whole.Columns)), row.Values...)
+		stored, exists := m.rows[row.ID]
+		for _, at := range missing {
+			value := sdk.AppendValue(nil, nil)
+			if exists {
+				if value, err = m.packed(stored, at); err != nil {
+					return batch, err
+				}
+			}
+			whole.Rows = append(whole.Rows, value...)
+		}
+	}
+	return whole, nil
 }
 
 // store keeps the rows of batch that are not refused. h.mu is held.
@@ -187,6 +231,9 @@ func (h *SourceHost) Find(ctx context.Context, model sdk.ModelName, field string
 	}
 	var wanted [][]byte
 	for _, v := range values {
+		if err := m.comparable(at, v); err != nil {
+			return sdk.Batch{}, err
+		}
 		wanted = append(wanted, sdk.AppendValue(nil, v))
 	}
 	found := sdk.Batch{Model: model, Columns: slices.Clone(m.columns)}
@@ -208,6 +255,17 @@ func (h *SourceHost) Find(ctx context.Context, model sdk.ModelName, field string
 		found.Rows = append(found.Rows, row.values...)
 	}
 	return found, nil
+}
+
+// comparable returns why v can not be compared with the field at, or with the id where at is negative.
+func (m *sourceModel) comparable(at int, v any) error {
+	if at >= 0 {
+		return sdk.CheckValue(m.desc.Fields[at].Type, v)
+	}
+	if _, ok := v.(sdk.RecordID); !ok {
+		return sdk.Errorf(sdk.CodeInvalid, "an id is compared with a %T", v)
+	}
+	return nil
 }
 
 // packed returns the packed value of the field at.

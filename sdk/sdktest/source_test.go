@@ -10,6 +10,14 @@ import (
 	"github.com/starling-sync/starling/sdk/sdktest"
 )
 
+func TestSourceHost_Laws(t *testing.T) {
+	sdktest.SourceHostSuite(t, func(t *testing.T, server sdk.ModelServer) (sdk.SourceHost, func()) {
+		t.Helper()
+		host := sdktest.NewSourceHost(t, server)
+		return host, host.Close
+	})
+}
+
 func TestSourceHost(t *testing.T) {
 	files := sdk.Model[file]{Name: "file", Version: 1}
 	host := sdktest.NewSourceHost(t, files)
