@@ -242,6 +242,11 @@ func (d *device) readPage(a peersync.ReadPage) {
 // announced takes in a durable local commit.
 func (d *device) announced(c transaction.Committed) {
 	page := replica.PageOf(d.id, c)
+	defer func() { // the database still holds its turn: commit ends the run
+		if r := recover(); r != nil {
+			d.w.raised = r
+		}
+	}()
 	d.w.acknowledged(d, &page)
 	if d.crashing == afterCommit {
 		return

@@ -33,8 +33,8 @@ func newPlan(o Options, r *rand.Rand) plan {
 		p.devices += r.IntN(8)
 	}
 	p.active = time.Duration(8+r.IntN(20)) * time.Minute
-	p.writes = 60 + r.IntN(100)
-	p.faults = 5 + r.IntN(30)
+	p.writes = 40 + r.IntN(70)
+	p.faults = 5 + r.IntN(25)
 	p.pageBytes = []int{300, 1000, 4 << 10, 64 << 10}[r.IntN(4)]
 	p.windowBytes = p.pageBytes * []int{1, 4, 32}[r.IntN(3)]
 	p.encode = r.IntN(8) == 0

@@ -109,6 +109,7 @@ type world struct {
 	sessions peersync.SessionID
 	ledger   *ledger
 	stats    Stats
+	raised   any            // a failure found while a commit was announced
 	healed   bool           // faults have stopped
 	shaken   bool           // pages were applied while a local write was being decided
 	written  *protocol.Page // by the latest local commit

@@ -275,6 +275,9 @@ func (w *world) commit(d *device, request transaction.Request) (transaction.Resu
 	w.written, w.shaken = nil, false
 	w.trace(d, "write", "%s %s", request.Batches[0].Model, request.Kind)
 	result, err := d.manager.Commit(context.Background(), request)
+	if w.raised != nil {
+		panic(w.raised)
+	}
 	if errors.Is(err, errPower) || d.crashing == afterCommit && result.Written > 0 {
 		w.crashed(d)
 		return result, false
