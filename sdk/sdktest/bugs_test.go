@@ -292,6 +292,12 @@ func TestSeededBug(t *testing.T) {
 			bug.fault.Transport = sdktest.NewMemoryTransport()
 			return &bug.fault
 		}, sdktest.Patience(time.Second))
+	} else if bug, known := hostBugs[name]; known {
+		sdktest.SourceHostSuite(t, func(t *testing.T, server sdk.ModelServer) (sdk.SourceHost, func()) {
+			t.Helper()
+			bug.host.SourceHost = sdktest.NewSourceHost(t, server)
+			return &bug.host, bug.host.Close
+		})
 	} else {
 		t.Skip("it runs in a process of its own: see TestModel_CatchesSeededBugs")
 	}

@@ -1,7 +1,7 @@
-// Package sdktest holds the laws that plugins keep: Model for models, Transport for transports, and SourceHostSuite for the
-// host that a source is given. Every plugin runs them,
+// Package sdktest holds the laws that plugins keep: Model for models, Transport for transports. Every plugin runs them,
 // in process and against its built binary, and so do the fakes here: MemoryTransport, a network in memory, and
-// SourceHost, a host for a source without a database.
+// SourceHost, a host for a source without a database. SourceHostSuite holds the laws of the hosts of sources, which the
+// real one keeps as well as the fake.
 //
 // It promises that a law which fails names the smallest history found that breaks it, and that a rapid seed replays it.
 // It leaves to each plugin's own tests what its records mean.
