@@ -16,7 +16,8 @@ import (
 //	device-owned, a delete:  [id, stamp]
 //	shared, an operation:    [id, stamp, kind, (column, value, seen) ...]   column is an index into Columns
 //
-// id is 16 bytes (bin), stamp and seen are unsigned integers, kind is an OpKind.
+// id is 16 bytes (bin), stamp and seen are unsigned integers, kind is an OpKind. A device-owned array of length 2 is a
+// delete whatever Columns holds, so that a row names one column at least; a model has one field at least.
 type Batch struct {
 	Model   ModelName
 	Version uint32   // of the schema that Columns comes from
@@ -75,8 +76,12 @@ type OpField struct {
 	Seen   hlc.Stamp // stamp of the value that the writer replaced; zero if it saw none
 }
 
-// AppendStateHeader begins a row of columns values (AppendValue appends each), and a delete with columns -1.
+// AppendStateHeader begins a row of columns values (AppendValue appends each), and a delete with columns -1. It panics on
+// a row of no values, which is a defect of the caller: it would read as a delete.
 func AppendStateHeader(dst []byte, id RecordID, stamp hlc.Stamp, columns int) []byte {
+	if columns == 0 {
+		panic("sdk: AppendStateHeader of a row without values; a delete has -1 columns")
+	}
 	dst = msgp.AppendArrayHeader(dst, uint32(2+max(0, columns))) //nolint:gosec // columns is a schema's width
 	dst = msgp.AppendBytes(dst, id[:])
 	return msgp.AppendUint64(dst, uint64(stamp))
@@ -112,7 +117,7 @@ func AppendValue(dst []byte, v any) []byte {
 	case int64:
 		return msgp.AppendInt64(dst, v)
 	case float64:
-		return msgp.AppendFloat64(dst, v)
+		return msgp.AppendFloat64(dst, oneZero(v))
 	case bool:
 		return msgp.AppendBool(dst, v)
 	case []byte:
@@ -151,7 +156,7 @@ func DecodeValue(b []byte, t Type) (value any, rest []byte, err error) {
 		if err != nil {
 			return nil, b, wrongType(t, b, err)
 		}
-		return f, rest, checkFloat(f)
+		return oneZero(f), rest, checkFloat(f)
 	case Bool:
 		v, rest, err := msgp.ReadBoolBytes(b)
 		if err != nil {
@@ -172,6 +177,15 @@ func DecodeValue(b []byte, t Type) (value any, rest []byte, err error) {
 		return id, rest, nil
 	}
 	return nil, b, Errorf(CodeUnsupported, "field type %q is unknown here", t)
+}
+
+// oneZero returns f, and zero for the negative zero, which compares equal and which databases do not keep: a value must
+// be the same bytes wherever it has been.
+func oneZero(f float64) float64 {
+	if f == 0 {
+		return 0
+	}
+	return f
 }
 
 func wrongType(t Type, b []byte, err error) error {

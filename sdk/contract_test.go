@@ -1,6 +1,8 @@
 package sdk_test
 
 import (
+	"bytes"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -223,4 +225,43 @@ func TestDescription_References(t *testing.T) {
 	if diff := cmp.Diff([]string{"parent_id", "maybe_ref"}, names); diff != "" {
 		t.Errorf("what hides a record (-want +got):\n%s", diff)
 	}
+}
+
+// TestNegativeZero wants zero to be one value: packed, read and as a key.
+func TestNegativeZero(t *testing.T) {
+	negative := math.Copysign(0, -1)
+	zero := sdk.AppendValue(nil, 0.0)
+	if packed := sdk.AppendValue(nil, negative); !bytes.Equal(packed, zero) {
+		t.Errorf("packed % x; want % x", packed, zero)
+	}
+	if sdk.KeyID("m", negative) != sdk.KeyID("m", 0.0) {
+		t.Error("the keys differ")
+	}
+	foreign := binary.BigEndian.AppendUint64([]byte{0xcb}, math.Float64bits(negative))
+	value, _, err := sdk.DecodeValue(foreign, sdk.Float)
+	if f, ok := value.(float64); !ok || err != nil || math.Signbit(f) {
+		t.Errorf("read %v, %v", value, err)
+	}
+	type reading struct {
+		sdk.Owned
+		Value float64 `starling:"value"`
+	}
+	p, err := sdk.Model[reading]{Name: "reading", Version: 1}.Packer()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.Put(&reading{Value: negative})
+	if b := p.Batch(); !bytes.HasSuffix(b.Rows, zero) {
+		t.Errorf("a row of % x", b.Rows)
+	}
+}
+
+// TestAppendStateHeader_noValues wants a row that would read as a delete to be impossible.
+func TestAppendStateHeader_noValues(t *testing.T) {
+	defer func() {
+		if recover() == nil {
+			t.Error("a row without values was packed")
+		}
+	}()
+	sdk.AppendStateHeader(nil, sdk.RecordID{1}, 1, 0)
 }

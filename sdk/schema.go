@@ -188,7 +188,7 @@ func (b *boundField) appendValue(dst []byte, record reflect.Value) []byte {
 	case holdsInt:
 		return msgp.AppendInt64(dst, v.Int())
 	case holdsFloat:
-		return msgp.AppendFloat64(dst, v.Float())
+		return msgp.AppendFloat64(dst, oneZero(v.Float()))
 	case holdsBool:
 		return msgp.AppendBool(dst, v.Bool())
 	case holdsBytes:

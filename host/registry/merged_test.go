@@ -1,6 +1,8 @@
 package registry_test
 
 import (
+	"encoding/binary"
+	"math"
 	"testing"
 
 	"github.com/starling-sync/starling/host/peerlog"
@@ -52,4 +54,20 @@ func TestMergedPages(t *testing.T) {
 			wantEqual(t, a, b)
 		})
 	}
+}
+
+// TestNegativeZero has one device hold a value in its table that the shadow of another holds.
+func TestNegativeZero(t *testing.T) {
+	a, b := newDevice(t, 1, files()), newDevice(t, 2, files())
+	row := sdk.Batch{Model: "file", Version: 1, Columns: []string{"name", "ratio", "parent_id"}, Count: 1}
+	row.Rows = sdk.AppendValue(sdk.AppendStateHeader(nil, rid(3), 50, 3), "y")
+	row.Rows = binary.BigEndian.AppendUint64(append(row.Rows, 0xcb), math.Float64bits(math.Copysign(0, -1))) // as another make packs it
+	row.Rows = sdk.AppendValue(row.Rows, rid(1))
+	foreign := page{stream: peerlog.Stream{Origin: deviceID(9), Kind: sdk.DeviceOwned}, through: 60, batches: []sdk.Batch{row}}
+	a.own(packed(t, files(), file(1, 0, "parent")))
+	a.apply(foreign)
+	a.own(deletes(t, files(), rid(1)))
+	b.apply(foreign)
+	b.pull(a, 1<<20)
+	wantEqual(t, a, b)
 }
