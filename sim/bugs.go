@@ -142,19 +142,7 @@ func mergeBugs() []*bug {
 		return func(s sdk.ModelServer) sdk.ModelServer { return server{s, merge, describe} }
 	}
 	return []*bug{
-		{name: "no-tie-break", does: "of two writes with one stamp the first to come stands", server: wrap(func(in *sdk.SharedChanges) {
-			// Every device looks like the same one to the comparison.
-			for i := range in.Current {
-				for k := range in.Current[i].Fields {
-					f := &in.Current[i].Fields[k]
-					for op := range in.Batch.Ops() {
-						if op.ID == in.Current[i].ID && op.Stamp == f.Version.Stamp {
-							f.Version.Device = sdk.DeviceID{0: 0xff}
-						}
-					}
-				}
-			}
-		}, nil)},
+		{name: "no-tie-break", does: "of two writes with one stamp the first to come stands", server: func(s sdk.ModelServer) sdk.ModelServer { return firstOfTies{s} }},
 		{name: "last-to-come-wins", does: "the value that comes last stands", server: wrap(func(in *sdk.SharedChanges) {
 			for i := range in.Current {
 				for k := range in.Current[i].Fields {
@@ -219,6 +207,35 @@ func (s server) ApplySharedChange(ctx context.Context, in sdk.SharedChanges) (sd
 		return sdk.SharedResult{}, err
 	}
 	return sdk.MergeShared(&desc, in, nil)
+}
+
+// firstOfTies lets the value that came first stand where two devices wrote it at one stamp.
+type firstOfTies struct{ sdk.ModelServer }
+
+func (s firstOfTies) ApplySharedChange(ctx context.Context, in sdk.SharedChanges) (sdk.SharedResult, error) {
+	tied := map[sdk.RecordID]map[string]sdk.FieldState{}
+	for op := range in.Batch.Ops() {
+		for i := range in.Current {
+			for _, f := range in.Current[i].Fields {
+				if !in.Local && op.ID == in.Current[i].ID && op.Stamp == f.Version.Stamp && in.Origin != f.Version.Device {
+					if tied[op.ID] == nil {
+						tied[op.ID] = map[string]sdk.FieldState{}
+					}
+					tied[op.ID][f.Name] = f
+				}
+			}
+		}
+	}
+	result, err := s.ModelServer.ApplySharedChange(ctx, in)
+	for i := range result.Records {
+		for k := range result.Records[i].Fields {
+			f := &result.Records[i].Fields[k]
+			if first, ok := tied[result.Records[i].ID][f.Name]; ok && f.Version.Stamp == first.Version.Stamp {
+				*f = first
+			}
+		}
+	}
+	return result, err
 }
 
 // talkBugs are about what devices say and believe.

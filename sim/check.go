@@ -140,18 +140,15 @@ func (w *world) checkWindow(d *device, c *conn, f *flow, m protocol.Message) {
 	f.sent[delivery.Page.Stream] = append(f.sent[delivery.Page.Stream], sentPage{delivery.Page, size})
 	f.unread[kind] += size
 	w.stats.MostUnread = max(w.stats.MostUnread, f.unread[kind])
-	pages := 0
-	for _, list := range f.sent {
-		pages += len(list)
-	}
-	if f.unread[kind] > w.limits.WindowBytes+pages*pageHeads && f.unread[kind] != size {
+	reads := max(1, w.limits.WindowBytes/w.limits.PageBytes)
+	if f.unread[kind] > w.limits.WindowBytes+reads*pageHeads && f.unread[kind] != size {
 		w.fail("memory", "%s has sent %d bytes to %s that are not acknowledged; the window is %d", d, f.unread[kind], other(c, d), w.limits.WindowBytes)
 	}
 }
 
-// pageHeads is what the heads of a page and its batches take, which a page that is read may have beyond its share of the
-// window.
-const pageHeads = 400
+// pageHeads is about what the heads of a page and its batches take, which a page that is being read may have beyond its
+// share of the window.
+const pageHeads = 256
 
 func other(c *conn, d *device) *device {
 	if c.ends[0] == d {

@@ -72,12 +72,13 @@ func TestRun_replays(t *testing.T) {
 
 // TestBugs puts each seeded bug around the real code: the checkers must catch it.
 func TestBugs(t *testing.T) {
-	o := prepared(t)
 	for _, b := range bugs() {
 		t.Run(b.name, func(t *testing.T) {
 			t.Parallel()
-			o := o
-			o.Bug = b.name
+			o := Options{Store: "memory", Bug: b.name}
+			if err := o.prepare(); err != nil {
+				t.Fatal(err)
+			}
 			const most = 200
 			for seed := range uint64(most) {
 				o.Seed = 1 + seed

@@ -50,7 +50,7 @@ func (o *Options) prepare() error {
 		return err
 	}
 	for _, server := range servers() {
-		if _, err := r.Add(ctx, server); err != nil {
+		if _, err := r.Add(ctx, findBug(o.Bug).wrapServer(server)); err != nil {
 			return err
 		}
 	}
