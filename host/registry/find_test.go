@@ -3,6 +3,7 @@ package registry_test
 import (
 	"testing"
 
+	"github.com/starling-sync/starling/host/database"
 	"github.com/starling-sync/starling/sdk"
 )
 
@@ -34,5 +35,36 @@ func TestRegistry_Find(t *testing.T) {
 				t.Errorf("found %d records; want %d", found.Count, tc.want)
 			}
 		})
+	}
+}
+
+// TestRegistry_Find_shadow wants own records that wait to be found, by any field, and the others not even to be read.
+func TestRegistry_Find_shadow(t *testing.T) {
+	d, other := newDevice(t, 1, files()), newDevice(t, 2, files())
+	other.own(packed(t, files(), file(5, 99, "other's"), file(6, 99, "waits")))
+	d.pull(other, 1<<20)
+	d.own(packed(t, files(), file(1, 99, "waits"), file(2, 99, "waits"), file(3, 0, "visible")))
+	err := d.db.Write(t.Context(), func(tx *database.Tx) error {
+		otherID := rid(5)
+		_, err := tx.Exec("UPDATE _shadow SET data = ? WHERE id = ?", []byte("damaged"), otherID[:])
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tc := range []struct {
+		field  string
+		values []any
+		want   int
+	}{
+		{"name", []any{"waits"}, 2},
+		{"parent_id", []any{rid(99)}, 2},
+		{"id", []any{rid(1), rid(3), rid(6), rid(7)}, 2},
+		{"", nil, 3},
+	} {
+		found, err := d.registry.Find(t.Context(), "file", tc.field, tc.values)
+		if err != nil || found.Count != tc.want {
+			t.Errorf("%s %v: found %d, %v; want %d", tc.field, tc.values, found.Count, err, tc.want)
+		}
 	}
 }

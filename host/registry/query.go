@@ -214,8 +214,13 @@ func (r *record) matches(field string, value any) bool {
 
 // eachShadowed calls fn for records of s that exist and wait in the shadow, in the order of their ids.
 func (s *served) eachShadowed(tx *database.Tx, after sdk.RecordID, limit int, fn func(*record) error) error {
-	return tx.Each("SELECT id, coalesce(owner, 0), coalesce(stamp, 0), data FROM _shadow WHERE model = ? AND present = 1 AND id > ? ORDER BY id LIMIT ?",
-		[]any{s.n, after[:], limit}, func(rows *sql.Rows) error {
+	return s.selectShadowed(tx, "id > ? ORDER BY id LIMIT ?", []any{after[:], limit}, fn)
+}
+
+// selectShadowed calls fn for records of s that exist and wait in the shadow, and for which where holds.
+func (s *served) selectShadowed(tx *database.Tx, where string, args []any, fn func(*record) error) error {
+	return tx.Each("SELECT id, coalesce(owner, 0), coalesce(stamp, 0), data FROM _shadow WHERE model = ? AND present = 1 AND "+where,
+		append([]any{s.n}, args...), func(rows *sql.Rows) error {
 			var id, data []byte
 			var owner, stamp int64
 			if err := rows.Scan(&id, &owner, &stamp, &data); err != nil {
@@ -260,13 +265,7 @@ func (r *Registry) Find(ctx context.Context, model sdk.ModelName, field string, 
 		if err := s.findOwn(tx, self, field, values, add); err != nil {
 			return err
 		}
-		return s.eachShadowed(tx, sdk.RecordID{}, -1, func(rec *record) error {
-			wanted := len(values) == 0 || slices.ContainsFunc(values, func(v any) bool { return rec.matches(field, v) })
-			if owner, _ := rec.args[s.width-3].(int64); wanted && owner == self {
-				add(rec)
-			}
-			return nil
-		})
+		return s.findOwnShadowed(tx, self, field, values, add)
 	})
 	if err != nil {
 		return sdk.Batch{}, fmt.Errorf("find %s: %w", model, err)
@@ -296,6 +295,31 @@ func (s *served) findOwn(tx *database.Tx, self int64, field string, values []any
 			args = append(args, argOf(value))
 		}
 		return tx.Each(s.sel+" WHERE "+quote(field)+" IN "+placeholders(to-from)+" AND +_owner = ?", append(args, self), each)
+	})
+}
+
+// findOwnShadowed looks into the shadow, where values are packed: only those of this device's rows, and of an id that row.
+func (s *served) findOwnShadowed(tx *database.Tx, self int64, field string, values []any, add func(*record)) error {
+	if field == "id" && len(values) > 0 {
+		ids := make([]sdk.RecordID, 0, len(values))
+		for _, value := range values {
+			if id, ok := value.(sdk.RecordID); ok {
+				ids = append(ids, id)
+			}
+		}
+		found, err := readShadowed(tx, s.model, ids)
+		for _, rec := range found {
+			if rec.args[s.width-3] == self {
+				add(rec)
+			}
+		}
+		return err
+	}
+	return s.selectShadowed(tx, "owner = ? ORDER BY id", []any{self}, func(rec *record) error {
+		if len(values) == 0 || slices.ContainsFunc(values, func(v any) bool { return rec.matches(field, v) }) {
+			add(rec)
+		}
+		return nil
 	})
 }
 
