@@ -13,24 +13,31 @@ const cascadeRows = 500
 
 // finish follows what was shown and hidden to all that depends on it. Each turn shows or hides at least one record for
 // good or leaves a queue shorter, so it ends.
+//
+// It does so in the transaction of the change, since tables never show a dangling reference: while it moves records (some
+// ten thousand a second) other writers wait, and the ids of all of them are held in memory.
 func (p *placer) finish() error {
 	for len(p.hiding) > 0 || len(p.shown) > 0 {
 		for len(p.hiding) > 0 {
-			n := min(len(p.hiding), lookupChunks[0])
-			ids := slices.Clone(p.hiding[:n])
-			p.hiding = slices.Delete(p.hiding, 0, n)
-			if err := p.hideDependants(ids); err != nil {
+			if err := p.hideDependants(take(&p.hiding)); err != nil {
 				return err
 			}
 		}
-		n := min(len(p.shown), lookupChunks[0])
-		ids := slices.Clone(p.shown[:n])
-		p.shown = slices.Delete(p.shown, 0, n)
-		if err := p.showWaiting(ids); err != nil {
+		if err := p.showWaiting(take(&p.shown)); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// take takes some ids from the front of a queue, and lets go of what is behind them once it is empty.
+func take(queue *[]sdk.RecordID) []sdk.RecordID {
+	n := min(len(*queue), lookupChunks[0])
+	ids := (*queue)[:n:n]
+	if *queue = (*queue)[n:]; len(*queue) == 0 {
+		*queue = nil
+	}
+	return ids
 }
 
 // hideDependants moves the records that need one of ids, which are not visible any more, into the shadow.

@@ -7,7 +7,8 @@
 // streams, watermarks and the log to package peerlog, which writes in the same transactions.
 //
 // A record is visible iff it exists and no record that it needs, directly or through others, is missing. Records that
-// need one another in a ring are visible together: which of them came first must not matter.
+// need one another in a ring are visible together: which of them came first must not matter. What a record carries along
+// as it appears or disappears moves in the same transaction, whose length is therefore that of the longest such cascade.
 package registry
 
 import (
