@@ -106,8 +106,25 @@ func (e *Engine) Run(ctx context.Context) error {
 				e.step(Advanced{Mark: mark})
 			}
 		case <-ticker.C:
+			e.noteArrivals()
 			e.step(Tick{})
 		}
+	}
+}
+
+// noteArrivals tells the machine of connections on which bytes have arrived, be it less than a message.
+func (e *Engine) noteArrivals() {
+	var heard []SessionID
+	e.mu.Lock()
+	for id, l := range e.links {
+		if arrived := l.wire.arrived.Load(); arrived != l.noted {
+			l.noted = arrived
+			heard = append(heard, id)
+		}
+	}
+	e.mu.Unlock()
+	for _, id := range heard {
+		e.step(Heard{Session: id})
 	}
 }
 

@@ -32,6 +32,8 @@ type (
 		Session SessionID
 		Message protocol.Message
 	}
+	// Heard says that bytes have come from a peer, which need not be a whole message yet.
+	Heard struct{ Session SessionID }
 	// Committed is a page of this device's own stream, durable: From is where the stream ended before it.
 	Committed struct{ Page protocol.Page }
 	// Advanced is Committed without the page, which must be read from the database.
@@ -67,6 +69,7 @@ type (
 func (PeerUp) event()         {}
 func (PeerDown) event()       {}
 func (Received) event()       {}
+func (Heard) event()          {}
 func (Committed) event()      {}
 func (Advanced) event()       {}
 func (Applied) event()        {}

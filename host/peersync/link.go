@@ -32,6 +32,7 @@ type link struct {
 	gone    chan struct{} // closed once the connection is cut
 	cutOnce sync.Once
 	in, out atomic.Int64
+	noted   int64 // of wire.arrived, told to the machine; of the loop
 
 	mu     sync.Mutex
 	urgent []protocol.Message // leave first, so that tags and acknowledgements do not wait behind a backfill
@@ -110,7 +111,7 @@ func (l *link) write(limit time.Duration) error {
 		}
 		watch := time.AfterFunc(limit, l.cut)
 		defer watch.Stop()
-		l.wire.cork()
+		l.wire.cork(func() { watch.Reset(limit) })
 		err := w.Flush()
 		if uncorked := l.wire.uncork(); err == nil {
 			err = uncorked
@@ -207,7 +208,8 @@ func (e *Engine) readAll(l *link) error {
 // plainEnd makes the many ways in which connections end between two frames one: TLS calls an end without its own
 // farewell unexpected, and wraps nothing.
 func plainEnd(err error) error {
-	if err == io.ErrUnexpectedEOF || errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) || errors.Is(err, io.ErrClosedPipe) {
+	if err == io.ErrUnexpectedEOF || //nolint:errorlint // the reader wraps the same error where a frame is cut short
+		errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) || errors.Is(err, io.ErrClosedPipe) {
 		return errEnded
 	}
 	return err

@@ -85,6 +85,10 @@ func (m *Machine) Step(now time.Time, event Event) []Action {
 		m.peerDown(e)
 	case Received:
 		m.received(e)
+	case Heard:
+		if s := m.sessions[e.Session]; s != nil {
+			s.heard = m.now
+		}
 	case Committed:
 		m.advance(m.ensureStream(e.Page.Stream), protocol.Position{Epoch: e.Page.Epoch, Stamp: e.Page.Through}, &e.Page)
 	case Advanced:

@@ -3,6 +3,7 @@ package peersync
 import (
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/starling-sync/starling/sdk"
@@ -11,13 +12,25 @@ import (
 // netConn lets TLS run over a transport's connection. It has no deadlines of its own: who waits closes it.
 type netConn struct {
 	sdk.Conn
+	arrived atomic.Int64 // bytes read: a slow peer gives signs of life before its frame is whole
 
 	mu     sync.Mutex
 	corked bool
 	held   []byte // written while corked
+	left   func() // told of each piece that has left, while corked and until the end of uncork; or nil
 }
 
+// pieceBytes is how much of a flush is written at once: progress counts in pieces.
+const pieceBytes = 128 << 10
+
 func newNetConn(conn sdk.Conn) *netConn { return &netConn{Conn: conn} }
+
+// Read counts what arrives.
+func (c *netConn) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	c.arrived.Add(int64(n))
+	return n, err
+}
 
 // Write passes b on, or holds it while corked.
 func (c *netConn) Write(b []byte) (int, error) {
@@ -33,10 +46,11 @@ func (c *netConn) Write(b []byte) (int, error) {
 	return c.Conn.Write(b)
 }
 
-// cork gathers the records that TLS cuts a flush into, so that the transport carries them as one.
-func (c *netConn) cork() {
+// cork gathers the records that TLS cuts a flush into, so that the transport carries them as few. left is told, under
+// the lock, whenever a piece of them has left.
+func (c *netConn) cork(left func()) {
 	c.mu.Lock()
-	c.corked = true
+	c.corked, c.left = true, left
 	c.mu.Unlock()
 }
 
@@ -44,17 +58,22 @@ func (c *netConn) cork() {
 func (c *netConn) uncork() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.corked = false
-	return c.release()
+	err := c.release()
+	c.corked, c.left = false, nil
+	return err
 }
 
 // release writes what is held. The lock is held across the write: writes keep their order, and only Close, which does
 // not take it, ends a write that blocks.
 func (c *netConn) release() error {
-	if len(c.held) == 0 {
-		return nil
+	var err error
+	for rest := c.held; len(rest) > 0 && err == nil; {
+		piece := rest[:min(len(rest), pieceBytes)]
+		rest = rest[len(piece):]
+		if _, err = c.Conn.Write(piece); err == nil && c.left != nil {
+			c.left()
+		}
 	}
-	_, err := c.Conn.Write(c.held)
 	c.held = c.held[:0]
 	return err
 }

@@ -48,7 +48,7 @@ type session struct {
 	up           time.Time
 
 	hello  *protocol.Hello // the peer's; nil until it has come
-	heard  time.Time       // last message
+	heard  time.Time       // last sign of life
 	beatAt time.Time       // next heartbeat of ours
 
 	peerClock   time.Time // of the peer's last Hello or Heartbeat, and when it came
@@ -82,6 +82,9 @@ func (s *session) ready() bool { return s.hello != nil && s.peer.session == s }
 
 func (m *Machine) peerUp(e PeerUp) {
 	p := m.peers[e.Peer]
+	if p != nil && e.Dialed {
+		p.dialing = false
+	}
 	if p == nil || p.member.Retired {
 		m.act(Send{Session: e.Session, Message: &protocol.Error{
 			Code: sdk.CodeDenied, Message: "this device is not a member of the library, or has been retired", Retryable: true,
@@ -100,9 +103,6 @@ func (m *Machine) peerUp(e PeerUp) {
 	m.sessions[s.id] = s
 	m.sessionList = append(m.sessionList, s)
 	slices.SortFunc(m.sessionList, func(a, b *session) int { return cmp.Compare(a.id, b.id) })
-	if e.Dialed {
-		p.dialing = false
-	}
 	m.send(s, &protocol.Hello{
 		MinVersion: protocol.MinVersion, MaxVersion: protocol.MaxVersion, Library: m.self.Library, Device: m.self.Device,
 		Name: m.self.Name, Epoch: m.self.Epoch, Clock: m.now, Models: m.models, Vector: m.Vector(),

@@ -151,7 +151,7 @@ func (w *world) act(d *worldDevice, a Action) {
 func (w *world) applyNext(d *worldDevice, key protocol.Stream) {
 	a := d.pipes[key][0]
 	d.pipes[key] = d.pipes[key][1:]
-	err := error(nil)
+	var err error
 	if a.Generation < d.failed[key] {
 		err = sdk.Errorf(sdk.CodeUnavailable, "a page before this one was not applied")
 	} else if err = d.store.apply(a.Page); err != nil {

@@ -17,7 +17,7 @@ type Limits struct {
 	TextBytes      int           // of a name, an address or a message
 	MembersBytes   int           // of Welcome.Members
 	HandshakeTime  time.Duration // from connected to both Hellos exchanged
-	SendTime       time.Duration // for one frame to leave
+	SendTime       time.Duration // for a piece of what is sent to leave
 	CompressBeyond int           // payloads larger than this are compressed
 }
 
