@@ -6,6 +6,9 @@ import (
 	"time"
 )
 
+// greatest is the last stamp that a clock takes from elsewhere: what is left up to MaxStamp is room for its own.
+const greatest = MaxStamp - 1<<40
+
 // DriftError says that a stamp lies further ahead of the local wall clock than the clock allows.
 type DriftError struct {
 	Stamp Stamp
@@ -14,6 +17,9 @@ type DriftError struct {
 }
 
 func (e *DriftError) Error() string {
+	if e.Stamp > greatest {
+		return fmt.Sprintf("stamp %s is too near to the greatest stamp %s", e.Stamp, MaxStamp)
+	}
 	return fmt.Sprintf("stamp %s is %s ahead of the local clock (at most %s is accepted)", e.Stamp, e.Ahead.Round(time.Millisecond), e.Max)
 }
 
@@ -30,7 +36,7 @@ type Clock struct {
 }
 
 // NewClock returns a clock that continues after last, reads wall time from now, and refuses remote stamps
-// more than maxDrift ahead of it (zero or less: none are refused).
+// more than maxDrift ahead of it (zero or less: only those so near to MaxStamp that no room is left after them).
 func NewClock(now func() time.Time, last Stamp, maxDrift time.Duration) *Clock {
 	return &Clock{now: now, last: last, maxDrift: maxDrift}
 }
@@ -58,10 +64,10 @@ func (c *Clock) Observe(remote Stamp) error {
 
 // Check returns a *DriftError if remote is too far ahead of the local wall clock, and merges nothing.
 func (c *Clock) Check(remote Stamp) error {
-	if c.maxDrift <= 0 {
+	if c.maxDrift <= 0 && remote <= greatest {
 		return nil
 	}
-	if ahead := remote.Time().Sub(c.now()); ahead > c.maxDrift {
+	if ahead := remote.Time().Sub(c.now()); ahead > c.maxDrift || remote > greatest {
 		return &DriftError{Stamp: remote, Ahead: ahead, Max: c.maxDrift}
 	}
 	return nil
@@ -73,5 +79,9 @@ func (c *Clock) Last() Stamp {
 	defer c.mu.Unlock()
 	return c.last
 }
+
+// Ahead returns how far the next stamp is ahead of the wall clock; zero if it is not. More than the bound on remote stamps
+// means that the wall clock has been set back, or was wrong before: peers refuse this device's stamps until it catches up.
+func (c *Clock) Ahead() time.Duration { return max(0, c.Last().Time().Sub(c.now())) }
 
 func (c *Clock) wall() Stamp { return New(max(0, c.now().UnixMilli()), 0) }

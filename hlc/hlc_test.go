@@ -153,8 +153,24 @@ func TestClock_Check(t *testing.T) {
 	if err := bounded.Check(far); err != nil {
 		t.Errorf("once time has passed: %v", err)
 	}
-	if err := unbounded.Observe(hlc.MaxStamp - 1); err != nil {
+	if err := unbounded.Observe(hlc.MaxStamp - 1<<40); err != nil {
 		t.Errorf("a clock without a bound: %v", err)
+	}
+	err = unbounded.Observe(hlc.MaxStamp)
+	if !errors.As(err, &drift) || !strings.Contains(err.Error(), "too near") || unbounded.Now() > hlc.MaxStamp {
+		t.Errorf("the greatest stamp: %v, then %s", err, unbounded.Now())
+	}
+}
+
+func TestClock_Ahead(t *testing.T) {
+	wall := &wallClock{millis: 10_000}
+	clock := hlc.NewClock(wall.now, hlc.New(12_500, 7), 0)
+	if got := clock.Ahead(); got != 2500*time.Millisecond {
+		t.Errorf("ahead by %s", got)
+	}
+	wall.millis = 20_000
+	if got := clock.Ahead(); got != 0 {
+		t.Errorf("ahead by %s once time has passed", got)
 	}
 }
 

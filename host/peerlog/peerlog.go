@@ -187,8 +187,11 @@ func (l *Log) StoreClock(tx *database.Tx, mark hlc.Stamp) error {
 // LoadClock returns the clock's high-water mark; zero in a new database.
 func (l *Log) LoadClock(ctx context.Context) (hlc.Stamp, error) {
 	value, err := l.Meta(ctx, metaClock)
-	if err != nil || len(value) != 8 {
+	if err != nil || value == nil {
 		return 0, err
+	}
+	if len(value) != 8 || value[0] > 0x7f {
+		return 0, sdk.Errorf(sdk.CodeInternal, "the stored mark of the clock, %x, is damaged; restore the database from a copy, or remove it and join the library again", value)
 	}
 	return hlc.Stamp(binary.BigEndian.Uint64(value)), nil
 }

@@ -153,6 +153,10 @@ func TestLog_positions(t *testing.T) {
 	if mark, err := log.LoadClock(ctx); mark != 9 || err != nil {
 		t.Errorf("clock %v, %v", mark, err)
 	}
+	write(t, db, func(tx *database.Tx) error { return log.SetMeta(tx, "clock", []byte("seven b")) })
+	if _, err := log.LoadClock(ctx); sdk.CodeOf(err) != sdk.CodeInternal {
+		t.Errorf("a damaged clock: %v", err)
+	}
 }
 
 func TestLog_epochsAndMeta(t *testing.T) {

@@ -96,11 +96,20 @@ func (p *Pages) ReadPage(ctx context.Context, stream protocol.Stream, since hlc.
 	return protocol.Page{Stream: stream, From: since, Through: through, Batches: batches}, more, err
 }
 
-// Clock continues the clock from its stored mark, and has every commit of db store it. Call it before the first write.
+// Clock continues the clock from its stored mark, and at least from every watermark, so that a mark that was lost can not
+// bring stamps back that were used. It has every commit of db store the mark. Call it before the first write. A clock
+// that is ahead (hlc.Clock.Ahead) by more than maxDrift is returned all the same: the caller says so to people.
 func Clock(ctx context.Context, db *database.DB, journal *peerlog.Log, now func() time.Time, maxDrift time.Duration) (*hlc.Clock, error) {
 	mark, err := journal.LoadClock(ctx)
 	if err != nil {
 		return nil, err
+	}
+	vector, err := journal.Watermarks(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, at := range vector {
+		mark = max(mark, at.Stamp)
 	}
 	clock := hlc.NewClock(now, mark, maxDrift)
 	db.BeforeCommit(func(tx *database.Tx) error { return journal.StoreClock(tx, clock.Last()) })
