@@ -66,12 +66,12 @@ func specs(c *config.Config) []supervisor.Spec {
 	var all []supervisor.Spec
 	for _, m := range c.Models {
 		all = append(all, supervisor.Spec{
-			Name: string(m.Name), Path: m.Path, Models: []sdk.ModelName{m.Name}, Config: map[sdk.ModelName]json.RawMessage{m.Name: m.Config},
+			Name: string(m.Name), Path: m.Path, SHA256: m.SHA256, Models: []sdk.ModelName{m.Name}, Config: map[sdk.ModelName]json.RawMessage{m.Name: m.Config},
 		})
 	}
 	for _, t := range c.Transports {
 		all = append(all, supervisor.Spec{
-			Name: t.Name, Path: t.Path, Transport: t.Kind, Listen: t.Listen, Config: map[sdk.ModelName]json.RawMessage{"": t.Config},
+			Name: t.Name, Path: t.Path, SHA256: t.SHA256, Transport: t.Kind, Listen: t.Listen, Config: map[sdk.ModelName]json.RawMessage{"": t.Config},
 		})
 	}
 	return all

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
@@ -128,6 +129,11 @@ func permanent(err error) bool {
 func (k *keeper) live(ctx context.Context, socketDir string, bin *binary) error {
 	if err := bin.stage(k.options.StoreDir, k.spec.Path); err != nil {
 		return err
+	}
+	if want := k.spec.SHA256; want != "" && !strings.EqualFold(want, bin.sum) {
+		sum := bin.sum
+		*bin = binary{} // what lies there is read anew when it is asked for again
+		return sdk.Errorf(sdk.CodeInvalid, "the binary at %s is not the one that is configured: its SHA-256 is %s, want %s; it was not run", k.spec.Path, sum, want)
 	}
 	starting, cancel := context.WithTimeout(ctx, k.options.StartTimeout)
 	defer cancel()

@@ -24,6 +24,7 @@ import (
 type Spec struct {
 	Name      string                            // for people and logs; one plugin each
 	Path      string                            // of the binary
+	SHA256    string                            // that the binary must have, in hexadecimal; empty: any
 	Models    []sdk.ModelName                   // that it must serve; it may serve more
 	Transport string                            // that it must serve; empty: none
 	Config    map[sdk.ModelName]json.RawMessage // config blocks by model; the transport's under ""
