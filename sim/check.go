@@ -374,6 +374,47 @@ func (w *world) checkWaiting(d *device) {
 	}
 }
 
+// checkJournal checks that a title that lost to a write which had not seen it is in the conflict journal of every device
+// (invariant 2). Titles are all different. A device has seen its own earlier writes, and what somebody has seen is no
+// conflict.
+func (w *world) checkJournal(d *device) {
+	for _, k := range w.ledger.keys {
+		if k.model != topicModel {
+			continue
+		}
+		var writes []*change
+		seen, last := map[hlc.Stamp]bool{}, map[sdk.DeviceID]hlc.Stamp{}
+		var winner sdk.Version
+		for _, c := range w.ledger.records[k] {
+			if _, ok := c.fields["title"]; !ok {
+				continue
+			}
+			writes = append(writes, c)
+			seen[c.seen["title"]] = true
+			last[c.stream.Origin] = max(last[c.stream.Origin], c.stamp)
+			if c.version().Compare(winner) > 0 {
+				winner = c.version()
+			}
+		}
+		list, err := d.registry.Conflicts(context.Background(), topicModel, k.id)
+		w.check(err, "%s: read the journal", d)
+		kept := map[sdk.Version]bool{}
+		for _, c := range list {
+			if c.Field == "title" {
+				kept[c.Lost] = true
+			}
+		}
+		for _, c := range writes {
+			if v := c.version(); v != winner && !seen[c.stamp] && last[v.Device] == v.Stamp {
+				w.stats.Journalled++
+				if !kept[v] {
+					w.fail("journal", "%s has no record of the title of %s at %s, which lost unseen to %s\n%s", d, k, v, winner, w.history(k, d))
+				}
+			}
+		}
+	}
+}
+
 // finish checks the end of a run, when everybody has come to rest.
 func (w *world) finish() {
 	ctx := context.Background()
@@ -381,6 +422,7 @@ func (w *world) finish() {
 	w.check(err, "digest")
 	for _, d := range w.devices {
 		w.checkDevice(d)
+		w.checkJournal(d)
 		digest, err := d.registry.Digest(ctx)
 		w.check(err, "digest")
 		if !slices.Equal(first, digest) {

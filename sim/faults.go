@@ -59,6 +59,9 @@ func (w *world) fault() {
 	}
 	switch kind {
 	case "crash":
+		if roll%3 == 0 && !w.without("jump") {
+			w.jump(d, 0, 2*span) // it comes back with a clock that has lost the time
+		}
 		w.kill(d, roll%2 == 0, span)
 	case "midcommit":
 		d.crashing = []crashPoint{beforeCommit, afterCommit}[roll%2] // taken at the next commit

@@ -27,8 +27,9 @@ type change struct {
 	key
 	stream protocol.Stream
 	stamp  hlc.Stamp
-	kind   sdk.OpKind        // of a device-owned record: Insert for a row, Delete for a delete
-	fields map[string]string // by column
+	kind   sdk.OpKind           // of a device-owned record: Insert for a row, Delete for a delete
+	fields map[string]string    // by column
+	seen   map[string]hlc.Stamp // of shared fields: what the writer replaced
 }
 
 func (c *change) version() sdk.Version { return sdk.Version{Stamp: c.stamp, Device: c.stream.Origin} }
@@ -78,9 +79,9 @@ func changesOf(stream protocol.Stream, batches []sdk.Batch) (list []*change, err
 			if err != nil {
 				return nil, err
 			}
-			c := &change{key: key{b.Model, op.ID}, stream: stream, stamp: op.Stamp, kind: op.Kind, fields: map[string]string{}}
+			c := &change{key: key{b.Model, op.ID}, stream: stream, stamp: op.Stamp, kind: op.Kind, fields: map[string]string{}, seen: map[string]hlc.Stamp{}}
 			for _, f := range op.Fields {
-				c.fields[b.Columns[f.Column]] = string(f.Value)
+				c.fields[b.Columns[f.Column]], c.seen[b.Columns[f.Column]] = string(f.Value), f.Seen
 			}
 			list = append(list, c)
 		}

@@ -190,7 +190,7 @@ func (s *Stats) add(other *Stats) {
 		{&s.Runs, other.Runs}, {&s.Writes, other.Writes}, {&s.Changes, other.Changes}, {&s.Refused, other.Refused}, {&s.Pages, other.Pages}, {&s.Overlaps, other.Overlaps},
 		{&s.Stale, other.Stale}, {&s.Holds, other.Holds}, {&s.Checked, other.Checked}, {&s.Events, other.Events}, {&s.Messages, other.Messages},
 		{&s.Sessions, other.Sessions}, {&s.Reads, other.Reads}, {&s.Crashes, other.Crashes}, {&s.MidCommit, other.MidCommit}, {&s.Cuts, other.Cuts},
-		{&s.Stops, other.Stops}, {&s.Jumps, other.Jumps}, {&s.Resets, other.Resets}, {&s.Joins, other.Joins}, {&s.Hidden, other.Hidden}, {&s.Conflicted, other.Conflicted},
+		{&s.Stops, other.Stops}, {&s.Jumps, other.Jumps}, {&s.Resets, other.Resets}, {&s.Joins, other.Joins}, {&s.Hidden, other.Hidden}, {&s.Journalled, other.Journalled},
 	} {
 		*pair.to += pair.from
 	}
@@ -204,5 +204,5 @@ func report(out io.Writer, s Stats, took time.Duration) {
 		s.Checked, s.Writes, s.Changes, s.Refused, s.Pages, s.Overlaps, s.Stale, s.Holds)
 	fmt.Fprintf(out, "%d events, %d messages, %d sessions, %d reads; %d crashes (%d in a commit), %d cuts, %d stops, %d clock faults, %d resets, %d joins\n", //nolint:errcheck // a report
 		s.Events, s.Messages, s.Sessions, s.Reads, s.Crashes, s.MidCommit, s.Cuts, s.Stops, s.Jumps, s.Resets, s.Joins)
-	fmt.Fprintf(out, "at rest at the latest %s after faults stopped; %d records seen waiting; at most %d bytes unacknowledged\n", s.Settled, s.Hidden, s.MostUnread) //nolint:errcheck // a report
+	fmt.Fprintf(out, "at rest at the latest %s after faults stopped; %d records seen waiting; %d values in journals; at most %d bytes unacknowledged\n", s.Settled, s.Hidden, s.Journalled, s.MostUnread) //nolint:errcheck // a report
 }

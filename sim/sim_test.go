@@ -20,7 +20,7 @@ func prepared(tb testing.TB) Options {
 func TestRun(t *testing.T) {
 	o := prepared(t)
 	o.Seed = 1
-	seeds := uint64(60)
+	seeds := uint64(40)
 	if testing.Short() {
 		seeds = 10
 	}

@@ -74,7 +74,7 @@ type Stats struct {
 	Events, Messages, Sessions        int
 	Reads, Crashes, MidCommit         int
 	Cuts, Stops, Jumps, Resets, Joins int
-	Hidden, MostUnread, Conflicted    int
+	Hidden, MostUnread, Journalled    int
 }
 
 // Failure is an invariant that did not hold. It is the panic of a world, and the error of a run.
