@@ -61,16 +61,15 @@ func (m *Machine) routeAll() {
 	}
 }
 
-// route gives a stream its upstream: the origin itself where it is connected, else the peer that is furthest ahead. A
-// present relay stays as long as it delivers. Also a relay that is not ahead yet is asked, so that what it hears later
+// route gives a stream its upstream: the origin itself where it is connected, else the peer that is furthest ahead. The
+// origin need not be a member any more: what it wrote still travels between those who have it. A present relay stays as long as it delivers. Also a relay that is not ahead yet is asked, so that what it hears later
 // comes at once.
 func (m *Machine) route(st *stream) {
-	origin := m.peers[st.Origin]
-	if origin == nil || !st.heldUntil.IsZero() {
+	if st.Origin == m.self.Device || !st.heldUntil.IsZero() {
 		m.unsubscribe(st)
 		return
 	}
-	best := m.bestUpstream(st, origin)
+	best := m.bestUpstream(st)
 	if best == st.upstream {
 		return
 	}
@@ -80,12 +79,16 @@ func (m *Machine) route(st *stream) {
 	}
 }
 
-func (m *Machine) bestUpstream(st *stream, origin *peer) *session {
-	avoided := func(s *session) bool { return s.id == st.avoid && m.now.Before(st.avoidUntil) }
-	if s := origin.session; s != nil && !avoided(s) {
-		return s
+func (m *Machine) bestUpstream(st *stream) *session {
+	var direct *session
+	if origin := m.peers[st.Origin]; origin != nil {
+		direct = origin.session
 	}
-	if s := st.upstream; s != nil && s != origin.session && !avoided(s) {
+	avoided := func(s *session) bool { return s.id == st.avoid && m.now.Before(st.avoidUntil) }
+	if direct != nil && !avoided(direct) {
+		return direct
+	}
+	if s := st.upstream; s != nil && s != direct && !avoided(s) {
 		return s
 	}
 	var best *session
@@ -99,9 +102,19 @@ func (m *Machine) bestUpstream(st *stream, origin *peer) *session {
 		}
 	}
 	if best == nil {
-		return origin.session // better one that stalls than none
+		return direct // better one that stalls than none
 	}
 	return best
+}
+
+// meet takes in streams that a member has and this device does not know of. A member can make this device remember no
+// more of them than leaves room for those of the members themselves.
+func (m *Machine) meet(marks []protocol.Mark) {
+	for _, mark := range marks {
+		if mark.Stamp > 0 && len(m.streams) < m.limits.Marks/2 {
+			m.ensureStream(mark.Stream)
+		}
+	}
 }
 
 func (m *Machine) subscribe(st *stream, s *session) {
@@ -142,12 +155,9 @@ func (m *Machine) detach(st *stream) {
 // delivery takes in a page.
 func (m *Machine) delivery(s *session, d *protocol.Delivery) {
 	page := &d.Page
-	if page.Origin == m.self.Device || m.peers[page.Origin] == nil {
-		m.log(hclog.Warn, "page refused: its origin is this device or no member", "peer", s.peer.String(), "origin", page.Origin.String())
-		return
-	}
 	st := m.streams[page.Stream]
-	if st == nil {
+	if page.Origin == m.self.Device || st == nil {
+		m.log(hclog.Warn, "page refused: its origin is this device or unknown", "peer", s.peer.String(), "origin", page.Origin.String())
 		return
 	}
 	s.note(page.Stream, protocol.Position{Epoch: page.Epoch, Stamp: max(page.Head, page.Through)}, m.limits.Marks)

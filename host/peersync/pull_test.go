@@ -1,7 +1,9 @@
 package peersync
 
 import (
+	"slices"
 	"testing"
+	"time"
 
 	"github.com/starling-sync/starling/hlc"
 	"github.com/starling-sync/starling/host/protocol"
@@ -48,5 +50,55 @@ func TestMachine_ManyBatches(t *testing.T) {
 	actions = s.step(PageRead{Read: reads[0], Page: page, More: true})
 	if reads = only[ReadPage](actions); len(only[Send](actions)) != 0 || len(reads) != 1 || reads[0].MaxBytes != minPageBytes {
 		t.Fatalf("%d sends, reads %+v; want the page read again, smaller", len(only[Send](actions)), reads)
+	}
+}
+
+// TestMachine_FormerMember has the last words of a device, whose membership record is gone, reach who did not hear them.
+func TestMachine_FormerMember(t *testing.T) {
+	for name, forgets := range map[string]bool{"known": false, "never known": true} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, 3, 3)
+			w.cutAll(topologies["line"])
+			if !forgets {
+				w.pass(30 * time.Second)
+			}
+			w.cut[[2]int{0, 1}] = true
+			for _, c := range slices.Clone(w.conns) {
+				if c.ends[0].index+c.ends[1].index == 1 {
+					w.breakConn(c)
+				}
+			}
+			w.write(w.devices[2], sdk.SharedByAll, 0, 5, "last words")
+			w.write(w.devices[2], sdk.DeviceOwned, 0, 5, "last rows")
+			w.pass(30 * time.Second)
+			w.stop(w.devices[2])
+			remaining := w.members()[:2]
+			if forgets {
+				m := w.devices[0].machine
+				w.devices[0].machine = NewMachine(MachineOptions{Self: m.self, Members: remaining, Limits: m.limits, Config: m.config, Rand: m.rand})
+			}
+			for _, d := range w.devices[:2] {
+				w.step(d, MembersChanged{Members: remaining})
+			}
+			delete(w.cut, [2]int{0, 1})
+			w.pass(2 * time.Minute)
+			w.devices = w.devices[:2]
+			w.checkEqual(name)
+		})
+	}
+}
+
+// TestMachine_InventedStreams has a member name more streams than can be real.
+func TestMachine_InventedStreams(t *testing.T) {
+	s := newSolo(t)
+	s.m.limits.Marks = 100
+	var vector []protocol.Mark
+	for i := range 200 {
+		key := protocol.Stream{Origin: sdk.DeviceID{1, byte(i)}, Kind: sdk.SharedByAll}
+		vector = append(vector, protocol.Mark{Stream: key, Position: protocol.Position{Stamp: 1}})
+	}
+	s.connect(1, 1, vector...)
+	if got := len(s.m.streams); got > 50 {
+		t.Errorf("%d streams are remembered; want 50 at most", got)
 	}
 }

@@ -260,6 +260,7 @@ func (m *Machine) hello(s *session, h *protocol.Hello) {
 	for _, mark := range h.Vector {
 		s.note(mark.Stream, mark.Position, m.limits.Marks)
 	}
+	m.meet(h.Vector)
 	s.peerClock, s.peerClockAt = h.Clock, m.now
 	s.skew = h.Clock.Sub(m.now)
 	m.log(hclog.Info, "peer connected", "peer", p.String(), "via", s.via, "address", s.address, "dialed", s.dialed)
@@ -373,6 +374,7 @@ func (m *Machine) learn(s *session, marks []protocol.Mark) {
 	if len(marks) == 0 {
 		return
 	}
+	m.meet(marks)
 	for _, mark := range marks {
 		if mark.Stamp > s.vector[mark.Stream].Stamp {
 			delete(s.holds, mark.Stream)
