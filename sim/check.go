@@ -439,7 +439,7 @@ func (w *world) finish() {
 			w.note(-1, string(m.Model), uint64(b))
 		}
 	}
-	if w.stats.Changes < w.plan_.writes/4 || w.stats.Pages < 10 || w.stats.Checked < w.ledger.count {
+	if w.stats.Changes < w.setup.writes/4 || w.stats.Pages < 10 || w.stats.Checked < w.ledger.count {
 		w.fail("too little", "%d changes in %d commits, %d pages, %d checked", w.stats.Changes, w.stats.Writes, w.stats.Pages, w.stats.Checked)
 	}
 }

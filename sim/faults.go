@@ -7,7 +7,7 @@ import (
 
 // setClock gives a device a wall clock as devices have them: some seconds wrong, and drifting.
 func (w *world) setClock(d *device) {
-	if w.plan_.aligned || w.without("drift") {
+	if w.setup.aligned || w.without("drift") {
 		return
 	}
 	d.offset = w.jitter(w.faultRand, 20*time.Second) - 10*time.Second
@@ -17,7 +17,7 @@ func (w *world) setClock(d *device) {
 func (w *world) without(kind string) bool { return slices.Contains(w.options.Without, kind) }
 
 func (w *world) scheduleFaults() {
-	p := &w.plan_
+	p := &w.setup
 	for range p.faults {
 		w.after(time.Duration(w.faultRand.Int64N(int64(p.active))), w.fault)
 	}
@@ -35,7 +35,7 @@ func (w *world) rotate(turn int) {
 		l.down = i != turn%len(w.linkList)
 	}
 	w.wakeAll()
-	w.after(w.plan_.rotate, func() { w.rotate(turn + 1) })
+	w.after(w.setup.rotate, func() { w.rotate(turn + 1) })
 }
 
 // pick draws a device that is up.
@@ -114,7 +114,7 @@ func (w *world) crashed(d *device) bool {
 }
 
 func (w *world) cutLink(l *link, oneWay bool, side int, span time.Duration) {
-	if w.plan_.rotate > 0 {
+	if w.setup.rotate > 0 {
 		return // the links have their own turn
 	}
 	w.trace(l.ends[0], "cut", "to %s, one way %v, for %s", l.ends[1], oneWay, span)

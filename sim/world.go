@@ -92,7 +92,7 @@ func (f *Failure) Error() string {
 // world is a few devices and the network between them, in one goroutine. One seed always gives the same run.
 type world struct {
 	options Options
-	plan_   plan
+	setup   plan
 	bug     *bug
 	log     hclog.Logger
 	limits  protocol.Limits
@@ -152,17 +152,17 @@ func newWorld(o Options) *world {
 		options: o, log: hclog.NewNullLogger(), ledger: newLedger(), digest: fnv.New64a(), bug: findBug(o.Bug),
 		workRand: source(1), faultRand: source(2), netRand: source(3), config: peersync.DefaultConfig(), limits: protocol.DefaultLimits(),
 	}
-	w.plan_ = newPlan(o, source(0))
-	w.limits.PageBytes, w.limits.WindowBytes, w.limits.MaxPageBytes = w.plan_.pageBytes, w.plan_.windowBytes, 64<<10
-	w.encode = w.plan_.encode
-	for i := range w.plan_.devices {
+	w.setup = newPlan(o, source(0))
+	w.limits.PageBytes, w.limits.WindowBytes, w.limits.MaxPageBytes = w.setup.pageBytes, w.setup.windowBytes, 64<<10
+	w.encode = w.setup.encode
+	for i := range w.setup.devices {
 		w.devices = append(w.devices, &device{w: w, index: i, id: deviceID(i), durable: map[protocol.Stream]hlc.Stamp{}})
 	}
 	w.links = make([][]*link, len(w.devices))
 	for i := range w.links {
 		w.links[i] = make([]*link, len(w.devices))
 	}
-	for _, e := range w.plan_.edges {
+	for _, e := range w.setup.edges {
 		l := &link{ends: [2]*device{w.devices[e[0]], w.devices[e[1]]}, latency: time.Millisecond + w.jitter(w.netRand, 80*time.Millisecond)}
 		w.links[e[0]][e[1]], w.links[e[1]][e[0]] = l, l
 		w.linkList = append(w.linkList, l)
@@ -182,7 +182,7 @@ func (w *world) close() error {
 
 // run is a run: it begins, writes and faults happen, faults stop, everybody must come to rest.
 func (w *world) run() {
-	p := &w.plan_
+	p := &w.setup
 	var first []int
 	for i := range p.devices - p.joins {
 		first = append(first, i)
@@ -222,8 +222,8 @@ func (w *world) settle() {
 // 10 s), a stream that is held for a page that failed is retried within 30 s, a stalled upstream is given up after 10 s and
 // avoided for 40 s, and that for each hop. What lies ahead of the clocks is accepted once time has come.
 func (w *world) bound() time.Duration {
-	bound := 90*time.Second + time.Duration(w.plan_.diameter)*60*time.Second
-	if w.plan_.rotate > 0 {
+	bound := 90*time.Second + time.Duration(w.setup.diameter)*60*time.Second
+	if w.setup.rotate > 0 {
 		bound *= time.Duration(2 * len(w.linkList))
 	}
 	var last hlc.Stamp
@@ -250,7 +250,7 @@ func (w *world) alike() bool {
 
 // live reports whether every device is at rest with every neighbour.
 func (w *world) live() bool {
-	if w.plan_.rotate > 0 {
+	if w.setup.rotate > 0 {
 		return true
 	}
 	for _, d := range w.devices {

@@ -20,7 +20,7 @@ const (
 )
 
 func (w *world) scheduleWrites() {
-	p := &w.plan_
+	p := &w.setup
 	for range p.writes {
 		at := time.Duration(w.workRand.Int64N(int64(p.active)))
 		if !p.aligned {
