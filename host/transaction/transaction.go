@@ -59,10 +59,11 @@ type Options struct {
 // Manager writes local changes. Its methods may be called at once and block until the write is durable.
 type Manager struct {
 	options Options
+	turn    chan struct{} // one token, of those to whom others were too often ahead
 }
 
 // New returns a manager.
-func New(options Options) *Manager { return &Manager{options: options} }
+func New(options Options) *Manager { return &Manager{options: options, turn: make(chan struct{}, 1)} }
 
 // Request is a set of changes of one kind to commit together.
 type Request struct {
@@ -84,9 +85,24 @@ type Refusal struct {
 	sdk.Refusal
 }
 
-// attempts bounds how often changes are decided again because others wrote the same records meanwhile. Each time,
-// somebody else got ahead: the bound is for a defect, not for contention.
-const attempts = 100
+const (
+	// patience is how often changes are decided again, because others wrote the same records meanwhile, before their writer
+	// waits for its turn. Of many writers of one record each round has one winner, so that without turns some never win.
+	patience = 3
+	// attempts bounds the decisions with and without a turn. Each time somebody else got ahead: it is for a defect.
+	attempts = 100
+)
+
+// Turn blocks until the writers before are done who were too often late, and returns what ends the caller's own turn.
+// Commit takes one by itself; who writes the same records otherwise can take one too. Its error is that of ctx.
+func (m *Manager) Turn(ctx context.Context) (end func(), err error) {
+	select {
+	case m.turn <- struct{}{}:
+		return func() { <-m.turn }, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
 
 // CommitDeviceOwned writes rows of this device's own records. A row that equals what is stored is left alone, and
 // columns that a batch does not name keep their values. A refused row (another device's record: CodeNotOwner) does not
@@ -103,7 +119,14 @@ func (m *Manager) CommitShared(ctx context.Context, batches ...sdk.Batch) (Resul
 // Commit writes request. Its error means that nothing was written; refused changes stand in the Result.
 func (m *Manager) Commit(ctx context.Context, request Request) (Result, error) {
 	var err error
-	for range attempts {
+	for try := range attempts {
+		if try == patience {
+			end, err := m.Turn(ctx)
+			if err != nil {
+				return Result{}, err
+			}
+			defer end()
+		}
 		var result Result
 		result, err = m.commit(ctx, request)
 		if sdk.CodeOf(err) != sdk.CodeStale {

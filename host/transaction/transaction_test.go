@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -176,4 +177,65 @@ func TestManager_decidesAgain(t *testing.T) {
 	if result, err := f.manager.CommitShared(context.Background()); sdk.CodeOf(err) != sdk.CodeStale {
 		t.Errorf("got %+v, %v", result, err)
 	}
+}
+
+// contended writes once nothing was written since it was decided.
+type contended struct {
+	prepared
+	version *int64 // of the one writer
+	durable *atomic.Int64
+	seen    int64
+}
+
+func (p *contended) Write(tx *database.Tx, next func() hlc.Stamp) (stored []sdk.Batch, refused [][]sdk.Refusal, err error) {
+	if *p.version != p.seen {
+		return nil, nil, sdk.Errorf(sdk.CodeStale, "changed")
+	}
+	*p.version++
+	tx.AfterCommit(func() { p.durable.Add(1) })
+	return p.prepared.Write(tx, next)
+}
+
+// TestManager_contention has many writers of one record, of whom each round has one winner.
+func TestManager_contention(t *testing.T) {
+	f := newFixture(t)
+	const writers, each = 150, 2
+	var version int64
+	var durable, decided atomic.Int64
+	f.prepare = func(_ sdk.Ownership, batches []sdk.Batch) (transaction.Prepared, error) {
+		decided.Add(1)
+		return &contended{prepared: prepared{batches: batches}, version: &version, durable: &durable, seen: durable.Load()}, nil
+	}
+	var wg sync.WaitGroup
+	for range writers {
+		wg.Go(func() {
+			for range each {
+				if _, err := f.manager.CommitShared(t.Context(), sdk.Batch{Model: "m", Count: 1}); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if n := decided.Load(); version != writers*each || n > 10*writers*each {
+		t.Errorf("%d commits took %d decisions", version, n)
+	}
+}
+
+func TestManager_Turn(t *testing.T) {
+	f := newFixture(t)
+	end, err := f.manager.Turn(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := f.manager.Turn(ctx); !errors.Is(err, context.Canceled) {
+		t.Errorf("a second turn at once: %v", err)
+	}
+	end()
+	if end, err = f.manager.Turn(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	end()
 }
