@@ -22,16 +22,28 @@ import (
 )
 
 // Pages joins the sync engine to the store: it makes other devices' pages durable and reads pages for them. All fields
-// are required. It implements peersync.Applier and peersync.Reader.
+// but Turn are required. It implements peersync.Applier and peersync.Reader.
 type Pages struct {
 	DB       *database.DB
 	Registry *registry.Registry
 	Journal  *peerlog.Log
 	Clock    *hlc.Clock
+
+	// Turn, if set, keeps local writers who were late as well from the records of a page to which they were ahead too often
+	// (transaction.Manager.Turn).
+	Turn func(ctx context.Context) (end func(), err error)
 }
 
 // Prepare implements peersync.Applier.
 func (p *Pages) Prepare(ctx context.Context, page protocol.Page) (peersync.Prepared, error) {
+	prepared, err := p.prepare(ctx, page)
+	if err != nil {
+		return nil, err
+	}
+	return &preparedPage{Pages: p, page: page, prepared: prepared}, nil
+}
+
+func (p *Pages) prepare(ctx context.Context, page protocol.Page) (*registry.Prepared, error) {
 	if err := p.Clock.Check(page.Through); err != nil {
 		return nil, sdk.Errorf(sdk.CodeClockSkew, "%w", err)
 	}
@@ -44,11 +56,7 @@ func (p *Pages) Prepare(ctx context.Context, page protocol.Page) (peersync.Prepa
 			return nil, err
 		}
 	}
-	prepared, err := p.Registry.Prepare(ctx, in)
-	if err != nil {
-		return nil, err
-	}
-	return &preparedPage{Pages: p, page: page, prepared: prepared}, nil
+	return p.Registry.Prepare(ctx, in)
 }
 
 type preparedPage struct {
@@ -57,8 +65,35 @@ type preparedPage struct {
 	prepared *registry.Prepared
 }
 
-// Commit implements peersync.Prepared: records, clocks, log and watermark in one transaction.
+const (
+	// patience is how often a page is decided again, because local writers were ahead, before it takes a turn.
+	patience = 3
+	// attempts bounds the decisions with and without a turn.
+	attempts = 20
+)
+
+// Commit implements peersync.Prepared: records, clocks, log and watermark in one transaction. A page takes longer to decide
+// than the local writes that it may meet, so that without turns it would lose to them again and again.
 func (p *preparedPage) Commit(ctx context.Context) error {
+	for try := 1; ; try++ {
+		err := p.write(ctx)
+		if sdk.CodeOf(err) != sdk.CodeStale || try == attempts {
+			return err
+		}
+		if try == patience && p.Turn != nil {
+			end, err := p.Turn(ctx)
+			if err != nil {
+				return err
+			}
+			defer end()
+		}
+		if p.prepared, err = p.prepare(ctx, p.page); err != nil {
+			return err
+		}
+	}
+}
+
+func (p *preparedPage) write(ctx context.Context) error {
 	return p.DB.Write(ctx, func(tx *database.Tx) error {
 		_, at, err := p.Journal.Watermark(tx, p.page.Origin, p.page.Kind)
 		if err != nil {
