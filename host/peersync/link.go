@@ -272,14 +272,21 @@ func (e *Engine) connect(t transport, peer sdk.DeviceID, address string) (*link,
 }
 
 // Pair presents an invitation on a fresh connection to the device that gave it, and returns its welcome. config is the
-// ClientTLS that expects that device. It blocks until answered, refused or ctx ends, and closes conn.
+// ClientTLS that expects that device. It blocks until answered, refused or ctx ends, and for HandshakeTime at most; it
+// closes conn.
 func Pair(ctx context.Context, conn sdk.Conn, config *tls.Config, join protocol.Join) (protocol.Welcome, error) {
+	return pair(ctx, conn, config, join, protocol.DefaultLimits())
+}
+
+func pair(ctx context.Context, conn sdk.Conn, config *tls.Config, join protocol.Join, limits protocol.Limits) (protocol.Welcome, error) {
 	var none protocol.Welcome
+	ctx, cancel := context.WithTimeout(ctx, limits.HandshakeTime)
+	defer cancel()
 	wire := newNetConn(conn)
 	defer func() { _ = wire.Close() }()
 	stop := context.AfterFunc(ctx, func() { _ = wire.Close() })
 	defer stop()
-	codec, err := protocol.NewCodec(protocol.DefaultLimits())
+	codec, err := protocol.NewCodec(limits)
 	if err != nil {
 		return none, err
 	}

@@ -1,12 +1,15 @@
 package peersync
 
 import (
+	"context"
+	"net"
 	"slices"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/starling-sync/starling/host/protocol"
+	"github.com/starling-sync/starling/sdk"
 	"github.com/starling-sync/starling/sdk/sdktest"
 )
 
@@ -45,6 +48,49 @@ func TestEngine_SlowFrame(t *testing.T) {
 	}
 	if _, up := state(); !up {
 		t.Error("a peer whose bytes arrive was taken for dead")
+	}
+}
+
+// silentConn never answers.
+type silentConn struct {
+	fakeConn
+	gone chan struct{}
+	once sync.Once
+}
+
+func (c *silentConn) Write(b []byte) (int, error) { return len(b), nil }
+
+func (c *silentConn) Read([]byte) (int, error) {
+	<-c.gone
+	return 0, net.ErrClosed
+}
+
+func (c *silentConn) Close() error {
+	c.once.Do(func() { close(c.gone) })
+	return nil
+}
+
+// TestPair_Silent pairs with a listener that says nothing, under a context without an end.
+func TestPair_Silent(t *testing.T) {
+	limits := protocol.DefaultLimits()
+	limits.HandshakeTime = time.Millisecond
+	key := newTestKey(t, 9)
+	conn := &silentConn{gone: make(chan struct{})}
+	done := make(chan error, 1)
+	go func() {
+		_, err := pair(context.Background(), conn, key.ClientTLS(deviceID(1)), protocol.Join{}, limits)
+		done <- err
+	}()
+	giveUp := time.NewTimer(30 * time.Second)
+	defer giveUp.Stop()
+	select {
+	case err := <-done:
+		if sdk.CodeOf(err) != sdk.CodeUnavailable {
+			t.Errorf("got %v; want code %s", err, sdk.CodeUnavailable)
+		}
+	case <-giveUp.C:
+		_ = conn.Close()
+		t.Error("still waiting for a listener that says nothing")
 	}
 }
 
