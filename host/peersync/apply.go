@@ -97,7 +97,9 @@ func (e *Engine) commit(p *pipe, a Apply, prepared Prepared, err error) {
 	e.post(Applied{Generation: a.Generation, Page: a.Page, Err: err})
 }
 
-// compact joins batches of a page that follow each other and have the same columns, as merged live pages do.
+// compact joins batches of a page that follow each other and have the same columns, as merged live pages do. Batches of
+// one model that others stand between stay apart, since operations keep their order: an Applier takes several batches
+// of one model in a page.
 func compact(page protocol.Page) protocol.Page {
 	same := func(a, b *sdk.Batch) bool {
 		return a.Model == b.Model && a.Version == b.Version && slices.Equal(a.Columns, b.Columns)

@@ -72,7 +72,7 @@ type Member struct {
 // Config holds the times of the protocol.
 type Config struct {
 	Heartbeat    time.Duration // between two heartbeats; a peer that misses three is gone
-	StallTime    time.Duration // an upstream that sends nothing for so long, while another is ahead, is replaced
+	StallTime    time.Duration // an upstream that sends nothing for so long, while another is ahead, is replaced; a page unapplied for so long shows
 	RetryMin     time.Duration // first pause before dialling or retrying again; doubles up to RetryMax
 	RetryMax     time.Duration //
 	DialTime     time.Duration // for one address, TLS included
@@ -128,7 +128,6 @@ type PeerStatus struct {
 	Reason                         string        // why it is held or offline
 	Progress                       float64       // 0 to 1 while backfilling or catching up, by stamps; else 1
 	Behind                         time.Duration // how far this device's copy of what the peer has lies behind, by stamps
-	BehindPages                    int           // received and not applied yet
 	BehindMe                       time.Duration // how far the peer lies behind what this device has
 	RTT                            time.Duration // zero: not known yet
 	Skew                           time.Duration // the peer's clock minus this device's

@@ -1,6 +1,7 @@
 package peersync
 
 import (
+	"slices"
 	"strings"
 	"time"
 
@@ -35,8 +36,8 @@ type stream struct {
 
 	queue      []protocol.Page // received, not yet handed to the Applier; contiguous; ends at tail
 	queueBytes int
-	handed     int    // pages of this generation with the Applier
-	generation uint64 // of handed pages: a failure begins a new one
+	handed     []handed // pages of this generation with the Applier, oldest first
+	generation uint64   // of handed pages: a failure begins a new one
 	upstream   *session
 	number     uint32    // of the subscription at upstream
 	gaps       int       // since a page last applied
@@ -53,6 +54,13 @@ type stream struct {
 	heldReason string
 	heldPeer   sdk.DeviceID // whose page it was
 	heldCount  int
+}
+
+// handed is a page that the Applier has.
+type handed struct {
+	since  time.Time // that it works on this page and no earlier one of the stream
+	from   sdk.DeviceID
+	models []sdk.ModelName // in the page
 }
 
 func (m *Machine) routeAll() {
@@ -200,20 +208,30 @@ func (m *Machine) gap(st *stream, page *protocol.Page) {
 
 // pump hands queued pages to the Applier, small ones that follow each other as one.
 func (m *Machine) pump(st *stream) {
-	for st.handed < appliesAhead(st.Kind) && len(st.queue) > 0 {
+	for len(st.handed) < appliesAhead(st.Kind) && len(st.queue) > 0 {
 		page, n, size := merge(st.queue, &m.limits)
 		rest := copy(st.queue, st.queue[n:])
 		clear(st.queue[rest:])
 		st.queue = st.queue[:rest]
 		st.queueBytes -= size
-		st.handed++
 		st.given = page.Through
 		from := st.Origin
 		if st.upstream != nil {
 			from = st.upstream.peer.id
 		}
+		st.handed = append(st.handed, handed{since: m.now, from: from, models: modelsOf(&page)})
 		m.act(Apply{Generation: st.generation, Page: page, From: from})
 	}
+}
+
+func modelsOf(page *protocol.Page) []sdk.ModelName {
+	var models []sdk.ModelName
+	for i := range page.Batches {
+		if name := page.Batches[i].Model; !slices.Contains(models, name) {
+			models = append(models, name)
+		}
+	}
+	return models
 }
 
 // merge returns the first pages of a queue as one page that a frame can carry on, of about PageBytes at most unless the
@@ -244,8 +262,11 @@ func (m *Machine) applied(e Applied) {
 		return
 	}
 	current := e.Generation == st.generation
-	if current {
-		st.handed--
+	if current && len(st.handed) > 0 {
+		st.handed = slices.Delete(st.handed, 0, 1)
+		if len(st.handed) > 0 {
+			st.handed[0].since = m.now
+		}
 	}
 	if e.Err != nil {
 		if current {
@@ -300,7 +321,7 @@ func (m *Machine) hold(st *stream, from sdk.DeviceID, err error) {
 	st.heldCount++
 	st.heldUntil, st.heldReason, st.heldPeer = m.now.Add(pause), err.Error(), from
 	st.generation++
-	st.handed = 0
+	st.handed = nil
 	m.log(hclog.Warn, "stream held", "origin", m.nameOf(st.Origin), "kind", st.Kind, "code", code, "reason", err.Error(), "retry_in", pause.String())
 	if s := st.upstream; s != nil {
 		m.send(s, &protocol.Error{Code: code, Message: truncate(err.Error(), m.limits.TextBytes), Retryable: true, Stream: st.Stream})
@@ -341,7 +362,7 @@ func (m *Machine) tickStream(st *stream) {
 		st.avoid, st.avoidUntil = 0, time.Time{}
 		m.route(st)
 	}
-	if !st.unsure || st.upstream == nil || st.handed > 0 {
+	if !st.unsure || st.upstream == nil || len(st.handed) > 0 {
 		return
 	}
 	if st.unsure = m.aheadElsewhere(st); !st.unsure {

@@ -102,3 +102,35 @@ func TestMachine_InventedStreams(t *testing.T) {
 		t.Errorf("%d streams are remembered; want 50 at most", got)
 	}
 }
+
+// TestMachine_StuckPage has a plugin take a page and not return: that shows, until it does.
+func TestMachine_StuckPage(t *testing.T) {
+	s := newSolo(t)
+	sub, _ := s.subscribed(s.connect(1, 1), rowsOf1)
+	var applies []Apply
+	for i := range hlc.Stamp(2) {
+		applies = append(applies, only[Apply](s.page(1, sub.Number, 10*i, 10*i+10, 3000))...)
+	}
+	wait := func() {
+		for range 5 {
+			s.now = s.now.Add(DefaultConfig().StallTime / 4)
+			s.step(Heard{Session: 1})
+			s.step(Tick{})
+		}
+	}
+	check := func(when string, state State, reason string) {
+		t.Helper()
+		if got := s.m.Peers(s.now)[0]; got.State != state || got.Reason != reason {
+			t.Errorf("%s: %s (%s), want %s (%s)", when, got.State, got.Reason, state, reason)
+		}
+	}
+	check("at first", Live, "")
+	wait()
+	check("stuck", Held, "the rows of d1: waits for the plugin of note")
+	s.step(Applied{Generation: applies[0].Generation, Page: applies[0].Page})
+	check("one of two is done", Live, "")
+	wait()
+	check("stuck in the second", Held, "the rows of d1: waits for the plugin of note")
+	s.step(Applied{Generation: applies[1].Generation, Page: applies[1].Page})
+	check("both are done", Live, "")
+}

@@ -2,6 +2,7 @@ package peersync
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/starling-sync/starling/hlc"
@@ -53,7 +54,6 @@ func (m *Machine) statusOf(p *peer) PeerStatus {
 			continue
 		}
 		status.Streams++
-		status.BehindPages += len(st.queue) + st.handed
 		if st.applied.Stamp < st.target {
 			total += float64(st.target.Millis() - st.start.Millis())
 			done += float64(max(0, st.applied.Stamp.Millis()-st.start.Millis()))
@@ -113,6 +113,9 @@ func (m *Machine) stateOf(p *peer) (State, string) {
 		if !st.heldUntil.IsZero() && st.heldPeer == p.id {
 			return Held, fmt.Sprintf("%s of %s: %s", streamWord(st.Kind), m.nameOf(st.Origin), st.heldReason)
 		}
+		if h := st.handed; len(h) > 0 && h[0].from == p.id && m.now.Sub(h[0].since) > m.config.StallTime {
+			return Held, fmt.Sprintf("%s of %s: waits for the plugin of %s", streamWord(st.Kind), m.nameOf(st.Origin), modelNames(h[0].models))
+		}
 		if st.upstream == s && st.applied.Stamp < st.target {
 			catching = true
 			backfill = backfill || st.backfill
@@ -128,6 +131,20 @@ func (m *Machine) stateOf(p *peer) (State, string) {
 		return CatchingUp, ""
 	}
 	return Live, ""
+}
+
+// modelNames names a few models for people.
+func modelNames(models []sdk.ModelName) string {
+	const most = 3
+	words := make([]string, 0, most+1)
+	for i, name := range models {
+		if i == most {
+			words = append(words, fmt.Sprintf("%d more", len(models)-most))
+			break
+		}
+		words = append(words, string(name))
+	}
+	return strings.Join(words, ", ")
 }
 
 func firstHold(s *session) (first protocol.Stream, found bool) {

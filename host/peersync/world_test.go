@@ -320,7 +320,7 @@ func (w *world) describe() {
 				up = st.upstream.peer.String() + fmt.Sprintf(" at %s", st.upstream.vector[st.Stream].Stamp)
 			}
 			w.tb.Logf("  d%d %s of d%d: applied %s given %s tail %s handed %d queue %d upstream %s held %q", d.index, st.Kind, st.Origin[15]-1,
-				st.applied.Stamp, st.given, st.tail, st.handed, len(st.queue), up, st.heldReason)
+				st.applied.Stamp, st.given, st.tail, len(st.handed), len(st.queue), up, st.heldReason)
 		}
 		for _, s := range d.machine.sessionList {
 			for i := range s.windows {
