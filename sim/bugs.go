@@ -214,7 +214,7 @@ type firstOfTies struct{ sdk.ModelServer }
 
 func (s firstOfTies) ApplySharedChange(ctx context.Context, in sdk.SharedChanges) (sdk.SharedResult, error) {
 	tied := map[sdk.RecordID]map[string]sdk.FieldState{}
-	for op := range in.Batch.Ops() {
+	for op := range in.Batch.Ops() { //nolint:errcheck // the real code looks at it
 		for i := range in.Current {
 			for _, f := range in.Current[i].Fields {
 				if !in.Local && op.ID == in.Current[i].ID && op.Stamp == f.Version.Stamp && in.Origin != f.Version.Device {

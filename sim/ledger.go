@@ -16,10 +16,6 @@ type key struct {
 	id    sdk.RecordID
 }
 
-func (k key) compare(other key) int {
-	return cmp.Or(cmp.Compare(k.model, other.model), k.id.Compare(other.id))
-}
-
 func (k key) String() string { return fmt.Sprintf("%s %x", k.model, k.id[:]) }
 
 // change is one acknowledged write of one record. Values are packed.
