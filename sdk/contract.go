@@ -55,7 +55,7 @@ type SharedChanges struct {
 type SharedResult struct {
 	Records   []Record   // the merged records that differ from Current, at most one an id
 	Conflicts []Conflict // values that lost to a write that had not seen them
-	Resolved  []Conflict // values that a later operation turned out to have seen; only ID, Field and Lost are set
+	Resolved  []Conflict // values that an operation had seen and that do not stand, known here or not; only ID, Field and Lost.Stamp are set
 	Refused   []Refusal  // ascending by Index
 }
 

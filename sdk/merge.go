@@ -20,7 +20,9 @@ import (
 //   - an insert gives the fields that it names; a field that no operation named has no state;
 //   - fields that desc lacks, from a newer schema, merge as lww.
 //
-// A conflict is an lww write that lost to a write of another device which had not seen it, and whose value differs.
+// A conflict is an lww write that lost to a write of another device which had not seen it, and whose value differs. A
+// write that saw another one than that which stands is reported in Resolved: what it saw is no conflict, whether it was
+// taken for one before or arrives later.
 //
 // Refused, and without effect, are malformed operations and values of a wrong type, and operations whose id is not that
 // of the natural key. Of local batches also: unknown fields; required fields that are nil or, in an insert, missing; an
@@ -256,7 +258,11 @@ func (m *merger) merge(op *Op, record *mergedRecord) {
 func (m *merger) mergeField(record *mergedRecord, w *fieldWrite) {
 	x := &w.state
 	at, found := record.find(x.Name)
+	byValue := w.field != nil && (w.field.Merge == Max || w.field.Merge == Min)
 	if !found {
+		if x.Seen != 0 && !byValue {
+			m.resolve(record.ID, x.Name, x.Seen)
+		}
 		m.touch(record)
 		record.Fields = slices.Insert(record.Fields, at, *x)
 		return
@@ -270,9 +276,9 @@ func (m *merger) mergeField(record *mergedRecord, w *fieldWrite) {
 	if order == 0 {
 		return // a repetition
 	}
-	if w.field != nil && (w.field.Merge == Max || w.field.Merge == Min) {
-		if byValue := compareFor(w.field.Merge, x.Value, current.Value); byValue != 0 {
-			order = byValue
+	if byValue {
+		if values := compareFor(w.field.Merge, x.Value, current.Value); values != 0 {
+			order = values
 		}
 		if order > 0 {
 			m.touch(record)

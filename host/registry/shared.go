@@ -372,7 +372,8 @@ func latest(state *sdk.Record) sdk.Version {
 	return version
 }
 
-// journal keeps the values that lost, and forgets those that were seen after all.
+// journal keeps the values that lost, and forgets those that were seen after all. A value that was seen before it arrived
+// is noted, so that it is not taken for a conflict then: the journal must not depend on the order of arrival either.
 func (p *placer) journal(b *sharedBatch) error {
 	for i := range b.conflicts {
 		if err := p.keepConflict(b.model, &b.conflicts[i]); err != nil {
@@ -380,22 +381,34 @@ func (p *placer) journal(b *sharedBatch) error {
 		}
 	}
 	for i := range b.resolved {
-		c := &b.resolved[i]
-		field, err := p.tx.NameNumber(c.Field)
-		if err != nil {
-			return err
-		}
-		_, err = p.tx.Exec("DELETE FROM _conflict WHERE model = ? AND id = ? AND field = ? AND lost_stamp = ?", b.n, c.ID[:], field, int64(c.Lost.Stamp)) //nolint:gosec // stamps fit
-		if err != nil {
+		if err := p.resolve(b.model, &b.resolved[i]); err != nil {
 			return fmt.Errorf("resolve a conflict: %w", err)
 		}
 	}
 	return nil
 }
 
+func (p *placer) resolve(m *model, c *sdk.Conflict) error {
+	field, err := p.tx.NameNumber(c.Field)
+	if err != nil {
+		return err
+	}
+	place := []any{m.n, c.ID[:], field, int64(c.Lost.Stamp)} //nolint:gosec // stamps fit
+	n, err := p.tx.Exec("DELETE FROM _conflict WHERE model = ? AND id = ? AND field = ? AND lost_stamp = ?", place...)
+	if err != nil || n > 0 {
+		return err
+	}
+	_, err = p.tx.Exec("INSERT INTO _seen (model, id, field, stamp) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING", place...)
+	return err
+}
+
 func (p *placer) keepConflict(m *model, c *sdk.Conflict) error {
 	field, err := p.tx.NameNumber(c.Field)
 	if err != nil {
+		return err
+	}
+	seen, err := p.tx.Exec("DELETE FROM _seen WHERE model = ? AND id = ? AND field = ? AND stamp = ?", m.n, c.ID[:], field, int64(c.Lost.Stamp)) //nolint:gosec // stamps fit
+	if err != nil || seen > 0 {
 		return err
 	}
 	lost, err := p.tx.DeviceNumber(c.Lost.Device)
