@@ -287,9 +287,6 @@ func (db *DB) closeReader(reader *connection) error {
 	return reader.close()
 }
 
-// Dir returns the folder of the database; empty where it is in memory.
-func (db *DB) Dir() string { return db.dir }
-
 // Dialect returns how the database's SQL is spelt.
 func (db *DB) Dialect() Dialect { return db.dialect }
 

@@ -103,9 +103,6 @@ func (tx *Tx) Context() context.Context { return tx.ctx }
 // Dialect returns how the database's SQL is spelt.
 func (tx *Tx) Dialect() Dialect { return tx.db.dialect }
 
-// Bun returns bun's query builder in this transaction, for queries that are not hot: it prepares nothing.
-func (tx *Tx) Bun() bun.IDB { return tx.conn.Conn }
-
 // Exec executes a prepared statement and returns the number of rows it changed.
 func (tx *Tx) Exec(query string, args ...any) (int64, error) {
 	stmt, err := tx.conn.prepare(tx.ctx, query) //nolint:sqlclosecheck // kept

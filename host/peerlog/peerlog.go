@@ -4,7 +4,8 @@
 // Each device originates two streams, one of the records it owns and one of shared operations, which draw their stamps
 // from one clock; each has its own watermark. The package promises that a watermark never goes back and that appending
 // an operation twice keeps one. It leaves to its callers that data and watermark move in one transaction, and that a
-// page begins at or before the watermark. Nothing prunes yet: the floors stay empty.
+// page begins at or before the watermark. Nothing is pruned: package registry reads the operations of the log again where
+// a model learns of a field that merges by value.
 package peerlog
 
 import (

@@ -4,7 +4,8 @@
 // only its owner changes a device-owned record; that model tables hold visible records only, so that they never have a
 // dangling reference, while what is not visible waits in the shadow; and that plugins are called with no transaction
 // and no lock held. A change that a model refuses is kept in a list with its reason and never stops the others. It leaves
-// streams, watermarks and the log to package peerlog, which writes in the same transactions.
+// streams, watermarks and the log to package peerlog, which writes in the same transactions, and reads the log only to merge
+// a new field from it (remerge.go).
 //
 // A record is visible iff it exists and no record that it needs, directly or through others, is missing. Records that
 // need one another in a ring are visible together: which of them came first must not matter. What a record carries along

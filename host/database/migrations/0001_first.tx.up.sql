@@ -14,7 +14,6 @@
 -- _log        the peer log: shared operations of every origin
 -- _watermark  up to where each stream is applied here, without a gap
 -- _ack        up to where each peer has applied each stream
--- _floor      up to where the log and the tombstones of each stream are pruned
 -- _epoch      starts of devices, and what each continued
 
 CREATE TABLE IF NOT EXISTS _device (n INTEGER PRIMARY KEY AUTOINCREMENT, id BLOB NOT NULL UNIQUE) STRICT;
@@ -46,5 +45,4 @@ CREATE TABLE IF NOT EXISTS _watermark (origin INTEGER NOT NULL, kind TEXT NOT NU
     PRIMARY KEY (origin, kind)) STRICT, WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS _ack (peer INTEGER NOT NULL, origin INTEGER NOT NULL, kind TEXT NOT NULL, stamp INTEGER NOT NULL,
     PRIMARY KEY (peer, origin, kind)) STRICT, WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS _floor (origin INTEGER NOT NULL, kind TEXT NOT NULL, stamp INTEGER NOT NULL, PRIMARY KEY (origin, kind)) STRICT, WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS _epoch (id BLOB NOT NULL PRIMARY KEY, device INTEGER NOT NULL, parents TEXT NOT NULL, opened INTEGER NOT NULL) STRICT, WITHOUT ROWID;
