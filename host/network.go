@@ -370,7 +370,7 @@ func (n *network) presentAt(ctx context.Context, t sdk.Transport, address string
 	defer cancel()
 	conn, err := t.Dial(ctx, address)
 	if err != nil {
-		return protocol.Welcome{}, sdk.Errorf(sdk.CodeUnavailable, "dial: %w", err)
+		return protocol.Welcome{}, sdk.Errorf(sdk.CodeUnavailable, "%w", err)
 	}
 	return peersync.Pair(ctx, conn, n.identity.ClientTLS(inviter), join)
 }

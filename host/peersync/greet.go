@@ -163,7 +163,7 @@ func (e *Engine) admit(ctx context.Context, l *link, peer sdk.DeviceID, join *pr
 	if refusal, ok := answer.(*protocol.Error); ok {
 		e.options.Log.Warn("a device was not admitted", "device", peer.String(), "name", join.Name, "reason", refusal.Message)
 	} else {
-		e.options.Log.Info("a device was admitted", "device", peer.String(), "name", join.Name)
+		e.options.Log.Info("a device was admitted", "peer", peer.String(), "name", join.Name)
 	}
 	if err := l.answer(answer); err != nil {
 		return fmt.Errorf("answer Join: %w", err)

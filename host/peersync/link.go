@@ -231,7 +231,7 @@ func (e *Engine) dial(a Dial) {
 				e.run(l, PeerUp{Peer: a.Peer, Dialed: true, Via: t.label, Address: address.Address}, nil)
 				return
 			}
-			failed = fmt.Errorf("dial %s %s: %w", address.Transport, address.Address, err)
+			failed = fmt.Errorf("%s %s: %w", address.Transport, address.Address, err)
 			if e.ctx.Err() != nil {
 				return
 			}

@@ -310,3 +310,15 @@ func TestMachine_Flood(t *testing.T) {
 		t.Error("8 MiB beyond a window of 64 KiB are taken in")
 	}
 }
+
+// TestMachine_LagOfAnAbsentPeer writes while the peer is away: what is known of it must not read as "in step".
+func TestMachine_LagOfAnAbsentPeer(t *testing.T) {
+	s := newSolo(t)
+	mine := protocol.Stream{Origin: deviceID(0), Kind: sdk.SharedByAll}
+	s.connect(1, 1, protocol.Mark{Stream: mine, Position: protocol.Position{Stamp: hlc.New(1000, 0)}})
+	s.step(PeerDown{Session: 1})
+	s.step(Committed{Page: protocol.Page{Stream: mine, From: hlc.New(1000, 0), Through: hlc.New(4000, 0)}})
+	if p := s.m.Peers(s.now)[0]; p.State == Live || p.BehindMe != 3*time.Second {
+		t.Errorf("%s, %s behind; want it away and 3 s behind", p.State, p.BehindMe)
+	}
+}

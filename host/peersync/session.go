@@ -30,6 +30,8 @@ type peer struct {
 
 	state State // as last noted; since when
 	since time.Time
+
+	vector map[protocol.Stream]protocol.Position // what it had when its last session ended; nil: not known
 }
 
 func (p *peer) String() string {
@@ -142,7 +144,7 @@ func (m *Machine) forget(s *session, reason string) {
 	p := s.peer
 	used := p.session == s
 	if used {
-		p.session = nil
+		p.session, p.vector = nil, s.vector
 	}
 	if p.session == nil {
 		p.lastErr = reason

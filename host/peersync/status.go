@@ -34,6 +34,12 @@ func (m *Machine) statusOf(p *peer) PeerStatus {
 	_, status.Reason = m.stateOf(p)
 	s := p.session
 	if s == nil {
+		status.Progress = 0
+		for _, st := range m.streamList {
+			if p.vector != nil {
+				status.BehindMe = max(status.BehindMe, distance(p.vector[st.Stream].Stamp, st.applied.Stamp))
+			}
+		}
 		return status
 	}
 	status.Via, status.Address, status.RTT, status.Skew, status.Models = s.via, s.address, s.rtt, s.skew, s.hello.Models

@@ -67,7 +67,10 @@ func explain(what, address string, err error) error {
 	case errors.Is(err, syscall.EADDRINUSE):
 		return sdk.Errorf(sdk.CodeUnavailable, "%s %s: another program uses that port; choose another or stop it: %w", what, address, err)
 	}
-	return sdk.Errorf(sdk.CodeUnavailable, "%s %s: %w", what, address, err)
+	if op, ok := errors.AsType[*net.OpError](err); ok {
+		err = op.Err // who asked names the address
+	}
+	return sdk.Errorf(sdk.CodeUnavailable, "%s: %w", what, err)
 }
 
 // listener accepts until it is closed, also where a single accept fails.

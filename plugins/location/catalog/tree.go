@@ -334,8 +334,12 @@ func (t *tree) warnReading() {
 	message := ""
 	if n > 0 {
 		path := slices.Min(slices.Collect(maps.Keys(t.unreadable)))
-		message = fmt.Sprintf("%s: can not be read, nor %d more: %v; its entries are kept as they are; let this user read it, or ignore it",
-			disk.Escape(path), n-1, t.unreadable[path])
+		more := ""
+		if n > 1 {
+			more = fmt.Sprintf(", nor can %d more", n-1)
+		}
+		message = fmt.Sprintf("%s: can not be read%s: %v; its entries are kept as they are; let this user read it, or ignore it",
+			disk.Escape(path), more, t.unreadable[path])
 	}
 	t.warn("unreadable", n, message)
 
