@@ -30,7 +30,7 @@ type Pages struct {
 	Clock    *hlc.Clock
 
 	// Turn, if set, keeps local writers who were late as well from the records of a page to which they were ahead too often
-	// (transaction.Manager.Turn).
+	// (transaction.Manager.Turn). Without it a page to which they were ahead is a CodeStale error of its Commit at once.
 	Turn func(ctx context.Context) (end func(), err error)
 }
 
@@ -77,10 +77,10 @@ const (
 func (p *preparedPage) Commit(ctx context.Context) error {
 	for try := 1; ; try++ {
 		err := p.write(ctx)
-		if sdk.CodeOf(err) != sdk.CodeStale || try == attempts {
+		if sdk.CodeOf(err) != sdk.CodeStale || try == attempts || p.Turn == nil {
 			return err
 		}
-		if try == patience && p.Turn != nil {
+		if try == patience {
 			end, err := p.Turn(ctx)
 			if err != nil {
 				return err
