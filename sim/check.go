@@ -404,7 +404,14 @@ func (w *world) checkJournal(d *device) {
 				kept[c.Lost] = true
 			}
 		}
+		ties := map[hlc.Stamp]int{} // a write says what it saw by the stamp alone
 		for _, c := range writes {
+			ties[c.stamp]++
+		}
+		for _, c := range writes {
+			if seen[c.stamp] && ties[c.stamp] == 1 && kept[c.version()] {
+				w.fail("journal", "%s keeps the title of %s at %s, which was seen\n%s", d, k, c.version(), w.history(k, d))
+			}
 			if v := c.version(); v != winner && !seen[c.stamp] && last[v.Device] == v.Stamp {
 				w.stats.Journalled++
 				if !kept[v] {

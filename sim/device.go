@@ -120,6 +120,7 @@ func (d *device) start() {
 	d.manager = transaction.New(transaction.Options{
 		DB: d.db, Self: d.id, Epoch: d.epoch, Next: w.bug.next(d), Prepare: w.prepareLocal(d), Journal: w.bug.journal(d), Announce: d.announced,
 	})
+	d.pages.Turn = d.manager.Turn
 	marks, err := replica.Marks(ctx, d.journal)
 	w.check(err, "start %s: watermarks", d)
 	w.checkMarks(d, marks)

@@ -99,20 +99,21 @@ type world struct {
 	config  peersync.Config
 	encode  bool
 
-	now      time.Duration
-	seq      uint64
-	agenda   agenda
-	devices  []*device
-	links    [][]*link // by both indexes; nil: none
-	linkList []*link
-	conns    []*conn
-	sessions peersync.SessionID
-	ledger   *ledger
-	stats    Stats
-	raised   any            // a failure found while a commit was announced
-	healed   bool           // faults have stopped
-	shaken   bool           // pages were applied while a local write was being decided
-	written  *protocol.Page // by the latest local commit
+	now       time.Duration
+	seq       uint64
+	agenda    agenda
+	devices   []*device
+	links     [][]*link // by both indexes; nil: none
+	linkList  []*link
+	conns     []*conn
+	sessions  peersync.SessionID
+	ledger    *ledger
+	stats     Stats
+	decisions int            // that the local write at hand took so far
+	raised    any            // a failure found while a commit was announced
+	healed    bool           // faults have stopped
+	shaken    bool           // pages were applied while a local write was being decided
+	written   *protocol.Page // by the latest local commit
 
 	workRand, faultRand, netRand *rand.Rand
 

@@ -272,7 +272,7 @@ func (w *world) writeMember(sponsor, d *device) bool {
 
 // commit writes locally; false: the device crashed before it could say that it has.
 func (w *world) commit(d *device, request transaction.Request) (transaction.Result, bool) {
-	w.written, w.shaken = nil, false
+	w.written, w.shaken, w.decisions = nil, false, 0
 	w.trace(d, "write", "%s %s", request.Batches[0].Model, request.Kind)
 	result, err := d.manager.Commit(context.Background(), request)
 	if w.raised != nil {
@@ -296,6 +296,9 @@ func (w *world) prepareLocal(d *device) transaction.PrepareFunc {
 	real := replica.PrepareLocal(d.registry)
 	return func(ctx context.Context, kind sdk.Ownership, batches []sdk.Batch) (transaction.Prepared, error) {
 		prepared, err := real(ctx, kind, batches)
+		if w.decisions++; w.decisions > 1 {
+			w.stats.Stale++
+		}
 		if other := w.devices[w.workRand.IntN(len(w.devices))]; w.workRand.IntN(6) == 0 && other.up && other != d && d.machine != nil && !w.without("overlap") {
 			before := w.stats.Overlaps
 			w.overlap(d, other)
