@@ -157,8 +157,16 @@ func openDatabase(lc fx.Lifecycle, c *config.Config, log hclog.Logger) (*databas
 	return db, nil
 }
 
-func newClock(c *config.Config, db *database.DB, journal *peerlog.Log) (*hlc.Clock, error) {
-	return replica.Clock(context.Background(), db, journal, time.Now, c.Sync.MaxClockDrift)
+func newClock(c *config.Config, db *database.DB, journal *peerlog.Log, log hclog.Logger) (*hlc.Clock, error) {
+	clock, err := replica.Clock(context.Background(), db, journal, time.Now, c.Sync.MaxClockDrift)
+	if err != nil {
+		return nil, err
+	}
+	if ahead := clock.Ahead(); ahead > c.Sync.MaxClockDrift {
+		log.Warn("this device has used stamps of the future, so its clock was ahead once, or is behind now; peers hold what it writes until that time",
+			"ahead", ahead.Round(time.Second))
+	}
+	return clock, nil
 }
 
 func openEpoch(identity *membership.Identity, db *database.DB, journal *peerlog.Log, clock *hlc.Clock) (peerlog.EpochID, error) {
@@ -236,8 +244,8 @@ func newPairing(members *membership.Members) *membership.Pairing {
 	return membership.NewPairing(members, rand.Reader, membership.DefaultLife)
 }
 
-func newPages(db *database.DB, r *registry.Registry, journal *peerlog.Log, clock *hlc.Clock) *replica.Pages {
-	return &replica.Pages{DB: db, Registry: r, Journal: journal, Clock: clock}
+func newPages(db *database.DB, r *registry.Registry, journal *peerlog.Log, clock *hlc.Clock, m *transaction.Manager) *replica.Pages {
+	return &replica.Pages{DB: db, Registry: r, Journal: journal, Clock: clock, Turn: m.Turn}
 }
 
 type networkParts struct {
