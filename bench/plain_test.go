@@ -115,41 +115,50 @@ func plainSchema(b *testing.B, source *sql.DB, table string, columns []string) [
 
 func insertPlain(b *testing.B, db *sql.DB, table string, columns []string, values [][]any, perTransaction int) {
 	b.Helper()
-	const many = 50
 	one := "(" + strings.TrimSuffix(strings.Repeat("?,", len(columns)), ",") + ")"
 	query := func(n int) string {
 		return "INSERT INTO " + table + " VALUES " + strings.TrimSuffix(strings.Repeat(one+",", n), ",")
 	}
-	statement, err := db.Prepare(query(many))
+	statement, err := db.Prepare(query(plainRows))
 	if err != nil {
 		b.Fatal(err)
 	}
 	defer statement.Close()
-	args := make([]any, 0, many*len(columns))
 	for from := 0; from < len(values); from += perTransaction {
-		tx, err := db.Begin()
-		if err != nil {
-			b.Fatal(err)
-		}
 		part := values[from:min(len(values), from+perTransaction)]
-		for len(part) > 0 {
-			args = args[:0]
-			n := min(many, len(part))
-			for _, row := range part[:n] {
-				args = append(args, row...)
-			}
-			if n == many {
-				_, err = tx.Stmt(statement).Exec(args...)
-			} else {
-				_, err = tx.Exec(query(n), args...)
-			}
-			if err != nil {
-				b.Fatal(err)
-			}
-			part = part[n:]
-		}
-		if err := tx.Commit(); err != nil {
+		if err := insertPart(db, statement, query, part); err != nil {
 			b.Fatal(err)
 		}
 	}
+}
+
+// plainRows is how many rows a statement inserts.
+const plainRows = 50
+
+// insertPart inserts rows in one transaction.
+func insertPart(db *sql.DB, statement *sql.Stmt, query func(n int) string, rows [][]any) error {
+	tx, err := db.Begin()
+	if err != nil {
+		return err
+	}
+	defer tx.Rollback() //nolint:errcheck // nothing to undo after a commit
+	prepared := tx.Stmt(statement)
+	defer prepared.Close()
+	var args []any
+	for n := 0; len(rows) > 0; rows = rows[n:] {
+		n = min(plainRows, len(rows))
+		args = args[:0]
+		for _, row := range rows[:n] {
+			args = append(args, row...)
+		}
+		if n == plainRows {
+			_, err = prepared.Exec(args...)
+		} else {
+			_, err = tx.Exec(query(n), args...)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return tx.Commit()
 }

@@ -35,8 +35,7 @@ type Pairing struct {
 	random  io.Reader
 	life    time.Duration
 
-	turn  token       // of the one call in progress
-	wrong []time.Time // of unknown invitations presented; used by the holder of the token
+	turn token // of the one call in progress
 }
 
 // NewPairing returns the pairing of the device and library of members. random gives the secrets (crypto/rand.Reader);

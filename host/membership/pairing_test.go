@@ -86,12 +86,14 @@ func TestPairing_TwoDevices(t *testing.T) {
 	}
 }
 
-func TestPairing_Refuses(t *testing.T) {
-	tests := map[string]struct {
-		act  func(t *testing.T, w *wall, alice, bob *device) error
-		code sdk.Code
-		want string
-	}{
+type refusal struct {
+	act  func(t *testing.T, w *wall, alice, bob *device) error
+	code sdk.Code
+	want string
+}
+
+func refusals() map[string]refusal {
+	return map[string]refusal{
 		"expired": {func(t *testing.T, w *wall, alice, bob *device) error {
 			ticket := alice.invite(t)
 			w.pass(DefaultLife)
@@ -180,7 +182,10 @@ func TestPairing_Refuses(t *testing.T) {
 			return err
 		}, sdk.CodeDenied, `already belongs to library "work"`},
 	}
-	for name, test := range tests {
+}
+
+func TestPairing_Refuses(t *testing.T) {
+	for name, test := range refusals() {
 		t.Run(name, func(t *testing.T) {
 			w := &wall{now: start}
 			alice, bob := founder(t, w, "alice"), newDevice(t, w, "bob")
