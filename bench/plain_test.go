@@ -145,8 +145,8 @@ func insertPart(db *sql.DB, statement *sql.Stmt, query func(n int) string, rows 
 	prepared := tx.Stmt(statement)
 	defer prepared.Close()
 	var args []any
-	for n := 0; len(rows) > 0; rows = rows[n:] {
-		n = min(plainRows, len(rows))
+	for len(rows) > 0 {
+		n := min(plainRows, len(rows))
 		args = args[:0]
 		for _, row := range rows[:n] {
 			args = append(args, row...)
@@ -159,6 +159,7 @@ func insertPart(db *sql.DB, statement *sql.Stmt, query func(n int) string, rows 
 		if err != nil {
 			return err
 		}
+		rows = rows[n:]
 	}
 	return tx.Commit()
 }
