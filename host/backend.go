@@ -41,7 +41,7 @@ func newBackend(c *config.Config, identity *membership.Identity, db *database.DB
 		config: c, identity: identity, db: db, registry: r, manager: m, members: members, meta: meta, pairing: pairing,
 		network: n, supervisor: s, sources: sources, started: time.Now(),
 	}
-	return control.Backend{Records: b, Journal: b, Feed: b, Reporter: b, Pairing: b}
+	return control.Backend{Records: b, Journal: b, History: b, Feed: b, Reporter: b, Pairing: b}
 }
 
 // Models implements control.Records.
@@ -174,14 +174,11 @@ func (b *backend) Peers(context.Context) ([]control.Peer, error) {
 
 func (b *backend) peerOf(p peersync.PeerStatus) control.Peer {
 	out := control.Peer{
-		ID: p.ID, Name: p.Name, State: string(p.State), Reason: p.Reason, Behind: p.Behind, BehindMe: p.BehindMe, Progress: p.Progress,
+		ID: p.ID, Name: p.Name, State: string(p.State), Reason: p.Reason, Behind: p.Behind, BehindMe: p.BehindMe, Progress: p.Progress, Left: p.Left,
 		RTT: p.RTT, Skew: p.Skew, Via: p.Via, Since: p.Since, BytesIn: p.BytesIn, BytesOut: p.BytesOut, RowsIn: p.RowsIn,
 	}
 	if elapsed := time.Since(p.Since); p.State == peersync.Backfilling && elapsed > 0 {
 		out.RowsPerSecond = float64(p.RowsIn) / elapsed.Seconds()
-		if p.Progress > 0.01 {
-			out.Left = time.Duration(float64(elapsed) * (1 - p.Progress) / p.Progress)
-		}
 	}
 	if member, ok := b.members.Member(p.ID); ok {
 		if addresses, err := member.Where(); err == nil {

@@ -55,9 +55,60 @@ func (b *backend) Conflicts(ctx context.Context, model sdk.ModelName, id sdk.Rec
 	}
 	all := make([]control.Conflict, 0, len(found))
 	for _, c := range found {
-		all = append(all, control.Conflict{Number: c.Number, Model: c.Model, ID: c.ID, Field: c.Field, Value: c.Value, Lost: c.Lost, Winner: c.Winner})
+		all = append(all, conflictOf(c))
 	}
 	return all, nil
+}
+
+// Conflict implements control.History.
+func (b *backend) Conflict(ctx context.Context, number int64) (control.Conflict, error) {
+	c, err := b.registry.Conflict(ctx, number)
+	return conflictOf(c), err
+}
+
+// ForgetConflict implements control.History.
+func (b *backend) ForgetConflict(ctx context.Context, number int64) error {
+	return b.registry.ForgetConflict(ctx, number)
+}
+
+func conflictOf(c registry.Conflict) control.Conflict {
+	return control.Conflict{Number: c.Number, Model: c.Model, ID: c.ID, Field: c.Field, Value: c.Value, Lost: c.Lost, Winner: c.Winner}
+}
+
+// Explain implements control.History.
+func (b *backend) Explain(ctx context.Context, model sdk.ModelName, id sdk.RecordID) (control.Explanation, error) {
+	e, err := b.registry.Explain(ctx, model, id)
+	if err != nil {
+		return control.Explanation{}, err
+	}
+	out := control.Explanation{
+		State: stateOf(&e), Inserted: e.Inserted, Owned: sdk.Version{Stamp: e.Stamp, Device: e.Owner}, Fields: e.Fields, Parked: e.Parked,
+	}
+	if out.State == control.StateDeleted {
+		out.Deleted = e.Deleted
+	}
+	for _, m := range e.Missing {
+		out.Missing = append(out.Missing, control.Missing{Field: m.Field, Model: m.Model, ID: m.ID, State: string(m.State)})
+	}
+	for _, r := range e.Refused {
+		r.Message = b.withNames(r.Message)
+		out.Refused = append(out.Refused, control.RefusedChange(r))
+	}
+	return out, nil
+}
+
+func stateOf(e *registry.Explanation) control.RecordState {
+	switch {
+	case e.Visible:
+		return control.StateVisible
+	case e.Exists:
+		return control.StateWaiting
+	case !e.Deleted.IsZero():
+		return control.StateDeleted
+	case len(e.Fields) > 0:
+		return control.StateNotInserted
+	}
+	return control.StateUnread
 }
 
 // Digests implements control.Journal.

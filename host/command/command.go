@@ -133,7 +133,7 @@ func New(deps Deps) *cobra.Command {
 		a.inviteCommand(), a.joinCommand(),
 		a.locationCommand(),
 		a.putCommand(), a.getCommand(), a.listCommand(), a.deleteCommand(), a.watchCommand(),
-		a.conflictsCommand(), a.digestCommand(),
+		a.explainCommand(), a.conflictsCommand(), a.digestCommand(),
 		a.configCommand(), a.versionCommand(),
 	)
 	group(root)
@@ -172,7 +172,7 @@ func strict(cmd *cobra.Command) {
 		return misusef(cmd, "%s", message)
 	})
 	for _, sub := range cmd.Commands() {
-		if sub.HasSubCommands() {
+		if sub.HasSubCommands() && sub.RunE == nil {
 			group(sub)
 		} else if check := sub.Args; check != nil {
 			sub.Args = func(cmd *cobra.Command, args []string) error {

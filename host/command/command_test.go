@@ -248,6 +248,10 @@ var (
 
 func now() time.Time { return time.Date(2026, 11, 22, 10, 0, 0, 0, time.UTC) }
 
+func hidden(n byte) sdk.RecordID {
+	return sdk.RecordID{0x01, 0x92, 6: 0x70, 8: 0x80, 14: 0xf9, 15: n}
+}
+
 // fixture is the host that the scripts talk to.
 func fixture() *controltest.Host {
 	at := func(h, m, s int) hlc.Stamp {
@@ -270,6 +274,21 @@ func fixture() *controltest.Host {
 		Number: 17, Model: "tag", ID: work, Field: "name", Value: "job",
 		Lost: sdk.Version{Stamp: at(7, 10, 5), Device: bob}, Winner: sdk.Version{Stamp: at(7, 10, 11), Device: alice},
 	}}
+	h.Explained = map[sdk.RecordID]control.Explanation{
+		hidden(4): {State: control.StateDeleted, Inserted: sdk.Version{Stamp: at(7, 0, 0), Device: alice}, Deleted: sdk.Version{Stamp: at(8, 0, 0), Device: bob}},
+		hidden(5): {
+			State: control.StateWaiting, Inserted: sdk.Version{Stamp: at(7, 0, 0), Device: carol},
+			Fields: []sdk.FieldState{
+				{Name: "tag_id", Value: hidden(4), Version: sdk.Version{Stamp: at(7, 0, 0), Device: carol}},
+				{Name: "target", Value: hidden(9), Version: sdk.Version{Stamp: at(7, 0, 0), Device: carol}},
+				{Name: "newer", Value: int64(3), Version: sdk.Version{Stamp: at(7, 0, 1), Device: carol}},
+			},
+			Missing: []control.Missing{{Field: "tag_id", Model: "tag", ID: hidden(4), State: "deleted"}, {Field: "target", ID: hidden(9), State: "not_arrived"}},
+			Refused: []control.RefusedChange{{Model: "tagging", ID: hidden(5), Origin: bob, Stamp: at(7, 0, 2), Code: sdk.CodeInvalid, Message: "field \"newer\": not a number"}},
+		},
+		hidden(6): {State: control.StateUnread, Parked: 1204},
+		hidden(7): {State: control.StateNotInserted, Fields: []sdk.FieldState{{Name: "color", Value: "red", Version: sdk.Version{Stamp: at(7, 0, 0), Device: dave}}}},
+	}
 	h.Invitation = control.Invitation{Code: "starling1-abcd", Expires: now().Add(10 * time.Minute)}
 	h.Joined = control.Joined{LibraryID: "0192f3c0-6f3e-7cc1-a36b-5d0d5b6f3a01", LibraryName: "home", InviterID: bob, InviterName: "bob"}
 	h.State = state()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/hex"
 	"fmt"
+	"strconv"
 
 	"github.com/spf13/cobra"
 
@@ -12,7 +13,7 @@ import (
 )
 
 func (a *app) conflictsCommand() *cobra.Command {
-	return a.reads(&cobra.Command{
+	cmd := a.reads(&cobra.Command{
 		Use:   "conflicts [MODEL ID]",
 		Short: "List the values that lost to a write that had not seen them",
 		Args: func(_ *cobra.Command, args []string) error {
@@ -47,6 +48,29 @@ func (a *app) conflictsCommand() *cobra.Command {
 			})
 		},
 	})
+	cmd.AddCommand(a.restoreCommand())
+	return cmd
+}
+
+func (a *app) restoreCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "restore NUMBER",
+		Short: "Write a value that lost again, as a change made here now, and take it out of the list",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			number, err := strconv.ParseInt(args[0], 10, 64)
+			if err != nil || number < 1 {
+				return misusef(cmd, "%q is not a number of a conflict; they are in the first column of: starling conflicts", args[0])
+			}
+			return a.call(cmd, func(ctx context.Context, host *control.Client) error {
+				r, err := host.RestoreConflict(ctx, number)
+				if err != nil {
+					return err
+				}
+				return a.printf("%s %s: %s is %s again\n", r.Model, r.ID, r.Field, plain(string(r.Value)))
+			})
+		},
+	}
 }
 
 func (a *app) printConflicts(conflicts []control.ConflictView, names names) error {

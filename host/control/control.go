@@ -19,6 +19,7 @@ import (
 type Backend struct {
 	Records  Records
 	Journal  Journal
+	History  History
 	Feed     Feed
 	Reporter Reporter
 	Pairing  Pairing
@@ -243,7 +244,7 @@ type Peer struct {
 	BytesIn       int64         `json:"bytes_in"`
 	BytesOut      int64         `json:"bytes_out"`
 	RowsIn        int64         `json:"rows_in"`
-	RowsPerSecond float64       `json:"rows_per_second"` // of late
+	RowsPerSecond float64       `json:"rows_per_second"` // while backfilling; else 0
 	Addresses     []string      `json:"addresses"`
 }
 

@@ -68,12 +68,22 @@ func statusToWire(s *Status) *controlpb.StatusResponse {
 		Peers:   each(s.Peers, peerToWire),
 		Plugins: each(s.Plugins, pluginToWire),
 		Refused: s.Refused, Conflicts: s.Conflicts,
-		RefusedChanges: each(s.RefusedChanges, func(r *RefusedChange) *controlpb.RefusedChange {
-			return &controlpb.RefusedChange{
-				Model: string(r.Model), Id: r.ID[:], Origin: r.Origin[:], Stamp: uint64(r.Stamp), Code: string(r.Code), Message: r.Message,
-			}
-		}),
+		RefusedChanges: each(s.RefusedChanges, refusedToWire),
 	}
+}
+
+func refusedToWire(r *RefusedChange) *controlpb.RefusedChange {
+	return &controlpb.RefusedChange{
+		Model: string(r.Model), Id: r.ID[:], Origin: r.Origin[:], Stamp: uint64(r.Stamp), Code: string(r.Code), Message: r.Message,
+	}
+}
+
+func refusedFromWire(r *controlpb.RefusedChange) RefusedChange {
+	out := RefusedChange{
+		Model: sdk.ModelName(r.GetModel()), Origin: deviceFromWire(r.GetOrigin()), Stamp: hlc.Stamp(r.GetStamp()), Code: sdk.Code(r.GetCode()), Message: r.GetMessage(),
+	}
+	copy(out.ID[:], r.GetId())
+	return out
 }
 
 func statusFromWire(s *controlpb.StatusResponse) Status {
@@ -98,13 +108,7 @@ func statusFromWire(s *controlpb.StatusResponse) Status {
 		Peers:   eachFromWire(s.GetPeers(), peerFromWire),
 		Plugins: eachFromWire(s.GetPlugins(), pluginFromWire),
 		Refused: s.GetRefused(), Conflicts: s.GetConflicts(),
-		RefusedChanges: eachFromWire(s.GetRefusedChanges(), func(r *controlpb.RefusedChange) RefusedChange {
-			out := RefusedChange{
-				Model: sdk.ModelName(r.GetModel()), Origin: deviceFromWire(r.GetOrigin()), Stamp: hlc.Stamp(r.GetStamp()), Code: sdk.Code(r.GetCode()), Message: r.GetMessage(),
-			}
-			copy(out.ID[:], r.GetId())
-			return out
-		}),
+		RefusedChanges: eachFromWire(s.GetRefusedChanges(), refusedFromWire),
 	}
 }
 

@@ -60,6 +60,10 @@ const (
 	ControlWatchProcedure = "/starling.control.v1.Control/Watch"
 	// ControlConflictsProcedure is the fully-qualified name of the Control's Conflicts RPC.
 	ControlConflictsProcedure = "/starling.control.v1.Control/Conflicts"
+	// ControlRestoreConflictProcedure is the fully-qualified name of the Control's RestoreConflict RPC.
+	ControlRestoreConflictProcedure = "/starling.control.v1.Control/RestoreConflict"
+	// ControlExplainProcedure is the fully-qualified name of the Control's Explain RPC.
+	ControlExplainProcedure = "/starling.control.v1.Control/Explain"
 	// ControlDigestProcedure is the fully-qualified name of the Control's Digest RPC.
 	ControlDigestProcedure = "/starling.control.v1.Control/Digest"
 	// ControlRestartPluginProcedure is the fully-qualified name of the Control's RestartPlugin RPC.
@@ -80,6 +84,10 @@ type ControlClient interface {
 	// The first response is empty: from then on no change is missed in silence.
 	Watch(context.Context, *WatchRequest) (*connect.ServerStreamForClient[WatchResponse], error)
 	Conflicts(context.Context, *ConflictsRequest) (*ConflictsResponse, error)
+	// Writes the value that lost again, as a change of this device, and takes the entry out of its journal.
+	RestoreConflict(context.Context, *RestoreConflictRequest) (*RestoreConflictResponse, error)
+	// Says why a record is or is not visible here.
+	Explain(context.Context, *ExplainRequest) (*ExplainResponse, error)
 	Digest(context.Context, *DigestRequest) (*DigestResponse, error)
 	// Stages the plugin's binary anew and starts it again, also out of quarantine. It returns before the plugin is up.
 	RestartPlugin(context.Context, *RestartPluginRequest) (*RestartPluginResponse, error)
@@ -162,6 +170,18 @@ func NewControlClient(httpClient connect.HTTPClient, baseURL string, opts ...con
 			connect.WithSchema(controlMethods.ByName("Conflicts")),
 			connect.WithClientOptions(opts...),
 		),
+		restoreConflict: connect.NewClient[RestoreConflictRequest, RestoreConflictResponse](
+			httpClient,
+			baseURL+ControlRestoreConflictProcedure,
+			connect.WithSchema(controlMethods.ByName("RestoreConflict")),
+			connect.WithClientOptions(opts...),
+		),
+		explain: connect.NewClient[ExplainRequest, ExplainResponse](
+			httpClient,
+			baseURL+ControlExplainProcedure,
+			connect.WithSchema(controlMethods.ByName("Explain")),
+			connect.WithClientOptions(opts...),
+		),
 		digest: connect.NewClient[DigestRequest, DigestResponse](
 			httpClient,
 			baseURL+ControlDigestProcedure,
@@ -179,19 +199,21 @@ func NewControlClient(httpClient connect.HTTPClient, baseURL string, opts ...con
 
 // controlClient implements ControlClient.
 type controlClient struct {
-	status        *connect.Client[StatusRequest, StatusResponse]
-	peers         *connect.Client[PeersRequest, PeersResponse]
-	plugins       *connect.Client[PluginsRequest, PluginsResponse]
-	invite        *connect.Client[InviteRequest, InviteResponse]
-	join          *connect.Client[JoinRequest, JoinResponse]
-	put           *connect.Client[PutRequest, PutResponse]
-	get           *connect.Client[GetRequest, GetResponse]
-	list          *connect.Client[ListRequest, ListResponse]
-	delete        *connect.Client[DeleteRequest, DeleteResponse]
-	watch         *connect.Client[WatchRequest, WatchResponse]
-	conflicts     *connect.Client[ConflictsRequest, ConflictsResponse]
-	digest        *connect.Client[DigestRequest, DigestResponse]
-	restartPlugin *connect.Client[RestartPluginRequest, RestartPluginResponse]
+	status          *connect.Client[StatusRequest, StatusResponse]
+	peers           *connect.Client[PeersRequest, PeersResponse]
+	plugins         *connect.Client[PluginsRequest, PluginsResponse]
+	invite          *connect.Client[InviteRequest, InviteResponse]
+	join            *connect.Client[JoinRequest, JoinResponse]
+	put             *connect.Client[PutRequest, PutResponse]
+	get             *connect.Client[GetRequest, GetResponse]
+	list            *connect.Client[ListRequest, ListResponse]
+	delete          *connect.Client[DeleteRequest, DeleteResponse]
+	watch           *connect.Client[WatchRequest, WatchResponse]
+	conflicts       *connect.Client[ConflictsRequest, ConflictsResponse]
+	restoreConflict *connect.Client[RestoreConflictRequest, RestoreConflictResponse]
+	explain         *connect.Client[ExplainRequest, ExplainResponse]
+	digest          *connect.Client[DigestRequest, DigestResponse]
+	restartPlugin   *connect.Client[RestartPluginRequest, RestartPluginResponse]
 }
 
 // Status calls starling.control.v1.Control.Status.
@@ -285,6 +307,24 @@ func (c *controlClient) Conflicts(ctx context.Context, req *ConflictsRequest) (*
 	return nil, err
 }
 
+// RestoreConflict calls starling.control.v1.Control.RestoreConflict.
+func (c *controlClient) RestoreConflict(ctx context.Context, req *RestoreConflictRequest) (*RestoreConflictResponse, error) {
+	response, err := c.restoreConflict.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// Explain calls starling.control.v1.Control.Explain.
+func (c *controlClient) Explain(ctx context.Context, req *ExplainRequest) (*ExplainResponse, error) {
+	response, err := c.explain.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
 // Digest calls starling.control.v1.Control.Digest.
 func (c *controlClient) Digest(ctx context.Context, req *DigestRequest) (*DigestResponse, error) {
 	response, err := c.digest.CallUnary(ctx, connect.NewRequest(req))
@@ -317,6 +357,10 @@ type ControlHandler interface {
 	// The first response is empty: from then on no change is missed in silence.
 	Watch(context.Context, *WatchRequest, *connect.ServerStream[WatchResponse]) error
 	Conflicts(context.Context, *ConflictsRequest) (*ConflictsResponse, error)
+	// Writes the value that lost again, as a change of this device, and takes the entry out of its journal.
+	RestoreConflict(context.Context, *RestoreConflictRequest) (*RestoreConflictResponse, error)
+	// Says why a record is or is not visible here.
+	Explain(context.Context, *ExplainRequest) (*ExplainResponse, error)
 	Digest(context.Context, *DigestRequest) (*DigestResponse, error)
 	// Stages the plugin's binary anew and starts it again, also out of quarantine. It returns before the plugin is up.
 	RestartPlugin(context.Context, *RestartPluginRequest) (*RestartPluginResponse, error)
@@ -395,6 +439,18 @@ func NewControlHandler(svc ControlHandler, opts ...connect.HandlerOption) (strin
 		connect.WithSchema(controlMethods.ByName("Conflicts")),
 		connect.WithHandlerOptions(opts...),
 	)
+	controlRestoreConflictHandler := connect.NewUnaryHandlerSimple(
+		ControlRestoreConflictProcedure,
+		svc.RestoreConflict,
+		connect.WithSchema(controlMethods.ByName("RestoreConflict")),
+		connect.WithHandlerOptions(opts...),
+	)
+	controlExplainHandler := connect.NewUnaryHandlerSimple(
+		ControlExplainProcedure,
+		svc.Explain,
+		connect.WithSchema(controlMethods.ByName("Explain")),
+		connect.WithHandlerOptions(opts...),
+	)
 	controlDigestHandler := connect.NewUnaryHandlerSimple(
 		ControlDigestProcedure,
 		svc.Digest,
@@ -431,6 +487,10 @@ func NewControlHandler(svc ControlHandler, opts ...connect.HandlerOption) (strin
 			controlWatchHandler.ServeHTTP(w, r)
 		case ControlConflictsProcedure:
 			controlConflictsHandler.ServeHTTP(w, r)
+		case ControlRestoreConflictProcedure:
+			controlRestoreConflictHandler.ServeHTTP(w, r)
+		case ControlExplainProcedure:
+			controlExplainHandler.ServeHTTP(w, r)
 		case ControlDigestProcedure:
 			controlDigestHandler.ServeHTTP(w, r)
 		case ControlRestartPluginProcedure:
@@ -486,6 +546,14 @@ func (UnimplementedControlHandler) Watch(context.Context, *WatchRequest, *connec
 
 func (UnimplementedControlHandler) Conflicts(context.Context, *ConflictsRequest) (*ConflictsResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("starling.control.v1.Control.Conflicts is not implemented"))
+}
+
+func (UnimplementedControlHandler) RestoreConflict(context.Context, *RestoreConflictRequest) (*RestoreConflictResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("starling.control.v1.Control.RestoreConflict is not implemented"))
+}
+
+func (UnimplementedControlHandler) Explain(context.Context, *ExplainRequest) (*ExplainResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("starling.control.v1.Control.Explain is not implemented"))
 }
 
 func (UnimplementedControlHandler) Digest(context.Context, *DigestRequest) (*DigestResponse, error) {

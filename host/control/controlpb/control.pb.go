@@ -2329,6 +2329,458 @@ func (x *Conflict) GetWinnerDevice() []byte {
 	return nil
 }
 
+type RestoreConflictRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Number        int64                  `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RestoreConflictRequest) Reset() {
+	*x = RestoreConflictRequest{}
+	mi := &file_host_control_control_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RestoreConflictRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RestoreConflictRequest) ProtoMessage() {}
+
+func (x *RestoreConflictRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_host_control_control_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RestoreConflictRequest.ProtoReflect.Descriptor instead.
+func (*RestoreConflictRequest) Descriptor() ([]byte, []int) {
+	return file_host_control_control_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *RestoreConflictRequest) GetNumber() int64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+type RestoreConflictResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Model         string                 `protobuf:"bytes,1,opt,name=model,proto3" json:"model,omitempty"`
+	Id            []byte                 `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	Field         string                 `protobuf:"bytes,3,opt,name=field,proto3" json:"field,omitempty"`
+	Json          []byte                 `protobuf:"bytes,4,opt,name=json,proto3" json:"json,omitempty"` // the value
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RestoreConflictResponse) Reset() {
+	*x = RestoreConflictResponse{}
+	mi := &file_host_control_control_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RestoreConflictResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RestoreConflictResponse) ProtoMessage() {}
+
+func (x *RestoreConflictResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_host_control_control_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RestoreConflictResponse.ProtoReflect.Descriptor instead.
+func (*RestoreConflictResponse) Descriptor() ([]byte, []int) {
+	return file_host_control_control_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *RestoreConflictResponse) GetModel() string {
+	if x != nil {
+		return x.Model
+	}
+	return ""
+}
+
+func (x *RestoreConflictResponse) GetId() []byte {
+	if x != nil {
+		return x.Id
+	}
+	return nil
+}
+
+func (x *RestoreConflictResponse) GetField() string {
+	if x != nil {
+		return x.Field
+	}
+	return ""
+}
+
+func (x *RestoreConflictResponse) GetJson() []byte {
+	if x != nil {
+		return x.Json
+	}
+	return nil
+}
+
+type ExplainRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Model         string                 `protobuf:"bytes,1,opt,name=model,proto3" json:"model,omitempty"`
+	Id            []byte                 `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExplainRequest) Reset() {
+	*x = ExplainRequest{}
+	mi := &file_host_control_control_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExplainRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExplainRequest) ProtoMessage() {}
+
+func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_host_control_control_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExplainRequest.ProtoReflect.Descriptor instead.
+func (*ExplainRequest) Descriptor() ([]byte, []int) {
+	return file_host_control_control_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *ExplainRequest) GetModel() string {
+	if x != nil {
+		return x.Model
+	}
+	return ""
+}
+
+func (x *ExplainRequest) GetId() []byte {
+	if x != nil {
+		return x.Id
+	}
+	return nil
+}
+
+type ExplainResponse struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	State          string                 `protobuf:"bytes,1,opt,name=state,proto3" json:"state,omitempty"`       // visible, waiting, deleted, not_inserted, unread
+	Inserted       *Write                 `protobuf:"bytes,2,opt,name=inserted,proto3" json:"inserted,omitempty"` // shared only
+	Deleted        *Write                 `protobuf:"bytes,3,opt,name=deleted,proto3" json:"deleted,omitempty"`   // only if it is deleted
+	Owned          *Write                 `protobuf:"bytes,4,opt,name=owned,proto3" json:"owned,omitempty"`       // device-owned only: the owner, and its last write
+	Fields         []*ExplainedField      `protobuf:"bytes,5,rep,name=fields,proto3" json:"fields,omitempty"`
+	Missing        []*MissingRecord       `protobuf:"bytes,6,rep,name=missing,proto3" json:"missing,omitempty"`
+	Parked         int64                  `protobuf:"varint,7,opt,name=parked,proto3" json:"parked,omitempty"`                                      // changes that wait for the model's plugin
+	RefusedChanges []*RefusedChange       `protobuf:"bytes,8,rep,name=refused_changes,json=refusedChanges,proto3" json:"refused_changes,omitempty"` // newest first
+	Conflicts      []*Conflict            `protobuf:"bytes,9,rep,name=conflicts,proto3" json:"conflicts,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *ExplainResponse) Reset() {
+	*x = ExplainResponse{}
+	mi := &file_host_control_control_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExplainResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExplainResponse) ProtoMessage() {}
+
+func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_host_control_control_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExplainResponse.ProtoReflect.Descriptor instead.
+func (*ExplainResponse) Descriptor() ([]byte, []int) {
+	return file_host_control_control_proto_rawDescGZIP(), []int{40}
+}
+
+func (x *ExplainResponse) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *ExplainResponse) GetInserted() *Write {
+	if x != nil {
+		return x.Inserted
+	}
+	return nil
+}
+
+func (x *ExplainResponse) GetDeleted() *Write {
+	if x != nil {
+		return x.Deleted
+	}
+	return nil
+}
+
+func (x *ExplainResponse) GetOwned() *Write {
+	if x != nil {
+		return x.Owned
+	}
+	return nil
+}
+
+func (x *ExplainResponse) GetFields() []*ExplainedField {
+	if x != nil {
+		return x.Fields
+	}
+	return nil
+}
+
+func (x *ExplainResponse) GetMissing() []*MissingRecord {
+	if x != nil {
+		return x.Missing
+	}
+	return nil
+}
+
+func (x *ExplainResponse) GetParked() int64 {
+	if x != nil {
+		return x.Parked
+	}
+	return 0
+}
+
+func (x *ExplainResponse) GetRefusedChanges() []*RefusedChange {
+	if x != nil {
+		return x.RefusedChanges
+	}
+	return nil
+}
+
+func (x *ExplainResponse) GetConflicts() []*Conflict {
+	if x != nil {
+		return x.Conflicts
+	}
+	return nil
+}
+
+type Write struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Stamp         uint64                 `protobuf:"varint,1,opt,name=stamp,proto3" json:"stamp,omitempty"`
+	Device        []byte                 `protobuf:"bytes,2,opt,name=device,proto3" json:"device,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Write) Reset() {
+	*x = Write{}
+	mi := &file_host_control_control_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Write) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Write) ProtoMessage() {}
+
+func (x *Write) ProtoReflect() protoreflect.Message {
+	mi := &file_host_control_control_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Write.ProtoReflect.Descriptor instead.
+func (*Write) Descriptor() ([]byte, []int) {
+	return file_host_control_control_proto_rawDescGZIP(), []int{41}
+}
+
+func (x *Write) GetStamp() uint64 {
+	if x != nil {
+		return x.Stamp
+	}
+	return 0
+}
+
+func (x *Write) GetDevice() []byte {
+	if x != nil {
+		return x.Device
+	}
+	return nil
+}
+
+type ExplainedField struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Json          []byte                 `protobuf:"bytes,2,opt,name=json,proto3" json:"json,omitempty"`
+	Write         *Write                 `protobuf:"bytes,3,opt,name=write,proto3" json:"write,omitempty"` // absent: nobody has written it
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExplainedField) Reset() {
+	*x = ExplainedField{}
+	mi := &file_host_control_control_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExplainedField) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExplainedField) ProtoMessage() {}
+
+func (x *ExplainedField) ProtoReflect() protoreflect.Message {
+	mi := &file_host_control_control_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExplainedField.ProtoReflect.Descriptor instead.
+func (*ExplainedField) Descriptor() ([]byte, []int) {
+	return file_host_control_control_proto_rawDescGZIP(), []int{42}
+}
+
+func (x *ExplainedField) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ExplainedField) GetJson() []byte {
+	if x != nil {
+		return x.Json
+	}
+	return nil
+}
+
+func (x *ExplainedField) GetWrite() *Write {
+	if x != nil {
+		return x.Write
+	}
+	return nil
+}
+
+type MissingRecord struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Field         string                 `protobuf:"bytes,1,opt,name=field,proto3" json:"field,omitempty"`
+	Model         string                 `protobuf:"bytes,2,opt,name=model,proto3" json:"model,omitempty"` // empty: any
+	Id            []byte                 `protobuf:"bytes,3,opt,name=id,proto3" json:"id,omitempty"`
+	State         string                 `protobuf:"bytes,4,opt,name=state,proto3" json:"state,omitempty"` // not_arrived, deleted, waiting
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MissingRecord) Reset() {
+	*x = MissingRecord{}
+	mi := &file_host_control_control_proto_msgTypes[43]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MissingRecord) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MissingRecord) ProtoMessage() {}
+
+func (x *MissingRecord) ProtoReflect() protoreflect.Message {
+	mi := &file_host_control_control_proto_msgTypes[43]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MissingRecord.ProtoReflect.Descriptor instead.
+func (*MissingRecord) Descriptor() ([]byte, []int) {
+	return file_host_control_control_proto_rawDescGZIP(), []int{43}
+}
+
+func (x *MissingRecord) GetField() string {
+	if x != nil {
+		return x.Field
+	}
+	return ""
+}
+
+func (x *MissingRecord) GetModel() string {
+	if x != nil {
+		return x.Model
+	}
+	return ""
+}
+
+func (x *MissingRecord) GetId() []byte {
+	if x != nil {
+		return x.Id
+	}
+	return nil
+}
+
+func (x *MissingRecord) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
 type DigestRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -2337,7 +2789,7 @@ type DigestRequest struct {
 
 func (x *DigestRequest) Reset() {
 	*x = DigestRequest{}
-	mi := &file_host_control_control_proto_msgTypes[37]
+	mi := &file_host_control_control_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2349,7 +2801,7 @@ func (x *DigestRequest) String() string {
 func (*DigestRequest) ProtoMessage() {}
 
 func (x *DigestRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[37]
+	mi := &file_host_control_control_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2362,7 +2814,7 @@ func (x *DigestRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DigestRequest.ProtoReflect.Descriptor instead.
 func (*DigestRequest) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{37}
+	return file_host_control_control_proto_rawDescGZIP(), []int{44}
 }
 
 type DigestResponse struct {
@@ -2374,7 +2826,7 @@ type DigestResponse struct {
 
 func (x *DigestResponse) Reset() {
 	*x = DigestResponse{}
-	mi := &file_host_control_control_proto_msgTypes[38]
+	mi := &file_host_control_control_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2386,7 +2838,7 @@ func (x *DigestResponse) String() string {
 func (*DigestResponse) ProtoMessage() {}
 
 func (x *DigestResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[38]
+	mi := &file_host_control_control_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2399,7 +2851,7 @@ func (x *DigestResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DigestResponse.ProtoReflect.Descriptor instead.
 func (*DigestResponse) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{38}
+	return file_host_control_control_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *DigestResponse) GetDigests() []*ModelDigest {
@@ -2420,7 +2872,7 @@ type ModelDigest struct {
 
 func (x *ModelDigest) Reset() {
 	*x = ModelDigest{}
-	mi := &file_host_control_control_proto_msgTypes[39]
+	mi := &file_host_control_control_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2432,7 +2884,7 @@ func (x *ModelDigest) String() string {
 func (*ModelDigest) ProtoMessage() {}
 
 func (x *ModelDigest) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[39]
+	mi := &file_host_control_control_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2445,7 +2897,7 @@ func (x *ModelDigest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ModelDigest.ProtoReflect.Descriptor instead.
 func (*ModelDigest) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{39}
+	return file_host_control_control_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *ModelDigest) GetModel() string {
@@ -2652,14 +3104,47 @@ const file_host_control_control_proto_rawDesc = "" +
 	"winnerJson\x12!\n" +
 	"\fwinner_stamp\x18\t \x01(\x04R\vwinnerStamp\x12#\n" +
 	"\rwinner_device\x18\n" +
-	" \x01(\fR\fwinnerDevice\"\x0f\n" +
+	" \x01(\fR\fwinnerDevice\"0\n" +
+	"\x16RestoreConflictRequest\x12\x16\n" +
+	"\x06number\x18\x01 \x01(\x03R\x06number\"i\n" +
+	"\x17RestoreConflictResponse\x12\x14\n" +
+	"\x05model\x18\x01 \x01(\tR\x05model\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\fR\x02id\x12\x14\n" +
+	"\x05field\x18\x03 \x01(\tR\x05field\x12\x12\n" +
+	"\x04json\x18\x04 \x01(\fR\x04json\"6\n" +
+	"\x0eExplainRequest\x12\x14\n" +
+	"\x05model\x18\x01 \x01(\tR\x05model\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\fR\x02id\"\xe4\x03\n" +
+	"\x0fExplainResponse\x12\x14\n" +
+	"\x05state\x18\x01 \x01(\tR\x05state\x126\n" +
+	"\binserted\x18\x02 \x01(\v2\x1a.starling.control.v1.WriteR\binserted\x124\n" +
+	"\adeleted\x18\x03 \x01(\v2\x1a.starling.control.v1.WriteR\adeleted\x120\n" +
+	"\x05owned\x18\x04 \x01(\v2\x1a.starling.control.v1.WriteR\x05owned\x12;\n" +
+	"\x06fields\x18\x05 \x03(\v2#.starling.control.v1.ExplainedFieldR\x06fields\x12<\n" +
+	"\amissing\x18\x06 \x03(\v2\".starling.control.v1.MissingRecordR\amissing\x12\x16\n" +
+	"\x06parked\x18\a \x01(\x03R\x06parked\x12K\n" +
+	"\x0frefused_changes\x18\b \x03(\v2\".starling.control.v1.RefusedChangeR\x0erefusedChanges\x12;\n" +
+	"\tconflicts\x18\t \x03(\v2\x1d.starling.control.v1.ConflictR\tconflicts\"5\n" +
+	"\x05Write\x12\x14\n" +
+	"\x05stamp\x18\x01 \x01(\x04R\x05stamp\x12\x16\n" +
+	"\x06device\x18\x02 \x01(\fR\x06device\"j\n" +
+	"\x0eExplainedField\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04json\x18\x02 \x01(\fR\x04json\x120\n" +
+	"\x05write\x18\x03 \x01(\v2\x1a.starling.control.v1.WriteR\x05write\"a\n" +
+	"\rMissingRecord\x12\x14\n" +
+	"\x05field\x18\x01 \x01(\tR\x05field\x12\x14\n" +
+	"\x05model\x18\x02 \x01(\tR\x05model\x12\x0e\n" +
+	"\x02id\x18\x03 \x01(\fR\x02id\x12\x14\n" +
+	"\x05state\x18\x04 \x01(\tR\x05state\"\x0f\n" +
 	"\rDigestRequest\"L\n" +
 	"\x0eDigestResponse\x12:\n" +
 	"\adigests\x18\x01 \x03(\v2 .starling.control.v1.ModelDigestR\adigests\"O\n" +
 	"\vModelDigest\x12\x14\n" +
 	"\x05model\x18\x01 \x01(\tR\x05model\x12\x12\n" +
 	"\x04rows\x18\x02 \x01(\x03R\x04rows\x12\x16\n" +
-	"\x06digest\x18\x03 \x01(\fR\x06digest2\xc1\b\n" +
+	"\x06digest\x18\x03 \x01(\fR\x06digest2\x85\n" +
+	"\n" +
 	"\aControl\x12Q\n" +
 	"\x06Status\x12\".starling.control.v1.StatusRequest\x1a#.starling.control.v1.StatusResponse\x12N\n" +
 	"\x05Peers\x12!.starling.control.v1.PeersRequest\x1a\".starling.control.v1.PeersResponse\x12T\n" +
@@ -2671,7 +3156,9 @@ const file_host_control_control_proto_rawDesc = "" +
 	"\x04List\x12 .starling.control.v1.ListRequest\x1a!.starling.control.v1.ListResponse0\x01\x12Q\n" +
 	"\x06Delete\x12\".starling.control.v1.DeleteRequest\x1a#.starling.control.v1.DeleteResponse\x12P\n" +
 	"\x05Watch\x12!.starling.control.v1.WatchRequest\x1a\".starling.control.v1.WatchResponse0\x01\x12Z\n" +
-	"\tConflicts\x12%.starling.control.v1.ConflictsRequest\x1a&.starling.control.v1.ConflictsResponse\x12Q\n" +
+	"\tConflicts\x12%.starling.control.v1.ConflictsRequest\x1a&.starling.control.v1.ConflictsResponse\x12l\n" +
+	"\x0fRestoreConflict\x12+.starling.control.v1.RestoreConflictRequest\x1a,.starling.control.v1.RestoreConflictResponse\x12T\n" +
+	"\aExplain\x12#.starling.control.v1.ExplainRequest\x1a$.starling.control.v1.ExplainResponse\x12Q\n" +
 	"\x06Digest\x12\".starling.control.v1.DigestRequest\x1a#.starling.control.v1.DigestResponse\x12f\n" +
 	"\rRestartPlugin\x12).starling.control.v1.RestartPluginRequest\x1a*.starling.control.v1.RestartPluginResponseB:Z8github.com/starling-sync/starling/host/control/controlpbb\x06proto3"
 
@@ -2687,48 +3174,55 @@ func file_host_control_control_proto_rawDescGZIP() []byte {
 	return file_host_control_control_proto_rawDescData
 }
 
-var file_host_control_control_proto_msgTypes = make([]protoimpl.MessageInfo, 40)
+var file_host_control_control_proto_msgTypes = make([]protoimpl.MessageInfo, 47)
 var file_host_control_control_proto_goTypes = []any{
-	(*ErrorDetail)(nil),           // 0: starling.control.v1.ErrorDetail
-	(*StatusRequest)(nil),         // 1: starling.control.v1.StatusRequest
-	(*StatusResponse)(nil),        // 2: starling.control.v1.StatusResponse
-	(*RefusedChange)(nil),         // 3: starling.control.v1.RefusedChange
-	(*RestartPluginRequest)(nil),  // 4: starling.control.v1.RestartPluginRequest
-	(*RestartPluginResponse)(nil), // 5: starling.control.v1.RestartPluginResponse
-	(*ModelStatus)(nil),           // 6: starling.control.v1.ModelStatus
-	(*TransportStatus)(nil),       // 7: starling.control.v1.TransportStatus
-	(*SourceStatus)(nil),          // 8: starling.control.v1.SourceStatus
-	(*Progress)(nil),              // 9: starling.control.v1.Progress
-	(*Warning)(nil),               // 10: starling.control.v1.Warning
-	(*Peer)(nil),                  // 11: starling.control.v1.Peer
-	(*PeersRequest)(nil),          // 12: starling.control.v1.PeersRequest
-	(*PeersResponse)(nil),         // 13: starling.control.v1.PeersResponse
-	(*PluginsRequest)(nil),        // 14: starling.control.v1.PluginsRequest
-	(*PluginsResponse)(nil),       // 15: starling.control.v1.PluginsResponse
-	(*Plugin)(nil),                // 16: starling.control.v1.Plugin
-	(*InviteRequest)(nil),         // 17: starling.control.v1.InviteRequest
-	(*InviteResponse)(nil),        // 18: starling.control.v1.InviteResponse
-	(*JoinRequest)(nil),           // 19: starling.control.v1.JoinRequest
-	(*JoinResponse)(nil),          // 20: starling.control.v1.JoinResponse
-	(*PutRequest)(nil),            // 21: starling.control.v1.PutRequest
-	(*PutRecord)(nil),             // 22: starling.control.v1.PutRecord
-	(*PutResponse)(nil),           // 23: starling.control.v1.PutResponse
-	(*Refusal)(nil),               // 24: starling.control.v1.Refusal
-	(*GetRequest)(nil),            // 25: starling.control.v1.GetRequest
-	(*GetResponse)(nil),           // 26: starling.control.v1.GetResponse
-	(*ListRequest)(nil),           // 27: starling.control.v1.ListRequest
-	(*Where)(nil),                 // 28: starling.control.v1.Where
-	(*ListResponse)(nil),          // 29: starling.control.v1.ListResponse
-	(*DeleteRequest)(nil),         // 30: starling.control.v1.DeleteRequest
-	(*DeleteResponse)(nil),        // 31: starling.control.v1.DeleteResponse
-	(*WatchRequest)(nil),          // 32: starling.control.v1.WatchRequest
-	(*WatchResponse)(nil),         // 33: starling.control.v1.WatchResponse
-	(*ConflictsRequest)(nil),      // 34: starling.control.v1.ConflictsRequest
-	(*ConflictsResponse)(nil),     // 35: starling.control.v1.ConflictsResponse
-	(*Conflict)(nil),              // 36: starling.control.v1.Conflict
-	(*DigestRequest)(nil),         // 37: starling.control.v1.DigestRequest
-	(*DigestResponse)(nil),        // 38: starling.control.v1.DigestResponse
-	(*ModelDigest)(nil),           // 39: starling.control.v1.ModelDigest
+	(*ErrorDetail)(nil),             // 0: starling.control.v1.ErrorDetail
+	(*StatusRequest)(nil),           // 1: starling.control.v1.StatusRequest
+	(*StatusResponse)(nil),          // 2: starling.control.v1.StatusResponse
+	(*RefusedChange)(nil),           // 3: starling.control.v1.RefusedChange
+	(*RestartPluginRequest)(nil),    // 4: starling.control.v1.RestartPluginRequest
+	(*RestartPluginResponse)(nil),   // 5: starling.control.v1.RestartPluginResponse
+	(*ModelStatus)(nil),             // 6: starling.control.v1.ModelStatus
+	(*TransportStatus)(nil),         // 7: starling.control.v1.TransportStatus
+	(*SourceStatus)(nil),            // 8: starling.control.v1.SourceStatus
+	(*Progress)(nil),                // 9: starling.control.v1.Progress
+	(*Warning)(nil),                 // 10: starling.control.v1.Warning
+	(*Peer)(nil),                    // 11: starling.control.v1.Peer
+	(*PeersRequest)(nil),            // 12: starling.control.v1.PeersRequest
+	(*PeersResponse)(nil),           // 13: starling.control.v1.PeersResponse
+	(*PluginsRequest)(nil),          // 14: starling.control.v1.PluginsRequest
+	(*PluginsResponse)(nil),         // 15: starling.control.v1.PluginsResponse
+	(*Plugin)(nil),                  // 16: starling.control.v1.Plugin
+	(*InviteRequest)(nil),           // 17: starling.control.v1.InviteRequest
+	(*InviteResponse)(nil),          // 18: starling.control.v1.InviteResponse
+	(*JoinRequest)(nil),             // 19: starling.control.v1.JoinRequest
+	(*JoinResponse)(nil),            // 20: starling.control.v1.JoinResponse
+	(*PutRequest)(nil),              // 21: starling.control.v1.PutRequest
+	(*PutRecord)(nil),               // 22: starling.control.v1.PutRecord
+	(*PutResponse)(nil),             // 23: starling.control.v1.PutResponse
+	(*Refusal)(nil),                 // 24: starling.control.v1.Refusal
+	(*GetRequest)(nil),              // 25: starling.control.v1.GetRequest
+	(*GetResponse)(nil),             // 26: starling.control.v1.GetResponse
+	(*ListRequest)(nil),             // 27: starling.control.v1.ListRequest
+	(*Where)(nil),                   // 28: starling.control.v1.Where
+	(*ListResponse)(nil),            // 29: starling.control.v1.ListResponse
+	(*DeleteRequest)(nil),           // 30: starling.control.v1.DeleteRequest
+	(*DeleteResponse)(nil),          // 31: starling.control.v1.DeleteResponse
+	(*WatchRequest)(nil),            // 32: starling.control.v1.WatchRequest
+	(*WatchResponse)(nil),           // 33: starling.control.v1.WatchResponse
+	(*ConflictsRequest)(nil),        // 34: starling.control.v1.ConflictsRequest
+	(*ConflictsResponse)(nil),       // 35: starling.control.v1.ConflictsResponse
+	(*Conflict)(nil),                // 36: starling.control.v1.Conflict
+	(*RestoreConflictRequest)(nil),  // 37: starling.control.v1.RestoreConflictRequest
+	(*RestoreConflictResponse)(nil), // 38: starling.control.v1.RestoreConflictResponse
+	(*ExplainRequest)(nil),          // 39: starling.control.v1.ExplainRequest
+	(*ExplainResponse)(nil),         // 40: starling.control.v1.ExplainResponse
+	(*Write)(nil),                   // 41: starling.control.v1.Write
+	(*ExplainedField)(nil),          // 42: starling.control.v1.ExplainedField
+	(*MissingRecord)(nil),           // 43: starling.control.v1.MissingRecord
+	(*DigestRequest)(nil),           // 44: starling.control.v1.DigestRequest
+	(*DigestResponse)(nil),          // 45: starling.control.v1.DigestResponse
+	(*ModelDigest)(nil),             // 46: starling.control.v1.ModelDigest
 }
 var file_host_control_control_proto_depIdxs = []int32{
 	6,  // 0: starling.control.v1.StatusResponse.models:type_name -> starling.control.v1.ModelStatus
@@ -2746,38 +3240,50 @@ var file_host_control_control_proto_depIdxs = []int32{
 	28, // 12: starling.control.v1.ListRequest.where:type_name -> starling.control.v1.Where
 	24, // 13: starling.control.v1.DeleteResponse.refused:type_name -> starling.control.v1.Refusal
 	36, // 14: starling.control.v1.ConflictsResponse.conflicts:type_name -> starling.control.v1.Conflict
-	39, // 15: starling.control.v1.DigestResponse.digests:type_name -> starling.control.v1.ModelDigest
-	1,  // 16: starling.control.v1.Control.Status:input_type -> starling.control.v1.StatusRequest
-	12, // 17: starling.control.v1.Control.Peers:input_type -> starling.control.v1.PeersRequest
-	14, // 18: starling.control.v1.Control.Plugins:input_type -> starling.control.v1.PluginsRequest
-	17, // 19: starling.control.v1.Control.Invite:input_type -> starling.control.v1.InviteRequest
-	19, // 20: starling.control.v1.Control.Join:input_type -> starling.control.v1.JoinRequest
-	21, // 21: starling.control.v1.Control.Put:input_type -> starling.control.v1.PutRequest
-	25, // 22: starling.control.v1.Control.Get:input_type -> starling.control.v1.GetRequest
-	27, // 23: starling.control.v1.Control.List:input_type -> starling.control.v1.ListRequest
-	30, // 24: starling.control.v1.Control.Delete:input_type -> starling.control.v1.DeleteRequest
-	32, // 25: starling.control.v1.Control.Watch:input_type -> starling.control.v1.WatchRequest
-	34, // 26: starling.control.v1.Control.Conflicts:input_type -> starling.control.v1.ConflictsRequest
-	37, // 27: starling.control.v1.Control.Digest:input_type -> starling.control.v1.DigestRequest
-	4,  // 28: starling.control.v1.Control.RestartPlugin:input_type -> starling.control.v1.RestartPluginRequest
-	2,  // 29: starling.control.v1.Control.Status:output_type -> starling.control.v1.StatusResponse
-	13, // 30: starling.control.v1.Control.Peers:output_type -> starling.control.v1.PeersResponse
-	15, // 31: starling.control.v1.Control.Plugins:output_type -> starling.control.v1.PluginsResponse
-	18, // 32: starling.control.v1.Control.Invite:output_type -> starling.control.v1.InviteResponse
-	20, // 33: starling.control.v1.Control.Join:output_type -> starling.control.v1.JoinResponse
-	23, // 34: starling.control.v1.Control.Put:output_type -> starling.control.v1.PutResponse
-	26, // 35: starling.control.v1.Control.Get:output_type -> starling.control.v1.GetResponse
-	29, // 36: starling.control.v1.Control.List:output_type -> starling.control.v1.ListResponse
-	31, // 37: starling.control.v1.Control.Delete:output_type -> starling.control.v1.DeleteResponse
-	33, // 38: starling.control.v1.Control.Watch:output_type -> starling.control.v1.WatchResponse
-	35, // 39: starling.control.v1.Control.Conflicts:output_type -> starling.control.v1.ConflictsResponse
-	38, // 40: starling.control.v1.Control.Digest:output_type -> starling.control.v1.DigestResponse
-	5,  // 41: starling.control.v1.Control.RestartPlugin:output_type -> starling.control.v1.RestartPluginResponse
-	29, // [29:42] is the sub-list for method output_type
-	16, // [16:29] is the sub-list for method input_type
-	16, // [16:16] is the sub-list for extension type_name
-	16, // [16:16] is the sub-list for extension extendee
-	0,  // [0:16] is the sub-list for field type_name
+	41, // 15: starling.control.v1.ExplainResponse.inserted:type_name -> starling.control.v1.Write
+	41, // 16: starling.control.v1.ExplainResponse.deleted:type_name -> starling.control.v1.Write
+	41, // 17: starling.control.v1.ExplainResponse.owned:type_name -> starling.control.v1.Write
+	42, // 18: starling.control.v1.ExplainResponse.fields:type_name -> starling.control.v1.ExplainedField
+	43, // 19: starling.control.v1.ExplainResponse.missing:type_name -> starling.control.v1.MissingRecord
+	3,  // 20: starling.control.v1.ExplainResponse.refused_changes:type_name -> starling.control.v1.RefusedChange
+	36, // 21: starling.control.v1.ExplainResponse.conflicts:type_name -> starling.control.v1.Conflict
+	41, // 22: starling.control.v1.ExplainedField.write:type_name -> starling.control.v1.Write
+	46, // 23: starling.control.v1.DigestResponse.digests:type_name -> starling.control.v1.ModelDigest
+	1,  // 24: starling.control.v1.Control.Status:input_type -> starling.control.v1.StatusRequest
+	12, // 25: starling.control.v1.Control.Peers:input_type -> starling.control.v1.PeersRequest
+	14, // 26: starling.control.v1.Control.Plugins:input_type -> starling.control.v1.PluginsRequest
+	17, // 27: starling.control.v1.Control.Invite:input_type -> starling.control.v1.InviteRequest
+	19, // 28: starling.control.v1.Control.Join:input_type -> starling.control.v1.JoinRequest
+	21, // 29: starling.control.v1.Control.Put:input_type -> starling.control.v1.PutRequest
+	25, // 30: starling.control.v1.Control.Get:input_type -> starling.control.v1.GetRequest
+	27, // 31: starling.control.v1.Control.List:input_type -> starling.control.v1.ListRequest
+	30, // 32: starling.control.v1.Control.Delete:input_type -> starling.control.v1.DeleteRequest
+	32, // 33: starling.control.v1.Control.Watch:input_type -> starling.control.v1.WatchRequest
+	34, // 34: starling.control.v1.Control.Conflicts:input_type -> starling.control.v1.ConflictsRequest
+	37, // 35: starling.control.v1.Control.RestoreConflict:input_type -> starling.control.v1.RestoreConflictRequest
+	39, // 36: starling.control.v1.Control.Explain:input_type -> starling.control.v1.ExplainRequest
+	44, // 37: starling.control.v1.Control.Digest:input_type -> starling.control.v1.DigestRequest
+	4,  // 38: starling.control.v1.Control.RestartPlugin:input_type -> starling.control.v1.RestartPluginRequest
+	2,  // 39: starling.control.v1.Control.Status:output_type -> starling.control.v1.StatusResponse
+	13, // 40: starling.control.v1.Control.Peers:output_type -> starling.control.v1.PeersResponse
+	15, // 41: starling.control.v1.Control.Plugins:output_type -> starling.control.v1.PluginsResponse
+	18, // 42: starling.control.v1.Control.Invite:output_type -> starling.control.v1.InviteResponse
+	20, // 43: starling.control.v1.Control.Join:output_type -> starling.control.v1.JoinResponse
+	23, // 44: starling.control.v1.Control.Put:output_type -> starling.control.v1.PutResponse
+	26, // 45: starling.control.v1.Control.Get:output_type -> starling.control.v1.GetResponse
+	29, // 46: starling.control.v1.Control.List:output_type -> starling.control.v1.ListResponse
+	31, // 47: starling.control.v1.Control.Delete:output_type -> starling.control.v1.DeleteResponse
+	33, // 48: starling.control.v1.Control.Watch:output_type -> starling.control.v1.WatchResponse
+	35, // 49: starling.control.v1.Control.Conflicts:output_type -> starling.control.v1.ConflictsResponse
+	38, // 50: starling.control.v1.Control.RestoreConflict:output_type -> starling.control.v1.RestoreConflictResponse
+	40, // 51: starling.control.v1.Control.Explain:output_type -> starling.control.v1.ExplainResponse
+	45, // 52: starling.control.v1.Control.Digest:output_type -> starling.control.v1.DigestResponse
+	5,  // 53: starling.control.v1.Control.RestartPlugin:output_type -> starling.control.v1.RestartPluginResponse
+	39, // [39:54] is the sub-list for method output_type
+	24, // [24:39] is the sub-list for method input_type
+	24, // [24:24] is the sub-list for extension type_name
+	24, // [24:24] is the sub-list for extension extendee
+	0,  // [0:24] is the sub-list for field type_name
 }
 
 func init() { file_host_control_control_proto_init() }
@@ -2791,7 +3297,7 @@ func file_host_control_control_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_host_control_control_proto_rawDesc), len(file_host_control_control_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   40,
+			NumMessages:   47,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -25,6 +25,7 @@ type Host struct {
 	State        control.Status // Peers answers with its peers
 	Processes    []control.Plugin
 	Journal      []control.Conflict
+	Explained    map[sdk.RecordID]control.Explanation // of records that are not visible
 	Invitation   control.Invitation
 	Joined       control.Joined
 	Fail         func(call string) error // if set, may make a call fail; call is a method's name
@@ -51,7 +52,7 @@ func NewHost(self sdk.DeviceID, start hlc.Stamp, descriptions ...sdk.Description
 
 // Backend returns the host as the API sees it.
 func (h *Host) Backend() control.Backend {
-	return control.Backend{Records: h, Journal: journal{h}, Feed: h, Reporter: h, Pairing: pairing{h}}
+	return control.Backend{Records: h, Journal: journal{h}, History: history{h}, Feed: h, Reporter: h, Pairing: pairing{h}}
 }
 
 func (h *Host) fail(call string) error {
@@ -311,6 +312,8 @@ func (h *Host) RestartPlugin(_ context.Context, name string) error {
 type journal struct{ h *Host }
 
 func (j journal) Conflicts(_ context.Context, model sdk.ModelName, id sdk.RecordID) ([]control.Conflict, error) {
+	j.h.mu.Lock()
+	defer j.h.mu.Unlock()
 	var out []control.Conflict
 	for _, c := range j.h.Journal {
 		if (model == "" || c.Model == model) && (id.IsZero() || c.ID == id) {

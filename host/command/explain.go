@@ -1,0 +1,204 @@
+package command
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/starling-sync/starling/host/control"
+	"github.com/starling-sync/starling/sdk"
+)
+
+func (a *app) explainCommand() *cobra.Command {
+	return a.reads(&cobra.Command{
+		Use:   "explain MODEL ID",
+		Short: "Say why a record is or is not visible here, who wrote each field, and when",
+		Args:  cobra.ExactArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			id, err := sdk.ParseRecordID(args[1])
+			if err != nil {
+				return err
+			}
+			return a.call(cmd, func(ctx context.Context, host *control.Client) error {
+				e, err := host.Explain(ctx, sdk.ModelName(args[0]), id)
+				if err != nil {
+					return err
+				}
+				names, err := deviceNames(ctx, host)
+				if err != nil {
+					return err
+				}
+				if a.json {
+					return a.object(explained(&e, names))
+				}
+				return a.printExplanation(&e, names)
+			})
+		},
+	})
+}
+
+func (a *app) printExplanation(e *control.ExplanationView, names names) error {
+	head := []string{plain(string(e.Model)) + " " + e.ID.String(), a.standing(e, names)}
+	if !e.Inserted.IsZero() {
+		head = append(head, "inserted by "+a.by(names, e.Inserted))
+	}
+	if !e.Owned.IsZero() && e.Deleted.IsZero() {
+		head = append(head, "owned by "+plain(names.of(e.Owned.Device)))
+	}
+	if err := a.printf("%s\n", strings.Join(head, "   ")); err != nil {
+		return err
+	}
+	t := newTable(a.Out)
+	for i := range e.Fields {
+		t.row(a.fieldRow(e, &e.Fields[i], names)...)
+	}
+	if err := t.flush(); err != nil {
+		return printed(err)
+	}
+	for _, note := range a.reasons(e, names) {
+		if err := a.printf("%s\n", plain(note)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// standing says where the record stands, in words.
+func (a *app) standing(e *control.ExplanationView, names names) string {
+	switch e.State {
+	case control.StateVisible:
+		return "visible"
+	case control.StateWaiting:
+		return "not visible: it waits for " + count(int64(len(e.Missing)), "record")
+	case control.StateDeleted:
+		return "deleted by " + a.by(names, e.Deleted)
+	case control.StateNotInserted:
+		return "not visible: changes of it have arrived, its insert has not"
+	case control.StateUnread:
+		return "not visible: nothing of it could be stored as a record"
+	}
+	return plain(string(e.State))
+}
+
+func (a *app) by(names names, v sdk.Version) string {
+	return plain(names.of(v.Device)) + " " + a.moment(v.Stamp.Time())
+}
+
+// fieldRow returns a field, its value, who wrote it when, and over what that had not been seen.
+func (a *app) fieldRow(e *control.ExplanationView, f *control.FieldView, names names) []string {
+	cells := []string{"  " + f.Name, cut(text(f.Value))}
+	if write := writeOf(e, f); !write.IsZero() {
+		cells = append(cells, names.of(write.Device), a.moment(write.Stamp.Time()))
+	}
+	var over []string
+	for i := range e.Conflicts {
+		if c := &e.Conflicts[i]; c.Field == f.Name {
+			over = append(over, fmt.Sprintf("%s by %s (kept: starling conflicts restore %d)", cut(string(c.Value)), names.of(c.Lost.Device), c.Number))
+		}
+	}
+	if len(over) > 0 {
+		cells = append(cells, "over "+strings.Join(over, ", "))
+	}
+	return cells
+}
+
+// writeOf returns the write that gave a field its value: of a device-owned record its owner's last.
+func writeOf(e *control.ExplanationView, f *control.FieldView) sdk.Version {
+	if !e.Owned.IsZero() {
+		return e.Owned
+	}
+	return f.Write
+}
+
+// reasons returns what keeps the record, or changes of it, from being seen: one line each.
+func (a *app) reasons(e *control.ExplanationView, names names) []string {
+	var notes []string
+	for _, m := range e.Missing {
+		model := string(m.Model)
+		if model == "" {
+			model = "record"
+		}
+		notes = append(notes, fmt.Sprintf("%s waits for %s %s, which %s", m.Field, model, m.ID, missing(m.State)))
+	}
+	if e.Parked > 0 {
+		notes = append(notes, fmt.Sprintf("%s of it kept for the plugin of model %q, which is not running or failed on them; see: starling plugins", count(e.Parked, "change"), e.Model))
+	}
+	for i := range e.Refused {
+		r := &e.Refused[i]
+		notes = append(notes, fmt.Sprintf("a change by %s was refused here: %s", a.by(names, sdk.Version{Stamp: r.Stamp, Device: r.Origin}), r.Message))
+	}
+	return notes
+}
+
+func missing(state string) string {
+	switch state {
+	case "deleted":
+		return "is deleted"
+	case "waiting":
+		return "waits for another itself"
+	}
+	return "has not arrived here"
+}
+
+// The forms of an explanation for programs.
+type (
+	explainedRecord struct {
+		Model    sdk.ModelName           `json:"model"`
+		ID       sdk.RecordID            `json:"id"`
+		State    control.RecordState     `json:"state"`
+		Inserted *explainedWrite         `json:"inserted,omitempty"`
+		Deleted  *explainedWrite         `json:"deleted,omitempty"`
+		Owner    string                  `json:"owner,omitempty"`
+		Fields   []explainedField        `json:"fields"`
+		Missing  []control.Missing       `json:"missing"`
+		Parked   int64                   `json:"parked"`
+		Refused  []control.RefusedChange `json:"refused"`
+	}
+	explainedWrite struct {
+		By     string       `json:"by"` // the device's name
+		Device sdk.DeviceID `json:"device"`
+		At     time.Time    `json:"at"`
+	}
+	explainedField struct {
+		Name  string          `json:"name"`
+		Value json.RawMessage `json:"value"`
+		*explainedWrite
+		Over []explainedLoss `json:"over,omitempty"`
+	}
+	explainedLoss struct {
+		Number int64           `json:"number"` // in the conflict journal
+		Value  json.RawMessage `json:"value"`
+		explainedWrite
+	}
+)
+
+func explained(e *control.ExplanationView, names names) explainedRecord {
+	write := func(v sdk.Version) *explainedWrite {
+		if v.IsZero() {
+			return nil
+		}
+		return &explainedWrite{By: names.of(v.Device), Device: v.Device, At: v.Stamp.Time().UTC()}
+	}
+	out := explainedRecord{
+		Model: e.Model, ID: e.ID, State: e.State, Inserted: write(e.Inserted), Deleted: write(e.Deleted),
+		Fields: []explainedField{}, Missing: e.Missing, Parked: e.Parked, Refused: e.Refused,
+	}
+	if !e.Owned.IsZero() {
+		out.Owner = names.of(e.Owned.Device)
+	}
+	for i := range e.Fields {
+		f := &e.Fields[i]
+		field := explainedField{Name: f.Name, Value: f.Value, explainedWrite: write(writeOf(e, f))}
+		for j := range e.Conflicts {
+			if c := &e.Conflicts[j]; c.Field == f.Name {
+				field.Over = append(field.Over, explainedLoss{Number: c.Number, Value: c.Value, explainedWrite: *write(c.Lost)})
+			}
+		}
+		out.Fields = append(out.Fields, field)
+	}
+	return out
+}
