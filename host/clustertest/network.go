@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 )
 
 // Network stands between devices: peers reach each of its devices through a relay, which knows who dials and passes on
@@ -146,8 +147,19 @@ func (n *Network) close() {
 	n.wait.Wait()
 }
 
-// dialler returns the name of the device one of whose processes has the other end of c; "" if none has.
+// dialler returns the name of the device one of whose processes has the other end of c; "" if none has. The system's table
+// of connections is no snapshot, so that a look can miss one that is there: it looks again for a while.
 func (n *Network) dialler(c net.Conn) string {
+	for range 100 {
+		if name := n.lookUp(c); name != "" {
+			return name
+		}
+		<-time.After(10 * time.Millisecond)
+	}
+	return ""
+}
+
+func (n *Network) lookUp(c net.Conn) string {
 	inode := inodeOf(c.RemoteAddr())
 	if inode == "" {
 		return ""
