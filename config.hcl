@@ -38,12 +38,47 @@ transport "tcp" "lan" {
   listen = "127.0.0.1:7420"
 }
 
-# How it syncs. These are the defaults.
+# How it syncs. These are the defaults. Durations are written "250ms", "5s", "1m30s", "2h", "90d"; sizes "256KiB", "1GiB".
 sync {
   # heartbeat       = "5s"        # a sign of life between idle peers; three missed ones end a session
   # max_clock_drift = "1m"        # changes stamped further ahead wait until time has passed
   # page_bytes      = "256KiB"    # about the size of one message of changes
   # window_bytes    = "4MiB"      # at most so much unacknowledged for each peer
+  # audit           = "1h"        # how often devices that are alike compare digests, and repair what differs; "0": never
+
+  # How long things are kept. Changes that every device has acknowledged go at once; age and bytes bound the others, so
+  # that a device which stays away does not let them grow: once it is back, it gets a snapshot. "0": without limit.
+  retention {
+    # age       = "90d"     # changes in the log, and marks of deletes
+    # bytes     = "1GiB"    # of the log: beyond, its oldest changes go
+    # conflicts = "30d"     # values that lost to another write, for: starling conflicts restore
+  }
+
+  # What a peer can make this device hold or wait for. More takes memory; less than the other devices have may end sessions
+  # with them. What was refused is counted in: starling status --json
+  limits {
+    # frame_bytes     = "1536KiB"    # a message on the wire
+    # decoded_bytes   = "2MiB"       # a message after decompression
+    # max_page_bytes  = "1280KiB"    # a page of changes, which one large record may be
+    # batches         = 8192         # batches in a page
+    # columns         = 1024         # columns in a batch
+    # marks           = 16384        # positions in a message that says who has what: two for each device
+    # heads           = 64           # positions in one device's history, which copies and restores divide
+    # epochs          = 4096         # starts of devices in a message
+    # origins         = 4096         # devices in a page of a snapshot, or in a heartbeat
+    # ranges          = 16384        # ranges of a model that an audit compares
+    # models          = 1024         # models in a greeting, a page of a snapshot or an audit
+    # text_bytes      = "4KiB"       # a name, an address or a reason
+    # members_bytes   = "1MiB"       # what an inviting device says of the library
+    # handshake_time  = "10s"        # from connected to both sides known
+    # send_time       = "30s"        # for each piece of what is sent to leave
+    # stall_time      = "10s"        # who sends nothing for so long, while another has more, is replaced by that
+    # retry_min       = "250ms"      # first pause before dialling, reading or asking again; it doubles
+    # retry_max       = "30s"        # greatest such pause
+    # dial_time       = "10s"        # for one address
+    # request_time    = "30s"        # for the answer to a request, as for a page of a snapshot
+    # waiting_records = 100000       # records that may wait for others they refer to; more is a warning in: starling status
+  }
 }
 
 # What it tells: level is "trace", "debug", "info", "warn" or "error"; format is "text" or "json". Without a file it

@@ -107,7 +107,10 @@ func (b *backend) Status(ctx context.Context) (control.Status, error) {
 	for _, src := range b.sources.Status() {
 		s.Sources = append(s.Sources, sourceOf(src))
 	}
-	return s, b.count(ctx, &s)
+	if err := b.count(ctx, &s); err != nil {
+		return s, err
+	}
+	return s, b.keeping(ctx, &s)
 }
 
 // clockOf judges this device's clock by its peers': how far it is from the median of them, which one wrong peer among
@@ -176,11 +179,15 @@ func (b *backend) peerOf(p peersync.PeerStatus) control.Peer {
 	out := control.Peer{
 		ID: p.ID, Name: p.Name, State: string(p.State), Reason: p.Reason, Behind: p.Behind, BehindMe: p.BehindMe, Progress: p.Progress, Left: p.Left,
 		RTT: p.RTT, Skew: p.Skew, Via: p.Via, Since: p.Since, BytesIn: p.BytesIn, BytesOut: p.BytesOut, RowsIn: p.RowsIn,
+		RunsTwice: p.RunsTwice, Refuses: p.Refuses, Audit: auditOf(&p),
 	}
 	if elapsed := time.Since(p.Since); p.State == peersync.Backfilling && elapsed > 0 {
 		out.RowsPerSecond = float64(p.RowsIn) / elapsed.Seconds()
 	}
 	if member, ok := b.members.Member(p.ID); ok {
+		if member.Retired() {
+			out.State, out.Reason, out.Since, out.RetiredAt = "retired", "", member.RetiredAt, member.RetiredAt
+		}
 		if addresses, err := member.Where(); err == nil {
 			for _, a := range addresses {
 				out.Addresses = append(out.Addresses, a.Transport+" "+a.Address)

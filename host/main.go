@@ -26,7 +26,7 @@ func run() int {
 	defer stop()
 	return command.Execute(ctx, command.Deps{
 		Init: makeDevice, Run: runHost, Demo: showDemo, Version: version(), Now: time.Now,
-		In: os.Stdin, Out: os.Stdout, Err: os.Stderr,
+		In: os.Stdin, Out: os.Stdout, Err: os.Stderr, Terminal: term.IsTerminal(int(os.Stdin.Fd())), //nolint:gosec // a file descriptor
 	}, os.Args[1:])
 }
 

@@ -14,6 +14,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/starling-sync/starling/hlc"
 	"github.com/starling-sync/starling/host/config"
 	"github.com/starling-sync/starling/host/control"
 	"github.com/starling-sync/starling/host/membership"
@@ -36,7 +37,8 @@ type network struct {
 	journal  *peerlog.Log
 	registry *registry.Registry
 	pages    *replica.Pages
-	epoch    peerlog.EpochID
+	keeper   *replica.Keeper
+	start    startID
 	log      hclog.Logger
 	ready    func(context.Context) error // blocks until the plugins have been tried
 
@@ -84,6 +86,7 @@ func (n *network) Run(ctx context.Context) error {
 	ctx, end := context.WithCancel(ctx)
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return engine.Run(ctx) })
+	group.Go(func() error { return n.tidy(ctx, engine) })
 	group.Go(func() error {
 		for {
 			engine.SetMembers(membersFor(n.members.All()))
@@ -109,14 +112,16 @@ func (n *network) Run(ctx context.Context) error {
 // catchUp tells the engine how far this device's own streams are: it was made from watermarks read before it was told
 // of commits.
 func (n *network) catchUp(ctx context.Context, engine *peersync.Engine) error {
-	vector, err := n.journal.Watermarks(ctx)
+	stored, err := replica.Stored(ctx, n.journal)
 	if err != nil {
 		return err
 	}
 	for _, kind := range []sdk.Ownership{sdk.DeviceOwned, sdk.SharedByAll} {
-		if at, ok := vector[peerlog.Stream{Origin: n.identity.ID(), Kind: kind}]; ok {
+		key := protocol.Stream{Origin: n.identity.ID(), Kind: kind}
+		for _, at := range stored.Heads[key] {
 			engine.Committed(protocol.Page{
-				Stream: protocol.Stream{Origin: n.identity.ID(), Kind: kind}, Epoch: protocol.EpochID(at.Epoch), From: at.Stamp, Through: at.Stamp, Head: at.Stamp,
+				Stream: key, Heads: protocol.Heads{at}, From: at.Stamp, Through: at.Stamp, Head: at.Stamp,
+				Epochs: slices.DeleteFunc(slices.Clone(stored.Epochs), func(e protocol.Epoch) bool { return e.Stream != key }),
 			})
 		}
 	}
@@ -140,22 +145,72 @@ func (n *network) library(ctx context.Context) (membership.Library, error) {
 }
 
 func (n *network) newEngine(ctx context.Context, library membership.Library) (*peersync.Engine, error) {
-	marks, err := replica.Marks(ctx, n.journal)
+	stored, err := replica.Stored(ctx, n.journal)
 	if err != nil {
 		return nil, err
 	}
-	limits := protocol.DefaultLimits()
-	limits.PageBytes, limits.WindowBytes = n.config.Sync.PageBytes, n.config.Sync.WindowBytes
-	times := peersync.DefaultConfig()
-	times.Heartbeat = n.config.Sync.Heartbeat
 	return peersync.New(peersync.Options{
 		Self: peersync.Self{
 			Device: n.identity.ID(), Name: n.config.Device.Name,
-			Library: protocol.LibraryID(library.ID), LibraryName: library.Name, Epoch: protocol.EpochID(n.epoch),
+			Library: protocol.LibraryID(library.ID), LibraryName: library.Name, Epoch: n.start.epoch, Started: n.start.at,
 		},
-		Models: n.models(), Marks: marks, Members: membersFor(n.members.All()),
-		Applier: n.pages, Reader: n.pages, Security: n.identity, Pairing: n, Log: n.log, Limits: limits, Config: times,
+		Models: n.models(), Stored: stored, Members: membersFor(n.members.All()),
+		Applier: n.pages, Reader: n.pages, Ranges: n.pages, Keeper: n.keeper, Security: n.identity, Pairing: n, Log: n.log,
+		Limits: limitsOf(&n.config.Sync), Config: timesOf(&n.config.Sync),
 	})
+}
+
+func limitsOf(s *config.Sync) protocol.Limits {
+	limits, l := protocol.DefaultLimits(), &s.Limits
+	limits.PageBytes, limits.WindowBytes = s.PageBytes, s.WindowBytes
+	limits.FrameBytes, limits.DecodedBytes, limits.MaxPageBytes = l.FrameBytes, l.DecodedBytes, l.MaxPageBytes
+	limits.Batches, limits.Columns, limits.Marks, limits.Heads = l.Batches, l.Columns, l.Marks, l.Heads
+	limits.Epochs, limits.Origins, limits.Ranges, limits.Models = l.Epochs, l.Origins, l.Ranges, l.Models
+	limits.TextBytes, limits.MembersBytes = l.TextBytes, l.MembersBytes
+	limits.HandshakeTime, limits.SendTime = l.HandshakeTime, l.SendTime
+	return limits
+}
+
+// What follows the heartbeat, so that who sets that sets all that goes on at rest.
+const (
+	beatsToGossip = 12 // also to a look at what may be forgotten
+	beatsToSeal   = 60
+)
+
+func timesOf(s *config.Sync) peersync.Config {
+	times, l := peersync.DefaultConfig(), &s.Limits
+	times.Heartbeat, times.AuditTime, times.RetentionAge = s.Heartbeat, s.Audit, s.Retention.Age
+	times.GossipTime, times.PruneTime, times.SealTime = beatsToGossip*s.Heartbeat, beatsToGossip*s.Heartbeat, beatsToSeal*s.Heartbeat
+	times.StallTime, times.RetryMin, times.RetryMax, times.DialTime = l.StallTime, l.RetryMin, l.RetryMax, l.DialTime
+	times.RequestTime = l.RequestTime
+	return times
+}
+
+// tidyTime is how often the log and the conflict journal are kept to their limits.
+const tidyTime = time.Minute
+
+// tidy keeps the log and the conflict journal to their limits until ctx ends.
+func (n *network) tidy(ctx context.Context, engine *peersync.Engine) error {
+	ticker := time.NewTicker(tidyTime)
+	defer ticker.Stop()
+	for {
+		var before hlc.Stamp
+		if age := n.config.Sync.Retention.Conflicts; age > 0 {
+			before = hlc.New(max(0, time.Now().Add(-age).UnixMilli()), 0)
+		}
+		floors, err := n.keeper.Tidy(ctx, n.config.Sync.Retention.Bytes, before)
+		if len(floors) > 0 {
+			engine.Retain(floors)
+		}
+		if err != nil && ctx.Err() == nil {
+			n.log.Warn("the log could not be kept to its limits; it is tried again", "error", err)
+		}
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return nil
+		}
+	}
 }
 
 func (n *network) models() []protocol.ModelVersion {
@@ -295,6 +350,38 @@ func (n *network) peers() []peersync.PeerStatus {
 	return engine.Peers()
 }
 
+// audit has digests compared with a peer, or with every one.
+func (n *network) audit(peer sdk.DeviceID) {
+	n.mu.Lock()
+	engine := n.engine
+	n.mu.Unlock()
+	if engine != nil {
+		engine.Audit(peer)
+	}
+}
+
+// status returns how this device is in its library; nothing is said without one.
+func (n *network) status() peersync.SelfStatus {
+	n.mu.Lock()
+	engine := n.engine
+	n.mu.Unlock()
+	if engine == nil {
+		return peersync.SelfStatus{}
+	}
+	return engine.Status()
+}
+
+// hasThrough reports whether a device is known to have a stream up to a stamp.
+func (n *network) hasThrough(device sdk.DeviceID, key protocol.Stream, stamp hlc.Stamp) (has, known bool) {
+	n.mu.Lock()
+	engine := n.engine
+	n.mu.Unlock()
+	if engine == nil {
+		return false, false
+	}
+	return engine.HasThrough(device, key, stamp)
+}
+
 // Join implements peersync.Pairing: a device presents an invitation to this one.
 func (n *network) Join(ctx context.Context, peer sdk.DeviceID, key ed25519.PublicKey, join protocol.Join) (protocol.Welcome, error) {
 	in := membership.Join{Secret: join.Secret, Name: join.Name}
@@ -366,7 +453,7 @@ func (n *network) present(ctx context.Context, ticket membership.Ticket) (protoc
 
 // presentAt gives one address its time, so that a silent one does not keep the others from being tried.
 func (n *network) presentAt(ctx context.Context, t sdk.Transport, address string, inviter sdk.DeviceID, join protocol.Join) (protocol.Welcome, error) {
-	ctx, cancel := context.WithTimeout(ctx, peersync.DefaultConfig().DialTime+protocol.DefaultLimits().HandshakeTime)
+	ctx, cancel := context.WithTimeout(ctx, n.config.Sync.Limits.DialTime+n.config.Sync.Limits.HandshakeTime)
 	defer cancel()
 	conn, err := t.Dial(ctx, address)
 	if err != nil {

@@ -87,9 +87,7 @@ func (b *backend) Explain(ctx context.Context, model sdk.ModelName, id sdk.Recor
 	if out.State == control.StateDeleted {
 		out.Deleted = e.Deleted
 	}
-	for _, m := range e.Missing {
-		out.Missing = append(out.Missing, control.Missing{Field: m.Field, Model: m.Model, ID: m.ID, State: string(m.State)})
-	}
+	out.Missing, out.Elsewhere = missingOf(&e), b.elsewhere(&e)
 	for _, r := range e.Refused {
 		r.Message = b.withNames(r.Message)
 		out.Refused = append(out.Refused, control.RefusedChange(r))
@@ -158,8 +156,11 @@ func (b *backend) count(ctx context.Context, s *control.Status) error {
 	for _, d := range b.registry.Descriptions() {
 		c := counts[d.Model]
 		s.Models = append(s.Models, control.ModelStatus{
-			Model: d.Model, Ownership: d.Ownership, Version: d.Version, Rows: c.Visible, Waiting: c.Waiting + c.Parked,
+			Model: d.Model, Ownership: d.Ownership, Version: d.Version, Rows: c.Visible, Waiting: c.Waiting, Parked: c.Parked,
 		})
+		s.Shadow.Deleted += c.Deleted
+		s.Shadow.NotInserted += c.NotInserted
+		s.Shadow.Waiting += c.Waiting
 	}
 	refused, err := b.registry.Refused(ctx, 20)
 	if err != nil {

@@ -19,6 +19,7 @@ import (
 	"github.com/starling-sync/starling/host/config"
 	"github.com/starling-sync/starling/host/control"
 	"github.com/starling-sync/starling/host/database"
+	"github.com/starling-sync/starling/host/history"
 	"github.com/starling-sync/starling/host/membership"
 	"github.com/starling-sync/starling/host/peerlog"
 	"github.com/starling-sync/starling/host/registry"
@@ -43,13 +44,13 @@ func runHost(ctx context.Context, c *config.Config) error {
 			// what is there
 			newLog, openIdentity, openDatabase,
 			// what is stored, and when it was
-			peerlog.New, newClock, openEpoch, newRegistry,
+			peerlog.New, newRegistry, newRestamped, newClock, newStart,
 			// a local write
 			newManager,
 			// who belongs
 			newMembers, newPairing,
 			// to and from the peers
-			newPages, newNetwork,
+			newPages, newKeeper, newNetwork,
 			// the plugins
 			newSources, newPlugins, newSupervisor,
 			// to and from people
@@ -157,7 +158,18 @@ func openDatabase(lc fx.Lifecycle, c *config.Config, log hclog.Logger) (*databas
 	return db, nil
 }
 
-func newClock(c *config.Config, db *database.DB, journal *peerlog.Log, log hclog.Logger) (*hlc.Clock, error) {
+// restamped is how many of this device's changes got new stamps at this start. The clock is made after it.
+type restamped int
+
+func newRestamped(c *config.Config, identity *membership.Identity, db *database.DB, journal *peerlog.Log, r *registry.Registry, log hclog.Logger) (restamped, error) {
+	n, back, err := replica.Restamp(context.Background(), db, journal, r, identity.ID(), history.EpochID(uuid.New()), time.Now, c.Sync.MaxClockDrift)
+	if back > 0 {
+		log.Warn("this device's clock was ahead; what it wrote then and no peer has accepted got new stamps, in the same order", "changes", n, "ahead", back.Round(time.Second))
+	}
+	return restamped(n), err
+}
+
+func newClock(_ restamped, c *config.Config, db *database.DB, journal *peerlog.Log, log hclog.Logger) (*hlc.Clock, error) {
 	clock, err := replica.Clock(context.Background(), db, journal, time.Now, c.Sync.MaxClockDrift)
 	if err != nil {
 		return nil, err
@@ -169,9 +181,16 @@ func newClock(c *config.Config, db *database.DB, journal *peerlog.Log, log hclog
 	return clock, nil
 }
 
-func openEpoch(identity *membership.Identity, db *database.DB, journal *peerlog.Log, clock *hlc.Clock) (peerlog.EpochID, error) {
-	id := peerlog.EpochID(uuid.New())
-	return id, replica.OpenEpoch(context.Background(), db, journal, clock, identity.ID(), id)
+// startID names this start of the device.
+type startID struct {
+	epoch history.EpochID
+	at    hlc.Stamp // whatever this device wrote before has no greater stamp
+
+	restamped restamped
+}
+
+func newStart(clock *hlc.Clock, n restamped) startID {
+	return startID{epoch: history.EpochID(uuid.New()), at: clock.Now(), restamped: n}
 }
 
 // newRegistry serves the model of members itself: it is the library's own.
@@ -186,10 +205,10 @@ func newRegistry(identity *membership.Identity, db *database.DB, log hclog.Logge
 }
 
 // newManager has commits announced to the network, which is made after it: announcing is a late arrow, kept in one place.
-func newManager(identity *membership.Identity, db *database.DB, journal *peerlog.Log, clock *hlc.Clock, epoch peerlog.EpochID, r *registry.Registry) (*transaction.Manager, *announcer) {
+func newManager(identity *membership.Identity, db *database.DB, journal *peerlog.Log, clock *hlc.Clock, start startID, r *registry.Registry) (*transaction.Manager, *announcer) {
 	a := &announcer{}
 	return transaction.New(transaction.Options{
-		DB: db, Self: identity.ID(), Epoch: epoch, Next: clock.Now, Prepare: replica.PrepareLocal(r), Journal: journal, Announce: a.announce,
+		DB: db, Self: identity.ID(), Epoch: start.epoch, Next: clock.Now, Prepare: replica.PrepareLocal(r), Journal: journal, Announce: a.announce,
 	}), a
 }
 
@@ -244,8 +263,12 @@ func newPairing(members *membership.Members) *membership.Pairing {
 	return membership.NewPairing(members, rand.Reader, membership.DefaultLife)
 }
 
-func newPages(db *database.DB, r *registry.Registry, journal *peerlog.Log, clock *hlc.Clock, m *transaction.Manager) *replica.Pages {
-	return &replica.Pages{DB: db, Registry: r, Journal: journal, Clock: clock, Turn: m.Turn}
+func newPages(db *database.DB, r *registry.Registry, journal *peerlog.Log, clock *hlc.Clock, m *transaction.Manager, log hclog.Logger) *replica.Pages {
+	return &replica.Pages{DB: db, Registry: r, Journal: journal, Clock: clock, Turn: m.Turn, Log: log.Named("sync")}
+}
+
+func newKeeper(db *database.DB, r *registry.Registry, journal *peerlog.Log, m *transaction.Manager) *replica.Keeper {
+	return &replica.Keeper{DB: db, Registry: r, Journal: journal, Sealer: m.Seal}
 }
 
 type networkParts struct {
@@ -258,7 +281,8 @@ type networkParts struct {
 	Journal   *peerlog.Log
 	Registry  *registry.Registry
 	Pages     *replica.Pages
-	Epoch     peerlog.EpochID
+	Keeper    *replica.Keeper
+	Start     startID
 	Log       hclog.Logger
 	Announcer *announcer
 }
@@ -266,7 +290,7 @@ type networkParts struct {
 func newNetwork(p networkParts) *network {
 	n := &network{
 		config: p.Config, identity: p.Identity, members: p.Members, pairing: p.Pairing, meta: p.Meta, journal: p.Journal,
-		registry: p.Registry, pages: p.Pages, epoch: p.Epoch, log: p.Log.Named("sync"),
+		registry: p.Registry, pages: p.Pages, keeper: p.Keeper, start: p.Start, log: p.Log.Named("sync"),
 		joined: make(chan struct{}, 1), transports: map[string]*attachment{},
 	}
 	p.Announcer.to = n.announce

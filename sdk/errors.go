@@ -22,6 +22,7 @@ const (
 	CodeExpired      Code = "expired"       // an invitation or a deadline is over
 	CodeUnsupported  Code = "unsupported"   // a version or feature that this side does not know
 	CodeClockSkew    Code = "clock_skew"    // a clock is too far ahead: held until time has passed
+	CodePruned       Code = "pruned"        // that history is not kept any more: a snapshot takes its place
 	CodeUnavailable  Code = "unavailable"   // not now: the same call may succeed later
 	CodeInternal     Code = "internal"      // a defect or a broken disk: see the log
 )

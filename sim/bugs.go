@@ -62,8 +62,8 @@ func storeBugs() []*bug {
 			d.w.plan(0, d, func() { d.step(peersync.Applied{Generation: a.Generation, Page: a.Page}) })
 		}, onReply: func(*device, peersync.Applied) bool { return false }},
 		{name: "commit-not-durable", does: "a crash takes the latest commits", onImage: func(d *device, image []byte) []byte {
-			if d.image != nil && d.committed%3 == 0 {
-				return d.image
+			if d.store.image != nil && d.shared.committed%3 == 0 {
+				return d.store.image
 			}
 			return image
 		}},
@@ -74,7 +74,7 @@ func storeBugs() []*bug {
 			return forgetful{d.journal, d}
 		}},
 		{name: "tombstone-forgotten", does: "tombstones go before everybody has them", onCommit: func(d *device) {
-			if d.committed%4 == 0 {
+			if d.shared.committed%4 == 0 {
 				sql(d, "DELETE FROM _tombstone")
 			}
 		}},
@@ -114,7 +114,7 @@ func (h halfPage) Commit(ctx context.Context) error {
 		at := d.crashing
 		d.crashing = noCrash
 		err := d.db.Write(ctx, func(tx *database.Tx) error {
-			return d.journal.SetWatermark(tx, h.page.Origin, h.page.Kind, h.page.Epoch, h.page.Through)
+			return d.journal.SetHeads(tx, h.page.Stream, h.page.Heads, h.page.Epochs)
 		})
 		d.crashing = at
 		if err != nil {
@@ -130,7 +130,7 @@ type forgetful struct {
 }
 
 func (f forgetful) Append(tx *database.Tx, origin sdk.DeviceID, batches []sdk.Batch) error {
-	if f.d.committed%8 == 7 {
+	if f.d.shared.committed%8 == 7 {
 		return nil
 	}
 	return f.Journal.Append(tx, origin, batches)
@@ -259,7 +259,7 @@ func talkBugs() []*bug {
 			}
 			return dropped{d, page}, nil
 		}},
-		{name: "page-never-announced", does: "some commits are not announced", onAnnounce: func(d *device, _ protocol.Page) bool { return d.committed%3 != 0 }},
+		{name: "page-never-announced", does: "some commits are not announced", onAnnounce: func(d *device, _ protocol.Page) bool { return d.shared.committed%3 != 0 }},
 		{name: "refusal-to-connect-lost", does: "a failure to connect is not noticed", onDial: func(*device) bool { return false }},
 		{name: "acks-lost", does: "acknowledgements do not free the window", onMessage: func(_ *device, m protocol.Message) protocol.Message {
 			switch m := m.(type) {
@@ -295,7 +295,9 @@ func talkBugs() []*bug {
 		}},
 		{name: "hello-says-too-much", does: "a device claims what it was only sent", onMessage: func(d *device, m protocol.Message) protocol.Message {
 			if delivery, ok := protocol.DeliveryOf(m); ok && delivery.Page.Origin != d.id {
-				d.step(peersync.Advanced{Mark: protocol.Mark{Stream: delivery.Page.Stream, Position: protocol.Position{Epoch: delivery.Page.Epoch, Stamp: delivery.Page.Through}}})
+				for _, at := range delivery.Page.Heads {
+					d.step(peersync.Advanced{Mark: protocol.Mark{Stream: delivery.Page.Stream, Position: at}})
+				}
 			}
 			return m
 		}},
@@ -310,6 +312,6 @@ type dropped struct {
 
 func (p dropped) Commit(ctx context.Context) error {
 	return p.d.db.Write(ctx, func(tx *database.Tx) error {
-		return p.d.journal.SetWatermark(tx, p.page.Origin, p.page.Kind, p.page.Epoch, p.page.Through)
+		return p.d.journal.SetHeads(tx, p.page.Stream, p.page.Heads, p.page.Epochs)
 	})
 }

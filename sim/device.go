@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"os"
-	"path/filepath"
 	"slices"
 	"time"
 
@@ -29,9 +27,12 @@ type device struct {
 
 	// What a crash leaves.
 	joined    bool
-	bootstrap []int  // the members that it was told of when it joined
-	image     []byte // the database in memory
-	dir       string // the database in files
+	retired   bool
+	bootstrap []int // the members that it was told of when it joined
+	store     store
+
+	twin   *device // another running copy of it
+	isTwin bool
 
 	// The wall clock.
 	offset   time.Duration
@@ -50,18 +51,34 @@ type device struct {
 	manager  *transaction.Manager
 	clock    *hlc.Clock
 	pages    *replica.Pages
+	keeper   *replica.Keeper
 	machine  *peersync.Machine
 	epoch    protocol.EpochID
 	pipes    map[protocol.Stream]*pipe
-	known    []int // members
+	known    []member
 	crashing crashPoint
 	slow     time.Duration // that its disk takes more
+	ticks    int
+	learned  []peersync.Acknowledged // to be kept at the next beat
+	reading  *cargo                  // what the page of records holds that is being sent
+	retained map[protocol.Stream]hlc.Stamp
+	asked    map[peersync.Scope]sdk.DeviceID // who was last asked for a page of a snapshot
 
-	// The world's account; not lost.
-	durable   map[protocol.Stream]hlc.Stamp // watermarks of commits that have returned
-	last      hlc.Stamp                     // of the latest acknowledged own write
-	seen      hlc.Stamp                     // the greatest stamp that it has durably applied
+	account // not lost in a crash
+	shared  lifetime
+}
+
+// lifetime is what stays whatever copy a device is put back to.
+type lifetime struct {
 	committed int
+	restored  bool // at some time
+	copies    []stored
+}
+
+// member is a device of the library, as a device knows it.
+type member struct {
+	index   int
+	retired bool
 }
 
 // crashPoint is a moment of a commit.
@@ -75,7 +92,12 @@ const (
 
 var errPower = errors.New("the power is gone")
 
-func (d *device) String() string { return fmt.Sprintf("d%d", d.index) }
+func (d *device) String() string {
+	if d.isTwin {
+		return fmt.Sprintf("d%d'", d.index)
+	}
+	return fmt.Sprintf("d%d", d.index)
+}
 
 var epochStart = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 
@@ -91,13 +113,23 @@ func (d *device) wall() time.Time {
 // monotonic is what a host's timers run on: it does not jump.
 func (d *device) monotonic() time.Time { return epochStart.Add(d.w.now) }
 
+// newEpoch names a start. Their order says nothing.
+func (w *world) newEpoch(d *device) protocol.EpochID {
+	w.starts++
+	n := uint32(w.starts) * 2654435761 //nolint:gosec // odd, so that no two are alike
+	return protocol.EpochID{0xe0, byte(n >> 24), byte(n >> 16), byte(n >> 8), byte(n), 15: byte(d.index + 1)}
+}
+
 // start starts a device that is down from what it has stored.
 func (d *device) start() {
 	w, ctx := d.w, context.Background()
 	d.starts++
+	if d.asked == nil {
+		d.asked = map[peersync.Scope]sdk.DeviceID{}
+	}
 	d.up, d.stopped, d.late, d.crashing, d.slow = true, false, nil, noCrash, 0
-	d.pipes = map[protocol.Stream]*pipe{}
-	d.epoch = protocol.EpochID{byte(d.starts >> 8), byte(d.starts), 15: byte(d.index + 1)}
+	d.pipes, d.learned, d.reading, d.retained = map[protocol.Stream]*pipe{}, nil, nil, nil
+	d.epoch = w.newEpoch(d)
 	w.check(d.open(ctx), "start %s", d)
 	d.journal = peerlog.New(d.db)
 	var err error
@@ -109,94 +141,90 @@ func (d *device) start() {
 	}
 	d.clock, err = w.bug.openClock(d)
 	w.check(err, "start %s: clock", d)
+	w.rightClock(d)
 	d.db.BeforeCommit(func(*database.Tx) error {
 		if d.crashing == beforeCommit {
 			return errPower
 		}
 		return nil
 	})
-	w.check(replica.OpenEpoch(ctx, d.db, d.journal, d.clock, d.id, peerlog.EpochID(d.epoch)), "start %s: epoch", d)
 	d.pages = w.bug.joinPages(d, &replica.Pages{DB: d.db, Registry: d.registry, Journal: d.journal, Clock: d.clock})
 	d.manager = transaction.New(transaction.Options{
-		DB: d.db, Self: d.id, Epoch: d.epoch, Next: w.bug.next(d), Prepare: w.prepareLocal(d), Journal: w.bug.journal(d), Announce: d.announced,
+		DB: d.db, Self: d.id, Epoch: d.epoch, Next: d.nextStamp(), Prepare: w.prepareLocal(d), Journal: w.bug.journal(d), Announce: d.announced,
 	})
 	d.pages.Turn = d.manager.Turn
-	marks, err := replica.Marks(ctx, d.journal)
-	w.check(err, "start %s: watermarks", d)
-	w.checkMarks(d, marks)
-	d.known = d.members()
-	d.machine = peersync.NewMachine(peersync.MachineOptions{
-		Self:  peersync.Self{Device: d.id, Name: d.String(), Library: protocol.LibraryID{1}, LibraryName: "sim", Epoch: d.epoch},
-		Marks: marks, Members: d.memberList(), Limits: w.bug.limits(w.limits), Config: w.config,
-		Rand: rand.New(rand.NewPCG(w.options.Seed, uint64(d.index)<<32|uint64(d.starts))), //nolint:gosec // reproducible jitter
-	})
-	w.trace(d, "start", "epoch %d, clock %s, wall %s", d.starts, d.clock.Last(), d.wall().Format(time.TimeOnly))
+	d.keeper = &replica.Keeper{DB: d.db, Registry: d.registry, Journal: d.journal, Sealer: d.manager.Seal}
+	d.startMachine(ctx)
+	w.trace(d, "start", "start %d, clock %s, wall %s", d.starts, d.clock.Last(), d.wall().Format(time.TimeOnly))
 	w.checkDevice(d)
 	d.tick()
 }
 
+func (d *device) startMachine(ctx context.Context) {
+	w := d.w
+	started := d.clock.Now()
+	stored, err := replica.Stored(ctx, d.journal)
+	w.check(err, "start %s: what it remembers", d)
+	w.checkStored(d, &stored)
+	w.bug.stored(d, &stored)
+	d.known = d.members()
+	d.machine = peersync.NewMachine(peersync.MachineOptions{
+		Self: peersync.Self{
+			Device: d.id, Name: d.String(), Library: protocol.LibraryID{1}, LibraryName: "sim", Epoch: d.epoch, Started: started,
+		},
+		Stored: stored, Members: d.memberList(), Limits: w.bug.limits(w.limits), Config: w.config,
+		Rand: rand.New(rand.NewPCG(w.options.Seed, uint64(d.index)<<32|uint64(w.starts))), //nolint:gosec // reproducible jitter
+	})
+}
+
+// rightClock sets the wall clock of a device right that was put back to a copy, if both its clock and its mark are behind what
+// it has ever written. Then stamps would go back, and what has been forgotten would be met again; nothing is promised of that.
+func (w *world) rightClock(d *device) {
+	for st, heads := range w.ever[d.index] {
+		if top := heads.Top(); st.Origin == d.id && d.clock.Last() < top && d.wall().Before(top.Time()) {
+			d.offset, d.drift, d.frozen = 0, 0, false
+		}
+	}
+}
+
+// nextStamp returns what draws a device's stamps.
+//
+// Two copies of a device that run, or a restored one whose clock is behind what it had written, can draw one stamp for
+// different changes. No protocol mends that, so the world lets it not happen, and counts.
+func (d *device) nextStamp() func() hlc.Stamp {
+	next := d.w.bug.next(d)
+	if d.w.bug.sameStamps {
+		return next
+	}
+	return func() hlc.Stamp {
+		for {
+			stamp := next()
+			if !d.w.ledger.drawn[sdk.Version{Stamp: stamp, Device: d.id}] {
+				return stamp
+			}
+			d.w.stats.Collisions++
+		}
+	}
+}
+
 func (d *device) tick() {
 	d.step(peersync.Tick{})
+	if d.ticks++; d.ticks%ticksPerBeat == 0 {
+		d.keepLearned()
+	}
 	d.w.plan(d.w.config.Heartbeat/ticksPerBeat, d, d.tick)
 }
 
 // ticksPerBeat is as in the engine.
 const ticksPerBeat = 8
 
-func (d *device) open(ctx context.Context) (err error) {
-	if d.w.options.Store == "file" {
-		if d.dir == "" {
-			d.dir = filepath.Join(d.w.options.Dir, fmt.Sprintf("%d-%d", d.w.options.Seed, d.index))
-		}
-		d.db, err = database.Open(ctx, database.Options{Dir: d.dir, Durability: database.Normal, Readers: 2, CacheKiB: 1024, Log: d.w.log})
-		return err
-	}
-	image := d.image
-	if image == nil {
-		image = d.w.options.template
-	}
-	d.db, err = database.OpenMemory(ctx, image, d.w.log)
-	return err
-}
-
 // crash ends a device at once. What its last commit left stays.
 func (d *device) crash() {
 	w := d.w
 	w.trace(d, "crash", "")
-	if w.options.Store == "file" {
-		w.check(d.keepFiles(), "crash %s", d)
-	} else {
-		image, err := d.db.Image()
-		w.check(err, "crash %s", d)
-		d.image = w.bug.keepImage(d, image)
-		w.check(d.db.Close(), "crash %s", d)
-	}
+	w.check(d.keepStore(), "crash %s", d)
 	d.up, d.machine, d.pipes, d.late = false, nil, nil, nil
 	w.stats.Crashes++
-}
-
-// keepFiles copies the database as it stands in its files, which is what the end of a process leaves, before the old
-// one is closed, which would tidy up.
-func (d *device) keepFiles() error {
-	next := filepath.Join(d.w.options.Dir, fmt.Sprintf("%d-%d-%d", d.w.options.Seed, d.index, d.starts))
-	if err := os.MkdirAll(next, 0o700); err != nil {
-		return err
-	}
-	for _, suffix := range []string{"", "-wal"} {
-		data, err := os.ReadFile(filepath.Join(d.dir, database.FileName+suffix))
-		if errors.Is(err, os.ErrNotExist) {
-			continue
-		}
-		if err != nil {
-			return err
-		}
-		if err := os.WriteFile(filepath.Join(next, database.FileName+suffix), data, 0o600); err != nil {
-			return err
-		}
-	}
-	err := errors.Join(d.db.Close(), os.RemoveAll(d.dir))
-	d.dir = next
-	return err
 }
 
 // step tells the machine of an event and does what it asks.
@@ -210,7 +238,7 @@ func (d *device) act(a peersync.Action) {
 	w := d.w
 	switch a := a.(type) {
 	case peersync.Send:
-		w.checkVector(d, a.Message)
+		w.checkClaims(d, a.Message)
 		w.send(d, a.Session, a.Message)
 	case peersync.Close:
 		w.closeEnd(d, a.Session)
@@ -218,6 +246,18 @@ func (d *device) act(a peersync.Action) {
 		d.apply(a)
 	case peersync.ReadPage:
 		d.readPage(a)
+	case peersync.ReadRange:
+		d.readRange(a)
+	case peersync.TakeRange:
+		d.takeRange(a)
+	case peersync.Digest:
+		d.digests(a)
+	case peersync.Prune:
+		d.prune(a)
+	case peersync.Seal:
+		d.seal()
+	case peersync.Acknowledged:
+		d.learn(a)
 	case peersync.Dial:
 		w.dial(d, a)
 	case peersync.Log:
@@ -257,36 +297,48 @@ func (d *device) announced(c transaction.Committed) {
 }
 
 // members reads who belongs to the library, as far as this device knows.
-func (d *device) members() []int {
-	known := map[int]bool{d.index: true}
+func (d *device) members() []member {
+	known := map[int]bool{d.index: false}
 	for _, n := range d.bootstrap {
-		known[n] = true
+		known[n] = false
 	}
 	err := d.registry.List(context.Background(), memberModel, registry.Filter{}, func(row registry.Row) error {
 		if n, ok := row.Value("device").(int64); ok {
-			known[int(n)] = true
+			_, retired := row.Value("retired").(int64)
+			known[int(n)] = retired
 		}
 		return nil
 	})
 	d.w.check(err, "%s: list members", d)
-	var list []int
-	for n := range known {
-		list = append(list, n)
+	var list []member
+	for n, retired := range known {
+		list = append(list, member{n, retired})
 	}
-	slices.Sort(list)
+	slices.SortFunc(list, func(a, b member) int { return a.index - b.index })
 	return list
+}
+
+// knows reports whether the device knows another one as a member, and as one that is not retired.
+func (d *device) knows(index int) (known, enrolled bool) {
+	for _, m := range d.known {
+		if m.index == index {
+			return true, !m.retired
+		}
+	}
+	return false, false
 }
 
 // memberList is what the machine is told; there are addresses for those that can be dialled.
 func (d *device) memberList() []peersync.Member {
 	list := make([]peersync.Member, 0, len(d.known))
-	for _, n := range d.known {
-		m := peersync.Member{ID: deviceID(n), Name: fmt.Sprintf("d%d", n)}
-		if n != d.index && d.w.links[d.index][n] != nil {
-			m.Addresses = []protocol.Address{{Transport: "sim", Address: fmt.Sprint(n)}}
+	for _, k := range d.known {
+		m := peersync.Member{ID: deviceID(k.index), Name: fmt.Sprintf("d%d", k.index), Retired: k.retired}
+		if k.index != d.index && d.w.links[d.index][k.index] != nil {
+			m.Addresses = []protocol.Address{{Transport: "sim", Address: fmt.Sprint(k.index)}}
 		}
 		list = append(list, m)
 	}
+	d.w.bug.members(list)
 	return list
 }
 

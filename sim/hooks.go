@@ -40,6 +40,13 @@ type bug struct {
 	onCommit   func(*device)
 	onTheft    func(*device, sdk.RecordID)
 	onLimits   func(protocol.Limits) protocol.Limits
+	onStored   func(*device, *peersync.Stored)
+	onPrune    func(*device, *peersync.Prune)
+	onTake     func(*device, peersync.TakeRange) (peersync.Taken, error)
+	onSeal     func(*device)
+	onMembers  func([]peersync.Member)
+
+	sameStamps bool // the world lets two copies of a device draw one stamp
 }
 
 func (b *bug) wrapServer(s sdk.ModelServer) sdk.ModelServer {
@@ -153,4 +160,37 @@ func (b *bug) limits(l protocol.Limits) protocol.Limits {
 		return b.onLimits(l)
 	}
 	return l
+}
+
+func (b *bug) stored(d *device, s *peersync.Stored) {
+	if b.onStored != nil {
+		b.onStored(d, s)
+	}
+}
+
+func (b *bug) prune(d *device, a peersync.Prune) error {
+	if b.onPrune != nil {
+		b.onPrune(d, &a)
+	}
+	return d.keeper.Prune(context.Background(), a)
+}
+
+func (b *bug) takeRange(d *device, a peersync.TakeRange) (peersync.Taken, error) {
+	if b.onTake != nil {
+		return b.onTake(d, a)
+	}
+	return d.pages.TakeRange(context.Background(), a)
+}
+
+func (b *bug) seal(d *device) error {
+	if b.onSeal != nil {
+		b.onSeal(d)
+	}
+	return d.keeper.Seal(context.Background())
+}
+
+func (b *bug) members(list []peersync.Member) {
+	if b.onMembers != nil {
+		b.onMembers(list)
+	}
 }

@@ -18,14 +18,22 @@ type key struct {
 
 func (k key) String() string { return fmt.Sprintf("%s %x", k.model, k.id[:]) }
 
+// place is where the record stands in the order of all records.
+func (k key) place() protocol.Place { return protocol.Place{Model: k.model, ID: k.id} }
+
 // change is one acknowledged write of one record. Values are packed.
 type change struct {
 	key
 	stream protocol.Stream
+	epoch  protocol.EpochID // of the stream, in which it was written
 	stamp  hlc.Stamp
 	kind   sdk.OpKind           // of a device-owned record: Insert for a row, Delete for a delete
 	fields map[string]string    // by column
 	seen   map[string]hlc.Stamp // of shared fields: what the writer replaced
+
+	// forgiven says that the change may be gone for good: who alone had it was restored from an older copy, or belongs to
+	// the library no more.
+	forgiven bool
 }
 
 func (c *change) version() sdk.Version { return sdk.Version{Stamp: c.stamp, Device: c.stream.Origin} }
@@ -33,23 +41,45 @@ func (c *change) version() sdk.Version { return sdk.Version{Stamp: c.stamp, Devi
 // ledger holds every write that a device has acknowledged, in the world's own account: it merges them in a deliberately
 // dumb way, so that what devices hold can be compared with what they should.
 type ledger struct {
-	records map[key][]*change
-	streams map[protocol.Stream][]*change // ascending by stamp
+	records map[key][]*change             // ascending by version: of a device-owned record the last one is the latest
+	streams map[protocol.Stream][]*change // ascending by stamp, those of all branches
+	drawn   map[sdk.Version]bool          // the versions of all changes
 	keys    []key                         // of records, in the order of their first change
 	count   int
 }
 
 func newLedger() *ledger {
-	return &ledger{records: map[key][]*change{}, streams: map[protocol.Stream][]*change{}}
+	return &ledger{records: map[key][]*change{}, streams: map[protocol.Stream][]*change{}, drawn: map[sdk.Version]bool{}}
 }
 
 func (l *ledger) add(c *change) {
 	if l.records[c.key] == nil {
 		l.keys = append(l.keys, c.key)
 	}
-	l.records[c.key] = append(l.records[c.key], c)
-	l.streams[c.stream] = append(l.streams[c.stream], c)
+	l.records[c.key] = insertSorted(l.records[c.key], c)
+	l.streams[c.stream] = insertSorted(l.streams[c.stream], c)
+	l.drawn[c.version()] = true
 	l.count++
+}
+
+func insertSorted(list []*change, c *change) []*change {
+	at, _ := slices.BinarySearchFunc(list, c, func(a, b *change) int { return a.version().Compare(b.version()) })
+	return slices.Insert(list, at, c)
+}
+
+// between returns the changes of a stream in (from, through], those of all branches.
+func (l *ledger) between(st protocol.Stream, from, through hlc.Stamp) []*change {
+	list := l.streams[st]
+	byStamp := func(c *change, stamp hlc.Stamp) int { return cmp.Compare(c.stamp, stamp) }
+	a, _ := slices.BinarySearchFunc(list, from+1, byStamp)
+	b, _ := slices.BinarySearchFunc(list, through+1, byStamp)
+	return list[a:max(a, b)]
+}
+
+// latest reports whether no change of c's record is later.
+func (l *ledger) latest(c *change) bool {
+	list := l.records[c.key]
+	return list[len(list)-1] == c
 }
 
 // changesOf reads a page's batches.
@@ -101,7 +131,7 @@ func unpack(b *sdk.Batch, values []byte) (map[string]string, error) {
 
 func typeOf(model sdk.ModelName, column string) sdk.Type {
 	switch column {
-	case "size", "high", "low", "device":
+	case "size", "high", "low", "device", "retired":
 		return sdk.Int
 	case "parent", "cover", "target", "folder":
 		return sdk.UUID

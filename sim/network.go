@@ -30,6 +30,10 @@ type conn struct {
 	ids  [2]peersync.SessionID
 	to   [2]flow
 	dead [2]bool // the end i has gone or has been told
+
+	told   [2]map[protocol.EpochID]bool // epochs that the end i has told of
+	known  [2]map[protocol.EpochID]bool // epochs that the other end has named to the end i
+	ranges [2]int                       // requests for records of the end i that are not answered
 }
 
 // flow is one direction of a session.
@@ -79,6 +83,9 @@ func (w *world) dial(d *device, a peersync.Dial) {
 func (w *world) connect(d, peer *device, l *link) {
 	w.sessions += 2
 	c := &conn{link: l, ends: [2]*device{d, peer}, gens: [2]int{d.starts, peer.starts}, ids: [2]peersync.SessionID{w.sessions - 1, w.sessions}}
+	for i := range c.ends {
+		c.told[i], c.known[i] = map[protocol.EpochID]bool{}, map[protocol.EpochID]bool{}
+	}
 	w.conns = append(w.conns, c)
 	w.stats.Sessions++
 	w.trace(d, "connect", "%s", peer)
@@ -109,6 +116,20 @@ func (w *world) send(d *device, id peersync.SessionID, m protocol.Message) {
 	w.stats.Messages++
 	f := &c.to[1-i]
 	w.checkWindow(d, c, f, m)
+	w.checkRanges(d, c, i, m)
+	w.checkTold(d, c, i, m)
+	w.checkRetired(d, c.ends[1-i], m)
+	w.noteNoise(d, c.ends[1-i], m)
+	switch m := m.(type) {
+	case *protocol.SnapshotRequest:
+		w.noteAsked(d, c.ends[1-i], m)
+	case *protocol.SnapshotPage:
+		w.carry(d, c, 1-i, m)
+	case *protocol.AuditResponse:
+		if !m.Moved && len(m.Models) == 0 {
+			w.stats.AuditsEqual++
+		}
+	}
 	p := parcel{message: m}
 	if w.encode {
 		frame, err := w.options.codec.AppendFrame(nil, m)
@@ -159,6 +180,7 @@ func (w *world) arrive(c *conn, i int) {
 	}
 	w.traceMessage(d, c.ends[1-i], p.message)
 	w.freed(c, i, p.message)
+	w.hear(c, i, p.message)
 	if m := w.bug.message(d, p.message); m != nil {
 		d.step(peersync.Received{Session: c.ids[i], Message: m})
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"time"
 
+	"github.com/starling-sync/starling/hlc"
 	"github.com/starling-sync/starling/host/peersync"
 	"github.com/starling-sync/starling/host/protocol"
 	"github.com/starling-sync/starling/sdk"
@@ -36,6 +37,9 @@ func (d *device) apply(a peersync.Apply) {
 	if p == nil {
 		p = &pipe{}
 		d.pipes[a.Page.Stream] = p
+	}
+	if st := a.Page.Stream; st.Kind == sdk.DeviceOwned && len(d.durable[st]) == 0 {
+		d.spared[st] = max(d.spared[st], a.Page.Head)
 	}
 	p.queue = append(p.queue, a)
 	d.w.bug.received(d, a)
@@ -108,37 +112,65 @@ func (d *device) commit(p *pipe, t *task) {
 
 // overlap applies pages that reach back before the watermark, as resubscribing to another upstream brings them.
 func (w *world) overlap(d, from *device) {
-	ctx := context.Background()
 	for _, st := range w.streamsOf(from) {
-		if st.Origin == d.id || from.durable[st] <= d.durable[st] || w.faultRand.IntN(2) == 0 {
+		if st.Origin == d.id || w.reaches(d.reach[st], from.durable[st]) || w.faultRand.IntN(2) == 0 {
 			continue
 		}
-		since := d.durable[st]
+		since := w.graph.Low(d.durable[st], from.durable[st])
 		if list := w.ledger.streams[st]; len(list) > 0 {
 			since = min(since, list[w.faultRand.IntN(len(list))].stamp)
 		}
-		page, _, err := from.pages.ReadPage(ctx, st, since, w.limits.PageBytes)
-		w.check(err, "read an overlapping page")
-		if page.Through <= since {
+		if since < from.floors[st] || d.snapshots[scopeOf(st)].vector != nil {
+			continue // the page would lack what has been forgotten; or no stream goes on while a snapshot is taken in
+		}
+		if page, ok := w.overlappingPage(from, st, since); ok {
+			w.applyOverlap(d, page)
+		}
+		return
+	}
+}
+
+// scopeOf is the scope of snapshots that a stream belongs to.
+func scopeOf(st protocol.Stream) peersync.Scope {
+	if st.Kind == sdk.SharedByAll {
+		return peersync.Scope{Kind: st.Kind}
+	}
+	return peersync.Scope{Kind: st.Kind, Origin: st.Origin}
+}
+
+// overlappingPage reads a page as a machine has it read.
+func (w *world) overlappingPage(from *device, st protocol.Stream, since hlc.Stamp) (page protocol.Page, ok bool) {
+	page, more, err := from.pages.ReadPage(context.Background(), st, since, w.limits.PageBytes)
+	w.check(err, "read an overlapping page")
+	page.Heads = from.durable[st]
+	if more {
+		page.Heads = w.graph.Until(page.Heads, page.Through)
+	} else {
+		page.Through = max(page.Through, page.Heads.Top())
+	}
+	page.Epochs = w.epochsOf(page.Heads)
+	return page, page.Through > since
+}
+
+func (w *world) applyOverlap(d *device, page protocol.Page) {
+	page = w.bug.page(d, page)
+	for try := range staleTries {
+		prepared, err := d.prepare(page)
+		if err == nil {
+			err = prepared.Commit(context.Background())
+		}
+		if sdk.CodeOf(err) == sdk.CodeStale && try+1 < staleTries {
 			continue
 		}
-		page.Epoch = from.epoch
-		page = w.bug.page(d, page)
-		for try := range staleTries {
-			prepared, err := d.prepare(page)
-			if err == nil {
-				err = prepared.Commit(ctx)
+		if err == nil {
+			w.stats.Overlaps++
+			w.applied(d, &page)
+			for _, at := range page.Heads {
+				d.step(peersync.Advanced{Mark: protocol.Mark{Stream: page.Stream, Position: at}, Opened: page.Epochs})
 			}
-			if sdk.CodeOf(err) == sdk.CodeStale && try+1 < staleTries {
-				continue
-			}
-			if err == nil {
-				w.stats.Overlaps++
-				w.applied(d, &page)
-			} else if code := sdk.CodeOf(err); code != sdk.CodeClockSkew && !errors.Is(err, errPower) {
-				w.fail("apply", "%s can not apply an overlapping page: %v", d, err)
-			}
-			break
+			d.noticeMembers(page.Batches)
+		} else if code := sdk.CodeOf(err); code != sdk.CodeClockSkew && !errors.Is(err, errPower) {
+			w.fail("apply", "%s can not apply an overlapping page: %v", d, err)
 		}
 		return
 	}

@@ -4,6 +4,8 @@ import (
 	"math/rand/v2"
 	"slices"
 	"time"
+
+	"github.com/starling-sync/starling/host/peersync"
 )
 
 // plan is what a seed makes of a run before it begins.
@@ -19,13 +21,24 @@ type plan struct {
 	pageBytes, windowBytes int
 	encode                 bool
 	aligned                bool // clocks without skew, and writes at whole tenths of seconds: ties
+
+	gossip, prune, seal, audit time.Duration // between two
+	retention                  time.Duration // zero: nothing is forgotten for its age
+	restores, clones, rots     int
+	retire, away               bool
 }
 
 // topologies, and how often each is drawn.
 var topologies = []string{"mesh", "mesh", "star", "line", "line", "tree", "sparse", "ring", "store-and-forward"} //nolint:gochecknoglobals // a table
 
-// faultKinds name what -without leaves out.
-var faultKinds = []string{"crash", "midcommit", "cut", "oneway", "partition", "stop", "slow", "reset", "jump", "freeze", "overlap", "drift"} //nolint:gochecknoglobals // a table
+// faultKinds name what -without leaves out. The first ones happen often, the last ones in some runs, as planned.
+var faultKinds = []string{ //nolint:gochecknoglobals // a table
+	"crash", "midcommit", "cut", "oneway", "partition", "stop", "slow", "reset", "jump", "freeze", "overlap",
+	"drift", "restore", "clone", "retire", "away", "rot", "age",
+}
+
+// oftenKinds is how many of faultKinds happen often.
+const oftenKinds = 11
 
 func newPlan(o Options, r *rand.Rand) plan {
 	p := plan{topology: topologies[r.IntN(len(topologies))], devices: 2 + r.IntN(3)}
@@ -56,8 +69,32 @@ func newPlan(o Options, r *rand.Rand) plan {
 	if p.topology == "store-and-forward" {
 		p.rotate = time.Duration(20+r.IntN(20)) * time.Second
 	}
-	p.diameter = diameter(p.edges, p.devices)
+	p.diameter = diameter(p.edges, p.devices, -1)
+	p.losses(o, r)
 	return p
+}
+
+// losses draws what is lost, and when things are forgotten.
+func (p *plan) losses(o Options, r *rand.Rand) {
+	seconds := func(least, most int) time.Duration { return time.Duration(least+r.IntN(most-least+1)) * time.Second }
+	p.gossip, p.prune, p.seal, p.audit = seconds(5, 40), seconds(5, 40), seconds(10, 60), seconds(60, 240)
+	some := func(kind string, of, most int) int {
+		n := 1 + r.IntN(most)
+		if r.IntN(of) > 0 || slices.Contains(o.Without, kind) {
+			return 0
+		}
+		return n
+	}
+	if age := seconds(100, 300); some("age", 3, 1) > 0 && p.rotate == 0 { // who meets that rarely would get snapshots only
+		p.retention = age
+	}
+	p.restores, p.clones, p.rots = some("restore", 3, 4), some("clone", 8, 2), some("rot", 7, 2)
+	p.retire, p.away = some("retire", 6, 1) > 0, some("away", 4, 1) > 0
+}
+
+// times sets the times of the protocol that a run has of its own.
+func (p *plan) times(c *peersync.Config) {
+	c.GossipTime, c.PruneTime, c.SealTime, c.AuditTime, c.RetentionAge = p.gossip, p.prune, p.seal, p.audit, p.retention
 }
 
 func edgesOf(topology string, n int, r *rand.Rand) (edges [][2]int) {
@@ -94,14 +131,18 @@ func edgesOf(topology string, n int, r *rand.Rand) (edges [][2]int) {
 	return edges
 }
 
-func diameter(edges [][2]int, n int) (most int) {
+// diameter returns the greatest distance of two devices, without one: a distance over it does not count.
+func diameter(edges [][2]int, n, without int) (most int) {
 	for from := range n {
+		if from == without {
+			continue
+		}
 		distance := make([]int, n)
 		reached := []int{from}
 		for i := 0; i < len(reached); i++ {
 			for _, e := range edges {
 				for k := range e {
-					if next := e[1-k]; e[k] == reached[i] && next != from && distance[next] == 0 {
+					if next := e[1-k]; e[k] == reached[i] && next != from && next != without && distance[next] == 0 {
 						distance[next] = distance[reached[i]] + 1
 						reached = append(reached, next)
 						most = max(most, distance[next])
@@ -111,4 +152,19 @@ func diameter(edges [][2]int, n int) (most int) {
 		}
 	}
 	return most
+}
+
+// connected reports whether a way leads from every device to every other, one left out.
+func connected(edges [][2]int, n, without int) bool {
+	reached := []int{(without + 1) % n}
+	for i := 0; i < len(reached); i++ {
+		for _, e := range edges {
+			for k := range e {
+				if next := e[1-k]; e[k] == reached[i] && next != without && !slices.Contains(reached, next) {
+					reached = append(reached, next)
+				}
+			}
+		}
+	}
+	return len(reached) >= n-1
 }

@@ -9,12 +9,14 @@ import (
 	"hash/fnv"
 	"io"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
 
 	"github.com/starling-sync/starling/hlc"
 	"github.com/starling-sync/starling/host/database"
+	"github.com/starling-sync/starling/host/history"
 	"github.com/starling-sync/starling/host/peersync"
 	"github.com/starling-sync/starling/host/protocol"
 	"github.com/starling-sync/starling/host/registry"
@@ -75,6 +77,13 @@ type Stats struct {
 	Reads, Crashes, MidCommit         int
 	Cuts, Stops, Jumps, Resets, Joins int
 	Hidden, MostUnread, Journalled    int
+
+	Restores, Clones, Retires, Aways, Rots int
+	Forgiven, MostHeads, Collisions        int // changes that may be gone; positions in one stream; stamps not drawn twice
+	Snapshots, SnapshotPages, Resumed      int // completed; taken in; went on at another peer
+	PrunesByAck, PrunesByAge, Seals        int
+	AuditsEqual, Repaired                  int // records that audits merged
+	Quiet                                  int // runs that were seen to come to rest
 }
 
 // Failure is an invariant that did not hold. It is the panic of a world, and the error of a run.
@@ -117,6 +126,23 @@ type world struct {
 
 	workRand, faultRand, netRand *rand.Rand
 
+	graph     history.Graph // of all epochs that were ever opened
+	starts    int           // of all devices together
+	dirs      int
+	twins     []*device
+	ever      map[int]map[protocol.Stream]protocol.Heads // by device: what it ever had, whatever copies it was put back to
+	everReach map[int]map[protocol.Stream]reach
+	carried   map[carriedID]*cargo      // pages of records that are on their way
+	forgotten map[protocol.EpochID]bool // epochs that some device has forgotten
+	// forgottenTo is up to where some device has forgotten deletes: of the rows of a device, or with all other clocks of shared
+	// records that do not exist.
+	forgottenTo map[peersync.Scope]hlc.Stamp
+	branched    bool          // a store was put back to a copy, or runs twice
+	rotten      map[key]bool  // records that were damaged in some store
+	sound       bool          // every damage must have been repaired
+	noisy       time.Duration // when something was last said but that devices live
+	noise       protocol.Type
+
 	digest hash.Hash64
 	buf    []byte
 }
@@ -152,12 +178,15 @@ func newWorld(o Options) *world {
 	w := &world{
 		options: o, log: hclog.NewNullLogger(), ledger: newLedger(), digest: fnv.New64a(), bug: findBug(o.Bug),
 		workRand: source(1), faultRand: source(2), netRand: source(3), config: peersync.DefaultConfig(), limits: protocol.DefaultLimits(),
+		ever: map[int]map[protocol.Stream]protocol.Heads{}, everReach: map[int]map[protocol.Stream]reach{}, carried: map[carriedID]*cargo{},
+		forgottenTo: map[peersync.Scope]hlc.Stamp{}, forgotten: map[protocol.EpochID]bool{}, rotten: map[key]bool{},
 	}
 	w.setup = newPlan(o, source(0))
+	w.setup.times(&w.config)
 	w.limits.PageBytes, w.limits.WindowBytes, w.limits.MaxPageBytes = w.setup.pageBytes, w.setup.windowBytes, 64<<10
 	w.encode = w.setup.encode
 	for i := range w.setup.devices {
-		w.devices = append(w.devices, &device{w: w, index: i, id: deviceID(i), durable: map[protocol.Stream]hlc.Stamp{}})
+		w.devices = append(w.devices, &device{w: w, index: i, id: deviceID(i), account: newAccount()})
 	}
 	w.links = make([][]*link, len(w.devices))
 	for i := range w.links {
@@ -173,95 +202,12 @@ func newWorld(o Options) *world {
 
 func (w *world) close() error {
 	var errs []error
-	for _, d := range w.devices {
+	for _, d := range slices.Concat(w.devices, w.twins) {
 		if d.up && d.db != nil {
 			errs = append(errs, d.db.Close())
 		}
 	}
 	return errors.Join(errs...)
-}
-
-// run is a run: it begins, writes and faults happen, faults stop, everybody must come to rest.
-func (w *world) run() {
-	p := &w.setup
-	var first []int
-	for i := range p.devices - p.joins {
-		first = append(first, i)
-	}
-	for _, i := range first {
-		d := w.devices[i]
-		d.joined, d.bootstrap = true, first
-		w.setClock(d)
-		d.start()
-	}
-	w.scheduleWrites()
-	w.scheduleFaults()
-	w.runUntil(p.active)
-	w.heal()
-	w.settle()
-	w.finish()
-	w.stats.Simulated, w.stats.Runs = w.now, 1
-}
-
-// settle waits until all devices are alike and live, at most for the stated bound.
-func (w *world) settle() {
-	began := w.now
-	bound := began + w.bound()
-	for {
-		w.runUntil(w.now + 2*time.Second)
-		if w.alike() && w.live() {
-			break
-		}
-		if w.now > bound {
-			w.fail("liveness", "not alike and live %s after faults stopped:\n%s", w.now-began, w.describe())
-		}
-	}
-	w.stats.Settled = w.now - began
-}
-
-// bound is how long coming to rest may take: a host redials within 30 s (plus half-open sessions, 15 s, and an attempt,
-// 10 s), a stream that is held for a page that failed is retried within 30 s, a stalled upstream is given up after 10 s and
-// avoided for 40 s, and that for each hop. What lies ahead of the clocks is accepted once time has come.
-func (w *world) bound() time.Duration {
-	bound := 90*time.Second + time.Duration(w.setup.diameter)*60*time.Second
-	if w.setup.rotate > 0 {
-		bound *= time.Duration(2 * len(w.linkList))
-	}
-	var last hlc.Stamp
-	for _, d := range w.devices {
-		last = max(last, d.last)
-	}
-	return bound + max(0, last.Time().Sub(epochStart.Add(w.now)))
-}
-
-func (w *world) alike() bool {
-	first := w.devices[0]
-	for _, d := range w.devices[1:] {
-		for _, other := range w.devices {
-			for _, kind := range []sdk.Ownership{sdk.DeviceOwned, sdk.SharedByAll} {
-				st := protocol.Stream{Origin: other.id, Kind: kind}
-				if d.durable[st] != first.durable[st] {
-					return false
-				}
-			}
-		}
-	}
-	return true
-}
-
-// live reports whether every device is at rest with every neighbour.
-func (w *world) live() bool {
-	if w.setup.rotate > 0 {
-		return true
-	}
-	for _, d := range w.devices {
-		for _, p := range d.machine.Peers(d.monotonic()) {
-			if w.links[d.index][int(p.ID[15])-1] != nil && p.State != peersync.Live {
-				return false
-			}
-		}
-	}
-	return true
 }
 
 func (w *world) describe() string {
@@ -273,11 +219,11 @@ func (w *world) describe() string {
 		}
 		text += fmt.Sprintf("  %s at clock %s, wall %s", d, d.clock.Last(), d.wall().Format(time.TimeOnly))
 		for _, st := range w.streamsOf(d) {
-			text += fmt.Sprintf(" %s/%s=%s", name(st.Origin), st.Kind, d.durable[st])
+			text += fmt.Sprintf(" %s/%s=%s", name(st.Origin), st.Kind, describeHeads(d.durable[st]))
 		}
 		text += "\n"
 		for _, p := range d.machine.Peers(d.monotonic()) {
-			if w.links[d.index][int(p.ID[15])-1] != nil {
+			if w.links[d.index][indexOf(p.ID)] != nil {
 				text += fmt.Sprintf("    sees %s: %s %s, behind %d streams, it %d\n", p.Name, p.State, p.Reason, p.StreamsBehind, p.StreamsBehindMe)
 			}
 		}
@@ -285,7 +231,18 @@ func (w *world) describe() string {
 	return text
 }
 
-func name(id sdk.DeviceID) string { return fmt.Sprintf("d%d", int(id[15])-1) }
+// describeHeads writes heads in short.
+func describeHeads(heads protocol.Heads) (text string) {
+	for i, p := range heads {
+		if i > 0 {
+			text += "+"
+		}
+		text += fmt.Sprintf("%x:%s", p.Epoch[1:3], p.Stamp)
+	}
+	return text
+}
+
+func name(id sdk.DeviceID) string { return fmt.Sprintf("d%d", indexOf(id)) }
 
 // fail ends the run: an invariant does not hold.
 func (w *world) fail(check, format string, args ...any) {
@@ -348,9 +305,13 @@ func (w *world) traceMessage(to, from *device, m protocol.Message) {
 			text += describeRequest(&m.Request)
 		case *protocol.SharedChangeRequest:
 			text += describeRequest(&m.Request)
+		case *protocol.SnapshotRequest:
+			text += fmt.Sprintf(" #%d %s after %s %x until %s %x", m.Number, m.Kind, m.After.Model, m.After.ID[14:], m.Until.Model, m.Until.ID[14:])
+		case *protocol.SnapshotPage:
+			text += fmt.Sprintf(" #%d done %v, end %s %x, %d bytes", m.Number, m.Done, m.End.Model, m.End.ID[14:], m.Bytes())
 		}
 		if d, ok := protocol.DeliveryOf(m); ok {
-			text += fmt.Sprintf(" #%d of %s (%s, %s] head %s, %d rows", d.Subscription, name(d.Page.Origin), d.Page.From, d.Page.Through, d.Page.Head, d.Page.Rows())
+			text += fmt.Sprintf(" #%d of %s (%s, %s] heads %s, %d rows", d.Subscription, name(d.Page.Origin), d.Page.From, d.Page.Through, describeHeads(d.Page.Heads), d.Page.Rows())
 		}
 		fmt.Fprintf(w.options.Verbose, "%12s %-4s %-9s %s: %s\n", w.now, to, "gets", from, text) //nolint:errcheck // a trace
 	}
@@ -358,7 +319,7 @@ func (w *world) traceMessage(to, from *device, m protocol.Message) {
 
 func describeRequest(r *protocol.Request) (text string) {
 	for _, s := range r.Subscribe {
-		text += fmt.Sprintf(" #%d %s after %s", s.Number, name(s.Origin), s.Since.Stamp)
+		text += fmt.Sprintf(" #%d %s after %s", s.Number, name(s.Origin), describeHeads(s.Since))
 	}
 	for _, origin := range r.Drop {
 		text += " drop " + name(origin)

@@ -32,11 +32,12 @@ type Deps struct {
 	// Demo shows two devices at work and writes what happens to out.
 	Demo func(ctx context.Context, out io.Writer, options DemoOptions) error
 
-	Version string
-	Now     func() time.Time // its location is the one that times are shown in
-	In      io.Reader
-	Out     io.Writer
-	Err     io.Writer
+	Version  string
+	Now      func() time.Time // its location is the one that times are shown in
+	In       io.Reader
+	Terminal bool // In is a person at a terminal, who can be asked
+	Out      io.Writer
+	Err      io.Writer
 }
 
 // Made says what Init made.
@@ -130,10 +131,10 @@ func New(deps Deps) *cobra.Command {
 	root.AddCommand(
 		a.initCommand(), a.runCommand(), a.demoCommand(),
 		a.statusCommand(), a.peersCommand(), a.pluginsCommand(), a.pluginCommand(),
-		a.inviteCommand(), a.joinCommand(),
+		a.inviteCommand(), a.joinCommand(), a.retireCommand(),
 		a.locationCommand(),
 		a.putCommand(), a.getCommand(), a.listCommand(), a.deleteCommand(), a.watchCommand(),
-		a.explainCommand(), a.conflictsCommand(), a.digestCommand(),
+		a.explainCommand(), a.waitingCommand(), a.conflictsCommand(), a.digestCommand(), a.auditCommand(),
 		a.configCommand(), a.versionCommand(),
 	)
 	group(root)

@@ -61,7 +61,7 @@ func runScript(t *testing.T, file string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := newWorld(t)
+	w := newWorld(t, changed[strings.TrimSuffix(filepath.Base(file), ".txt")])
 	var got strings.Builder
 	for _, s := range steps(string(script)) {
 		got.WriteString(s.head)
@@ -142,7 +142,8 @@ type world struct {
 	ctx context.Context
 }
 
-func newWorld(t *testing.T) *world {
+// newWorld makes a world whose host is the fixture, changed by change.
+func newWorld(t *testing.T, change func(*controltest.Host)) *world {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "cmd")
 	if err != nil {
@@ -162,7 +163,11 @@ func newWorld(t *testing.T) *world {
 	writeConfig(t, "config.hcl", config.Settings{Library: "home", Device: "alice"})
 	writeConfig(t, "asleep.hcl", config.Settings{Library: "home", Device: "asleep", DataDir: "./asleep"})
 	writeFile(t, "bad.hcl", "library \"home\" {}\ndevice \"alice\" { data_dir = \"./data\" }\n\ntransport \"tcp\" \"lan\" {\n  lisen = \"127.0.0.1:7420\"\n}\nsync {\n  heartbeat = \"1min\"\n}\n")
-	serve(t, fixture(), filepath.Join(dir, "data"))
+	host := fixture()
+	if change != nil {
+		change(host)
+	}
+	serve(t, host, filepath.Join(dir, "data"))
 	return &world{dir: dir, ctx: t.Context()}
 }
 
@@ -209,7 +214,9 @@ func serve(t *testing.T, host *controltest.Host, dataDir string) {
 // run runs one command.
 func (w *world) run(args []string, input string) (out, errs string, status int) {
 	var o, e bytes.Buffer
-	status = command.Execute(w.ctx, w.deps(strings.NewReader(input), &o, &e), args)
+	deps := w.deps(strings.NewReader(input), &o, &e)
+	deps.Terminal = input != "" // somebody has typed it
+	status = command.Execute(w.ctx, deps, args)
 	return o.String(), e.String(), status
 }
 
@@ -274,6 +281,12 @@ func fixture() *controltest.Host {
 		Number: 17, Model: "tag", ID: work, Field: "name", Value: "job",
 		Lost: sdk.Version{Stamp: at(7, 10, 5), Device: bob}, Winner: sdk.Version{Stamp: at(7, 10, 11), Device: alice},
 	}}
+	h.Now = now
+	h.Elsewhere = []control.Whereabouts{
+		{Device: bob, State: control.PresenceSame},
+		{Device: carol, State: control.PresenceNotYet, Detail: "her backfill has not reached alice's 07:10:11"},
+		{Device: dave, State: control.PresenceUnknown},
+	}
 	h.Explained = map[sdk.RecordID]control.Explanation{
 		hidden(4): {State: control.StateDeleted, Inserted: sdk.Version{Stamp: at(7, 0, 0), Device: alice}, Deleted: sdk.Version{Stamp: at(8, 0, 0), Device: bob}},
 		hidden(5): {
@@ -288,6 +301,16 @@ func fixture() *controltest.Host {
 		},
 		hidden(6): {State: control.StateUnread, Parked: 1204},
 		hidden(7): {State: control.StateNotInserted, Fields: []sdk.FieldState{{Name: "color", Value: "red", Version: sdk.Version{Stamp: at(7, 0, 0), Device: dave}}}},
+	}
+	h.Awaiting = []control.WaitingRecord{
+		{Model: "tag", ID: hidden(8), Missing: []control.Missing{{Field: "parent_id", Model: "tag", ID: hidden(4), State: "deleted"}}},
+		{Model: "tagging", ID: hidden(5), Missing: h.Explained[hidden(5)].Missing},
+		{Model: "tagging", ID: hidden(10), Missing: []control.Missing{{Field: "target", ID: hidden(8), State: "waiting"}}},
+	}
+	h.Audits = []control.AuditResult{
+		{ID: bob, Name: "bob", Audit: control.Audit{At: now(), Outcome: control.AuditEqual, Records: 12424, Bytes: 1240, Took: 18 * time.Millisecond}},
+		{ID: carol, Name: "carol", Audit: control.Audit{At: now(), Outcome: control.AuditNotAlike}},
+		{ID: dave, Name: "dave", Audit: control.Audit{At: now(), Outcome: control.AuditRepaired, Records: 12424, Ranges: 1, Repaired: 2, Bytes: 88_000, Took: 40 * time.Millisecond}},
 	}
 	h.Invitation = control.Invitation{Code: "starling1-abcd", Expires: now().Add(10 * time.Minute)}
 	h.Joined = control.Joined{LibraryID: "0192f3c0-6f3e-7cc1-a36b-5d0d5b6f3a01", LibraryName: "home", InviterID: bob, InviterName: "bob"}
@@ -333,16 +356,62 @@ func state() control.Status {
 			Warnings: []control.Warning{{Key: "unreadable", Count: 3, Message: "folders that can not be read"}},
 		}},
 		Conflicts: 1,
+		Log:       control.LogStatus{Entries: 1204, Bytes: 3_400_000, Oldest: now().Add(-12 * 24 * time.Hour)},
+		Shadow:    control.ShadowStatus{Deleted: 31, NotInserted: 2, Waiting: 1205, WaitingBound: 100_000},
+		Retention: control.Retention{Age: 90 * 24 * time.Hour, Bytes: 1 << 30, Conflicts: 30 * 24 * time.Hour},
 		Peers: []control.Peer{
-			{ID: bob, Name: "bob", State: "live", RTT: 1200 * time.Microsecond, Skew: -3 * time.Millisecond, Via: "tcp", Since: now().Add(-2 * time.Hour), BytesIn: 1_500_000, BytesOut: 22_000, RowsIn: 12411, RowsPerSecond: 31000, Addresses: []string{"tcp 127.0.0.1:7421"}},
+			{ID: bob, Name: "bob", State: "live", RTT: 1200 * time.Microsecond, Skew: -3 * time.Millisecond, Via: "tcp", Since: now().Add(-2 * time.Hour), BytesIn: 1_500_000, BytesOut: 22_000, RowsIn: 12411, RowsPerSecond: 31000, Addresses: []string{"tcp 127.0.0.1:7421"}, Audit: control.Audit{At: now().Add(-12 * time.Minute), Outcome: control.AuditEqual, Records: 12424, Bytes: 1240, Took: 18 * time.Millisecond}},
 			{ID: carol, Name: "carol", State: "backfilling", Progress: 0.38, Left: 80 * time.Second, BehindMe: 3400 * time.Millisecond, RTT: 9 * time.Millisecond, Via: "tcp", Since: now().Add(-40 * time.Second)},
 			{ID: dave, Name: "dave", State: "held", Reason: "clock 4 m ahead; set its clock, nothing is lost", BehindChanges: 1204, Via: "tcp"},
 		},
 	}
 }
 
+var (
+	oldPhone = sdk.DeviceID{0xf0, 6: 0x80, 8: 0x80, 15: 5}
+	phone    = sdk.DeviceID{0xf1, 6: 0x80, 8: 0x80, 15: 6}
+	twin     = sdk.DeviceID{0xf2, 6: 0x80, 8: 0x80, 15: 7}
+)
+
+// changed says how the host differs for the scripts that need another.
+var changed = map[string]func(*controltest.Host){
+	"retire": func(h *controltest.Host) {
+		lost := now().Add(-72 * time.Hour)
+		h.State.Peers = append(h.State.Peers,
+			control.Peer{ID: oldPhone, Name: "phone", State: "retired", Since: lost, RetiredAt: lost},
+			control.Peer{ID: phone, Name: "phone", State: "live", Via: "tcp", Since: now().Add(-time.Hour)},
+			control.Peer{ID: twin, Name: "bob", State: "offline", Reason: "not reached yet"})
+		h.Audits = h.Audits[:1]
+	},
+	"trouble": func(h *controltest.Host) {
+		s := &h.State
+		s.Models = []control.ModelStatus{{Model: "tagging", Ownership: sdk.SharedByAll, Version: 1, Parked: 1204}}
+		s.Sources = nil
+		s.Shadow = control.ShadowStatus{NotInserted: 1, Waiting: 150_000, WaitingBound: 100_000}
+		s.Log = control.LogStatus{Entries: 1, Bytes: 88, Oldest: now().Add(-time.Minute)}
+		s.Retention.Conflicts = 0
+		s.Repaired = 2
+		s.Refusals = []control.RefusedInput{{Limit: "frame_bytes", Count: 3}, {Limit: "marks"}, {Limit: "text_bytes", Count: 1204}}
+		s.Warnings = []control.StatusWarning{
+			control.WarnRunsTwice(), control.WarnRestored(), control.WarnClockAhead(4*time.Minute + 10*time.Second), control.WarnRestamped(1204),
+		}
+		s.Peers[0].Refuses, s.Peers[0].State = true, "offline"
+		s.Peers[0].Reason = "this device is not a member of the library, or has been retired"
+		s.Peers[0].Audit.Outcome, s.Peers[0].Audit.Repaired = control.AuditRepaired, 2
+		s.Peers[1].RunsTwice, s.Peers[1].Reason = true, "two copies of this device run; stop one of them, nothing is lost"
+		s.Peers[1].Audit = control.Audit{At: now().Add(-time.Hour), Outcome: control.AuditNotAlike}
+		s.Peers[2].RunsTwice, s.Peers[2].Refuses = true, true
+		h.Audits = []control.AuditResult{
+			{ID: dave, Name: "dave", Audit: control.Audit{At: now(), Outcome: control.AuditRepaired, Ranges: 3, Took: 40 * time.Millisecond}},
+			{ID: bob, Name: "bob", Audit: control.Audit{At: now(), Outcome: control.AuditFailed, Reason: "it left before it had answered"}},
+			{ID: carol, Name: "carol", Audit: control.Audit{At: now(), Outcome: control.AuditFailed}},
+		}
+		h.Awaiting = nil
+	},
+}
+
 func TestPut_StreamsManyBatches(t *testing.T) {
-	w := newWorld(t)
+	w := newWorld(t, nil)
 	var input strings.Builder
 	for i := range 250 {
 		if i == 120 {
@@ -363,7 +432,7 @@ func TestPut_StreamsManyBatches(t *testing.T) {
 
 // TestPut_AnswersBeforeTheInputEnds: a program that writes a record and waits for its id gets it.
 func TestPut_AnswersBeforeTheInputEnds(t *testing.T) {
-	w := newWorld(t)
+	w := newWorld(t, nil)
 	in, feed := io.Pipe()
 	answers, out := io.Pipe()
 	ended := make(chan int, 1)
@@ -386,7 +455,7 @@ func TestPut_AnswersBeforeTheInputEnds(t *testing.T) {
 }
 
 func TestWatch(t *testing.T) {
-	w := newWorld(t)
+	w := newWorld(t, nil)
 	ctx, cancel := context.WithCancel(w.ctx)
 	defer cancel()
 	events, out := io.Pipe()
@@ -422,7 +491,7 @@ func TestWatch(t *testing.T) {
 }
 
 func TestInterrupted(t *testing.T) {
-	w := newWorld(t)
+	w := newWorld(t, nil)
 	ctx, cancel := context.WithCancel(w.ctx)
 	cancel()
 	var errs bytes.Buffer
@@ -431,8 +500,34 @@ func TestInterrupted(t *testing.T) {
 	}
 }
 
+// TestRetire_Interrupted: who is asked and interrupts instead of answering is not kept waiting, and nothing is done.
+func TestRetire_Interrupted(t *testing.T) {
+	w := newWorld(t, nil)
+	in, typing := io.Pipe()
+	defer typing.Close()
+	ctx, cancel := context.WithCancel(w.ctx)
+	asked, errs := io.Pipe()
+	deps := w.deps(in, io.Discard, errs)
+	deps.Terminal = true
+	ended := make(chan int, 1)
+	go func() { ended <- command.Execute(ctx, deps, []string{"retire", "bob"}) }()
+	said := make([]byte, 1024)
+	if n, err := asked.Read(said); err != nil || !strings.HasSuffix(string(said[:n]), "[y/N] ") {
+		t.Fatalf("%v: %s", err, said[:n])
+	}
+	go func() { _, _ = io.Copy(io.Discard, asked) }()
+	cancel()
+	if status := <-ended; status != 1 {
+		t.Errorf("status %d", status)
+	}
+	_ = errs.Close()
+	if out, _, _ := w.run([]string{"peers"}, ""); strings.Contains(out, "retired") {
+		t.Errorf("a device is retired:\n%s", out)
+	}
+}
+
 func TestList_LongTablesAreBounded(t *testing.T) {
-	w := newWorld(t)
+	w := newWorld(t, nil)
 	var input strings.Builder
 	for i := range 1200 {
 		fmt.Fprintf(&input, "{\"name\":\"%d\"}\n", i)

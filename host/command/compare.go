@@ -5,6 +5,8 @@ import (
 	"encoding/hex"
 	"fmt"
 	"strconv"
+	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -40,11 +42,11 @@ func (a *app) conflictsCommand() *cobra.Command {
 				if a.json {
 					return printEach(a, conflicts)
 				}
-				names, err := deviceNames(ctx, host)
+				status, err := host.Status(ctx)
 				if err != nil {
 					return err
 				}
-				return a.printConflicts(conflicts, names)
+				return a.printConflicts(conflicts, namesIn(&status), status.Retention.Conflicts)
 			})
 		},
 	})
@@ -73,7 +75,8 @@ func (a *app) restoreCommand() *cobra.Command {
 	}
 }
 
-func (a *app) printConflicts(conflicts []control.ConflictView, names names) error {
+// printConflicts prints the entries, and for how long each is kept; 0 is without limit.
+func (a *app) printConflicts(conflicts []control.ConflictView, names names, kept time.Duration) error {
 	t := newTable(a.Out, "NO", "MODEL", "ID", "FIELD", "LOST", "BY", "AT", "TO A WRITE BY", "AT", "NOW")
 	for i := range conflicts {
 		c := &conflicts[i]
@@ -88,7 +91,14 @@ func (a *app) printConflicts(conflicts []control.ConflictView, names names) erro
 	if len(conflicts) == 0 {
 		return a.printf("no conflicts\n")
 	}
-	return printed(t.flush())
+	if err := t.flush(); err != nil {
+		return printed(err)
+	}
+	length := "without limit"
+	if kept > 0 {
+		length = "for " + span(kept)
+	}
+	return a.printf("each is kept %s (sync retention conflicts, in config.hcl); written again with: starling conflicts restore NO\n", length)
 }
 
 func (a *app) digestCommand() *cobra.Command {
@@ -124,4 +134,83 @@ func (a *app) printDigest(d *control.ModelDigest) error {
 		}{d.Model, d.Rows, digest})
 	}
 	return a.printf("%-16s %12d   %s\n", d.Model, d.Rows, digest)
+}
+
+func (a *app) auditCommand() *cobra.Command {
+	return a.reads(&cobra.Command{
+		Use:   "audit [PEER]",
+		Short: "Compare this device with its connected peers, or one, now, and repair what differs",
+		Long: "Compare this device with its connected peers, or with one (by name or id), now, and repair what differs.\n\n" +
+			"Devices that have the same changes must hold the same records; audits check that from time to time by themselves\n" +
+			"(sync audit, in config.hcl). Status 1 if a peer could not be compared.",
+		Args: cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.call(cmd, func(ctx context.Context, host *control.Client) error {
+				var peer sdk.DeviceID
+				if len(args) > 0 {
+					d, err := findDevice(ctx, host, args[0])
+					if err != nil {
+						return err
+					}
+					if d.self {
+						return sdk.Errorf(sdk.CodeInvalid, "%s is this device itself; name a peer, or none for all of them", d)
+					}
+					peer = d.id
+				}
+				return a.audit(ctx, host, peer)
+			})
+		},
+	})
+}
+
+func (a *app) audit(ctx context.Context, host *control.Client, peer sdk.DeviceID) error {
+	asked, open := 0, 0
+	err := host.Audit(ctx, peer, func(r control.AuditResult) error {
+		asked++
+		if r.Outcome != control.AuditEqual && r.Outcome != control.AuditRepaired {
+			open++
+		}
+		if a.json {
+			return a.object(r)
+		}
+		return a.printf("%s: %s\n", plain(r.Name), plain(finding(&r.Audit)))
+	})
+	if err == nil && open > 0 {
+		err = sdk.Errorf(sdk.CodeUnavailable, "%d of %s could not be compared; try again once starling status shows them live and level", open, count(int64(asked), "peer"))
+	}
+	return err
+}
+
+// finding says what an audit has found.
+func finding(audit *control.Audit) string {
+	var cost []string
+	if audit.Records > 0 {
+		cost = append(cost, count(audit.Records, "record"))
+	}
+	cost = append(cost, span(audit.Took))
+	if audit.Bytes > 0 {
+		cost = append(cost, size(audit.Bytes))
+	}
+	switch audit.Outcome {
+	case control.AuditEqual:
+		return "equal (" + strings.Join(cost, ", ") + ")"
+	case control.AuditRepaired:
+		what := count(audit.Repaired, "record") + " here"
+		if audit.Repaired == 0 {
+			what = "records at the peer, none here"
+		}
+		return fmt.Sprintf("repaired %s (%s differed; %s)", what, count(audit.Ranges, "range"), strings.Join(cost, ", "))
+	case control.AuditNotAlike:
+		return "not alike yet: " + reasonOr(audit.Reason, "one of the two lacks changes of the other, so nothing was compared")
+	case control.AuditFailed:
+		return "failed: " + reasonOr(audit.Reason, "the log says why")
+	}
+	return strings.TrimSpace(string(audit.Outcome) + " " + audit.Reason)
+}
+
+func reasonOr(reason, otherwise string) string {
+	if reason == "" {
+		return otherwise
+	}
+	return reason
 }

@@ -16,7 +16,7 @@ import (
 func (a *app) explainCommand() *cobra.Command {
 	return a.reads(&cobra.Command{
 		Use:   "explain MODEL ID",
-		Short: "Say why a record is or is not visible here, who wrote each field, and when",
+		Short: "Say why a record is or is not visible here, who wrote each field and when, and who else has it",
 		Args:  cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			id, err := sdk.ParseRecordID(args[1])
@@ -64,7 +64,30 @@ func (a *app) printExplanation(e *control.ExplanationView, names names) error {
 			return err
 		}
 	}
-	return nil
+	if len(e.Elsewhere) == 0 {
+		return nil
+	}
+	return a.printf("%s\n", elsewhere(e.Elsewhere, names))
+}
+
+// elsewhere says which other devices have the record as it is here; those of which the same is known share a clause.
+func elsewhere(all []control.Whereabouts, names names) string {
+	var clauses []string
+	who := map[string][]string{}
+	for _, w := range all {
+		state := strings.ReplaceAll(string(w.State), "_", " ")
+		if w.Detail != "" {
+			state += " (" + w.Detail + ")"
+		}
+		if who[state] == nil {
+			clauses = append(clauses, state)
+		}
+		who[state] = append(who[state], names.of(w.Device))
+	}
+	for i, state := range clauses {
+		clauses[i] = plain("at " + strings.Join(who[state], ", ") + ": " + state)
+	}
+	return strings.Join(clauses, "   ")
 }
 
 // standing says where the record stands, in words.
@@ -117,12 +140,9 @@ func writeOf(e *control.ExplanationView, f *control.FieldView) sdk.Version {
 // reasons returns what keeps the record, or changes of it, from being seen: one line each.
 func (a *app) reasons(e *control.ExplanationView, names names) []string {
 	var notes []string
-	for _, m := range e.Missing {
-		model := string(m.Model)
-		if model == "" {
-			model = "record"
-		}
-		notes = append(notes, fmt.Sprintf("%s waits for %s %s, which %s", m.Field, model, m.ID, missing(m.State)))
+	for i := range e.Missing {
+		m := &e.Missing[i]
+		notes = append(notes, m.Field+" waits for "+needed(m))
 	}
 	if e.Parked > 0 {
 		notes = append(notes, fmt.Sprintf("%s of it kept for the plugin of model %q, which is not running or failed on them; see: starling plugins", count(e.Parked, "change"), e.Model))
@@ -132,6 +152,15 @@ func (a *app) reasons(e *control.ExplanationView, names names) []string {
 		notes = append(notes, fmt.Sprintf("a change by %s was refused here: %s", a.by(names, sdk.Version{Stamp: r.Stamp, Device: r.Origin}), r.Message))
 	}
 	return notes
+}
+
+// needed names a missing record and says where it is.
+func needed(m *control.Missing) string {
+	model := string(m.Model)
+	if model == "" {
+		model = "record"
+	}
+	return fmt.Sprintf("%s %s, which %s", model, m.ID, missing(m.State))
 }
 
 func missing(state string) string {
@@ -157,6 +186,14 @@ type (
 		Missing  []control.Missing       `json:"missing"`
 		Parked   int64                   `json:"parked"`
 		Refused  []control.RefusedChange `json:"refused"`
+
+		Elsewhere []explainedElsewhere `json:"elsewhere"`
+	}
+	explainedElsewhere struct {
+		Name   string           `json:"name"`
+		Device sdk.DeviceID     `json:"device"`
+		State  control.Presence `json:"state"`
+		Detail string           `json:"detail"`
 	}
 	explainedWrite struct {
 		By     string       `json:"by"` // the device's name
@@ -185,7 +222,10 @@ func explained(e *control.ExplanationView, names names) explainedRecord {
 	}
 	out := explainedRecord{
 		Model: e.Model, ID: e.ID, State: e.State, Inserted: write(e.Inserted), Deleted: write(e.Deleted),
-		Fields: []explainedField{}, Missing: e.Missing, Parked: e.Parked, Refused: e.Refused,
+		Fields: []explainedField{}, Missing: e.Missing, Parked: e.Parked, Refused: e.Refused, Elsewhere: []explainedElsewhere{},
+	}
+	for _, w := range e.Elsewhere {
+		out.Elsewhere = append(out.Elsewhere, explainedElsewhere{names.of(w.Device), w.Device, w.State, w.Detail})
 	}
 	if !e.Owned.IsZero() {
 		out.Owner = names.of(e.Owned.Device)

@@ -232,11 +232,15 @@ func deviceNames(ctx context.Context, host *control.Client) (names, error) {
 	if err != nil {
 		return nil, err
 	}
+	return namesIn(&status), nil
+}
+
+func namesIn(status *control.Status) names {
 	n := names{status.DeviceID: status.DeviceName}
 	for _, p := range status.Peers {
 		n[p.ID] = p.Name
 	}
-	return n, nil
+	return n
 }
 
 func (n names) of(id sdk.DeviceID) string {

@@ -44,8 +44,18 @@ func (a *app) printStatus(s *control.Status) error {
 	if err := a.printf("%s\n", strings.Join(head, "   ")); err != nil {
 		return err
 	}
+	lines := []string{}
+	if s.LibraryID != "" {
+		lines = append(lines, a.kept(s))
+	}
+	for _, w := range s.Warnings {
+		lines = append(lines, "warning: "+plain(w.Text))
+	}
 	for _, note := range a.notes(s) {
-		if err := a.printf("%s\n", plain(note)); err != nil {
+		lines = append(lines, plain(note))
+	}
+	for _, line := range lines {
+		if err := a.printf("%s\n", line); err != nil {
 			return err
 		}
 	}
@@ -61,6 +71,20 @@ func (a *app) printStatus(s *control.Status) error {
 		t.row(p.Name, p.State, behind(p), lag(p), rtt(p), orNothing(p.Via), a.since(p))
 	}
 	return printed(t.flush())
+}
+
+// kept says what is stored besides the records that can be seen.
+func (a *app) kept(s *control.Status) string {
+	log := "log empty"
+	if s.Log.Entries > 0 {
+		noun := "entries"
+		if s.Log.Entries == 1 {
+			noun = "entry"
+		}
+		log = fmt.Sprintf("log %s %s, %s, oldest %s", humanize.Comma(s.Log.Entries), noun, size(s.Log.Bytes), a.ago(s.Log.Oldest))
+	}
+	return fmt.Sprintf("%s   shadow %s deleted, %s not inserted, %s waiting", log,
+		humanize.Comma(s.Shadow.Deleted), humanize.Comma(s.Shadow.NotInserted), humanize.Comma(s.Shadow.Waiting))
 }
 
 // notes returns what wants a person's eye: one line each.
@@ -93,16 +117,33 @@ func (a *app) notes(s *control.Status) []string {
 	}
 	for _, m := range s.Models {
 		if m.Waiting > 0 {
-			notes = append(notes, fmt.Sprintf("%s: %s", m.Model, waiting(m.Waiting)))
+			notes = append(notes, fmt.Sprintf("%s: %s; see: starling waiting", m.Model, waiting(m.Waiting)))
+		}
+		if m.Parked > 0 {
+			notes = append(notes, fmt.Sprintf("%s: %s kept for its plugin, which is not running or failed on them; see: starling plugins", m.Model, count(m.Parked, "change")))
 		}
 	}
 	if s.Refused > 0 {
 		notes = append(notes, count(s.Refused, "change")+" of peers could not be stored here; the log, and status --json, say why")
 	}
+	if limits := overLimits(s.Refusals); limits != "" {
+		notes = append(notes, "input of peers over a limit was refused since the start: "+limits+"; the log says whose")
+	}
 	if s.Conflicts > 0 {
 		notes = append(notes, count(s.Conflicts, "value")+" lost to a concurrent write; see: starling conflicts")
 	}
 	return notes
+}
+
+// overLimits names the limits that refused something, with how often.
+func overLimits(refusals []control.RefusedInput) string {
+	var words []string
+	for _, r := range refusals {
+		if r.Count > 0 {
+			words = append(words, fmt.Sprintf("%s %s", r.Limit, humanize.Comma(r.Count)))
+		}
+	}
+	return strings.Join(words, ", ")
 }
 
 func waiting(n int64) string {
@@ -153,10 +194,22 @@ func (a *app) since(p *control.Peer) string {
 	return a.ago(p.Since) + ": " + p.Reason
 }
 
+// audited says when a peer was last compared with this device, and what that found.
+func (a *app) audited(audit *control.Audit) string {
+	if audit.At.IsZero() {
+		return nothing
+	}
+	found := strings.ReplaceAll(string(audit.Outcome), "_", " ")
+	if audit.Outcome == control.AuditRepaired {
+		found += " " + humanize.Comma(audit.Repaired)
+	}
+	return a.ago(audit.At) + ": " + found
+}
+
 func (a *app) peersCommand() *cobra.Command {
 	return a.reads(&cobra.Command{
 		Use:   "peers",
-		Short: "List the library's other devices: traffic, rates, clocks, addresses",
+		Short: "List the library's other devices: traffic, rates, clocks, audits, addresses",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.call(cmd, func(ctx context.Context, host *control.Client) error {
@@ -167,11 +220,11 @@ func (a *app) peersCommand() *cobra.Command {
 				if a.json {
 					return printEach(a, peers)
 				}
-				t := newTable(a.Out, "PEER", "STATE", "IN", "OUT", "ROWS IN", "ROWS/S", "SKEW", "ADDRESSES", "ID")
+				t := newTable(a.Out, "PEER", "STATE", "IN", "OUT", "ROWS IN", "ROWS/S", "SKEW", "AUDIT", "ADDRESSES", "ID")
 				for i := range peers {
 					p := &peers[i]
 					t.row(p.Name, p.State, size(p.BytesIn), size(p.BytesOut), humanize.Comma(p.RowsIn),
-						humanize.Comma(int64(p.RowsPerSecond)), signed(p.Skew), orNothing(strings.Join(p.Addresses, ", ")), p.ID.String())
+						humanize.Comma(int64(p.RowsPerSecond)), signed(p.Skew), a.audited(&p.Audit), orNothing(strings.Join(p.Addresses, ", ")), p.ID.String())
 				}
 				return printed(t.flush())
 			})

@@ -5,20 +5,11 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/hashicorp/hcl/v2"
 	"github.com/hashicorp/hcl/v2/hclsyntax"
 
 	"github.com/starling-sync/starling/sdk"
-)
-
-// The defaults, also shown in the file that Write writes.
-const (
-	DefaultHeartbeat     = 5 * time.Second
-	DefaultMaxClockDrift = time.Minute
-	DefaultPageBytes     = 256 << 10
-	DefaultWindowBytes   = 4 << 20
 )
 
 // shapes returns the blocks of the file. plugin_dir is the only argument beside them.
@@ -33,7 +24,10 @@ func shapes() []shape {
 			name: "transport", labels: []string{"tcp", "lan"},
 			arguments: append([]string{"listen", "advertise"}, plugin...), blocks: []string{"config"},
 		},
-		{name: "sync", arguments: []string{"heartbeat", "max_clock_drift", "page_bytes", "window_bytes"}},
+		{
+			name: "sync", arguments: []string{"heartbeat", "max_clock_drift", "page_bytes", "window_bytes", "audit"},
+			blocks: []string{"retention", "limits"},
+		},
 		{name: "log", arguments: []string{"level", "format", "file"}},
 	}
 }
@@ -125,27 +119,6 @@ func (p *parser) store(s section) Store {
 		Kind: "sqlite", Durability: Durability(s.choice("durability", string(Full), string(Normal))),
 		Range: p.at(s.whole()),
 	}
-}
-
-func (p *parser) sync(b *hclsyntax.Block, shape shape) Sync {
-	result := Sync{
-		Heartbeat: DefaultHeartbeat, MaxClockDrift: DefaultMaxClockDrift,
-		PageBytes: DefaultPageBytes, WindowBytes: DefaultWindowBytes,
-	}
-	if b == nil {
-		return result
-	}
-	s := p.section(b, shape)
-	result.Range = p.at(s.whole())
-	result.Heartbeat = s.duration("heartbeat", DefaultHeartbeat, 100*time.Millisecond, 10*time.Minute)
-	result.MaxClockDrift = s.duration("max_clock_drift", DefaultMaxClockDrift, time.Second, 24*time.Hour)
-	result.PageBytes = s.size("page_bytes", DefaultPageBytes, 4<<10, 1<<20)
-	result.WindowBytes = s.size("window_bytes", max(DefaultWindowBytes, result.PageBytes), 64<<10, 1<<30)
-	if result.WindowBytes < result.PageBytes {
-		v, _ := s.value("window_bytes")
-		p.failf(v.at, "window_bytes is less than page_bytes (%s), so no page would fit; write %q", compact(result.PageBytes), compact(4*result.PageBytes))
-	}
-	return result
 }
 
 func (p *parser) log(b *hclsyntax.Block, shape shape) Log {

@@ -92,7 +92,17 @@ type Sync struct {
 	MaxClockDrift time.Duration // how far ahead of this clock a change may be stamped before it is held
 	PageBytes     int           // about the size of a page of changes
 	WindowBytes   int           // at most so much unacknowledged per peer; PageBytes <= WindowBytes
-	Range         Range         // zero if the block is left out
+	Audit         time.Duration // between two audits of devices that are alike; 0: never
+	Retention     Retention
+	Limits        Limits
+	Range         Range // zero if the block is left out
+}
+
+// Retention is how long what not every device has acknowledged is kept. 0 is without limit.
+type Retention struct {
+	Age       time.Duration // of entries of the log and of tombstones
+	Bytes     int64         // of the log
+	Conflicts time.Duration // of entries of the conflict journal
 }
 
 // Log is the log block.

@@ -5,8 +5,10 @@ import (
 	"encoding/json"
 	"errors"
 	"flag"
+	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"strings"
 	"testing"
@@ -93,6 +95,35 @@ sync {
   max_clock_drift = "1m30s"
   page_bytes      = "64KiB"
   window_bytes    = "1MiB"
+  audit           = "1d12h"
+  retention {
+    age       = "0"
+    bytes     = "2GiB"
+    conflicts = "7d"
+  }
+  limits {
+    frame_bytes     = "8MiB"
+    decoded_bytes   = "16MiB"
+    max_page_bytes  = "4MiB"
+    batches         = 100
+    columns         = 101
+    marks           = 102
+    heads           = 103
+    epochs          = 104
+    origins         = 105
+    ranges          = 106
+    models          = 107
+    text_bytes      = "8KiB"
+    members_bytes   = "2MiB"
+    handshake_time  = "1s"
+    send_time       = "2s"
+    stall_time      = "3s"
+    retry_min       = "4s"
+    retry_max       = "5s"
+    dial_time       = "6s"
+    request_time    = "7s"
+    waiting_records = 108
+  }
 }
 log {
   level  = "debug"
@@ -133,8 +164,18 @@ func TestParse_Complete(t *testing.T) {
 				Path: "/etc/starling/plugins/transport-nats", Config: json.RawMessage(`{}`),
 			},
 		},
-		Sync: Sync{Heartbeat: 2 * time.Second, MaxClockDrift: 90 * time.Second, PageBytes: 64 << 10, WindowBytes: 1 << 20},
-		Log:  Log{Level: "debug", Format: "json", File: "/etc/starling/log/starling.log"},
+		Sync: Sync{
+			Heartbeat: 2 * time.Second, MaxClockDrift: 90 * time.Second, PageBytes: 64 << 10, WindowBytes: 1 << 20,
+			Audit:     36 * time.Hour,
+			Retention: Retention{Bytes: 2 << 30, Conflicts: 7 * day},
+			Limits: Limits{
+				FrameBytes: 8 << 20, DecodedBytes: 16 << 20, MaxPageBytes: 4 << 20, Batches: 100, Columns: 101, Marks: 102, Heads: 103,
+				Epochs: 104, Origins: 105, Ranges: 106, Models: 107, TextBytes: 8 << 10, MembersBytes: 2 << 20,
+				HandshakeTime: time.Second, SendTime: 2 * time.Second, StallTime: 3 * time.Second, RetryMin: 4 * time.Second,
+				RetryMax: 5 * time.Second, DialTime: 6 * time.Second, RequestTime: 7 * time.Second, WaitingRecords: 108,
+			},
+		},
+		Log: Log{Level: "debug", Format: "json", File: "/etc/starling/log/starling.log"},
 	}
 	if diff := cmp.Diff(want, got, cmpopts.IgnoreTypes(Range{})); diff != "" {
 		t.Errorf("config (-want +got):\n%s", diff)
@@ -163,7 +204,7 @@ func TestParse_Defaults(t *testing.T) {
 		Device:    Device{Name: "alice", DataDir: filepath.Join(folder, "data")},
 		Store:     Store{Kind: "sqlite", Durability: Full},
 		PluginDir: filepath.FromSlash("/opt/starling/plugins"),
-		Sync:      Sync{Heartbeat: DefaultHeartbeat, MaxClockDrift: DefaultMaxClockDrift, PageBytes: DefaultPageBytes, WindowBytes: DefaultWindowBytes},
+		Sync:      DefaultSync(),
 		Log:       Log{Level: "info", Format: "text"},
 	}
 	if diff := cmp.Diff(want, got, cmpopts.IgnoreTypes(Range{})); diff != "" {
@@ -236,11 +277,8 @@ func TestWrite_CommentsAreDefaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var lines []string
-	for line := range strings.Lines(string(content)) {
-		lines = append(lines, strings.Replace(line, "  # ", "  ", 1))
-	}
-	explicit, err := parse("config.hcl", []byte(strings.Join(lines, "")), testEnvironment())
+	shown := regexp.MustCompile(`(?m)^( +)# (\w+ += )`).ReplaceAll(content, []byte("$1$2"))
+	explicit, err := parse("config.hcl", shown, testEnvironment())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -249,6 +287,88 @@ func TestWrite_CommentsAreDefaults(t *testing.T) {
 	}
 	if diff := cmp.Diff(plain.Sync, explicit.Sync, cmpopts.IgnoreTypes(Range{})); diff != "" {
 		t.Errorf("sync (-default +shown):\n%s", diff)
+	}
+}
+
+// Who reads the file that init writes knows every setting: each is there, and each of the sync block says what it is for.
+func TestWrite_ShowsEverySetting(t *testing.T) {
+	var all string
+	for _, s := range []Settings{{Library: "home", Device: "alice"}, {Device: "alice"}} {
+		content, err := render(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all += string(content)
+	}
+	retention, limits := syncShapes()
+	_, sync, found := strings.Cut(all, "\nsync {\n")
+	if !found {
+		t.Fatal("no block sync")
+	}
+	sync, _, _ = strings.Cut(sync, "\n}\n")
+	blocks := map[string]string{"sync": sync}
+	for _, name := range []string{retention.name, limits.name} {
+		_, inner, _ := strings.Cut(sync, "\n  "+name+" {\n")
+		blocks[name], _, _ = strings.Cut(inner, "\n  }")
+	}
+	checked := 0
+	for _, s := range append(shapes(), shape{name: "the file", arguments: []string{"plugin_dir"}}, retention, limits) {
+		text, want := all, `(?m)\b%s += `
+		if block, ok := blocks[s.name]; ok {
+			text, want = block, `(?m)^ +# %s += \S+ +# \w`
+		}
+		for _, name := range s.arguments {
+			checked++
+			if name == "config" {
+				want = `%s \{`
+			}
+			if !regexp.MustCompile(fmt.Sprintf(want, name)).MatchString(text) {
+				t.Errorf("%s: config.hcl does not show %s, or not what it is for", s.name, name)
+			}
+		}
+	}
+	if checked < 40 {
+		t.Errorf("only %d settings looked for", checked)
+	}
+}
+
+// Each limit of the block has a least and a greatest value, and the default lies between.
+func TestParse_LimitsAreBounded(t *testing.T) {
+	_, limits := syncShapes()
+	for _, name := range limits.arguments {
+		tiny, huge := `"1ns"`, `"9000h"`
+		switch {
+		case strings.HasSuffix(name, "_bytes"):
+			tiny, huge = `"1B"`, `"1TiB"`
+		case !strings.HasSuffix(name, "_time") && !strings.HasPrefix(name, "retry_"):
+			tiny, huge = "0", "99999999999999999999"
+		}
+		for _, value := range []string{tiny, huge} {
+			src := minimal + "sync {\n limits {\n " + name + " = " + value + "\n}\n}\n"
+			_, err := parse("config.hcl", []byte(src), testEnvironment())
+			if err == nil || !strings.Contains(err.Error(), name+": "+value+" is out of range; want ") {
+				t.Errorf("%s = %s: %v", name, value, err)
+			}
+		}
+	}
+}
+
+func TestParseDuration(t *testing.T) {
+	for text, want := range map[string]time.Duration{
+		"0": 0, "0d": 0, "1d": day, "90d": 90 * day, "1d12h": 36 * time.Hour, "1d0h30m": 24*time.Hour + 30*time.Minute, "1m30s": 90 * time.Second,
+	} {
+		got, err := parseDuration(text)
+		if err != nil || got != want {
+			t.Errorf("%q: %v, %v; want %v", text, got, err, want)
+		}
+		if again, err := parseDuration(short(want)); err != nil || again != want {
+			t.Errorf("%v is written %q, which is %v, %v", want, short(want), again, err)
+		}
+	}
+	for _, text := range []string{"", "d", "1.5d", "1d24h", "1d-1h", "-1d", "1d 1h", "1dd", "999999d", "1w"} {
+		if got, err := parseDuration(text); err == nil {
+			t.Errorf("%q is read as %v", text, got)
+		}
 	}
 }
 
@@ -311,10 +431,16 @@ func FuzzParse(f *testing.F) {
 		config, err := parse("config.hcl", src, testEnvironment())
 		var found Diagnostics
 		switch {
-		case err == nil && (config == nil || config.Sync.WindowBytes < config.Sync.PageBytes):
+		case err == nil && (config == nil || config.Sync.WindowBytes < config.Sync.PageBytes || !sound(config.Sync.Limits)):
 			t.Errorf("accepted as %+v", config)
 		case err != nil && (!errors.As(err, &found) || len(found) == 0 || config != nil):
 			t.Errorf("refused with %v and %+v", err, config)
 		}
 	})
+}
+
+// sound reports whether l keeps what Limits promises.
+func sound(l Limits) bool {
+	least := max(l.MaxPageBytes, l.MembersBytes) + frameOverhead
+	return l.FrameBytes >= least && l.DecodedBytes >= least && l.RetryMin <= l.RetryMax
 }

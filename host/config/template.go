@@ -48,19 +48,30 @@ func render(s Settings) ([]byte, error) {
 	if s.Listen == "" {
 		s.Listen = "127.0.0.1:7420"
 	}
-	t, err := template.New("config.hcl").Funcs(template.FuncMap{"quote": quote}).Parse(source)
+	t, err := template.New("config.hcl").Funcs(template.FuncMap{"quote": quote, "short": short, "size": size}).Parse(source)
 	if err != nil {
 		return nil, fmt.Errorf("read the template of config.hcl: %w", err)
 	}
 	var out bytes.Buffer
 	err = t.Execute(&out, struct {
 		Settings
-		Heartbeat, MaxClockDrift, PageBytes, WindowBytes string
-	}{s, short(DefaultHeartbeat), short(DefaultMaxClockDrift), compact(DefaultPageBytes), compact(DefaultWindowBytes)})
+		Sync Sync // the defaults
+	}{s, DefaultSync()})
 	if err != nil {
 		return nil, fmt.Errorf("fill in the template of config.hcl: %w", err)
 	}
 	return out.Bytes(), nil
+}
+
+// size returns a number of bytes as the file writes it.
+func size(bytes any) (string, error) {
+	switch n := bytes.(type) {
+	case int:
+		return compact(n), nil
+	case int64:
+		return compact(n), nil
+	}
+	return "", fmt.Errorf("%v is no number of bytes", bytes)
 }
 
 // quote returns text as the file's syntax quotes it.

@@ -3,12 +3,8 @@ package config
 import (
 	"encoding/json"
 	"fmt"
-	"regexp"
-	"strconv"
 	"strings"
-	"time"
 
-	"github.com/dustin/go-humanize"
 	"github.com/hashicorp/hcl/v2"
 	"github.com/hashicorp/hcl/v2/hclsyntax"
 	"github.com/zclconf/go-cty/cty"
@@ -190,103 +186,6 @@ func (s section) texts(name string) (texts []string, at []hcl.Range) {
 		}
 	}
 	return texts, at
-}
-
-// duration returns the argument called name, between least and most; def if it is not there.
-func (s section) duration(name string, def, least, most time.Duration) time.Duration {
-	v, ok := s.value(name)
-	if !ok {
-		return def
-	}
-	if v.cty.Type() == cty.Number {
-		s.failf(v.at, "%s: %s is not a duration; write %q", name, v.source, v.source+"s")
-		return def
-	}
-	text, ok := v.string()
-	if !ok {
-		return def
-	}
-	d, err := time.ParseDuration(text)
-	switch {
-	case err != nil:
-		s.failf(v.at, "%s: %q is not a duration; write %q", name, text, likelyDuration(text, def))
-		return def
-	case d < least || d > most:
-		s.failf(v.at, "%s: %q is out of range; want %s to %s", name, text, short(least), short(most))
-		return def
-	}
-	return d
-}
-
-// likelyDuration guesses what text was meant to be.
-func likelyDuration(text string, def time.Duration) string {
-	parts := regexp.MustCompile(`^\s*(\d{1,9}(?:\.\d{1,9})?)\s*([a-zA-Z]*)\s*$`).FindStringSubmatch(text)
-	if parts == nil {
-		return short(def)
-	}
-	unit := strings.ToLower(parts[2])
-	switch {
-	case unit == "ms" || strings.HasPrefix(unit, "milli"):
-		return parts[1] + "ms"
-	case unit == "m" || strings.HasPrefix(unit, "min"):
-		return parts[1] + "m"
-	case strings.HasPrefix(unit, "h"):
-		return parts[1] + "h"
-	case strings.HasPrefix(unit, "d"):
-		if days, err := strconv.Atoi(parts[1]); err == nil {
-			return strconv.Itoa(days*24) + "h"
-		}
-	case unit == "" || strings.HasPrefix(unit, "s"):
-		return parts[1] + "s"
-	}
-	return short(def)
-}
-
-// short writes d as a person would: "1m", not "1m0s".
-func short(d time.Duration) string {
-	text := d.String()
-	if strings.HasSuffix(text, "m0s") {
-		text = strings.TrimSuffix(text, "0s")
-	}
-	if strings.HasSuffix(text, "h0m") {
-		text = strings.TrimSuffix(text, "0m")
-	}
-	return text
-}
-
-// size returns the argument called name in bytes, between least and most; def if it is not there.
-func (s section) size(name string, def, least, most int) int {
-	v, ok := s.value(name)
-	if !ok {
-		return def
-	}
-	if v.cty.Type() == cty.Number {
-		s.failf(v.at, "%s: %s has no unit; write %q", name, v.source, compact(def))
-		return def
-	}
-	text, ok := v.string()
-	if !ok {
-		return def
-	}
-	n, err := humanize.ParseBytes(text)
-	switch {
-	case err != nil:
-		s.failf(v.at, "%s: %q is not a size; write %q", name, text, compact(def))
-		return def
-	case n < uint64(least) || n > uint64(most): //nolint:gosec // both are positive constants
-		s.failf(v.at, "%s: %q is out of range; want %s to %s", name, text, compact(least), compact(most))
-		return def
-	}
-	return int(n) //nolint:gosec // at most most
-}
-
-// compact writes a size as the file does: "256KiB".
-func compact(n int) string {
-	units := []string{"B", "KiB", "MiB", "GiB"}
-	for n%1024 == 0 && n > 0 && len(units) > 1 {
-		n, units = n/1024, units[1:]
-	}
-	return strconv.Itoa(n) + units[0]
 }
 
 // object returns a plugin's configuration as a JSON object: the block `config { ... }` or the argument `config = { ... }`.

@@ -102,6 +102,15 @@ func (c *Client) Join(ctx context.Context, code string) (Joined, error) {
 	}, nil
 }
 
+// Retire takes a device out of the library for good; this device itself only with evenSelf.
+func (c *Client) Retire(ctx context.Context, id sdk.DeviceID, evenSelf bool) (Retired, error) {
+	out, err := c.api.Retire(ctx, &controlpb.RetireRequest{Id: id[:], EvenSelf: evenSelf})
+	if err != nil {
+		return Retired{}, fromWire(err)
+	}
+	return Retired{ID: id, Name: out.GetName(), At: fromMicros(out.GetRetiredUs())}, nil
+}
+
 // Put writes records of one model; what is wrong with single ones is in the result. At most 16 MiB go in one call.
 func (c *Client) Put(ctx context.Context, model sdk.ModelName, puts []Put, allOrNothing bool) (PutResult, error) {
 	in := &controlpb.PutRequest{Model: string(model), Records: make([]*controlpb.PutRecord, len(puts)), AllOrNothing: allOrNothing}

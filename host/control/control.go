@@ -78,6 +78,11 @@ type Journal interface {
 	Conflicts(ctx context.Context, model sdk.ModelName, id sdk.RecordID) ([]Conflict, error)
 	// Digests returns the canonical digest of every model, by name.
 	Digests(ctx context.Context) ([]ModelDigest, error)
+	// Audit compares this device with a connected peer now (zero: with each), repairs what differs, and yields one result
+	// for each of them as it comes, one at a time, until yield fails; that error is returned. It blocks until all have
+	// answered: a peer that does not, in a time that the host bounds, or is gone meanwhile, yields AuditFailed.
+	// CodeNotFound: the peer is no member. CodeUnavailable: it, or every one of them, is not connected.
+	Audit(ctx context.Context, peer sdk.DeviceID, yield func(AuditResult) error) error
 }
 
 // Conflict is one entry of the conflict journal.
@@ -130,12 +135,15 @@ type Reporter interface {
 	RestartPlugin(ctx context.Context, name string) error
 }
 
-// Pairing brings devices together.
+// Pairing brings devices together, and parts them.
 type Pairing interface {
 	// Invite returns a code that lets one device join this library once.
 	Invite(ctx context.Context) (Invitation, error)
 	// Join makes this device a member of the library that the code comes from. It blocks while it meets the inviter.
 	Join(ctx context.Context, code string) (Joined, error)
+	// Retire takes a device out of the library for good and returns when that is durable here. CodeNotFound: it is no
+	// member; CodeInvalid: it is retired already; CodeDenied: it is this device itself, and evenSelf is not set.
+	Retire(ctx context.Context, id sdk.DeviceID, evenSelf bool) (Retired, error)
 }
 
 // Invitation is a code and when it stops working.
@@ -144,120 +152,17 @@ type Invitation struct {
 	Expires time.Time `json:"expires_at"`
 }
 
+// Retired says which device has been retired.
+type Retired struct {
+	ID   sdk.DeviceID `json:"id"`
+	Name string       `json:"device"`
+	At   time.Time    `json:"retired_at"`
+}
+
 // Joined says which library a device has joined, and through whom.
 type Joined struct {
 	LibraryID   string       `json:"library_id"`
 	LibraryName string       `json:"library"`
 	InviterID   sdk.DeviceID `json:"inviter_id"`
 	InviterName string       `json:"inviter"`
-}
-
-// Status is the state of a device.
-type Status struct {
-	DeviceID    sdk.DeviceID      `json:"device_id"`
-	DeviceName  string            `json:"device"`
-	LibraryID   string            `json:"library_id"` // empty: it belongs to no library yet
-	LibraryName string            `json:"library"`
-	Version     string            `json:"version"` // of the host
-	Started     time.Time         `json:"started_at"`
-	StoreKind   string            `json:"store"` // such as "sqlite"
-	StoreBytes  int64             `json:"store_bytes"`
-	ClockState  string            `json:"clock"`           // "ok", or what is wrong with it
-	ClockOffset time.Duration     `json:"clock_offset_ns"` // this clock minus its peers'
-	Models      []ModelStatus     `json:"models"`
-	Transports  []TransportStatus `json:"transports"`
-	Plugins     []Plugin          `json:"plugins"`
-	Sources     []SourceStatus    `json:"sources"`
-	Peers       []Peer            `json:"peers"`
-	Refused     int64             `json:"refused"`   // changes of peers that could not be stored here
-	Conflicts   int64             `json:"conflicts"` // entries in the conflict journal
-
-	RefusedChanges []RefusedChange `json:"refused_changes"` // the latest of Refused, newest first
-}
-
-// RefusedChange is a change of a peer that could not be stored here, and why.
-type RefusedChange struct {
-	Model   sdk.ModelName `json:"model"`
-	ID      sdk.RecordID  `json:"id"`
-	Origin  sdk.DeviceID  `json:"origin"`
-	Stamp   hlc.Stamp     `json:"stamp"`
-	Code    sdk.Code      `json:"code"`
-	Message string        `json:"message"`
-}
-
-// ModelStatus is the state of one model.
-type ModelStatus struct {
-	Model     sdk.ModelName `json:"model"`
-	Ownership sdk.Ownership `json:"ownership"`
-	Version   uint32        `json:"version"`
-	Rows      int64         `json:"rows"`    // visible records
-	Waiting   int64         `json:"waiting"` // records that wait for one they refer to
-}
-
-// TransportStatus is the state of one transport.
-type TransportStatus struct {
-	Name    string `json:"name"`
-	Kind    string `json:"kind"`
-	Address string `json:"address"` // where it listens; empty: it only dials
-	State   string `json:"state"`
-	Reason  string `json:"reason"` // why it is in that state, if there is something to say
-}
-
-// SourceStatus is the state of one source.
-type SourceStatus struct {
-	Model    sdk.ModelName `json:"model"`
-	State    string        `json:"state"`
-	Reason   string        `json:"reason"`
-	Progress []Progress    `json:"progress"`
-	Warnings []Warning     `json:"warnings"`
-}
-
-// Progress is how far a source is with one thing.
-type Progress struct {
-	Key   string `json:"key"`
-	Done  int64  `json:"done"`
-	Total int64  `json:"total"` // 0: unknown
-}
-
-// Warning is a counted condition that does not stop a source.
-type Warning struct {
-	Key     string `json:"key"`
-	Count   int64  `json:"count"`
-	Message string `json:"message"`
-}
-
-// Peer is what this device knows of another one.
-type Peer struct {
-	ID            sdk.DeviceID  `json:"id"`
-	Name          string        `json:"name"`
-	State         string        `json:"state"`          // connecting, backfilling, catching up, live, held, offline
-	Reason        string        `json:"reason"`         // why, where there is something to say or do
-	Behind        time.Duration `json:"behind_ns"`      // how much of its history this device lacks; 0: nothing
-	BehindMe      time.Duration `json:"behind_me_ns"`   // how much of this device's history it lacks; 0: nothing
-	BehindChanges int64         `json:"behind_changes"` // how many changes this device lacks; 0: none or unknown
-	Progress      float64       `json:"progress"`       // of a backfill, 0 to 1
-	Left          time.Duration `json:"left_ns"`        // of a backfill; 0: unknown
-	RTT           time.Duration `json:"rtt_ns"`         // 0: unknown
-	Skew          time.Duration `json:"skew_ns"`        // its clock minus this one
-	Via           string        `json:"via"`            // the transport of its session; empty: none
-	Since         time.Time     `json:"since,omitzero"` // of State
-	BytesIn       int64         `json:"bytes_in"`
-	BytesOut      int64         `json:"bytes_out"`
-	RowsIn        int64         `json:"rows_in"`
-	RowsPerSecond float64       `json:"rows_per_second"` // while backfilling; else 0
-	Addresses     []string      `json:"addresses"`
-}
-
-// Plugin is the state of one plugin process.
-type Plugin struct {
-	Name     string          `json:"name"`
-	Kind     string          `json:"kind"` // model or transport
-	State    string          `json:"state"`
-	Reason   string          `json:"reason"`
-	PID      int             `json:"pid"` // 0: not running
-	Since    time.Time       `json:"since,omitzero"`
-	Restarts int             `json:"restarts"`
-	Path     string          `json:"path"`
-	SHA256   string          `json:"sha256"`
-	Models   []sdk.ModelName `json:"models"`
 }

@@ -439,7 +439,8 @@ func TestWatch_EndsWithTheHost(t *testing.T) {
 func TestErrors_KeepTheirCodes(t *testing.T) {
 	codes := []sdk.Code{
 		sdk.CodeInvalid, sdk.CodeNotFound, sdk.CodeUnknownModel, sdk.CodeUnknownField, sdk.CodeNotOwner, sdk.CodeTooLarge,
-		sdk.CodeStale, sdk.CodeDenied, sdk.CodeExpired, sdk.CodeUnsupported, sdk.CodeClockSkew, sdk.CodeUnavailable, sdk.CodeInternal,
+		sdk.CodeStale, sdk.CodeDenied, sdk.CodeExpired, sdk.CodeUnsupported, sdk.CodeClockSkew, sdk.CodePruned, sdk.CodeUnavailable,
+		sdk.CodeInternal,
 	}
 	host, c := start(t)
 	for _, code := range codes {

@@ -58,7 +58,7 @@ func statusToWire(s *Status) *controlpb.StatusResponse {
 		ClockState: s.ClockState, ClockOffsetUs: s.ClockOffset.Microseconds(),
 		Models: each(s.Models, func(m *ModelStatus) *controlpb.ModelStatus {
 			return &controlpb.ModelStatus{
-				Model: string(m.Model), Ownership: string(m.Ownership), Version: m.Version, Rows: m.Rows, Waiting: m.Waiting,
+				Model: string(m.Model), Ownership: string(m.Ownership), Version: m.Version, Rows: m.Rows, Waiting: m.Waiting, Parked: m.Parked,
 			}
 		}),
 		Transports: each(s.Transports, func(t *TransportStatus) *controlpb.TransportStatus {
@@ -69,6 +69,21 @@ func statusToWire(s *Status) *controlpb.StatusResponse {
 		Plugins: each(s.Plugins, pluginToWire),
 		Refused: s.Refused, Conflicts: s.Conflicts,
 		RefusedChanges: each(s.RefusedChanges, refusedToWire),
+		Warnings: each(s.warnings(), func(w *StatusWarning) *controlpb.StatusWarning {
+			return &controlpb.StatusWarning{Code: string(w.Code), Text: w.Text}
+		}),
+		RetiredUs: micros(s.RetiredAt),
+		Log:       &controlpb.LogStatus{Entries: s.Log.Entries, Bytes: s.Log.Bytes, OldestUs: micros(s.Log.Oldest)},
+		Shadow: &controlpb.ShadowStatus{
+			Deleted: s.Shadow.Deleted, NotInserted: s.Shadow.NotInserted, Waiting: s.Shadow.Waiting, WaitingBound: s.Shadow.WaitingBound,
+		},
+		Retention: &controlpb.Retention{
+			AgeUs: s.Retention.Age.Microseconds(), Bytes: s.Retention.Bytes, ConflictsUs: s.Retention.Conflicts.Microseconds(),
+		},
+		Repaired: s.Repaired,
+		Refusals: each(s.Refusals, func(r *RefusedInput) *controlpb.RefusedInput {
+			return &controlpb.RefusedInput{Limit: r.Limit, Count: r.Count}
+		}),
 	}
 }
 
@@ -96,7 +111,7 @@ func statusFromWire(s *controlpb.StatusResponse) Status {
 		Models: eachFromWire(s.GetModels(), func(m *controlpb.ModelStatus) ModelStatus {
 			return ModelStatus{
 				Model: sdk.ModelName(m.GetModel()), Ownership: sdk.Ownership(m.GetOwnership()), Version: m.GetVersion(),
-				Rows: m.GetRows(), Waiting: m.GetWaiting(),
+				Rows: m.GetRows(), Waiting: m.GetWaiting(), Parked: m.GetParked(),
 			}
 		}),
 		Transports: eachFromWire(s.GetTransports(), func(t *controlpb.TransportStatus) TransportStatus {
@@ -109,6 +124,22 @@ func statusFromWire(s *controlpb.StatusResponse) Status {
 		Plugins: eachFromWire(s.GetPlugins(), pluginFromWire),
 		Refused: s.GetRefused(), Conflicts: s.GetConflicts(),
 		RefusedChanges: eachFromWire(s.GetRefusedChanges(), refusedFromWire),
+		Warnings: eachFromWire(s.GetWarnings(), func(w *controlpb.StatusWarning) StatusWarning {
+			return StatusWarning{Code: WarningCode(w.GetCode()), Text: w.GetText()}
+		}),
+		RetiredAt: fromMicros(s.GetRetiredUs()),
+		Log:       LogStatus{Entries: s.GetLog().GetEntries(), Bytes: s.GetLog().GetBytes(), Oldest: fromMicros(s.GetLog().GetOldestUs())},
+		Shadow: ShadowStatus{
+			Deleted: s.GetShadow().GetDeleted(), NotInserted: s.GetShadow().GetNotInserted(),
+			Waiting: s.GetShadow().GetWaiting(), WaitingBound: s.GetShadow().GetWaitingBound(),
+		},
+		Retention: Retention{
+			Age: duration(s.GetRetention().GetAgeUs()), Bytes: s.GetRetention().GetBytes(), Conflicts: duration(s.GetRetention().GetConflictsUs()),
+		},
+		Repaired: s.GetRepaired(),
+		Refusals: eachFromWire(s.GetRefusals(), func(r *controlpb.RefusedInput) RefusedInput {
+			return RefusedInput{Limit: r.GetLimit(), Count: r.GetCount()}
+		}),
 	}
 }
 
@@ -143,7 +174,7 @@ func peerToWire(p *Peer) *controlpb.Peer {
 		Progress: p.Progress, LeftUs: p.Left.Microseconds(),
 		RttUs: p.RTT.Microseconds(), SkewUs: p.Skew.Microseconds(), Via: p.Via, SinceUs: micros(p.Since),
 		BytesIn: p.BytesIn, BytesOut: p.BytesOut, RowsIn: p.RowsIn, RowsPerSecond: p.RowsPerSecond,
-		Addresses: p.Addresses,
+		Addresses: p.Addresses, RetiredUs: micros(p.RetiredAt), RunsTwice: p.RunsTwice, Refuses: p.Refuses, Audit: auditToWire(&p.Audit),
 	}
 }
 
@@ -155,6 +186,7 @@ func peerFromWire(p *controlpb.Peer) Peer {
 		RTT: duration(p.GetRttUs()), Skew: duration(p.GetSkewUs()), Via: p.GetVia(), Since: fromMicros(p.GetSinceUs()),
 		BytesIn: p.GetBytesIn(), BytesOut: p.GetBytesOut(), RowsIn: p.GetRowsIn(), RowsPerSecond: p.GetRowsPerSecond(),
 		Addresses: append([]string{}, p.GetAddresses()...),
+		RetiredAt: fromMicros(p.GetRetiredUs()), RunsTwice: p.GetRunsTwice(), Refuses: p.GetRefuses(), Audit: auditFromWire(p.GetAudit()),
 	}
 }
 

@@ -23,7 +23,7 @@ func connectCode(code sdk.Code) connect.Code {
 		return connect.CodePermissionDenied
 	case sdk.CodeStale:
 		return connect.CodeAborted
-	case sdk.CodeExpired, sdk.CodeClockSkew:
+	case sdk.CodeExpired, sdk.CodeClockSkew, sdk.CodePruned:
 		return connect.CodeFailedPrecondition
 	case sdk.CodeUnsupported:
 		return connect.CodeUnimplemented

@@ -17,6 +17,9 @@ type History interface {
 	Conflict(ctx context.Context, number int64) (Conflict, error)
 	// ForgetConflict removes an entry from this device's journal. One that is not there is no error.
 	ForgetConflict(ctx context.Context, number int64) error
+	// Waiting yields the records of a model (empty: of all) that exist and are not visible, with what they wait for, by
+	// model and id, at most limit (0: all), until yield fails; that error is returned. yield may keep the record.
+	Waiting(ctx context.Context, model sdk.ModelName, limit int, yield func(WaitingRecord) error) error
 }
 
 // Explanation is what a device knows of one record.
@@ -29,6 +32,32 @@ type Explanation struct {
 	Missing  []Missing        // what it waits for
 	Parked   int64            // changes that wait for the model's plugin
 	Refused  []RefusedChange  // changes of others that could not be stored, newest first
+
+	Elsewhere []Whereabouts // one for each other member that is not retired, by device
+}
+
+// Whereabouts says whether another device has what this one has of a record.
+type Whereabouts struct {
+	Device sdk.DeviceID
+	State  Presence
+	Detail string // why, for people; may be empty
+}
+
+// Presence says whether a device has something.
+type Presence string
+
+// What is known of another device.
+const (
+	PresenceSame    Presence = "same"    // it has acknowledged every write that made the record what it is here
+	PresenceNotYet  Presence = "not_yet" // it has not
+	PresenceUnknown Presence = "unknown" // nothing has been heard of it, or of some of the writes
+)
+
+// WaitingRecord is a record that exists and is not visible, and what it waits for.
+type WaitingRecord struct {
+	Model   sdk.ModelName `json:"model"`
+	ID      sdk.RecordID  `json:"id"`
+	Missing []Missing     `json:"missing"`
 }
 
 // RecordState says where a record stands.
@@ -64,6 +93,7 @@ type ExplanationView struct {
 	Parked    int64
 	Refused   []RefusedChange
 	Conflicts []ConflictView
+	Elsewhere []Whereabouts
 }
 
 // FieldView is a field's value as JSON, and the write that gave it.
@@ -173,12 +203,12 @@ func (c *Client) Explain(ctx context.Context, model sdk.ModelName, id sdk.Record
 		Fields: eachFromWire(out.GetFields(), func(f *controlpb.ExplainedField) FieldView {
 			return FieldView{Name: f.GetName(), Value: f.GetJson(), Write: writeFromWire(f.GetWrite())}
 		}),
-		Missing: eachFromWire(out.GetMissing(), func(m *controlpb.MissingRecord) Missing {
-			id, _ := idFromWire(m.GetId()) //nolint:errcheck // the host made it
-			return Missing{Field: m.GetField(), Model: sdk.ModelName(m.GetModel()), ID: id, State: m.GetState()}
-		}),
+		Missing:   eachFromWire(out.GetMissing(), missingFromWire),
 		Refused:   eachFromWire(out.GetRefusedChanges(), refusedFromWire),
 		Conflicts: eachFromWire(out.GetConflicts(), conflictFromWire),
+		Elsewhere: eachFromWire(out.GetElsewhere(), func(w *controlpb.Whereabouts) Whereabouts {
+			return Whereabouts{Device: deviceFromWire(w.GetDevice()), State: Presence(w.GetState()), Detail: w.GetDetail()}
+		}),
 	}, nil
 }
 
@@ -202,11 +232,21 @@ func explanationToWire(desc *sdk.Description, e *Explanation) *controlpb.Explain
 			}
 			return &controlpb.ExplainedField{Name: f.Name, Json: sdk.AppendJSONValue(nil, kind, f.Value), Write: writeToWire(f.Version)}
 		}),
-		Missing: each(e.Missing, func(m *Missing) *controlpb.MissingRecord {
-			return &controlpb.MissingRecord{Field: m.Field, Model: string(m.Model), Id: m.ID[:], State: m.State}
-		}),
+		Missing:        each(e.Missing, missingToWire),
 		RefusedChanges: each(e.Refused, refusedToWire),
+		Elsewhere: each(e.Elsewhere, func(w *Whereabouts) *controlpb.Whereabouts {
+			return &controlpb.Whereabouts{Device: w.Device[:], State: string(w.State), Detail: w.Detail}
+		}),
 	}
+}
+
+func missingToWire(m *Missing) *controlpb.MissingRecord {
+	return &controlpb.MissingRecord{Field: m.Field, Model: string(m.Model), Id: m.ID[:], State: m.State}
+}
+
+func missingFromWire(m *controlpb.MissingRecord) Missing {
+	id, _ := idFromWire(m.GetId()) //nolint:errcheck // the host made it
+	return Missing{Field: m.GetField(), Model: sdk.ModelName(m.GetModel()), ID: id, State: m.GetState()}
 }
 
 func writeToWire(v sdk.Version) *controlpb.Write {

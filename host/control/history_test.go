@@ -3,6 +3,7 @@ package control_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -52,11 +53,15 @@ func TestExplain_carriesEverything(t *testing.T) {
 		Missing: []control.Missing{{Field: "parent_id", Model: "tag", ID: need, State: "deleted"}},
 		Parked:  5,
 		Refused: []control.RefusedChange{{Model: "tag", ID: id, Origin: other, Stamp: hlc.New(6, 0), Code: sdk.CodeInvalid, Message: "no"}},
+		Elsewhere: []control.Whereabouts{
+			{Device: other, State: control.PresenceNotYet, Detail: "it is offline"}, {Device: sdk.DeviceID{3}, State: control.PresenceUnknown},
+		},
 	}}
 	want := control.ExplanationView{
 		Model: "tag", ID: id, State: control.StateWaiting, Inserted: version(1, self), Deleted: version(2, other), Owned: version(3, other),
 		Fields:  []control.FieldView{{Name: "name", Value: []byte(`"a"`), Write: version(4, other)}, {Name: "newer", Value: []byte("0.5")}},
 		Missing: host.Explained[id].Missing, Parked: 5, Refused: host.Explained[id].Refused, Conflicts: []control.ConflictView{},
+		Elsewhere: host.Explained[id].Elsewhere,
 	}
 	got, err := c.Explain(context.Background(), "tag", id)
 	if diff := cmp.Diff(want, got); err != nil || diff != "" {
@@ -121,5 +126,44 @@ func TestRestoreConflict_refused(t *testing.T) {
 	restore(3, sdk.CodeNotFound)
 	if left, err := c.Conflicts(context.Background(), "", sdk.RecordID{}); err != nil || len(left) != 2 {
 		t.Errorf("%v, the journal holds %+v; want both entries kept", err, left)
+	}
+}
+
+func TestWaiting(t *testing.T) {
+	host, c := start(t)
+	for n := range 450 { // more than travel together
+		host.Awaiting = append(host.Awaiting, control.WaitingRecord{
+			Model: "tag", ID: sdk.RecordID{1, 14: byte(n >> 8), 15: byte(n)},
+			Missing: []control.Missing{{Field: "parent_id", Model: "tag", ID: sdk.RecordID{2}, State: "not_arrived"}},
+		})
+	}
+	host.Awaiting = append(host.Awaiting, control.WaitingRecord{Model: "tagging", ID: sdk.RecordID{3}, Missing: []control.Missing{}})
+	ask := func(model sdk.ModelName, limit int) (got []control.WaitingRecord) {
+		t.Helper()
+		err := c.Waiting(context.Background(), model, limit, func(r control.WaitingRecord) error { got = append(got, r); return nil })
+		if err != nil {
+			t.Fatal(err)
+		}
+		return got
+	}
+	for name, test := range map[string]struct{ got, want []control.WaitingRecord }{
+		"all":     {ask("", 0), host.Awaiting},
+		"limited": {ask("", 201), host.Awaiting[:201]},
+		"of one":  {ask("tagging", 0), host.Awaiting[450:]},
+		"none":    {ask("entry", 0), nil},
+	} {
+		if diff := cmp.Diff(test.want, test.got); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", name, diff)
+		}
+	}
+	enough := errors.New("enough")
+	if err := c.Waiting(context.Background(), "", 0, func(control.WaitingRecord) error { return enough }); !errors.Is(err, enough) {
+		t.Errorf("stopped by who asks: %v", err)
+	}
+	if err := c.Waiting(context.Background(), "tga", 0, nil); sdk.CodeOf(err) != sdk.CodeUnknownModel {
+		t.Errorf("no such model: %v", err)
+	}
+	if err := c.Waiting(context.Background(), "", -1, nil); sdk.CodeOf(err) != sdk.CodeInvalid {
+		t.Errorf("a negative limit: %v", err)
 	}
 }

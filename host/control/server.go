@@ -123,6 +123,18 @@ func (s *service) Join(ctx context.Context, in *controlpb.JoinRequest) (*control
 	}, nil
 }
 
+func (s *service) Retire(ctx context.Context, in *controlpb.RetireRequest) (*controlpb.RetireResponse, error) {
+	id, err := memberFromWire(in.GetId())
+	if err != nil {
+		return nil, toWire(err)
+	}
+	retired, err := s.backend.Pairing.Retire(ctx, id, in.GetEvenSelf())
+	if err != nil {
+		return nil, toWire(err)
+	}
+	return &controlpb.RetireResponse{Name: retired.Name, RetiredUs: micros(retired.At)}, nil
+}
+
 func (s *service) Put(ctx context.Context, in *controlpb.PutRequest) (*controlpb.PutResponse, error) {
 	puts := make([]Put, len(in.GetRecords()))
 	for i, r := range in.GetRecords() {

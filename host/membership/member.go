@@ -22,7 +22,7 @@ type Member struct {
 	PublicKey []byte          `starling:"public_key,required" doc:"Ed25519; the device's id follows from it"`
 	Addresses json.RawMessage `starling:"addresses" doc:"where it can be dialled: [{\"transport\": \"tcp\", \"address\": \"host:port\"}], best first"`
 	JoinedAt  time.Time       `starling:"joined_at,required" doc:"when it became a member"`
-	RetiredAt time.Time       `starling:"retired_at" doc:"when it was retired; no session with it any more"`
+	RetiredAt time.Time       `starling:"retired_at,max" doc:"when it was retired; no session with it any more"` // by value: nobody takes it back
 }
 
 // Address is where a device can be dialled.

@@ -206,7 +206,7 @@ func (m *Members) stored(ctx context.Context) (map[sdk.DeviceID]Member, error) {
 		if err != nil {
 			m.warnOnce(sdk.DeviceID(id), "a member's record can not be understood", err)
 			member.Addresses = nil // it stays a member: its id, which the session's key proves, is what counts
-			member.ID = id
+			member.ID, member.RetiredAt = id, retiredAt(names, values)
 		}
 		if len(member.PublicKey) != ed25519.PublicKeySize || DeviceIDOf(member.PublicKey) != member.Device() {
 			m.warnOnce(sdk.DeviceID(id), "a member's id does not follow from its public key", nil)
@@ -219,6 +219,16 @@ func (m *Members) stored(ctx context.Context) (map[sdk.DeviceID]Member, error) {
 		return nil, err
 	}
 	return members, nil
+}
+
+// retiredAt reads when a device was retired from a record of which something else can not be understood.
+func retiredAt(names []string, values []any) time.Time {
+	if i := slices.Index(names, "retired_at"); i >= 0 && i < len(values) {
+		if micros, ok := values[i].(int64); ok {
+			return time.UnixMicro(micros).UTC()
+		}
+	}
+	return time.Time{}
 }
 
 func (m *Members) warnOnce(id sdk.DeviceID, message string, err error) {

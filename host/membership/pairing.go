@@ -66,6 +66,9 @@ func (p *Pairing) Invite(ctx context.Context) (code string, expires time.Time, e
 	} else if !ok {
 		return "", expires, sdk.Errorf(sdk.CodeUnavailable, "this device belongs to no library yet; let it join one with: starling join CODE")
 	}
+	if err := p.mayAdmit(); err != nil {
+		return "", expires, err
+	}
 	addresses, err := p.members.ownAddresses()
 	if err != nil {
 		return "", expires, err
@@ -109,6 +112,9 @@ func (p *Pairing) Accept(ctx context.Context, peer sdk.DeviceID, key ed25519.Pub
 	if !ok {
 		return Welcome{}, sdk.Errorf(sdk.CodeUnavailable, "the inviting device belongs to no library")
 	}
+	if err := p.mayAdmit(); err != nil {
+		return Welcome{}, err
+	}
 	if err := p.redeem(ctx, peer, join.Secret); err != nil {
 		return Welcome{}, err
 	}
@@ -127,6 +133,14 @@ func (p *Pairing) Accept(ctx context.Context, peer sdk.DeviceID, key ed25519.Pub
 	}
 	o.Log.Info("a device has joined", "peer", peer, "name", join.Name)
 	return Welcome{Library: library.ID, LibraryName: library.Name, Members: encoded}, nil
+}
+
+// mayAdmit returns why this device can let nobody in: what it writes reaches no member once it is retired.
+func (p *Pairing) mayAdmit() error {
+	if own, ok := p.members.Member(p.members.o.Self.ID()); ok && own.Retired() {
+		return sdk.Errorf(sdk.CodeDenied, "the inviting device was itself retired from the library at %s; invite on one of its members", at(own.RetiredAt))
+	}
+	return nil
 }
 
 func (p *Pairing) checkJoin(peer sdk.DeviceID, key ed25519.PublicKey, join Join) error {
@@ -184,7 +198,7 @@ func (p *Pairing) enrol(ctx context.Context, peer sdk.DeviceID, key ed25519.Publ
 	record, exists := m.Member(peer)
 	switch {
 	case exists && record.Retired():
-		return sdk.Errorf(sdk.CodeDenied, "this device was retired from the library; make a new one with: starling init DIR --join")
+		return retired()
 	case exists:
 		return m.update(ctx, record, join.Name, join.Addresses)
 	}
@@ -195,7 +209,17 @@ func (p *Pairing) enrol(ctx context.Context, peer sdk.DeviceID, key ed25519.Publ
 	if err := m.insert(ctx, record); err != nil {
 		return err
 	}
-	return m.Reload(ctx)
+	if err := m.Reload(ctx); err != nil {
+		return err
+	}
+	if record, _ := m.Member(peer); record.Retired() { // its record had been deleted, which does not undo a retirement
+		return retired()
+	}
+	return nil
+}
+
+func retired() error {
+	return sdk.Errorf(sdk.CodeDenied, "this device was retired from the library; make a new one with: starling init DIR --join")
 }
 
 // load returns the invitations that are worth remembering.

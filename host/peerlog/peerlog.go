@@ -1,11 +1,14 @@
 // Package peerlog keeps what a device must remember of streams: the shared operations of every origin, up to where
-// each stream is applied, what peers have acknowledged, the starts of devices, the clock's mark, and a few single values.
+// each stream is applied and has been pruned, what peers have acknowledged, the epochs of streams, where snapshots
+// stand, the clock's mark, and a few single values.
 //
 // Each device originates two streams, one of the records it owns and one of shared operations, which draw their stamps
-// from one clock; each has its own watermark. The package promises that a watermark never goes back and that appending
-// an operation twice keeps one. It leaves to its callers that data and watermark move in one transaction, and that a
-// page begins at or before the watermark. Nothing is pruned: package registry reads the operations of the log again where
-// a model learns of a field that merges by value.
+// from one clock; each has its own watermark, which is several positions while its history has branches. The package
+// promises that a floor never goes back, that appending an operation twice keeps one, and that what it removes from the
+// log is at or below the floor in the same transaction. It leaves to its callers that data and watermark move in one
+// transaction, that a page begins at or before the watermark, that the heads it is given were joined with those it has,
+// and what may be pruned. HAZARD: package registry reads the operations of the log again where a model learns of a field
+// that merges by value; it can not where they have been pruned.
 package peerlog
 
 import (
@@ -14,51 +17,42 @@ import (
 	"encoding/binary"
 	"fmt"
 	"strings"
+	"sync"
 
 	"github.com/starling-sync/starling/hlc"
 	"github.com/starling-sync/starling/host/database"
 	"github.com/starling-sync/starling/sdk"
 )
 
-// Stream names all changes of one kind that one device originated, in stamp order.
-type Stream struct {
-	Origin sdk.DeviceID
-	Kind   sdk.Ownership
-}
-
-// EpochID names one start of a device.
-type EpochID [16]byte
-
-// Position is a place in a stream.
-type Position struct {
-	Epoch EpochID // that the change at Stamp was made in, as far as is known
-	Stamp hlc.Stamp
-}
-
-// Epoch is one start of a device and the starts it continues.
-type Epoch struct {
-	ID      EpochID
-	Device  sdk.DeviceID
-	Parents []EpochID
-	Opened  hlc.Stamp
-}
-
-// Log is the peer log of one database. It has no state of its own; its methods may be called at once.
+// Log is the peer log of one database. Its methods may be called at once.
+//
+// HAZARD: use one Log a database. With two that write, Size can be wrong.
 type Log struct {
 	db         *database.DB
 	appendMany string // appends appendRows operations
+
+	mu sync.Mutex // guards what follows
+	// counted has, by the local number of an origin, a stamp: _log_size.through <= counted[origin]
+	counted map[int64]hlc.Stamp
 }
 
 // New returns the peer log of db.
 func New(db *database.DB) *Log {
 	values := "(?,?,?,?)" + strings.Repeat(",(?,?,?,?)", appendRows-1)
-	return &Log{db: db, appendMany: "INSERT INTO _log (origin, stamp, columns, op) VALUES " + values + " ON CONFLICT DO NOTHING"}
+	return &Log{
+		db: db, counted: make(map[int64]hlc.Stamp),
+		appendMany: "INSERT INTO _log (origin, stamp, columns, op) VALUES " + values + " ON CONFLICT DO NOTHING",
+	}
 }
 
 // Append adds shared operations of origin. Those that are there already are left alone. It reads the batches and
 // keeps nothing of them.
 func (l *Log) Append(tx *database.Tx, origin sdk.DeviceID, batches []sdk.Batch) error {
 	device, err := tx.DeviceNumber(origin)
+	if err != nil {
+		return fmt.Errorf("append to peer log: %w", err)
+	}
+	late, err := l.beginLate(tx, device)
 	if err != nil {
 		return fmt.Errorf("append to peer log: %w", err)
 	}
@@ -71,6 +65,12 @@ func (l *Log) Append(tx *database.Tx, origin sdk.DeviceID, batches []sdk.Batch) 
 		for op, err := range batches[i].Ops() {
 			if err != nil {
 				return fmt.Errorf("append to peer log: %w", err)
+			}
+			if op.Stamp <= late.bound {
+				if err := late.append(tx, columns, op); err != nil {
+					return fmt.Errorf("append to peer log: %w", err)
+				}
+				continue
 			}
 			if args = append(args, device, int64(op.Stamp), columns, op.Raw); len(args) == 4*appendRows { //nolint:gosec // stamps fit
 				if _, err := tx.Exec(l.appendMany, args...); err != nil {
@@ -85,7 +85,7 @@ func (l *Log) Append(tx *database.Tx, origin sdk.DeviceID, batches []sdk.Batch) 
 			return fmt.Errorf("append to peer log: %w", err)
 		}
 	}
-	return nil
+	return late.end(tx)
 }
 
 // appendRows is the number of operations that one statement inserts.
@@ -96,6 +96,9 @@ const appendOne = "INSERT INTO _log (origin, stamp, columns, op) VALUES (?,?,?,?
 // Read returns operations of origin after since, in stamp order, in batches of one model and column set each, until
 // they hold maxBytes, headers counted, or mostBatches batches (one operation at least). through is the stamp of the last one, since if there is none; more says
 // that others follow. The caller owns the batches.
+//
+// HAZARD: what was pruned is not there, and nothing says so. Who needs all that came after since reads in one snapshot with
+// FloorIn, which must not be after since.
 func (l *Log) Read(ctx context.Context, origin sdk.DeviceID, since hlc.Stamp, maxBytes int) (batches []sdk.Batch, through hlc.Stamp, more bool, err error) {
 	err = l.db.Read(ctx, func(tx *database.Tx) error {
 		batches, through, more, err = l.ReadIn(tx, origin, since, maxBytes)
@@ -161,18 +164,7 @@ func headerBytes(b *sdk.Batch) int {
 	return n
 }
 
-// Count returns the number of operations of all origins.
-func (l *Log) Count(ctx context.Context) (n int64, err error) {
-	err = l.db.Read(ctx, func(tx *database.Tx) error {
-		_, err := tx.One("SELECT count(*) FROM _log", nil, &n)
-		return err
-	})
-	return n, err
-}
-
-const (
-	metaClock = "clock"
-)
+const metaClock = "clock"
 
 // StoreClock keeps the clock's high-water mark. It never goes back.
 func (l *Log) StoreClock(tx *database.Tx, mark hlc.Stamp) error {
@@ -183,6 +175,15 @@ func (l *Log) StoreClock(tx *database.Tx, mark hlc.Stamp) error {
 		return fmt.Errorf("store the clock's mark: %w", err)
 	}
 	return nil
+}
+
+// ResetClock sets the clock's high-water mark, whatever it was: for a device whose clock was wrong, in the transaction that
+// gives what it stamped new stamps.
+//
+// HAZARD: a hook that stores the mark of a running clock (database.DB.BeforeCommit) runs after this and undoes it in the same
+// commit, unless that clock was set back first.
+func (l *Log) ResetClock(tx *database.Tx, mark hlc.Stamp) error {
+	return l.SetMeta(tx, metaClock, binary.BigEndian.AppendUint64(nil, uint64(mark)))
 }
 
 // LoadClock returns the clock's high-water mark; zero in a new database.

@@ -2,6 +2,8 @@ package peerlog_test
 
 import (
 	"context"
+	"errors"
+	"strconv"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -120,66 +122,69 @@ func TestLog_ReadAlternating(t *testing.T) {
 	}
 }
 
-func TestLog_positions(t *testing.T) {
+func TestLog_clockAndMeta(t *testing.T) {
 	db, log := open(t)
 	ctx := context.Background()
-	a, b := sdk.DeviceID{1}, sdk.DeviceID{2}
-	write(t, db, func(tx *database.Tx) error {
-		for _, stamp := range []hlc.Stamp{5, 9, 7} {
-			if err := log.SetWatermark(tx, a, sdk.DeviceOwned, [16]byte{byte(stamp)}, stamp); err != nil {
-				return err
-			}
-			if err := log.Acknowledge(tx, b, a, sdk.SharedByAll, stamp); err != nil {
-				return err
-			}
-			if err := log.StoreClock(tx, stamp); err != nil {
-				return err
-			}
-		}
-		return log.SetWatermark(tx, a, sdk.SharedByAll, [16]byte{}, 3)
-	})
-	vector, err := log.Watermarks(ctx)
-	want := map[peerlog.Stream]peerlog.Position{
-		{Origin: a, Kind: sdk.DeviceOwned}: {Epoch: peerlog.EpochID{9}, Stamp: 9},
-		{Origin: a, Kind: sdk.SharedByAll}: {Stamp: 3},
-	}
-	if diff := cmp.Diff(want, vector); diff != "" || err != nil {
-		t.Errorf("watermarks: %v %s", err, diff)
-	}
-	acks, err := log.Acknowledgements(ctx)
-	if diff := cmp.Diff(map[sdk.DeviceID]map[peerlog.Stream]hlc.Stamp{b: {{Origin: a, Kind: sdk.SharedByAll}: 9}}, acks); diff != "" || err != nil {
-		t.Errorf("acknowledgements: %v %s", err, diff)
+	for _, stamp := range []hlc.Stamp{5, 9, 7} {
+		write(t, db, func(tx *database.Tx) error { return log.StoreClock(tx, stamp) })
 	}
 	if mark, err := log.LoadClock(ctx); mark != 9 || err != nil {
 		t.Errorf("clock %v, %v", mark, err)
+	}
+	write(t, db, func(tx *database.Tx) error { return log.ResetClock(tx, 3) })
+	if mark, err := log.LoadClock(ctx); mark != 3 || err != nil {
+		t.Errorf("after its reset: clock %v, %v", mark, err)
 	}
 	write(t, db, func(tx *database.Tx) error { return log.SetMeta(tx, "clock", []byte("seven b")) })
 	if _, err := log.LoadClock(ctx); sdk.CodeOf(err) != sdk.CodeInternal {
 		t.Errorf("a damaged clock: %v", err)
 	}
-}
-
-func TestLog_epochsAndMeta(t *testing.T) {
-	db, log := open(t)
-	ctx := context.Background()
-	first := peerlog.Epoch{ID: peerlog.EpochID{1}, Device: sdk.DeviceID{7}, Opened: 4}
-	second := peerlog.Epoch{ID: peerlog.EpochID{2}, Device: sdk.DeviceID{7}, Parents: []peerlog.EpochID{{1}, {9}}, Opened: 6}
-	write(t, db, func(tx *database.Tx) error {
-		for _, epoch := range []peerlog.Epoch{second, first, second} {
-			if err := log.OpenEpoch(tx, epoch); err != nil {
-				return err
-			}
-		}
-		return log.SetMeta(tx, "library", []byte("home"))
-	})
-	epochs, err := log.Epochs(ctx)
-	if diff := cmp.Diff([]peerlog.Epoch{first, second}, epochs); diff != "" || err != nil {
-		t.Errorf("epochs: %v %s", err, diff)
-	}
+	write(t, db, func(tx *database.Tx) error { return log.SetMeta(tx, "library", []byte("home")) })
 	if value, err := log.Meta(ctx, "library"); string(value) != "home" || err != nil {
 		t.Errorf("library %q, %v", value, err)
 	}
 	if value, err := log.Meta(ctx, "none"); value != nil || err != nil {
 		t.Errorf("none %q, %v", value, err)
+	}
+}
+
+// errUndo is returned by a write that is to leave nothing behind.
+var errUndo = errors.New("undo this")
+
+// undone does what fn does and undoes it.
+func undone(tb testing.TB, db *database.DB, fn func(*database.Tx) error) {
+	tb.Helper()
+	err := db.Write(context.Background(), func(tx *database.Tx) error {
+		if err := fn(tx); err != nil {
+			return err
+		}
+		return errUndo
+	})
+	if !errors.Is(err, errUndo) {
+		tb.Fatal(err)
+	}
+}
+
+// openMemory is open without a disk, for random histories. It is real SQLite too.
+func openMemory(tb testing.TB, image []byte) (*database.DB, *peerlog.Log) {
+	tb.Helper()
+	db, err := database.OpenMemory(context.Background(), image, nil)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return db, peerlog.New(db)
+}
+
+func BenchmarkLog_Append(b *testing.B) {
+	for _, n := range []int{1, 1000} {
+		b.Run(strconv.Itoa(n), func(b *testing.B) {
+			db, log := open(b)
+			at := hlc.Stamp(1 << 50)
+			for b.Loop() {
+				ops := batch("tag", at, n)
+				at += hlc.Stamp(n)
+				write(b, db, func(tx *database.Tx) error { return log.Append(tx, sdk.DeviceID{1}, []sdk.Batch{ops}) })
+			}
+		})
 	}
 }

@@ -3,17 +3,16 @@ package peerlog
 import (
 	"context"
 	"database/sql"
-	"encoding/hex"
 	"fmt"
-	"strings"
 
 	"github.com/starling-sync/starling/hlc"
 	"github.com/starling-sync/starling/host/database"
+	"github.com/starling-sync/starling/host/history"
 	"github.com/starling-sync/starling/sdk"
 )
 
 // Watermarks returns up to where every stream is applied here.
-func (l *Log) Watermarks(ctx context.Context) (vector map[Stream]Position, err error) {
+func (l *Log) Watermarks(ctx context.Context) (vector map[history.Stream]history.Heads, err error) {
 	err = l.db.Read(ctx, func(tx *database.Tx) error {
 		vector, err = l.WatermarksIn(tx)
 		return err
@@ -22,20 +21,16 @@ func (l *Log) Watermarks(ctx context.Context) (vector map[Stream]Position, err e
 }
 
 // WatermarksIn is Watermarks in the snapshot of tx.
-func (l *Log) WatermarksIn(tx *database.Tx) (map[Stream]Position, error) {
-	vector := make(map[Stream]Position)
-	err := tx.Each("SELECT d.id, w.kind, w.epoch, w.stamp FROM _watermark w JOIN _device d ON d.n = w.origin", nil, func(rows *sql.Rows) error {
-		var id, epoch []byte
+func (l *Log) WatermarksIn(tx *database.Tx) (map[history.Stream]history.Heads, error) {
+	vector := make(map[history.Stream]history.Heads)
+	err := tx.Each("SELECT origin, kind, epoch, stamp FROM _watermark ORDER BY origin, kind, epoch", nil, func(rows *sql.Rows) error {
+		var origin, stamp int64
 		var kind string
-		var stamp int64
-		if err := rows.Scan(&id, &kind, &epoch, &stamp); err != nil {
+		var epoch sql.RawBytes
+		if err := rows.Scan(&origin, &kind, &epoch, &stamp); err != nil {
 			return err
 		}
-		if len(id) != 16 || len(epoch) != 16 {
-			return sdk.Errorf(sdk.CodeInternal, "a watermark with an id of %d and an epoch of %d bytes", len(id), len(epoch))
-		}
-		vector[Stream{sdk.DeviceID(id), sdk.Ownership(kind)}] = Position{EpochID(epoch), hlc.Stamp(stamp)} //nolint:gosec // not negative
-		return nil
+		return addPosition(tx, vector, origin, kind, epoch, stamp)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("read watermarks: %w", err)
@@ -43,79 +38,178 @@ func (l *Log) WatermarksIn(tx *database.Tx) (map[Stream]Position, error) {
 	return vector, nil
 }
 
-// Watermark returns up to where one stream is applied, as the transaction sees it; zeros at its beginning.
-func (l *Log) Watermark(tx *database.Tx, origin sdk.DeviceID, kind sdk.Ownership) (epoch [16]byte, stamp hlc.Stamp, err error) {
-	device, err := tx.DeviceNumber(origin)
+// addPosition adds a stored position to vector. Those of a stream come in the order of their epochs.
+func addPosition(tx *database.Tx, vector map[history.Stream]history.Heads, origin int64, kind string, epoch []byte, stamp int64) error {
+	device, err := tx.Device(origin)
 	if err != nil {
-		return epoch, 0, fmt.Errorf("read watermark: %w", err)
+		return err
 	}
-	var raw []byte
-	var n int64
-	found, err := tx.One("SELECT epoch, stamp FROM _watermark WHERE origin = ? AND kind = ?", []any{device, string(kind)}, &raw, &n)
-	if err != nil || !found {
-		return epoch, 0, err
+	p, err := position(epoch, stamp)
+	if err != nil {
+		return err
 	}
-	copy(epoch[:], raw)
-	return epoch, hlc.Stamp(n), nil //nolint:gosec // not negative
+	stream := history.Stream{Origin: device, Kind: sdk.Ownership(kind)}
+	vector[stream] = append(vector[stream], p)
+	return nil
 }
 
-// SetWatermark moves the watermark of a stream to stamp in epoch. It leaves one that is as far or further alone.
-func (l *Log) SetWatermark(tx *database.Tx, origin sdk.DeviceID, kind sdk.Ownership, epoch [16]byte, stamp hlc.Stamp) error {
-	device, err := tx.DeviceNumber(origin)
+func position(epoch []byte, stamp int64) (p history.Position, err error) {
+	if len(epoch) != len(p.Epoch) || stamp < 0 {
+		return p, sdk.Errorf(sdk.CodeInternal, "the database has a position at %d in an epoch of %d bytes", stamp, len(epoch))
+	}
+	copy(p.Epoch[:], epoch)
+	p.Stamp = hlc.Stamp(stamp)
+	return p, nil
+}
+
+// Heads returns up to where one stream is applied, as the transaction sees it; nil at its beginning.
+func (l *Log) Heads(tx *database.Tx, stream history.Stream) (heads history.Heads, err error) {
+	device, err := tx.DeviceNumber(stream.Origin)
+	if err != nil {
+		return nil, fmt.Errorf("read watermark: %w", err)
+	}
+	return headsOf(tx, device, stream.Kind)
+}
+
+func headsOf(tx *database.Tx, device int64, kind sdk.Ownership) (heads history.Heads, err error) {
+	err = tx.Each("SELECT epoch, stamp FROM _watermark WHERE origin = ? AND kind = ? ORDER BY epoch", []any{device, string(kind)}, func(rows *sql.Rows) error {
+		var epoch sql.RawBytes
+		var stamp int64
+		if err := rows.Scan(&epoch, &stamp); err != nil {
+			return err
+		}
+		p, err := position(epoch, stamp)
+		heads = append(heads, p)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read watermark: %w", err)
+	}
+	return heads, nil
+}
+
+// SetHeads stores epochs, and sets the watermark of a stream to heads: the caller has joined them with what it was. An
+// epoch that is stored already stays as it is.
+func (l *Log) SetHeads(tx *database.Tx, stream history.Stream, heads history.Heads, epochs []history.Epoch) error {
+	for i := range epochs {
+		if err := l.storeEpoch(tx, &epochs[i]); err != nil {
+			return err
+		}
+	}
+	device, err := tx.DeviceNumber(stream.Origin)
 	if err != nil {
 		return fmt.Errorf("move watermark: %w", err)
 	}
-	_, err = tx.Exec(`INSERT INTO _watermark (origin, kind, epoch, stamp) VALUES (?, ?, ?, ?)
-		ON CONFLICT (origin, kind) DO UPDATE SET epoch = excluded.epoch, stamp = excluded.stamp WHERE excluded.stamp > _watermark.stamp`,
-		device, string(kind), epoch[:], int64(stamp)) //nolint:gosec // stamps fit
-	if err != nil {
+	return setHeads(tx, device, stream.Kind, heads)
+}
+
+func setHeads(tx *database.Tx, device int64, kind sdk.Ownership, heads history.Heads) error {
+	if _, err := tx.Exec("DELETE FROM _watermark WHERE origin = ? AND kind = ?", device, string(kind)); err != nil {
 		return fmt.Errorf("move watermark: %w", err)
+	}
+	for i := range heads {
+		_, err := tx.Exec("INSERT INTO _watermark (origin, kind, epoch, stamp) VALUES (?, ?, ?, ?)",
+			device, string(kind), heads[i].Epoch[:], int64(heads[i].Stamp)) //nolint:gosec // stamps fit
+		if err != nil {
+			return fmt.Errorf("move watermark: %w", err)
+		}
 	}
 	return nil
 }
 
-// Acknowledge keeps that peer has durably applied a stream up to stamp. It leaves one that is as far or further alone.
-func (l *Log) Acknowledge(tx *database.Tx, peer, origin sdk.DeviceID, kind sdk.Ownership, stamp hlc.Stamp) error {
+// Extend moves a stream of this device's own to stamp in epoch, the one of this start of the device. from is the place
+// before: the device has written nothing to the stream between from and stamp. Where epoch is not among the positions of
+// the stream it is opened, and continues them all; opened then says so. heads is the watermark that results. A stamp
+// that is not after all of them is a CodeInternal error: the clock went wrong.
+func (l *Log) Extend(tx *database.Tx, stream history.Stream, epoch history.EpochID, stamp hlc.Stamp) (from hlc.Stamp, opened *history.Epoch, heads history.Heads, err error) {
+	device, err := tx.DeviceNumber(stream.Origin)
+	if err != nil {
+		return 0, nil, nil, fmt.Errorf("extend own stream: %w", err)
+	}
+	before, err := headsOf(tx, device, stream.Kind)
+	if err != nil {
+		return 0, nil, nil, err
+	}
+	if top := before.Top(); stamp <= top {
+		return 0, nil, nil, sdk.Errorf(sdk.CodeInternal, "the clock drew %s, which is not after the last own change %s", stamp, top)
+	}
+	if from, ok := before.In(epoch); ok {
+		_, err := tx.Exec("UPDATE _watermark SET stamp = ? WHERE origin = ? AND kind = ? AND epoch = ?", int64(stamp), device, string(stream.Kind), epoch[:]) //nolint:gosec // stamps fit
+		if err != nil {
+			return 0, nil, nil, fmt.Errorf("extend own stream: %w", err)
+		}
+		for i := range before { // read above, so nobody else has it
+			if before[i].Epoch == epoch {
+				before[i].Stamp = stamp
+			}
+		}
+		return from, nil, before, nil
+	}
+	from, opened, heads, err = l.open(tx, stream, epoch, stamp, before)
+	if err != nil {
+		return 0, nil, nil, err
+	}
+	return from, opened, heads, setHeads(tx, device, stream.Kind, heads)
+}
+
+// open opens epoch with a position at stamp, after heads. An epoch that was opened before, and is not among heads since
+// another start of the device has continued it meanwhile, can not continue what continues it: its position is one more
+// branch, until the next start continues both.
+func (l *Log) open(tx *database.Tx, stream history.Stream, epoch history.EpochID, stamp hlc.Stamp, before history.Heads) (from hlc.Stamp, opened *history.Epoch, heads history.Heads, err error) {
+	graph, err := l.Graph(tx, stream)
+	if err != nil {
+		return 0, nil, nil, err
+	}
+	at := history.At(epoch, stamp)
+	if _, known := graph.Epoch(epoch); known {
+		return graph.Low(before, at), nil, graph.Join(before, at), nil
+	}
+	opened = &history.Epoch{ID: epoch, Stream: stream, Parents: before}
+	return before.Top(), opened, at, l.storeEpoch(tx, opened)
+}
+
+// Acknowledge keeps that peer has durably applied what heads have of a stream, in place of what was kept before.
+func (l *Log) Acknowledge(tx *database.Tx, peer sdk.DeviceID, stream history.Stream, heads history.Heads) error {
 	p, err := tx.DeviceNumber(peer)
 	if err != nil {
 		return fmt.Errorf("keep acknowledgement: %w", err)
 	}
-	o, err := tx.DeviceNumber(origin)
+	o, err := tx.DeviceNumber(stream.Origin)
 	if err != nil {
 		return fmt.Errorf("keep acknowledgement: %w", err)
 	}
-	_, err = tx.Exec(`INSERT INTO _ack (peer, origin, kind, stamp) VALUES (?, ?, ?, ?)
-		ON CONFLICT (peer, origin, kind) DO UPDATE SET stamp = excluded.stamp WHERE excluded.stamp > _ack.stamp`,
-		p, o, string(kind), int64(stamp)) //nolint:gosec // stamps fit
-	if err != nil {
+	if _, err := tx.Exec("DELETE FROM _ack WHERE peer = ? AND origin = ? AND kind = ?", p, o, string(stream.Kind)); err != nil {
 		return fmt.Errorf("keep acknowledgement: %w", err)
+	}
+	for i := range heads {
+		_, err = tx.Exec("INSERT INTO _ack (peer, origin, kind, epoch, stamp) VALUES (?, ?, ?, ?, ?)",
+			p, o, string(stream.Kind), heads[i].Epoch[:], int64(heads[i].Stamp)) //nolint:gosec // stamps fit
+		if err != nil {
+			return fmt.Errorf("keep acknowledgement: %w", err)
+		}
 	}
 	return nil
 }
 
 // Acknowledgements returns up to where each peer has applied each stream.
-func (l *Log) Acknowledgements(ctx context.Context) (map[sdk.DeviceID]map[Stream]hlc.Stamp, error) {
-	all := make(map[sdk.DeviceID]map[Stream]hlc.Stamp)
+func (l *Log) Acknowledgements(ctx context.Context) (map[sdk.DeviceID]map[history.Stream]history.Heads, error) {
+	all := make(map[sdk.DeviceID]map[history.Stream]history.Heads)
 	err := l.db.Read(ctx, func(tx *database.Tx) error {
-		return tx.Each("SELECT peer, origin, kind, stamp FROM _ack", nil, func(rows *sql.Rows) error {
-			var p, o, stamp int64
+		return tx.Each("SELECT peer, origin, kind, epoch, stamp FROM _ack ORDER BY peer, origin, kind, epoch", nil, func(rows *sql.Rows) error {
+			var p, origin, stamp int64
 			var kind string
-			if err := rows.Scan(&p, &o, &kind, &stamp); err != nil {
+			var epoch sql.RawBytes
+			if err := rows.Scan(&p, &origin, &kind, &epoch, &stamp); err != nil {
 				return err
 			}
 			peer, err := tx.Device(p)
 			if err != nil {
 				return err
 			}
-			origin, err := tx.Device(o)
-			if err != nil {
-				return err
-			}
 			if all[peer] == nil {
-				all[peer] = make(map[Stream]hlc.Stamp)
+				all[peer] = make(map[history.Stream]history.Heads)
 			}
-			all[peer][Stream{origin, sdk.Ownership(kind)}] = hlc.Stamp(stamp) //nolint:gosec // not negative
-			return nil
+			return addPosition(tx, all[peer], origin, kind, epoch, stamp)
 		})
 	})
 	if err != nil {
@@ -124,58 +218,14 @@ func (l *Log) Acknowledgements(ctx context.Context) (map[sdk.DeviceID]map[Stream
 	return all, nil
 }
 
-// OpenEpoch keeps one start of a device, this one or another. Repeating it changes nothing.
-func (l *Log) OpenEpoch(tx *database.Tx, epoch Epoch) error {
-	device, err := tx.DeviceNumber(epoch.Device)
+// ForgetAcknowledgements forgets what peer has acknowledged.
+func (l *Log) ForgetAcknowledgements(tx *database.Tx, peer sdk.DeviceID) error {
+	p, err := tx.DeviceNumber(peer)
 	if err != nil {
-		return fmt.Errorf("keep epoch: %w", err)
+		return fmt.Errorf("forget acknowledgements: %w", err)
 	}
-	parents := make([]string, len(epoch.Parents))
-	for i, parent := range epoch.Parents {
-		parents[i] = hex.EncodeToString(parent[:])
-	}
-	_, err = tx.Exec("INSERT INTO _epoch (id, device, parents, opened) VALUES (?, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
-		epoch.ID[:], device, strings.Join(parents, ","), int64(epoch.Opened)) //nolint:gosec // stamps fit
-	if err != nil {
-		return fmt.Errorf("keep epoch: %w", err)
+	if _, err := tx.Exec("DELETE FROM _ack WHERE peer = ?", p); err != nil {
+		return fmt.Errorf("forget acknowledgements: %w", err)
 	}
 	return nil
-}
-
-// Epochs returns the starts that are known, oldest first.
-func (l *Log) Epochs(ctx context.Context) (epochs []Epoch, err error) {
-	err = l.db.Read(ctx, func(tx *database.Tx) error {
-		return tx.Each("SELECT id, device, parents, opened FROM _epoch ORDER BY opened, id", nil, func(rows *sql.Rows) error {
-			epoch, err := scanEpoch(tx, rows)
-			epochs = append(epochs, epoch)
-			return err
-		})
-	})
-	if err != nil {
-		return nil, fmt.Errorf("read epochs: %w", err)
-	}
-	return epochs, nil
-}
-
-func scanEpoch(tx *database.Tx, rows *sql.Rows) (epoch Epoch, err error) {
-	var id []byte
-	var device, opened int64
-	var parents string
-	if err := rows.Scan(&id, &device, &parents, &opened); err != nil {
-		return epoch, err
-	}
-	copy(epoch.ID[:], id)
-	epoch.Opened = hlc.Stamp(opened) //nolint:gosec // not negative
-	for parent := range strings.SplitSeq(parents, ",") {
-		if parent == "" {
-			continue
-		}
-		raw, err := hex.DecodeString(parent)
-		if err != nil || len(raw) != len(EpochID{}) {
-			return epoch, sdk.Errorf(sdk.CodeInternal, "epoch %x has a parent %q", id, parent)
-		}
-		epoch.Parents = append(epoch.Parents, EpochID(raw))
-	}
-	epoch.Device, err = tx.Device(device)
-	return epoch, err
 }

@@ -37,15 +37,16 @@ func newPageSource(origin sdk.DeviceID, kind sdk.Ownership, pages, rows int) *pa
 			}
 			batch.Count++
 		}
-		page.Through, page.Batches = stamp, []sdk.Batch{batch}
+		page.Heads, page.Through, page.Batches = at(stamp), stamp, []sdk.Batch{batch}
 		s.pages = append(s.pages, page)
 	}
 	return s
 }
 
-func (s *pageSource) head() protocol.Mark {
+// stored is what a device that has the stream remembers.
+func (s *pageSource) stored() Stored {
 	last := s.pages[len(s.pages)-1]
-	return protocol.Mark{Stream: last.Stream, Position: protocol.Position{Epoch: protocol.EpochID{1}, Stamp: last.Through}}
+	return Stored{Heads: map[protocol.Stream]protocol.Heads{last.Stream: last.Heads}}
 }
 
 func (s *pageSource) ReadPage(_ context.Context, _ protocol.Stream, since hlc.Stamp, _ int) (protocol.Page, bool, error) {
@@ -104,7 +105,7 @@ func BenchmarkBackfill(b *testing.B) {
 				key := newTestKey(b, 1)
 				source := newPageSource(key.id(), kind, pages, rows)
 				sink := &countingApplier{until: pages * rows, done: make(chan struct{})}
-				from := newHost(b, network, 1, func(o *Options) { o.Reader, o.Marks = source, []protocol.Mark{source.head()} })
+				from := newHost(b, network, 1, func(o *Options) { o.Reader, o.Stored = source, source.stored() })
 				to := newHost(b, network, 2, func(o *Options) { o.Applier = sink })
 				members := []Member{from.member(), to.member()}
 				from.start(members...)

@@ -3,12 +3,15 @@ package peersync
 import (
 	"context"
 	"errors"
+	"maps"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
 
+	"github.com/starling-sync/starling/hlc"
 	"github.com/starling-sync/starling/host/protocol"
 	"github.com/starling-sync/starling/sdk"
 )
@@ -22,7 +25,8 @@ type Engine struct {
 	codec     *protocol.Codec
 	events    chan Event
 	commits   commitQueue
-	reads     chan struct{} // a token for each ReadPage call under way
+	reads     chan struct{} // a token for each page that is being read
+	digests   chan struct{} // a token for the one Digests call under way
 	greetings greetings
 	ctx       context.Context // ends when Run does; everything started for the engine hangs on it
 	cancel    context.CancelFunc
@@ -37,6 +41,9 @@ type Engine struct {
 	lastID     SessionID
 	transports []transport // by label
 	pipes      map[protocol.Stream]*pipe
+	learned    []Acknowledged // to be kept at the next beat
+	keeping    bool           // that is under way
+	refusals   map[string]int64
 }
 
 type transport struct {
@@ -46,8 +53,8 @@ type transport struct {
 
 // New returns an engine. It starts nothing.
 func New(o Options) (*Engine, error) {
-	if o.Applier == nil || o.Reader == nil || o.Security == nil || o.Self.Device.IsZero() {
-		return nil, sdk.Errorf(sdk.CodeInternal, "make the sync engine: Self, Applier, Reader and Security are required")
+	if o.Applier == nil || o.Reader == nil || o.Ranges == nil || o.Keeper == nil || o.Security == nil || o.Self.Device.IsZero() {
+		return nil, sdk.Errorf(sdk.CodeInternal, "make the sync engine: Self, Applier, Reader, Ranges, Keeper and Security are required")
 	}
 	o = withDefaults(o)
 	codec, err := protocol.NewCodec(o.Limits)
@@ -58,10 +65,10 @@ func New(o Options) (*Engine, error) {
 	return &Engine{
 		options: o, codec: codec, events: make(chan Event, 256), ctx: ctx, cancel: cancel,
 		commits: commitQueue{limit: o.Config.CommitsQueue, wake: make(chan struct{}, 1)},
-		reads:   make(chan struct{}, o.Config.ReadsAtOnce),
-		links:   map[SessionID]*link{}, pipes: map[protocol.Stream]*pipe{},
+		reads:   make(chan struct{}, o.Config.ReadsAtOnce), digests: make(chan struct{}, 1),
+		links: map[SessionID]*link{}, pipes: map[protocol.Stream]*pipe{},
 		machine: NewMachine(MachineOptions{
-			Self: o.Self, Models: o.Models, Marks: o.Marks, Members: o.Members, Limits: o.Limits, Config: o.Config, Rand: o.Rand,
+			Self: o.Self, Models: o.Models, Stored: o.Stored, Members: o.Members, Limits: o.Limits, Config: o.Config, Rand: o.Rand,
 		}),
 	}, nil
 }
@@ -91,24 +98,36 @@ func (e *Engine) Run(ctx context.Context) error {
 	ticker := time.NewTicker(max(e.options.Config.Heartbeat/ticksPerBeat, time.Millisecond))
 	defer ticker.Stop()
 	e.step(Tick{})
+	ticks := 0
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case event := <-e.events:
+			if _, ok := event.(Digested); ok {
+				e.stepCommits() // what was summed may have them
+			}
 			e.step(event)
 		case <-e.commits.wake:
-			pages, marks := e.commits.take()
-			for i := range pages {
-				e.step(Committed{Page: pages[i]})
-			}
-			for _, mark := range marks {
-				e.step(Advanced{Mark: mark})
-			}
+			e.stepCommits()
 		case <-ticker.C:
 			e.noteArrivals()
 			e.step(Tick{})
+			if ticks++; ticks%ticksPerBeat == 0 {
+				e.keepLearned()
+			}
 		}
+	}
+}
+
+// stepCommits tells the machine of what was committed here.
+func (e *Engine) stepCommits() {
+	pages, advanced := e.commits.take()
+	for i := range pages {
+		e.step(Committed{Page: pages[i]})
+	}
+	for _, a := range advanced {
+		e.step(a)
 	}
 }
 
@@ -185,12 +204,23 @@ func (e *Engine) act(action Action) {
 		e.apply(a)
 	case ReadPage:
 		e.spawn(func() { e.readPage(a) })
+	case ReadRange:
+		e.spawn(func() { e.readRange(a) })
+	case TakeRange:
+		e.spawn(func() {
+			taken, err := e.options.Ranges.TakeRange(e.ctx, a)
+			e.post(RangeTaken{Take: a, Taken: taken, Err: err})
+		})
+	case Digest:
+		e.spawn(func() { e.digest(a) })
+	case Prune:
+		e.spawn(func() { e.post(Pruned{Err: e.options.Keeper.Prune(e.ctx, a)}) })
+	case Seal:
+		e.spawn(func() { e.post(Sealed{Err: e.options.Keeper.Seal(e.ctx)}) })
 	case Dial:
 		e.spawn(func() { e.dial(a) })
 	case Acknowledged:
-		if e.options.Acknowledged != nil {
-			e.options.Acknowledged(a.Peer, a.Marks)
-		}
+		e.learn(a)
 	case Log:
 		e.options.Log.Log(a.Level, a.Message, a.Args...)
 	}
@@ -205,6 +235,110 @@ func (e *Engine) readPage(a ReadPage) {
 	page, more, err := e.options.Reader.ReadPage(e.ctx, a.Stream, a.Since, a.MaxBytes)
 	<-e.reads
 	e.post(PageRead{Read: a, Page: page, More: more, Err: err})
+}
+
+func (e *Engine) readRange(a ReadRange) {
+	select {
+	case e.reads <- struct{}{}:
+	case <-e.ctx.Done():
+		return
+	}
+	page, err := e.options.Ranges.ReadRange(e.ctx, a)
+	<-e.reads
+	e.post(RangeRead{Read: a, Page: page, Err: err})
+}
+
+func (e *Engine) digest(a Digest) {
+	select {
+	case e.digests <- struct{}{}:
+	case <-e.ctx.Done():
+		return
+	}
+	models, err := e.options.Ranges.Digests(e.ctx)
+	<-e.digests
+	e.post(Digested{Digest: a, Models: models, Err: err})
+}
+
+// learn has what a device acknowledged kept at the next beat: each would be a commit of its own.
+func (e *Engine) learn(a Acknowledged) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if a.All {
+		e.learned = slices.DeleteFunc(e.learned, func(old Acknowledged) bool { return old.Peer == a.Peer })
+	} else if at := slices.IndexFunc(e.learned, func(old Acknowledged) bool { return old.Peer == a.Peer }); at >= 0 {
+		maps.Copy(e.learned[at].Heads, a.Heads)
+		return
+	}
+	e.learned = append(e.learned, a)
+}
+
+func (e *Engine) keepLearned() {
+	e.mu.Lock()
+	learned := e.learned
+	if e.keeping || len(learned) == 0 {
+		e.mu.Unlock()
+		return
+	}
+	e.learned, e.keeping = nil, true
+	e.mu.Unlock()
+	e.spawn(func() {
+		if err := e.options.Keeper.Acknowledge(e.ctx, learned); err != nil && e.ctx.Err() == nil {
+			e.options.Log.Warn("what peers have acknowledged could not be kept; it is learned again", "error", err)
+		}
+		e.mu.Lock()
+		e.keeping = false
+		e.mu.Unlock()
+	})
+}
+
+// Retain asks that the log keeps nothing at or below these stamps, whoever may need it.
+func (e *Engine) Retain(floors map[protocol.Stream]hlc.Stamp) { e.post(Retain{Floors: floors}) }
+
+// Audit has digests compared with a peer (zero: with every one) as soon as both have the same. Peers tells how it ended.
+func (e *Engine) Audit(peer sdk.DeviceID) { e.post(AuditNow{Peer: peer}) }
+
+// SelfStatus is how this device is, for people.
+type SelfStatus struct {
+	RunsTwice bool             // another running copy of it has shown itself
+	Lost      bool             // a peer has changes of this device that this device lacks, and fetches
+	Repairs   int              // records that audits have repaired since the start
+	Snapshots int              // that are being fetched
+	Refusals  map[string]int64 // what peers sent over a limit since the start, by the limit's setting
+}
+
+// Status returns how this device is.
+func (e *Engine) Status() SelfStatus {
+	e.stepMu.Lock()
+	defer e.stepMu.Unlock()
+	status := SelfStatus{
+		RunsTwice: e.machine.RunsTwice(e.options.Now()), Lost: e.machine.Lost(), Repairs: e.machine.Repairs(), Snapshots: len(e.machine.snapshots),
+		Refusals: maps.Clone(e.machine.over),
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for limit, n := range e.refusals {
+		status.Refusals[limit] += n
+	}
+	return status
+}
+
+// countRefusal counts input that was over a limit.
+func (e *Engine) countRefusal(err error) {
+	if over, ok := errors.AsType[protocol.Over](err); ok {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		if e.refusals == nil {
+			e.refusals = map[string]int64{}
+		}
+		e.refusals[string(over)]++
+	}
+}
+
+// AcknowledgedBy returns what a device is known to have.
+func (e *Engine) AcknowledgedBy(device sdk.DeviceID) map[protocol.Stream]protocol.Heads {
+	e.stepMu.Lock()
+	defer e.stepMu.Unlock()
+	return e.machine.AcknowledgedBy(device)
 }
 
 // Committed announces a page of this device's own stream, durable, in commit order: Page.From is where the stream ended
@@ -276,7 +410,7 @@ type commitQueue struct {
 	mu    sync.Mutex
 	pages []protocol.Page
 	bytes int
-	marks map[protocol.Stream]protocol.Position
+	marks map[protocol.Stream]Advanced
 }
 
 func (q *commitQueue) add(page protocol.Page) {
@@ -287,9 +421,12 @@ func (q *commitQueue) add(page protocol.Page) {
 		q.bytes += size
 	} else {
 		if q.marks == nil {
-			q.marks = map[protocol.Stream]protocol.Position{}
+			q.marks = map[protocol.Stream]Advanced{}
 		}
-		q.marks[page.Stream] = protocol.Position{Epoch: page.Epoch, Stamp: page.Through}
+		advanced := q.marks[page.Stream]
+		advanced.Opened = append(advanced.Opened, page.Epochs...)
+		advanced.Mark = protocol.Mark{Stream: page.Stream, Position: page.Heads[0]} // a commit has one position
+		q.marks[page.Stream] = advanced
 	}
 	q.mu.Unlock()
 	select {
@@ -298,16 +435,13 @@ func (q *commitQueue) add(page protocol.Page) {
 	}
 }
 
-func (q *commitQueue) take() ([]protocol.Page, []protocol.Mark) {
+func (q *commitQueue) take() ([]protocol.Page, []Advanced) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	pages := q.pages
-	var marks []protocol.Mark
-	for key, p := range q.marks {
-		marks = append(marks, protocol.Mark{Stream: key, Position: p})
-	}
+	advanced := slices.Collect(maps.Values(q.marks)) // of two streams at most, in no order
 	q.pages, q.bytes, q.marks = nil, 0, nil
-	return pages, marks
+	return pages, advanced
 }
 
 var errEnded = errors.New("the connection ended")

@@ -97,12 +97,21 @@ func testConfig() Config {
 
 func newHost(tb testing.TB, network *sdktest.MemoryTransport, seed byte, change func(*Options)) *host {
 	tb.Helper()
+	return newHostOn(tb, network, seed, 1, newMemoryStore(newTestKey(tb, seed).id()), change)
+}
+
+// newHostOn is start number start of a host on its data.
+func newHostOn(tb testing.TB, network *sdktest.MemoryTransport, seed, start byte, store *memoryStore, change func(*Options)) *host {
+	tb.Helper()
 	key := newTestKey(tb, seed)
-	h := &host{tb: tb, key: key, store: newMemoryStore(key.id()), clock: hlc.NewClock(time.Now, 0, 0), net: network}
+	h := &host{tb: tb, key: key, store: store, clock: hlc.NewClock(time.Now, store.top(), 0), net: network}
 	h.store.onGap = func(text string) { tb.Error(text) }
 	o := Options{
-		Self:    Self{Device: key.id(), Name: fmt.Sprintf("host%d", seed), Library: protocol.LibraryID{1}, Epoch: protocol.EpochID{seed}},
-		Applier: h.store, Reader: h.store, Security: key, Config: testConfig(),
+		Self: Self{
+			Device: key.id(), Name: fmt.Sprintf("host%d", seed), Library: protocol.LibraryID{1}, Epoch: protocol.EpochID{14: start, 15: seed}, Started: h.clock.Now(),
+		},
+		Stored:  store.stored(),
+		Applier: h.store, Reader: h.store, Ranges: h.store, Keeper: hostKeeper{h.store, h}, Security: key, Config: testConfig(),
 	}
 	if testing.Verbose() {
 		o.Log = hclog.New(&hclog.LoggerOptions{Name: o.Self.Name, Level: hclog.Debug, Output: testWriter{tb}})
@@ -116,6 +125,17 @@ func newHost(tb testing.TB, network *sdktest.MemoryTransport, seed byte, change 
 	}
 	h.engine = engine
 	return h
+}
+
+// hostKeeper closes stamps where the host commits.
+type hostKeeper struct {
+	*memoryStore
+	h *host
+}
+
+func (k hostKeeper) Seal(context.Context) error {
+	k.h.write(sdk.SharedByAll, 0, 0, "")
+	return nil
 }
 
 type testWriter struct{ tb testing.TB }
@@ -407,7 +427,7 @@ func TestEngine_Refuses(t *testing.T) {
 	members := []Member{a.member(), b.member(), {ID: member.id(), Name: "raw"}}
 	a.start(members...)
 	b.start(members...)
-	page := protocol.Delivery{Page: protocol.Page{Stream: protocol.Stream{Origin: a.key.id(), Kind: sdk.DeviceOwned}, Through: 5}}
+	page := protocol.Delivery{Page: protocol.Page{Stream: protocol.Stream{Origin: a.key.id(), Kind: sdk.DeviceOwned}, Heads: at(5), Through: 5}}
 	cases := []struct {
 		name string
 		key  *testKey
@@ -471,7 +491,7 @@ func TestEngine_ForgedPages(t *testing.T) {
 	p.hello(member, 1)
 	for _, origin := range []sdk.DeviceID{a.key.id(), deviceID(5), member.id()} {
 		for _, kind := range kinds {
-			page := protocol.Page{Stream: protocol.Stream{Origin: origin, Kind: kind}, Through: 1 << 40}
+			page := protocol.Page{Stream: protocol.Stream{Origin: origin, Kind: kind}, Heads: at(1 << 40), Through: 1 << 40}
 			p.say(protocol.Live(protocol.Delivery{Subscription: 99, Page: page}), protocol.CatchUp(protocol.Delivery{Subscription: 99, Page: page}))
 		}
 	}

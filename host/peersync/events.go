@@ -34,10 +34,14 @@ type (
 	}
 	// Heard says that bytes have come from a peer, which need not be a whole message yet.
 	Heard struct{ Session SessionID }
-	// Committed is a page of this device's own stream, durable: From is where the stream ended before it.
+	// Committed is a page of this device's own stream, durable: From is where the stream ended before it. Page.Epochs is the
+	// epoch that it opened, if it did.
 	Committed struct{ Page protocol.Page }
 	// Advanced is Committed without the page, which must be read from the database.
-	Advanced struct{ Mark protocol.Mark }
+	Advanced struct {
+		Mark   protocol.Mark
+		Opened []protocol.Epoch
+	}
 	// Applied answers Apply. With a nil Err the page is durable.
 	Applied struct {
 		Generation uint64
@@ -51,6 +55,32 @@ type (
 		More bool
 		Err  error
 	}
+	// RangeRead answers ReadRange.
+	RangeRead struct {
+		Read ReadRange
+		Page protocol.SnapshotPage
+		Err  error
+	}
+	// RangeTaken answers TakeRange.
+	RangeTaken struct {
+		Take  TakeRange
+		Taken Taken
+		Err   error
+	}
+	// Digested answers Digest.
+	Digested struct {
+		Digest Digest
+		Models []ModelDigests
+		Err    error
+	}
+	// Pruned answers Prune.
+	Pruned struct{ Err error }
+	// Sealed answers Seal. What it closed is announced as Committed.
+	Sealed struct{ Err error }
+	// Retain asks that the log keeps nothing at or below these stamps, since it has grown too large.
+	Retain struct{ Floors map[protocol.Stream]hlc.Stamp }
+	// AuditNow asks for an audit with a peer (zero: with every one) as soon as both are alike.
+	AuditNow struct{ Peer sdk.DeviceID }
 	// MembersChanged replaces the members.
 	MembersChanged struct{ Members []Member }
 	// ModelsChanged replaces what the next Hello says of the models served here.
@@ -74,11 +104,47 @@ func (Committed) event()      {}
 func (Advanced) event()       {}
 func (Applied) event()        {}
 func (PageRead) event()       {}
+func (RangeRead) event()      {}
+func (RangeTaken) event()     {}
+func (Digested) event()       {}
+func (Pruned) event()         {}
+func (Sealed) event()         {}
+func (Retain) event()         {}
+func (AuditNow) event()       {}
 func (MembersChanged) event() {}
 func (ModelsChanged) event()  {}
 func (DialFailed) event()     {}
 func (Redial) event()         {}
 func (Tick) event()           {}
+
+// Scope is what a snapshot is of: the shared records of all devices (Origin is zero), or those that one device owns.
+type Scope struct {
+	Kind   sdk.Ownership
+	Origin sdk.DeviceID
+}
+
+func scopeOf(key protocol.Stream) Scope {
+	if key.Kind == sdk.SharedByAll {
+		return Scope{Kind: sdk.SharedByAll}
+	}
+	return Scope{Kind: key.Kind, Origin: key.Origin}
+}
+
+// Taken is what became of a TakeRange.
+type Taken struct {
+	Heads    map[protocol.Stream]protocol.Heads // the watermarks that moved: those of the last page
+	Floors   map[protocol.Stream]hlc.Stamp      // that rose with them: the log has nothing of what came as records
+	Records  int                                // merged
+	Repaired int                                // that were not alike before
+}
+
+// ModelDigests are the digests of the records of one model that exist.
+type ModelDigests struct {
+	Model  sdk.ModelName
+	Kind   sdk.Ownership
+	Total  protocol.Digest
+	Ranges []protocol.RangeDigest // those that are not empty, ascending
+}
 
 // Action is something the machine asks its caller to do. The set is closed.
 type Action interface{ action() }
@@ -102,9 +168,44 @@ type (
 		Subscription uint32
 		Stream       protocol.Stream
 		Since        hlc.Stamp
-		Head         hlc.Stamp // the stream's watermark now: what the read reaches if there is no more
+		Heads        protocol.Heads // of the stream now: what the read reaches if there is no more
 		MaxBytes     int
 	}
+	// ReadRange reads records as they are; RangeRead answers, with this action in it.
+	ReadRange struct {
+		Session SessionID
+		Request protocol.SnapshotRequest
+		Since   hlc.Stamp       // device-owned records with a stamp up to it are named by their id only
+		Vector  []protocol.Mark // of the streams concerned, now
+		Bytes   int             // about the size of the page
+	}
+	// TakeRange makes a page of records durable, together with how far it is and, with the last one, the watermarks that
+	// follow; RangeTaken answers, with this action in it. One at a time for each scope.
+	TakeRange struct {
+		Session SessionID
+		From    sdk.DeviceID
+		Scope   Scope
+		Repair  bool                               // what an audit asked for: records are merged, nothing is inferred or moved
+		Since   protocol.Place                     // where the page begins
+		Vector  map[protocol.Stream]protocol.Heads // of the sender, before it read the first page
+		Epochs  []protocol.Epoch                   // that Vector needs and the store has not
+		Page    protocol.SnapshotPage
+	}
+	// Digest sums all records; Digested answers, with this action in it.
+	Digest struct {
+		Session SessionID
+		Number  uint32
+		Answer  bool            // for an audit that the peer asked for
+		Vector  protocol.Digest // of this device's vector now
+	}
+	// Prune forgets what nobody needs any more; Pruned answers. Floors are in force from now on.
+	Prune struct {
+		Floors map[protocol.Stream]hlc.Stamp // log entries, or tombstones, up to here
+		Shadow hlc.Stamp                     // clocks of shared records that do not exist and have no greater stamp
+		Epochs []protocol.EpochID            // that everybody is past
+	}
+	// Seal closes a stamp: this device's shared stream is complete up to now. Sealed answers.
+	Seal struct{}
 	// Dial connects to one of the addresses; PeerUp or DialFailed answers.
 	Dial struct {
 		Peer      sdk.DeviceID
@@ -115,10 +216,11 @@ type (
 		Session SessionID
 		Reason  string
 	}
-	// Acknowledged says that a peer has durably applied these streams up to there.
+	// Acknowledged says that a device has durably applied these streams up to there. All: and no others.
 	Acknowledged struct {
 		Peer  sdk.DeviceID
-		Marks []protocol.Mark
+		Heads map[protocol.Stream]protocol.Heads
+		All   bool
 	}
 	// Log is a line for the operator.
 	Log struct {
@@ -131,6 +233,11 @@ type (
 func (Send) action()         {}
 func (Apply) action()        {}
 func (ReadPage) action()     {}
+func (ReadRange) action()    {}
+func (TakeRange) action()    {}
+func (Digest) action()       {}
+func (Prune) action()        {}
+func (Seal) action()         {}
 func (Dial) action()         {}
 func (Close) action()        {}
 func (Acknowledged) action() {}

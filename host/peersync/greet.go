@@ -140,6 +140,7 @@ func (e *Engine) greet(conn sdk.Conn, via string) (*link, PeerUp, protocol.Messa
 	}
 	first, err := l.reader.ReadOnly(most, protocol.TypeHello, protocol.TypeJoin)
 	if err != nil {
+		e.countRefusal(err)
 		if refusal, ok := errors.AsType[*sdk.Error](err); ok {
 			_ = l.answer(&protocol.Error{Code: refusal.Code, Message: truncate(err.Error(), e.options.Limits.TextBytes)})
 		}

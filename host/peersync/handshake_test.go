@@ -21,7 +21,7 @@ func TestMachine_advanceDuringHandshake(t *testing.T) {
 	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	m.Step(now, PeerUp{Session: 1, Peer: peer})
 	moved := protocol.Mark{Stream: protocol.Stream{Origin: third, Kind: sdk.DeviceOwned}, Position: protocol.Position{Epoch: protocol.EpochID{3}, Stamp: 77}}
-	m.Step(now, Applied{Page: protocol.Page{Stream: moved.Stream, Epoch: moved.Epoch, Through: moved.Stamp}})
+	m.Step(now, Applied{Page: protocol.Page{Stream: moved.Stream, Heads: protocol.Heads{moved.Position}, Through: moved.Stamp}})
 	hello := &protocol.Hello{MinVersion: protocol.MinVersion, MaxVersion: protocol.MaxVersion, Library: library, Device: peer, Epoch: protocol.EpochID{2}, Clock: now}
 	for _, a := range m.Step(now, Received{Session: 1, Message: hello}) {
 		if send, ok := a.(Send); ok {

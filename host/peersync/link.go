@@ -36,14 +36,14 @@ type link struct {
 
 	mu     sync.Mutex
 	urgent []protocol.Message // leave first, so that tags and acknowledgements do not wait behind a backfill
-	bulk   []protocol.Message // pages of rows; bounded by the window
+	bulk   []protocol.Message // pages of rows; bounded by the window, and pages of records by rangesAtOnce
 	ending bool               // send what is urgent, then close
 }
 
 // send queues a message. It never blocks; a peer that reads nothing at all is cut.
 func (l *link) send(msg protocol.Message) {
 	l.mu.Lock()
-	if d, ok := protocol.DeliveryOf(msg); ok && d.Page.Kind == sdk.DeviceOwned {
+	if isBulk(msg) {
 		l.bulk = append(l.bulk, msg)
 	} else {
 		l.urgent = append(l.urgent, msg)
@@ -54,6 +54,15 @@ func (l *link) send(msg protocol.Message) {
 		l.cut()
 	}
 	l.poke()
+}
+
+// isBulk reports whether a message leaves last: pages of rows, and of records.
+func isBulk(msg protocol.Message) bool {
+	if msg.Type() == protocol.TypeSnapshotPage {
+		return true
+	}
+	d, ok := protocol.DeliveryOf(msg)
+	return ok && d.Page.Kind == sdk.DeviceOwned
 }
 
 // end closes the connection after what is urgent has been sent.
@@ -198,6 +207,7 @@ func (e *Engine) readAll(l *link) error {
 	for {
 		msg, err := l.reader.Read()
 		if err != nil {
+			e.countRefusal(err)
 			return plainEnd(err)
 		}
 		l.in.Store(l.reader.Bytes())

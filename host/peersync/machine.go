@@ -9,18 +9,20 @@
 // slow, dead or hostile peer costs bounded memory and delays nobody else. It leaves to others what the changes mean
 // (Applier), where they are stored (Reader) and who is a member (membership).
 //
-// In this version a device's history is a chain: positions compare by stamp, and epochs are carried but not yet
-// branched (see position in pull.go). Snapshots for who asks from below the floor belong where serve.go reads pages,
-// pruning where Acknowledged is reported, the audit where a peer becomes live (status.go).
+// Where what follows stands: pull.go takes pages in, serve.go sends them, epochs.go follows histories that branch,
+// acks.go knows what everybody has and what may be forgotten, snapshot.go brings who is below the floor back, audit.go
+// compares what should be equal.
 package peersync
 
 import (
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
 
+	"github.com/starling-sync/starling/host/history"
 	"github.com/starling-sync/starling/host/protocol"
 	"github.com/starling-sync/starling/sdk"
 )
@@ -40,6 +42,16 @@ type Machine struct {
 	streams     map[protocol.Stream]*stream
 	streamList  []*stream // ascending
 
+	graph      history.Graph                   // of all streams
+	known      map[protocol.EpochID]epochState // the epochs in graph
+	unstored   int                             // how many of them the store does not have
+	epochsKept int
+	twiceAt    time.Time // another running copy of this device last showed itself; zero: never
+	acks       acks
+	snapshots  []*snapshot      // ascending by scope
+	over       map[string]int64 // what peers sent over a limit, by the limit's setting
+	repairs    int              // records that audits have repaired
+
 	now     time.Time // of the present Step
 	actions []Action
 }
@@ -48,7 +60,7 @@ type Machine struct {
 type MachineOptions struct {
 	Self    Self
 	Models  []protocol.ModelVersion
-	Marks   []protocol.Mark
+	Stored  Stored
 	Members []Member
 	Limits  protocol.Limits
 	Config  Config
@@ -60,13 +72,33 @@ func NewMachine(o MachineOptions) *Machine {
 	m := &Machine{
 		self: o.Self, config: o.Config, limits: o.Limits, rand: o.Rand, models: o.Models,
 		peers: map[sdk.DeviceID]*peer{}, sessions: map[SessionID]*session{}, streams: map[protocol.Stream]*stream{},
+		known: map[protocol.EpochID]epochState{}, epochsKept: epochsKept, acks: newAcks(), over: map[string]int64{},
 	}
 	for _, kind := range kinds {
-		m.ensureStream(protocol.Stream{Origin: o.Self.Device, Kind: kind}).applied.Epoch = o.Self.Epoch
+		m.ensureStream(protocol.Stream{Origin: o.Self.Device, Kind: kind})
 	}
-	for _, mark := range o.Marks {
-		st := m.ensureStream(mark.Stream)
-		st.applied, st.given, st.tail = mark.Position, mark.Stamp, mark.Stamp
+	m.markStored(o.Stored.Epochs)
+	for key, heads := range o.Stored.Heads {
+		st := m.ensureStream(key)
+		st.applied, st.given, st.tail = heads, heads, heads
+		if key.Kind == sdk.SharedByAll && key.Origin != o.Self.Device {
+			m.acks.changed = max(m.acks.changed, heads.Top()) // it may have been a change
+		}
+	}
+	for key, floor := range o.Stored.Floors {
+		st := m.ensureStream(key)
+		st.floor, st.kept = floor, floor
+	}
+	for _, st := range m.streamList {
+		if st.floor == 0 && st.Kind == sdk.DeviceOwned && st.Origin != o.Self.Device {
+			st.floor = st.applied.Top() // the process may have ended before the floor that came with the first page was stored
+		}
+	}
+	for _, device := range slices.SortedFunc(maps.Keys(o.Stored.Acknowledged), sdk.DeviceID.Compare) {
+		m.acks.replace(device, o.Stored.Acknowledged[device], 0)
+	}
+	for _, s := range o.Stored.Snapshots {
+		m.ensureSnapshot(s.Scope).resume(s)
 	}
 	m.setMembers(o.Members)
 	return m
@@ -90,9 +122,25 @@ func (m *Machine) Step(now time.Time, event Event) []Action {
 			s.heard = m.now
 		}
 	case Committed:
-		m.advance(m.ensureStream(e.Page.Stream), protocol.Position{Epoch: e.Page.Epoch, Stamp: e.Page.Through}, &e.Page)
+		m.markStored(e.Page.Epochs)
+		m.advance(m.ensureStream(e.Page.Stream), e.Page.Heads, &e.Page)
 	case Advanced:
-		m.advance(m.ensureStream(e.Mark.Stream), e.Mark.Position, nil)
+		m.markStored(e.Opened)
+		m.advance(m.ensureStream(e.Mark.Stream), history.At(e.Mark.Epoch, e.Mark.Stamp), nil)
+	case RangeRead:
+		m.rangeRead(e)
+	case RangeTaken:
+		m.rangeTaken(e)
+	case Digested:
+		m.digested(e)
+	case Pruned:
+		m.pruned(e)
+	case Sealed:
+		m.acks.sealing = false
+	case Retain:
+		m.retain(e)
+	case AuditNow:
+		m.auditNow(e.Peer)
 	case Applied:
 		m.applied(e)
 	case PageRead:
@@ -119,11 +167,32 @@ func (m *Machine) Step(now time.Time, event Event) []Action {
 func (m *Machine) Vector() []protocol.Mark {
 	var marks []protocol.Mark
 	for _, st := range m.streamList {
-		if st.applied.Stamp > 0 {
-			marks = append(marks, protocol.Mark{Stream: st.Stream, Position: st.applied})
-		}
+		marks = appendMarks(marks, st.Stream, st.applied)
 	}
 	return marks
+}
+
+func appendMarks(marks []protocol.Mark, key protocol.Stream, heads protocol.Heads) []protocol.Mark {
+	for _, p := range heads {
+		marks = append(marks, protocol.Mark{Stream: key, Position: p})
+	}
+	return marks
+}
+
+// headsOf gathers the marks of a vector by stream, in the order of their first mark.
+func headsOf(marks []protocol.Mark) (keys []protocol.Stream, heads map[protocol.Stream]protocol.Heads) {
+	positions := make(map[protocol.Stream][]protocol.Position, len(marks))
+	for _, mark := range marks {
+		if _, known := positions[mark.Stream]; !known {
+			keys = append(keys, mark.Stream)
+		}
+		positions[mark.Stream] = append(positions[mark.Stream], mark.Position)
+	}
+	heads = make(map[protocol.Stream]protocol.Heads, len(keys))
+	for key, list := range positions {
+		heads[key] = history.Normal(list)
+	}
+	return keys, heads
 }
 
 // kinds are a device's streams in the order in which they are asked for: shared first, since it carries the members
@@ -175,6 +244,9 @@ func (m *Machine) setMembers(members []Member) {
 			p.failures, p.retryAt = 0, time.Time{}
 		}
 		p.member = member
+		if member.Retired {
+			m.acks.forget(member.ID)
+		}
 		for _, kind := range kinds {
 			m.ensureStream(protocol.Stream{Origin: member.ID, Kind: kind})
 		}
@@ -188,6 +260,7 @@ func (m *Machine) setMembers(members []Member) {
 	for id, p := range m.peers {
 		if !present[id] {
 			delete(m.peers, id)
+			m.acks.forget(id)
 			continue
 		}
 		m.peerOrder = append(m.peerOrder, p)
@@ -204,6 +277,10 @@ func (m *Machine) tick() {
 	for _, st := range m.streamList {
 		m.tickStream(st)
 	}
+	for _, sn := range slices.Clone(m.snapshots) {
+		m.tickSnapshot(sn)
+	}
+	m.tickAcks()
 	for _, p := range m.peerOrder {
 		m.dialIfDue(p)
 		m.noteState(p)
@@ -222,29 +299,31 @@ func (m *Machine) flush() {
 		}
 		if s.ackNow {
 			s.ackNow = false
-			if marks := m.takeUnsent(s); len(marks) > 0 {
+			if marks := m.takeUnsent(s, m.limits.Marks); len(marks) > 0 {
 				m.send(s, &protocol.AckSharedChanges{Vector: marks})
 			}
 		}
 	}
 }
 
-// takeUnsent returns the marks that have changed since the session was last told.
-func (m *Machine) takeUnsent(s *session) []protocol.Mark {
+// takeUnsent returns the marks that have changed since the session was last told, about limit at most, having told the
+// peer of the epochs that they name.
+func (m *Machine) takeUnsent(s *session, limit int) []protocol.Mark {
 	if len(s.unsent) == 0 {
 		return nil
 	}
-	marks := make([]protocol.Mark, 0, min(len(s.unsent), m.limits.Marks))
-	for st := range s.unsent {
-		marks = append(marks, protocol.Mark{Stream: st.Stream, Position: st.applied})
+	streams := slices.SortedFunc(maps.Keys(s.unsent), func(a, b *stream) int { return a.Compare(b.Stream) })
+	var marks []protocol.Mark
+	heads := make([]protocol.Heads, 0, len(streams))
+	for _, st := range streams {
+		if len(marks)+len(st.applied) > limit {
+			break
+		}
+		marks = appendMarks(marks, st.Stream, st.applied)
+		heads = append(heads, st.applied)
+		delete(s.unsent, st)
 	}
-	slices.SortFunc(marks, func(a, b protocol.Mark) int { return a.Compare(b.Stream) })
-	if len(marks) > m.limits.Marks {
-		marks = marks[:m.limits.Marks]
-	}
-	for _, mark := range marks {
-		delete(s.unsent, m.streams[mark.Stream])
-	}
+	m.tell(s, heads...)
 	return marks
 }
 

@@ -38,6 +38,27 @@ type Reader interface {
 	ReadPage(ctx context.Context, stream protocol.Stream, since hlc.Stamp, maxBytes int) (page protocol.Page, more bool, err error)
 }
 
+// Ranges reads and takes in records as they are, for snapshots and audits. Its methods block and may be called at once.
+type Ranges interface {
+	// ReadRange returns the page that a.Request asks for. The engine fills Number and Vector. It may hold more than Vector
+	// says. An audit asks for one model at most, which may be of another kind than it says: then there are no records.
+	ReadRange(ctx context.Context, a ReadRange) (protocol.SnapshotPage, error)
+	// TakeRange makes a page durable, with how far the snapshot is. Taken.Heads and Floors are set for the last one.
+	TakeRange(ctx context.Context, a TakeRange) (Taken, error)
+	// Digests sums the records of every model that exist, by name.
+	Digests(ctx context.Context) ([]ModelDigests, error)
+}
+
+// Keeper remembers and forgets. Its methods block and may be called at once.
+type Keeper interface {
+	// Acknowledge keeps what a device has; an error is logged, since it is learned again.
+	Acknowledge(ctx context.Context, acks []Acknowledged) error
+	// Prune forgets what a names.
+	Prune(ctx context.Context, a Prune) error
+	// Seal closes a stamp of this device's shared stream, and announces that like a commit.
+	Seal(ctx context.Context) error
+}
+
 // Security gives the TLS configurations of this device: version 1.3, both ends authenticated by their device keys.
 type Security interface {
 	ServerTLS() *tls.Config                           // any device may connect; what it may do is decided by its id
@@ -58,7 +79,24 @@ type Self struct {
 	Name        string
 	Library     protocol.LibraryID
 	LibraryName string
-	Epoch       protocol.EpochID
+	Epoch       protocol.EpochID // names this start; the epochs of its streams follow from it
+	Started     hlc.Stamp        // drawn at this start: what this device wrote before has no greater stamp
+}
+
+// Stored is what a device remembers of streams.
+type Stored struct {
+	Heads        map[protocol.Stream]protocol.Heads // watermarks, also of this device's own streams
+	Epochs       []protocol.Epoch
+	Floors       map[protocol.Stream]hlc.Stamp
+	Acknowledged map[sdk.DeviceID]map[protocol.Stream]protocol.Heads
+	Snapshots    []StoredSnapshot
+}
+
+// StoredSnapshot is a snapshot that is not complete.
+type StoredSnapshot struct {
+	Scope  Scope
+	Vector map[protocol.Stream]protocol.Heads
+	After  protocol.Place
 }
 
 // Member is a device of the library. This device itself may be among the members; it is ignored.
@@ -76,7 +114,13 @@ type Config struct {
 	RetryMin     time.Duration // first pause before dialling or retrying again; doubles up to RetryMax
 	RetryMax     time.Duration //
 	DialTime     time.Duration // for one address, TLS included
-	ReadsAtOnce  int           // ReadPage calls at once, all peers together
+	RequestTime  time.Duration // for the answer to a request for records or digests
+	GossipTime   time.Duration // between two times that a peer is told what third devices have
+	PruneTime    time.Duration // between two looks at what may be forgotten
+	SealTime     time.Duration // between two times that an idle device says its stream is complete up to now; at least
+	AuditTime    time.Duration // between two audits with a peer; zero: none unless asked for
+	RetentionAge time.Duration // what is older than the latest change by so much is forgotten although somebody may need it; zero: never
+	ReadsAtOnce  int           // pages that are read from the database at once, all peers together
 	CommitsQueue int           // bytes of announced commits that may wait for the loop; beyond, peers are served from the database
 }
 
@@ -84,18 +128,21 @@ type Config struct {
 func DefaultConfig() Config {
 	return Config{
 		Heartbeat: 5 * time.Second, StallTime: 10 * time.Second, RetryMin: 250 * time.Millisecond, RetryMax: 30 * time.Second,
-		DialTime: 10 * time.Second, ReadsAtOnce: 4, CommitsQueue: 8 << 20,
+		DialTime: 10 * time.Second, RequestTime: 30 * time.Second, GossipTime: time.Minute, PruneTime: time.Minute, SealTime: 5 * time.Minute,
+		AuditTime: time.Hour, RetentionAge: 90 * 24 * time.Hour, ReadsAtOnce: 4, CommitsQueue: 8 << 20,
 	}
 }
 
-// Options is what an Engine needs. Self, Applier, Reader, Security and Log are required.
+// Options is what an Engine needs. Self, Applier, Reader, Ranges, Keeper, Security and Log are required.
 type Options struct {
 	Self     Self
 	Models   []protocol.ModelVersion // that this device serves, for the peers' information
-	Marks    []protocol.Mark         // watermarks of every stream, also of this device's own
+	Stored   Stored
 	Members  []Member
 	Applier  Applier
 	Reader   Reader
+	Ranges   Ranges
+	Keeper   Keeper
 	Security Security
 	Pairing  Pairing // nil: nobody is admitted
 	Log      hclog.Logger
@@ -103,8 +150,6 @@ type Options struct {
 	Config   Config          // zero: DefaultConfig
 	Now      func() time.Time
 	Rand     *rand.Rand // for jitter; used by the loop only
-	// Acknowledged, if set, is called when a peer says how far it durably is; it must not block.
-	Acknowledged func(peer sdk.DeviceID, marks []protocol.Mark)
 }
 
 // State says how a peer is, for people.
@@ -142,4 +187,7 @@ type PeerStatus struct {
 	StreamsBehind, StreamsBehindMe int           // streams in which the peer, or this device, has more
 	Left                           time.Duration // estimate while backfilling or catching up; zero: none
 	Models                         []protocol.ModelVersion
+	RunsTwice                      bool // two copies of it have shown themselves
+	Refuses                        bool // it has answered this device with CodeDenied; Reason says why
+	Audit                          AuditStatus
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 
 	"github.com/starling-sync/starling/hlc"
+	"github.com/starling-sync/starling/host/history"
 	"github.com/starling-sync/starling/host/protocol"
 	"github.com/starling-sync/starling/sdk"
 )
@@ -25,30 +26,32 @@ func appliesAhead(kind sdk.Ownership) int {
 const gapsAllowed = 3
 
 // stream is one origin's changes of one kind as this device has them.
-//
-// A position of a chain is its stamp. Where histories branch, applied becomes a set of positions and the comparisons
-// of stamps in this file and serve.go become comparisons on that history.
 type stream struct {
 	protocol.Stream
-	applied protocol.Position // durable; what is acknowledged
-	given   hlc.Stamp         // applied.Stamp <= given: also counts pages that the Applier has
-	tail    hlc.Stamp         // given <= tail: also counts pages received; what is asked for next
+	applied protocol.Heads // durable; what is acknowledged
+	given   protocol.Heads // covers applied; also counts pages that the Applier has
+	tail    protocol.Heads // covers given; also counts pages received; what is asked for next
+	floor   hlc.Stamp      // log entries, or tombstones, up to it have been forgotten here, or never came
+	kept    hlc.Stamp      // kept <= floor: the store knows it
 
-	queue      []protocol.Page // received, not yet handed to the Applier; contiguous; ends at tail
+	queue      []protocol.Page // received, not yet handed to the Applier; each continues what is before it; ends at tail
 	queueBytes int
 	handed     []handed // pages of this generation with the Applier, oldest first
 	generation uint64   // of handed pages: a failure begins a new one
 	upstream   *session
-	number     uint32    // of the subscription at upstream
-	gaps       int       // since a page last applied
-	movedAt    time.Time // tail last moved or the upstream changed
-	unsure     bool      // something has changed: see at the next tick whether another peer is ahead of tail
-	aheadAt    time.Time // since when one is; zero: none
-	avoid      SessionID // upstream that stalled, until avoidUntil
+	snapshot   *snapshot      // the stream waits for it; nil: it does not
+	number     uint32         // of the subscription at upstream
+	asked      protocol.Heads // since where
+	gaps       int            // since a page last applied
+	movedAt    time.Time      // tail last moved or the upstream changed
+	unsure     bool           // something has changed: see at the next tick whether another peer is ahead of tail
+	aheadAt    time.Time      // since when one is; zero: none
+	avoid      SessionID      // upstream that stalled, until avoidUntil
 	avoidUntil time.Time
-	backfill   bool      // this catch-up is the first of the stream
-	start      hlc.Stamp // where this catch-up began
-	target     hlc.Stamp // where it ends: applied.Stamp < target means catching up
+	backfill   bool           // this catch-up is the first of the stream
+	start      hlc.Stamp      // where this catch-up began, and how far it goes, for people
+	goal       hlc.Stamp      //
+	target     protocol.Heads // where it ends: while applied does not cover it, the stream catches up
 	startedAt  time.Time
 	heldUntil  time.Time // zero: not held
 	heldReason string
@@ -70,19 +73,24 @@ func (m *Machine) routeAll() {
 }
 
 // route gives a stream its upstream: the origin itself where it is connected, else the peer that is furthest ahead. The
-// origin need not be a member any more: what it wrote still travels between those who have it. A present relay stays as long as it delivers. Also a relay that is not ahead yet is asked, so that what it hears later
-// comes at once.
+// origin need not be a member any more: what it wrote still travels between those who have it. A present relay stays as
+// long as it delivers. Also a relay that is not ahead yet is asked, so that what it hears later comes at once. This device's
+// own streams are asked for only while a peer has of them what this device has lost.
 func (m *Machine) route(st *stream) {
-	if st.Origin == m.self.Device || !st.heldUntil.IsZero() {
+	if !st.heldUntil.IsZero() || st.snapshot != nil {
 		m.unsubscribe(st)
 		return
 	}
 	best := m.bestUpstream(st)
-	if best == st.upstream {
+	snapshot := m.needsSnapshot(st, best)
+	if best == st.upstream && !snapshot {
 		return
 	}
 	m.unsubscribe(st)
-	if best != nil {
+	switch {
+	case snapshot:
+		m.needSnapshot(st)
+	case best != nil:
 		m.subscribe(st, best)
 	}
 }
@@ -92,35 +100,47 @@ func (m *Machine) bestUpstream(st *stream) *session {
 	if origin := m.peers[st.Origin]; origin != nil {
 		direct = origin.session
 	}
-	avoided := func(s *session) bool { return s.id == st.avoid && m.now.Before(st.avoidUntil) }
-	if direct != nil && !avoided(direct) {
+	unfit := func(s *session) bool {
+		return s.id == st.avoid && m.now.Before(st.avoidUntil) || s.pruned[st.Stream]
+	}
+	if direct != nil && !unfit(direct) {
 		return direct
 	}
-	if s := st.upstream; s != nil && s != direct && !avoided(s) {
+	own := st.Origin == m.self.Device
+	if s := st.upstream; s != nil && s != direct && !unfit(s) && (!own || m.isAhead(s, st)) {
 		return s
 	}
 	var best *session
 	for _, p := range m.peerOrder {
 		s := p.session
-		if s == nil || avoided(s) || s.vector[st.Stream].Stamp < st.tail {
+		if s == nil || unfit(s) {
 			continue
 		}
-		if best == nil || s.vector[st.Stream].Stamp > best.vector[st.Stream].Stamp {
+		ahead := m.isAhead(s, st)
+		if !ahead && (own || !m.graph.CoversAll(s.vector[st.Stream], st.tail)) {
+			continue
+		}
+		if best == nil || ahead && (!m.isAhead(best, st) || s.vector[st.Stream].Top() > best.vector[st.Stream].Top()) {
 			best = s
 		}
 	}
-	if best == nil {
+	if best == nil && direct != nil && !direct.pruned[st.Stream] {
 		return direct // better one that stalls than none
 	}
 	return best
 }
 
+// isAhead reports whether a peer has something of a stream that has not been received here.
+func (m *Machine) isAhead(s *session, st *stream) bool {
+	return !m.graph.CoversAll(st.tail, s.vector[st.Stream])
+}
+
 // meet takes in streams that a member has and this device does not know of. A member can make this device remember no
 // more of them than leaves room for those of the members themselves.
-func (m *Machine) meet(marks []protocol.Mark) {
-	for _, mark := range marks {
-		if mark.Stamp > 0 && len(m.streams) < m.limits.Marks/2 {
-			m.ensureStream(mark.Stream)
+func (m *Machine) meet(keys []protocol.Stream) {
+	for _, key := range keys {
+		if len(m.streams) < m.limits.Marks/2 {
+			m.ensureStream(key)
 		}
 	}
 }
@@ -128,13 +148,22 @@ func (m *Machine) meet(marks []protocol.Mark) {
 func (m *Machine) subscribe(st *stream, s *session) {
 	s.number++
 	st.upstream, st.number, st.movedAt, st.aheadAt, st.unsure = s, s.number, m.now, time.Time{}, true
-	st.start, st.startedAt, st.backfill = st.applied.Stamp, m.now, st.applied.Stamp == 0
-	st.target = max(st.target, s.vector[st.Stream].Stamp)
+	st.start, st.startedAt, st.backfill = st.applied.Top(), m.now, len(st.applied) == 0
+	st.target = s.vector[st.Stream] // and nothing that an earlier upstream had, which may be lost
+	st.goal = st.target.Top()
+	st.asked = st.tail
+	if st.gaps == gapsAllowed {
+		// The peer may know more epochs than this device, so that it begins further on than this device can follow. A
+		// position that nobody knows makes it begin at the beginning, or say that a snapshot is needed.
+		st.asked = history.At(m.self.Epoch, 1)
+	}
+	m.tell(s, st.asked)
 	w := &s.wants[kindIndex(st.Kind)]
-	w.Subscribe = append(w.Subscribe, protocol.Subscribe{
-		Number: st.number, Origin: st.Origin, Since: protocol.Position{Epoch: st.applied.Epoch, Stamp: st.tail},
-	})
+	w.Subscribe = append(w.Subscribe, protocol.Subscribe{Number: st.number, Origin: st.Origin, Since: st.asked})
 }
+
+// catchingUp reports whether a stream is not yet where its upstream was when it was asked.
+func (m *Machine) catchingUp(st *stream) bool { return !m.graph.CoversAll(st.applied, st.target) }
 
 // unsubscribe ends the subscription and lets go of what was received and not handed to the Applier.
 func (m *Machine) unsubscribe(st *stream) {
@@ -164,32 +193,31 @@ func (m *Machine) detach(st *stream) {
 func (m *Machine) delivery(s *session, d *protocol.Delivery) {
 	page := &d.Page
 	st := m.streams[page.Stream]
-	if page.Origin == m.self.Device || st == nil {
-		m.log(hclog.Warn, "page refused: its origin is this device or unknown", "peer", s.peer.String(), "origin", page.Origin.String())
+	if st == nil {
+		m.log(hclog.Warn, "page refused: its stream is not known here", "peer", s.peer.String(), "origin", page.Origin.String())
 		return
 	}
-	s.note(page.Stream, protocol.Position{Epoch: page.Epoch, Stamp: max(page.Head, page.Through)}, m.limits.Marks)
+	m.note(s, page.Stream, page.Heads)
 	if st.upstream != s || st.number != d.Subscription {
 		return // of a subscription that has been given up
 	}
 	switch {
-	case page.Through <= st.tail:
+	case m.graph.CoversAll(st.tail, page.Heads):
 		s.unsent[st], s.ackNow = struct{}{}, true // a repetition: it still frees the sender's window
 		return
-	case page.From > st.tail:
+	case page.From > m.graph.Low(st.tail, page.Heads):
 		m.gap(st, page)
 		return
 	}
 	st.queue = append(st.queue, *page)
 	st.queueBytes += page.Bytes()
 	if st.queueBytes > 2*m.limits.WindowBytes+m.limits.MaxPageBytes {
+		m.over["window_bytes"]++
 		m.refuse(s, sdk.CodeTooLarge, "more pages than the window allows", true)
 		return
 	}
-	st.tail, st.movedAt, st.unsure = page.Through, m.now, true
-	if st.applied.Stamp < st.target {
-		st.target = max(st.target, page.Head)
-	}
+	st.tail, st.movedAt, st.unsure = m.graph.Join(st.tail, page.Heads), m.now, true
+	st.goal = max(st.goal, page.Head)
 	m.pump(st)
 }
 
@@ -198,7 +226,7 @@ func (m *Machine) gap(st *stream, page *protocol.Page) {
 	s := st.upstream
 	st.gaps++
 	m.log(hclog.Debug, "gap in a stream", "peer", s.peer.String(), "origin", st.Origin.String(), "kind", st.Kind,
-		"have", st.tail.String(), "from", page.From.String())
+		"have", st.tail.Top().String(), "from", page.From.String())
 	if st.gaps > gapsAllowed {
 		m.hold(st, s.peer.id, sdk.Errorf(sdk.CodeUnavailable, "%s leaves gaps in the stream of %s", s.peer, m.nameOf(st.Origin)))
 		return
@@ -209,12 +237,16 @@ func (m *Machine) gap(st *stream, page *protocol.Page) {
 // pump hands queued pages to the Applier, small ones that follow each other as one.
 func (m *Machine) pump(st *stream) {
 	for len(st.handed) < appliesAhead(st.Kind) && len(st.queue) > 0 {
-		page, n, size := merge(st.queue, &m.limits)
+		page, n, size := m.merge(st.queue)
 		rest := copy(st.queue, st.queue[n:])
 		clear(st.queue[rest:])
 		st.queue = st.queue[:rest]
 		st.queueBytes -= size
-		st.given = page.Through
+		if len(st.given) == 0 && st.Kind == sdk.DeviceOwned {
+			st.floor = max(st.floor, page.Head) // who has nothing is spared what was deleted, also on the pages that follow
+		}
+		st.given = m.graph.Join(st.given, page.Heads)
+		page.Epochs = m.toStore(slices.Concat(page.Heads, st.applied))
 		from := st.Origin
 		if st.upstream != nil {
 			from = st.upstream.peer.id
@@ -236,12 +268,13 @@ func modelsOf(page *protocol.Page) []sdk.ModelName {
 
 // merge returns the first pages of a queue as one page that a frame can carry on, of about PageBytes at most unless the
 // first is larger; how many they are; and their size together. Batches are referred to, not copied.
-func merge(queue []protocol.Page, limits *protocol.Limits) (page protocol.Page, n, size int) {
+func (m *Machine) merge(queue []protocol.Page) (page protocol.Page, n, size int) {
+	limits := &m.limits
 	page, n, size = queue[0], 1, queue[0].Bytes()
 	for ; n < len(queue); n++ {
 		next := &queue[n]
 		more := next.Bytes()
-		if size+more > limits.PageBytes || len(page.Batches)+len(next.Batches) > limits.Batches || next.Epoch != page.Epoch {
+		if size+more > limits.PageBytes || len(page.Batches)+len(next.Batches) > limits.Batches {
 			break
 		}
 		if n == 1 {
@@ -249,7 +282,8 @@ func merge(queue []protocol.Page, limits *protocol.Limits) (page protocol.Page, 
 		}
 		page.Batches = append(page.Batches, next.Batches...)
 		page.From = min(page.From, next.From) // a page may begin within what came before it
-		page.Through, page.Head = next.Through, next.Head
+		page.Through, page.Head = max(page.Through, next.Through), next.Head
+		page.Heads = m.graph.Join(page.Heads, next.Heads)
 		size += more
 	}
 	return page, n, size
@@ -283,26 +317,35 @@ func (m *Machine) applied(e Applied) {
 		s.rowsIn += int64(e.Page.Rows())
 		s.ackNow = true
 	}
-	m.advance(st, protocol.Position{Epoch: e.Page.Epoch, Stamp: e.Page.Through}, &e.Page)
+	m.markStored(e.Page.Epochs)
+	if len(e.Page.Batches) > 0 {
+		m.acks.noteChange(e.Page.Stream, e.Page.Through)
+	}
+	m.advance(st, e.Page.Heads, &e.Page)
 	m.pump(st)
+	if st.Origin == m.self.Device && len(st.queue) == 0 {
+		m.route(st) // once what was lost is back, nobody need send what is written here
+	}
 }
 
 // advance moves a stream's watermark, tells the peers and serves them. page is what moved it, or nil.
-func (m *Machine) advance(st *stream, to protocol.Position, page *protocol.Page) {
-	if to.Stamp <= st.applied.Stamp {
+func (m *Machine) advance(st *stream, to protocol.Heads, page *protocol.Page) {
+	if m.graph.CoversAll(st.applied, to) {
 		return
 	}
-	if to.Epoch == (protocol.EpochID{}) {
-		to.Epoch = st.applied.Epoch
-	}
 	if st.start == 0 {
-		st.start = to.Stamp
+		st.start = to.Top()
 	}
-	st.applied = to
-	st.given = max(st.given, to.Stamp)
-	st.tail = max(st.tail, to.Stamp)
+	st.applied = m.graph.Join(st.applied, to)
+	st.given = m.graph.Join(st.given, to)
+	st.tail = m.graph.Join(st.tail, to)
+	if m.graph.CoversAll(st.applied, st.target) {
+		st.target, st.goal = nil, 0
+	}
+	m.acks.moved = true
 	for _, s := range m.sessionList {
-		s.unsent[st] = struct{}{} // also where the Hello of this device, which says less, is under way
+		delete(s.pruned, st.Stream) // it may keep what comes next
+		s.unsent[st] = struct{}{}   // also where the Hello of this device, which says less, is under way
 		if s.ready() {
 			m.serve(s, st, page)
 		}
@@ -327,21 +370,21 @@ func (m *Machine) hold(st *stream, from sdk.DeviceID, err error) {
 		m.send(s, &protocol.Error{Code: code, Message: truncate(err.Error(), m.limits.TextBytes), Retryable: true, Stream: st.Stream})
 	}
 	m.unsubscribe(st)
-	st.given, st.tail = st.applied.Stamp, st.applied.Stamp
+	st.given, st.tail = st.applied, st.applied
 	m.noteStateOf(from)
 }
 
 // noticeAhead takes in that some peer may be ahead of what has been received.
 func (m *Machine) noticeAhead(st *stream) {
 	st.unsure = true
-	if st.upstream == nil && st.Origin != m.self.Device {
+	if st.upstream == nil || m.needsSnapshot(st, st.upstream) {
 		m.route(st)
 	}
 }
 
 func (m *Machine) aheadElsewhere(st *stream) bool {
 	for _, p := range m.peerOrder {
-		if s := p.session; s != nil && s != st.upstream && s.vector[st.Stream].Stamp > st.tail {
+		if s := p.session; s != nil && s != st.upstream && !s.pruned[st.Stream] && m.isAhead(s, st) {
 			return true
 		}
 	}
@@ -373,7 +416,7 @@ func (m *Machine) tickStream(st *stream) {
 		st.aheadAt = m.now
 	}
 	patience := m.config.StallTime
-	if st.upstream.vector[st.Stream].Stamp <= st.tail {
+	if !m.isAhead(st.upstream, st) {
 		patience /= 10
 	}
 	if m.now.Sub(latest(st.aheadAt, st.movedAt)) < patience {

@@ -12,7 +12,7 @@ import (
 
 // smallBatches is a page of n batches, as operations of two models in turn make it.
 func smallBatches(key protocol.Stream, from, through hlc.Stamp, n int) protocol.Page {
-	page := protocol.Page{Stream: key, From: from, Through: through, Head: through, Batches: make([]sdk.Batch, n)}
+	page := protocol.Page{Stream: key, Heads: at(through), From: from, Through: through, Head: through, Batches: make([]sdk.Batch, n)}
 	for i := range page.Batches {
 		page.Batches[i] = sdk.Batch{Model: testModel, Version: uint32(i % 2), Count: 1, Rows: make([]byte, 25)}
 	}
@@ -20,15 +20,19 @@ func smallBatches(key protocol.Stream, from, through hlc.Stamp, n int) protocol.
 }
 
 func TestMerge(t *testing.T) {
-	limits := protocol.DefaultLimits()
+	m := newSolo(t).m
+	m.limits = protocol.DefaultLimits()
+	limits := &m.limits
 	limits.PageBytes = 1 << 20
-	page, n, size := merge([]protocol.Page{{From: 12, Through: 15}, {From: 10, Through: 20}, {From: 20, Through: 30}}, &limits)
-	if page.From != 10 || page.Through != 30 || n != 3 || size != 3*page.Bytes() {
-		t.Errorf("merged (%d, %d] of %d pages with %d bytes; want (10, 30] of 3", page.From, page.Through, n, size)
+	page, n, size := m.merge([]protocol.Page{
+		{Heads: at(15), From: 12, Through: 15}, {Heads: at(20), From: 10, Through: 20}, {Heads: at(30), From: 20, Through: 30},
+	})
+	if page.From != 10 || page.Through != 30 || !page.Heads.Equal(at(30)) || n != 3 || size != 3*page.Bytes() {
+		t.Errorf("merged (%d, %d] to %v of %d pages with %d bytes; want (10, 30] of 3", page.From, page.Through, page.Heads, n, size)
 	}
 	half := limits.Batches/2 + 1
 	queue := []protocol.Page{smallBatches(rowsOf1, 0, 10, half), smallBatches(rowsOf1, 10, 20, half)}
-	if page, n, _ := merge(queue, &limits); n != 1 || page.Through != 10 {
+	if page, n, _ := m.merge(queue); n != 1 || page.Through != 10 {
 		t.Errorf("merged %d pages with %d batches; a frame takes %d", n, len(page.Batches), limits.Batches)
 	}
 }
@@ -72,7 +76,7 @@ func TestMachine_FormerMember(t *testing.T) {
 			w.write(w.devices[2], sdk.DeviceOwned, 0, 5, "last rows")
 			w.pass(30 * time.Second)
 			w.stop(w.devices[2])
-			remaining := w.members()[:2]
+			remaining := w.members[:2]
 			if forgets {
 				m := w.devices[0].machine
 				w.devices[0].machine = NewMachine(MachineOptions{Self: m.self, Members: remaining, Limits: m.limits, Config: m.config, Rand: m.rand})
@@ -95,7 +99,7 @@ func TestMachine_InventedStreams(t *testing.T) {
 	var vector []protocol.Mark
 	for i := range 200 {
 		key := protocol.Stream{Origin: sdk.DeviceID{1, byte(i)}, Kind: sdk.SharedByAll}
-		vector = append(vector, protocol.Mark{Stream: key, Position: protocol.Position{Stamp: 1}})
+		vector = append(vector, protocol.Mark{Stream: key, Position: protocol.Position{Epoch: protocol.EpochID{1}, Stamp: 1}})
 	}
 	s.connect(1, 1, vector...)
 	if got := len(s.m.streams); got > 50 {

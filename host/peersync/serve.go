@@ -30,33 +30,39 @@ func (w *window) room(bytes int) bool { return w.used == 0 || w.used+bytes <= w.
 
 func (s *session) window(kind sdk.Ownership) *window { return &s.windows[kindIndex(kind)] }
 
-// subscription is a stream that a peer has asked for. Everything up to cursor has been sent.
+// subscription is a stream that a peer has asked for.
 type subscription struct {
 	stream   protocol.Stream
 	number   uint32
-	cursor   hlc.Stamp
-	sent     []sentPage // ascending by through
-	reading  bool       // a ReadPage is under way
-	small    bool       // the last page came out too large to send: read the least
-	lagging  bool       // stands in window.lagging
-	retryAt  time.Time  // after a failed read
+	has      protocol.Heads // what the peer had, and what was sent to it
+	exempt   hlc.Stamp      // the peer had nothing of the rows when this was the latest: it needs no memory of what was deleted before
+	sent     []sentPage     // in the order of sending
+	reading  bool           // a ReadPage is under way
+	small    bool           // the last page came out too large to send: read the least
+	lagging  bool           // stands in window.lagging
+	retryAt  time.Time      // after a failed read
 	failures int
 }
 
 type sentPage struct {
-	through hlc.Stamp
-	bytes   int
+	heads protocol.Heads
+	bytes int
 }
 
-// acknowledge frees the window of pages up to stamp.
-func (sub *subscription) acknowledge(w *window, stamp hlc.Stamp) {
-	n := 0
-	for n < len(sub.sent) && sub.sent[n].through <= stamp {
-		w.used -= sub.sent[n].bytes
-		n++
+// acknowledge frees the window of the pages that who has heads has.
+func (m *Machine) acknowledge(sub *subscription, w *window, heads protocol.Heads) {
+	for len(sub.sent) > 0 && m.graph.CoversAll(heads, sub.sent[0].heads) {
+		sub.free(w, 1)
 	}
-	sub.sent = sub.sent[n:]
-	if len(sub.sent) == 0 {
+	sub.has = m.graph.Join(sub.has, heads) // it may have more, from others
+}
+
+// free gives back the room of the first n pages.
+func (sub *subscription) free(w *window, n int) {
+	for _, page := range sub.sent[:n] {
+		w.used -= page.bytes
+	}
+	if sub.sent = sub.sent[n:]; len(sub.sent) == 0 {
 		sub.sent = nil
 	}
 }
@@ -77,10 +83,14 @@ func (m *Machine) request(s *session, r *protocol.Request, kind sdk.Ownership) {
 		key := protocol.Stream{Origin: want.Origin, Kind: kind}
 		m.cancel(s, key)
 		if len(s.subs) >= m.limits.Marks {
+			m.over["marks"]++
 			m.refuse(s, sdk.CodeTooLarge, fmt.Sprintf("more than %d subscriptions", m.limits.Marks), false)
 			return
 		}
-		sub := &subscription{stream: key, number: want.Number, cursor: want.Since.Stamp}
+		sub := &subscription{stream: key, number: want.Number, has: want.Since}
+		if st := m.streams[key]; st != nil && kind == sdk.DeviceOwned && len(want.Since) == 0 {
+			sub.exempt = max(st.applied.Top(), st.floor)
+		}
 		s.subs[key] = sub
 		delete(s.holds, key)
 		m.fill(s, sub)
@@ -96,7 +106,11 @@ func (m *Machine) cancel(s *session, key protocol.Stream) {
 	if sub == nil {
 		return
 	}
-	sub.acknowledge(s.window(key.Kind), hlc.MaxStamp)
+	w := s.window(key.Kind)
+	sub.free(w, len(sub.sent))
+	if sub.lagging {
+		w.lagging = slices.DeleteFunc(w.lagging, func(other *subscription) bool { return other == sub })
+	}
 	delete(s.subs, key)
 }
 
@@ -104,10 +118,10 @@ func (m *Machine) cancel(s *session, key protocol.Stream) {
 // subscription goes on from the database.
 func (m *Machine) serve(s *session, st *stream, page *protocol.Page) {
 	sub := s.subs[st.Stream]
-	if sub == nil || sub.cursor >= st.applied.Stamp {
+	if sub == nil || m.graph.CoversAll(sub.has, st.applied) {
 		return
 	}
-	if page != nil && !sub.reading && !sub.lagging && page.From <= sub.cursor && sub.cursor < page.Through {
+	if page != nil && !sub.reading && !sub.lagging && page.From <= m.graph.Low(sub.has, page.Heads) && !m.graph.CoversAll(sub.has, page.Heads) {
 		if size := page.Bytes(); m.fitsFrame(page, size) && s.window(st.Kind).room(size) {
 			m.sendPage(s, sub, *page, size, true)
 		}
@@ -118,7 +132,12 @@ func (m *Machine) serve(s *session, st *stream, page *protocol.Page) {
 // fill reads the next page of a subscription that is behind, once there is room for it.
 func (m *Machine) fill(s *session, sub *subscription) {
 	st := m.streams[sub.stream]
-	if st == nil || sub.reading || sub.lagging || sub.cursor >= st.applied.Stamp || m.now.Before(sub.retryAt) {
+	if st == nil || sub.reading || sub.lagging || m.now.Before(sub.retryAt) || m.graph.CoversAll(sub.has, st.applied) {
+		return
+	}
+	since := m.graph.Low(sub.has, st.applied)
+	if m.isBelowFloor(st, sub, since) {
+		m.refuseBelowFloor(s, sub)
 		return
 	}
 	w := s.window(sub.stream.Kind)
@@ -134,8 +153,21 @@ func (m *Machine) fill(s *session, sub *subscription) {
 	sub.reading = true
 	w.used += bytes
 	m.act(ReadPage{
-		Session: s.id, Subscription: sub.number, Stream: sub.stream, Since: sub.cursor, Head: st.applied.Stamp, MaxBytes: bytes,
+		Session: s.id, Subscription: sub.number, Stream: sub.stream, Since: since, Heads: st.applied, MaxBytes: bytes,
 	})
+}
+
+// isBelowFloor reports whether what comes after since is not all here any more.
+func (m *Machine) isBelowFloor(st *stream, sub *subscription, since hlc.Stamp) bool {
+	return since < st.floor && sub.exempt < st.floor
+}
+
+// refuseBelowFloor tells a peer that it needs a snapshot, and ends the subscription.
+func (m *Machine) refuseBelowFloor(s *session, sub *subscription) {
+	m.send(s, &protocol.Error{
+		Code: sdk.CodePruned, Message: "what comes next has been pruned here; a snapshot has it", Retryable: true, Stream: sub.stream,
+	})
+	m.cancel(s, sub.stream)
 }
 
 func (m *Machine) serveLagging(s *session) {
@@ -145,14 +177,12 @@ func (m *Machine) serveLagging(s *session) {
 			sub := w.lagging[0]
 			w.lagging = slices.Delete(w.lagging, 0, 1)
 			sub.lagging = false
-			if s.subs[sub.stream] == sub {
-				m.fill(s, sub)
-			}
+			m.fill(s, sub)
 		}
 	}
 }
 
-// pageRead takes in a page from the database. Where a peer asks from below the floor, a snapshot takes its place.
+// pageRead takes in a page from the database. What was read while the floor rose above its beginning may lack something.
 func (m *Machine) pageRead(e PageRead) {
 	s := m.sessions[e.Read.Session]
 	if s == nil {
@@ -162,7 +192,9 @@ func (m *Machine) pageRead(e PageRead) {
 	sub := s.subs[e.Read.Stream]
 	if sub != nil && sub.number == e.Read.Subscription && sub.reading {
 		sub.reading = false
-		m.sendRead(s, sub, &e)
+		if !m.isBelowFloor(m.streams[sub.stream], sub, e.Read.Since) {
+			m.sendRead(s, sub, &e)
+		}
 		m.fill(s, sub)
 	}
 	m.serveLagging(s)
@@ -170,15 +202,19 @@ func (m *Machine) pageRead(e PageRead) {
 
 func (m *Machine) sendRead(s *session, sub *subscription, e *PageRead) {
 	page, err := e.Page, e.Err
-	page.Stream, page.From = sub.stream, sub.cursor
-	if !e.More {
-		page.Through = max(page.Through, e.Read.Head)
+	page.Stream, page.From, page.Heads = sub.stream, e.Read.Since, e.Read.Heads
+	if e.More {
+		page.Heads = m.graph.Until(e.Read.Heads, page.Through)
+	} else {
+		page.Through = max(page.Through, e.Read.Heads.Top())
 	}
 	size := page.Bytes()
 	switch {
 	case err != nil:
-	case page.Through <= sub.cursor:
-		err = sdk.Errorf(sdk.CodeInternal, "a page that ends where it begins, at %s", sub.cursor)
+	case m.graph.CoversAll(sub.has, page.Heads):
+		return // the peer has got it meanwhile, from others
+	case page.Through <= page.From:
+		err = sdk.Errorf(sdk.CodeInternal, "a page that ends where it begins, at %s", page.From)
 	case !m.fitsFrame(&page, size) && !sub.small:
 		sub.small = true // a large record after many small ones: alone it fits
 		return
@@ -204,13 +240,11 @@ func (m *Machine) fitsFrame(page *protocol.Page, size int) bool {
 
 func (m *Machine) sendPage(s *session, sub *subscription, page protocol.Page, size int, live bool) {
 	st := m.streams[sub.stream]
-	page.Head = st.applied.Stamp
-	if page.Epoch == (protocol.EpochID{}) {
-		page.Epoch = st.applied.Epoch
-	}
+	page.Head, page.Epochs = max(page.Through, st.applied.Top(), st.floor), nil // never below what the peer lacks tombstones of
+	m.tell(s, page.Heads)
 	s.window(sub.stream.Kind).used += size
-	sub.sent = append(sub.sent, sentPage{through: page.Through, bytes: size})
-	sub.cursor = page.Through
+	sub.sent = append(sub.sent, sentPage{heads: page.Heads, bytes: size})
+	sub.has = m.graph.Join(sub.has, page.Heads)
 	s.rowsOut += int64(page.Rows())
 	d := protocol.Delivery{Subscription: sub.number, Page: page}
 	if live {

@@ -27,11 +27,15 @@ type peer struct {
 	failures int       // attempts since the last settled session
 	retryAt  time.Time // not dialled before
 	lastErr  string
+	refuses  bool // its last answer to a session was that this device may have none
 
 	state State // as last noted; since when
 	since time.Time
 
-	vector map[protocol.Stream]protocol.Position // what it had when its last session ended; nil: not known
+	vector map[protocol.Stream]protocol.Heads // what it had when its last session ended; nil: not known
+	starts []protocol.EpochID                 // of its latest sessions, the last one at the end: see twice
+	twice  time.Time                          // it last showed that it runs twice; zero: never
+	audit  AuditStatus                        // of the last one that ended
 }
 
 func (p *peer) String() string {
@@ -57,8 +61,18 @@ type session struct {
 	peerClockAt time.Time
 	rtt, skew   time.Duration
 
-	vector map[protocol.Stream]protocol.Position // how far the peer is
-	unsent map[*stream]struct{}                  // streams whose watermark has moved since the peer was told
+	vector   map[protocol.Stream]protocol.Heads // how far the peer is
+	unsent   map[*stream]struct{}               // streams whose watermark has moved since the peer was told
+	told     map[protocol.EpochID]bool          // epochs that the peer knows: true, it was told or has told; false, it should
+	epochs   int                                // that the peer has told of
+	gossip   uint64                             // acknowledgements of third devices up to this version were passed on ...
+	gossipAt time.Time                          // ... and the next ones not before
+	pruned   map[protocol.Stream]bool           // streams that the peer can not send from where this device is
+	ranges   int                                // that are being read for the peer, or are to be read again
+	again    []ReadRange                        // that could not be read; at againAt they are tried again
+	againAt  time.Time
+	numbers  uint32 // of requests for snapshots and audits
+	audit    audit
 
 	// Receiving.
 	number uint32              // of the last subscription of ours
@@ -74,9 +88,16 @@ type session struct {
 }
 
 // note takes in that the peer has a stream up to there. What a peer can make this device remember is limited.
-func (s *session) note(key protocol.Stream, p protocol.Position, limit int) {
-	if old, known := s.vector[key]; p.Stamp >= old.Stamp && (known || len(s.vector) < limit) {
-		s.vector[key] = p
+func (m *Machine) note(s *session, key protocol.Stream, heads protocol.Heads) {
+	old, known := s.vector[key]
+	if !known && len(s.vector) >= m.limits.Marks {
+		return
+	}
+	if joined := m.graph.Join(old, heads); len(joined) <= m.limits.Heads {
+		s.vector[key] = joined
+	}
+	if key.Origin == m.self.Device {
+		m.lookForTwin(s.peer, key.Kind, heads)
 	}
 }
 
@@ -96,7 +117,8 @@ func (m *Machine) peerUp(e PeerUp) {
 	}
 	s := &session{
 		id: e.Session, peer: p, dialed: e.Dialed, via: e.Via, address: e.Address, up: m.now, heard: m.now, beatAt: m.now.Add(m.config.Heartbeat),
-		vector: map[protocol.Stream]protocol.Position{}, unsent: map[*stream]struct{}{},
+		vector: map[protocol.Stream]protocol.Heads{}, unsent: map[*stream]struct{}{}, told: map[protocol.EpochID]bool{},
+		pruned: map[protocol.Stream]bool{}, gossipAt: m.now.Add(m.config.GossipTime),
 		subs: map[protocol.Stream]*subscription{}, holds: map[protocol.Stream]string{},
 	}
 	for i := range s.windows {
@@ -161,6 +183,7 @@ func (m *Machine) forget(s *session, reason string) {
 				m.detach(st)
 			}
 		}
+		m.leaveSnapshots(s)
 		m.routeAll()
 	}
 	m.noteState(p)
@@ -223,6 +246,18 @@ func (m *Machine) received(e Received) {
 		m.learn(s, msg.Vector)
 	case *protocol.Heartbeat:
 		m.heartbeat(s, msg)
+	case *protocol.Epochs:
+		m.learnEpochs(s, msg.Epochs)
+	case *protocol.SnapshotRequest:
+		m.snapshotRequest(s, msg)
+	case *protocol.SnapshotPage:
+		m.snapshotPage(s, msg)
+	case *protocol.AuditRequest:
+		m.auditRequest(s, msg)
+	case *protocol.AuditResponse:
+		m.auditResponse(s, msg)
+	case *protocol.AuditRepair:
+		m.auditRepair(s, msg)
 	default:
 		m.refuse(s, sdk.CodeInvalid, fmt.Sprintf("%s has no place in a session", e.Message.Type()), false)
 	}
@@ -250,23 +285,30 @@ func (m *Machine) hello(s *session, h *protocol.Hello) {
 		return
 	}
 	s.hello = h
+	m.noteStart(s.peer, h.Epoch)
 	if old := s.peer.session; old != nil {
 		s.peer.session = s
 		m.replace(old, s)
 	}
 	p := s.peer
-	p.session, p.lastErr = s, ""
+	p.session, p.lastErr, p.refuses = s, "", false
 	if h.Name != "" && p.member.Name == "" {
 		p.member.Name = h.Name
 	}
-	for _, mark := range h.Vector {
-		s.note(mark.Stream, mark.Position, m.limits.Marks)
+	keys, vector := headsOf(h.Vector)
+	for _, key := range keys {
+		m.note(s, key, vector[key])
+		m.tellKnown(s, vector[key])
+		m.explain(s, vector[key])
 	}
-	m.meet(h.Vector)
+	m.acks.replace(p.id, s.vector, s.id) // what it has now counts: it may have been restored from an older copy
+	m.act(Acknowledged{Peer: p.id, Heads: m.acks.of[p.id].heads(), All: true})
+	m.meet(keys)
 	s.peerClock, s.peerClockAt = h.Clock, m.now
 	s.skew = h.Clock.Sub(m.now)
 	m.log(hclog.Info, "peer connected", "peer", p.String(), "via", s.via, "address", s.address, "dialed", s.dialed)
 	m.warnIfAhead(s)
+	m.tellAll(s)
 	m.sendHeartbeat(s)
 	m.routeAll()
 	for _, st := range m.streamList {
@@ -284,11 +326,8 @@ func (m *Machine) prefer(s *session, h *protocol.Hello) bool {
 		return true
 	}
 	if old.hello.Epoch != h.Epoch {
-		if m.now.Sub(old.heard) < m.config.Heartbeat {
-			m.log(hclog.Warn, "a device has sessions in two epochs: it was restarted, or it runs twice", "peer", s.peer.String(),
-				"epochs", []string{old.hello.Epoch.String(), h.Epoch.String()})
-		}
-		return true
+		// A restarted device must not wait until its lost session is noticed. Two copies that run take turns.
+		return s.peer.twice.IsZero() || m.now.Sub(old.up) > m.config.StallTime
 	}
 	if old.dialed == s.dialed || m.now.Sub(old.up) > m.limits.HandshakeTime {
 		return true
@@ -304,6 +343,7 @@ func (m *Machine) replace(old, s *session) {
 			m.detach(st)
 		}
 	}
+	m.leaveSnapshots(old)
 	delete(m.sessions, old.id)
 	m.sessionList = slices.DeleteFunc(m.sessionList, func(other *session) bool { return other == old })
 	m.act(Close{Session: old.id, Reason: "another session with this peer is in use"})
@@ -314,15 +354,19 @@ func (m *Machine) replace(old, s *session) {
 func (m *Machine) warnIfAhead(s *session) {
 	for _, kind := range kinds {
 		key := protocol.Stream{Origin: m.self.Device, Kind: kind}
-		if theirs, mine := s.vector[key].Stamp, m.streams[key].applied.Stamp; theirs > mine {
-			m.log(hclog.Warn, "a peer has changes of this device that this device does not have: was its data restored from an older copy?",
-				"peer", s.peer.String(), "peer_has", theirs.String(), "here", mine.String())
+		if theirs, mine := s.vector[key], m.streams[key].applied; !m.graph.CoversAll(mine, theirs) {
+			m.log(hclog.Warn, "a peer has changes of this device that this device lacks, as after its data was restored from an older copy; they are fetched",
+				"peer", s.peer.String(), "kind", kind, "peer_has", theirs.Top().String(), "here", mine.Top().String())
 		}
 	}
 }
 
 func (m *Machine) refused(s *session, e *protocol.Error) {
 	if !e.Stream.Origin.IsZero() {
+		if e.Code == sdk.CodePruned {
+			m.belowFloor(s, e.Stream)
+			return
+		}
 		if s.subs[e.Stream] == nil || len(s.holds) >= m.limits.Marks {
 			return // nothing of that stream was being sent
 		}
@@ -333,6 +377,7 @@ func (m *Machine) refused(s *session, e *protocol.Error) {
 		m.noteState(s.peer)
 		return
 	}
+	s.peer.refuses = e.Code == sdk.CodeDenied
 	m.log(hclog.Warn, "peer refused the session", "peer", s.peer.String(), "code", e.Code, "reason", e.Message)
 	m.end(s, fmt.Sprintf("%s refuses: %s", s.peer, e.Message))
 }
@@ -346,10 +391,12 @@ func (m *Machine) heartbeat(s *session, h *protocol.Heartbeat) {
 	}
 	s.skew = h.Clock.Add(s.rtt / 2).Sub(m.now)
 	m.learn(s, h.Vector)
+	m.learnKnown(s, h.Known)
 }
 
 func (m *Machine) sendHeartbeat(s *session) {
-	beat := &protocol.Heartbeat{Clock: m.now, Vector: m.takeUnsent(s)}
+	beat := &protocol.Heartbeat{Clock: m.now, Vector: m.takeUnsent(s, m.limits.Marks)}
+	beat.Known = m.takeKnown(s, m.limits.Marks-len(beat.Vector))
 	if !s.peerClock.IsZero() {
 		beat.Echo, beat.EchoDelay = s.peerClock, max(0, m.now.Sub(s.peerClockAt))
 	}
@@ -363,11 +410,13 @@ func (m *Machine) tickSession(s *session) {
 		m.end(s, "no Hello in time")
 	case m.now.Sub(s.heard) > missedBeats*m.config.Heartbeat:
 		m.end(s, fmt.Sprintf("silent for %s", m.now.Sub(s.heard).Round(time.Second)))
-	case s.ready() && !m.now.Before(s.beatAt):
-		m.sendHeartbeat(s)
-		m.retryReads(s)
 	case s.ready():
+		if !m.now.Before(s.beatAt) {
+			m.sendHeartbeat(s)
+		}
 		m.retryReads(s)
+		m.retryRanges(s)
+		m.tickAudit(s)
 	}
 }
 
@@ -376,19 +425,27 @@ func (m *Machine) learn(s *session, marks []protocol.Mark) {
 	if len(marks) == 0 {
 		return
 	}
-	m.meet(marks)
-	for _, mark := range marks {
-		if mark.Stamp > s.vector[mark.Stream].Stamp {
-			delete(s.holds, mark.Stream)
+	keys, vector := headsOf(marks)
+	m.meet(keys)
+	moved := make(map[protocol.Stream]protocol.Heads, len(keys))
+	for _, key := range keys {
+		if !m.graph.CoversAll(s.vector[key], vector[key]) {
+			delete(s.holds, key)
 		}
-		s.note(mark.Stream, mark.Position, m.limits.Marks)
-		if sub := s.subs[mark.Stream]; sub != nil {
-			sub.acknowledge(s.window(mark.Kind), mark.Stamp)
+		m.note(s, key, vector[key])
+		m.explain(s, vector[key])
+		if m.acknowledged(s.peer.id, key, vector[key], s) {
+			moved[key] = m.acks.get(s.peer.id, key)
 		}
-		if st := m.streams[mark.Stream]; st != nil {
+		if sub := s.subs[key]; sub != nil {
+			m.acknowledge(sub, s.window(key.Kind), vector[key])
+		}
+		if st := m.streams[key]; st != nil {
 			m.noticeAhead(st)
 		}
 	}
-	m.act(Acknowledged{Peer: s.peer.id, Marks: marks})
+	if len(moved) > 0 {
+		m.act(Acknowledged{Peer: s.peer.id, Heads: moved})
+	}
 	m.serveLagging(s)
 }

@@ -5,7 +5,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/starling-sync/starling/hlc"
 	"github.com/starling-sync/starling/host/protocol"
 	"github.com/starling-sync/starling/sdk"
 )
@@ -30,14 +29,14 @@ func (m *Machine) SessionOf(id sdk.DeviceID) (SessionID, bool) {
 }
 
 func (m *Machine) statusOf(p *peer) PeerStatus {
-	status := PeerStatus{ID: p.id, Name: p.member.Name, State: p.state, Since: p.since, Progress: 1}
+	status := PeerStatus{ID: p.id, Name: p.member.Name, State: p.state, Since: p.since, Progress: 1, RunsTwice: m.runsTwice(p), Refuses: p.refuses, Audit: p.audit}
 	_, status.Reason = m.stateOf(p)
 	s := p.session
 	if s == nil {
 		status.Progress = 0
 		for _, st := range m.streamList {
 			if p.vector != nil {
-				status.BehindMe = max(status.BehindMe, distance(p.vector[st.Stream].Stamp, st.applied.Stamp))
+				status.BehindMe = max(status.BehindMe, m.distance(p.vector[st.Stream], st.applied))
 			}
 		}
 		return status
@@ -47,22 +46,22 @@ func (m *Machine) statusOf(p *peer) PeerStatus {
 	var done, total float64
 	var begun time.Time
 	for _, st := range m.streamList {
-		theirs, mine := s.vector[st.Stream].Stamp, st.applied.Stamp
-		status.Behind = max(status.Behind, distance(mine, theirs))
-		status.BehindMe = max(status.BehindMe, distance(theirs, mine))
-		if theirs > mine {
+		theirs, mine := s.vector[st.Stream], st.applied
+		status.Behind = max(status.Behind, m.distance(mine, theirs))
+		status.BehindMe = max(status.BehindMe, m.distance(theirs, mine))
+		if !m.graph.CoversAll(mine, theirs) {
 			status.StreamsBehind++
 		}
-		if mine > theirs {
+		if !m.graph.CoversAll(theirs, mine) {
 			status.StreamsBehindMe++
 		}
 		if st.upstream != s {
 			continue
 		}
 		status.Streams++
-		if st.applied.Stamp < st.target {
-			total += float64(st.target.Millis() - st.start.Millis())
-			done += float64(max(0, st.applied.Stamp.Millis()-st.start.Millis()))
+		if m.catchingUp(st) {
+			total += float64(max(0, st.goal.Millis()-st.start.Millis()))
+			done += float64(max(0, st.applied.Top().Millis()-st.start.Millis()))
 			if begun.IsZero() || st.startedAt.Before(begun) {
 				begun = st.startedAt
 			}
@@ -81,11 +80,11 @@ func (m *Machine) statusOf(p *peer) PeerStatus {
 }
 
 // distance returns how far b is after a; zero where a has not begun, since there the distance says nothing.
-func distance(a, b hlc.Stamp) time.Duration {
-	if a == 0 || b <= a {
+func (m *Machine) distance(a, b protocol.Heads) time.Duration {
+	if len(a) == 0 || m.graph.CoversAll(a, b) {
 		return 0
 	}
-	return max(b.Time().Sub(a.Time()), time.Millisecond)
+	return max(b.Top().Time().Sub(m.graph.Low(a, b).Time()), time.Millisecond)
 }
 
 // noteState notes when the state of a peer changes.
@@ -101,9 +100,16 @@ func (m *Machine) noteStateOf(id sdk.DeviceID) {
 	}
 }
 
-// stateOf says how a peer is and, where that needs one, the reason. A peer that has become Live is where an audit of
-// equal vectors would begin.
+// stateOf says how a peer is and, where that needs one, the reason.
 func (m *Machine) stateOf(p *peer) (State, string) {
+	state, reason := m.connectionOf(p)
+	if reason == "" && m.runsTwice(p) {
+		reason = "two copies of this device run; stop one of them, nothing is lost"
+	}
+	return state, reason
+}
+
+func (m *Machine) connectionOf(p *peer) (State, string) {
 	s := p.session
 	if s == nil {
 		switch {
@@ -122,12 +128,17 @@ func (m *Machine) stateOf(p *peer) (State, string) {
 		if h := st.handed; len(h) > 0 && h[0].from == p.id && m.now.Sub(h[0].since) > m.config.StallTime {
 			return Held, fmt.Sprintf("%s of %s: waits for the plugin of %s", streamWord(st.Kind), m.nameOf(st.Origin), modelNames(h[0].models))
 		}
-		if st.upstream == s && st.applied.Stamp < st.target {
+		if sn := st.snapshot; sn != nil && sn.from == s {
+			return Backfilling, ""
+		} else if sn != nil && sn.heldPeer == p.id {
+			return Held, fmt.Sprintf("a snapshot of %s: %s", m.scopeName(sn.Scope), sn.heldReason)
+		}
+		if st.upstream == s && m.catchingUp(st) {
 			catching = true
 			backfill = backfill || st.backfill
 		}
 	}
-	if key, ok := firstHold(s); ok {
+	if key, ok := m.firstHold(s); ok {
 		return Held, fmt.Sprintf("%s holds %s of %s: %s", p, streamWord(key.Kind), m.nameOf(key.Origin), s.holds[key])
 	}
 	switch {
@@ -153,8 +164,12 @@ func modelNames(models []sdk.ModelName) string {
 	return strings.Join(words, ", ")
 }
 
-func firstHold(s *session) (first protocol.Stream, found bool) {
+// firstHold returns the first stream that a peer holds and still lacks something of.
+func (m *Machine) firstHold(s *session) (first protocol.Stream, found bool) {
 	for key := range s.holds {
+		if st := m.streams[key]; st == nil || m.graph.CoversAll(s.vector[key], st.applied) {
+			continue
+		}
 		if !found || key.Compare(first) < 0 {
 			first, found = key, true
 		}

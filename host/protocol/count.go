@@ -11,31 +11,63 @@ import (
 type repeated struct {
 	field protowire.Number // in wire.proto
 	what  string
+	over  Over // the limit's name
 	limit int
-	inner *repeated // in each element
+	all   *int       // counts the elements of several fields, or of all the elements that the field stands in; nil: of one
+	least int        // bytes; a shorter element is not valid
+	inner []repeated // in each element
 }
 
-// repeatedIn returns the repeated fields of a type of message: at most repeatedFields.
+// leastPosition is the size of the smallest Position. So the many that a payload can hold, in many elements of up to
+// Limits.Heads each, take memory in proportion to what it has bytes.
+const leastPosition = 2 + 16 + 1 + 8
+
+// repeatedIn returns the repeated fields of a type of message: at most repeatedFields in each message.
 func repeatedIn(l *Limits, t Type) []repeated {
+	heads := func(field protowire.Number) []repeated {
+		return []repeated{{field: field, what: "positions in one stream", over: "heads", limit: l.Heads, least: leastPosition}}
+	}
+	marks := func(field protowire.Number, all *int) repeated {
+		return repeated{field: field, what: "marks in a vector", over: "marks", limit: l.Marks, all: all}
+	}
+	batches := func(field protowire.Number, all *int) repeated {
+		columns := []repeated{{field: 3, what: "columns of a batch", over: "columns", limit: l.Columns}}
+		return repeated{field: field, what: "batches in a page", over: "batches", limit: l.Batches, all: all, inner: columns}
+	}
 	switch t {
 	case TypeHello:
-		return []repeated{{field: 8, what: "models", limit: l.Models}, {field: 9, what: "marks in a vector", limit: l.Marks}}
+		return []repeated{{field: 8, what: "models", over: "models", limit: l.Models}, marks(9, nil)}
 	case TypeStateRequest, TypeSharedChangeRequest:
-		return []repeated{{field: 1, what: "streams asked for", limit: l.Marks}, {field: 2, what: "streams dropped", limit: l.Marks}}
+		return []repeated{
+			{field: 1, what: "streams asked for", over: "marks", limit: l.Marks, inner: heads(3)},
+			{field: 2, what: "streams dropped", over: "marks", limit: l.Marks},
+		}
 	case TypeStateResponse, TypeStateChange, TypeStateBatch, TypeSharedChangeResponse, TypeSharedChange, TypeSharedChangeBatch:
-		columns := &repeated{field: 3, what: "columns of a batch", limit: l.Columns}
-		return []repeated{{field: 7, what: "batches in a page", limit: l.Batches, inner: columns}}
+		return append(heads(3), batches(7, nil))
 	case TypeAckSharedChanges:
-		return []repeated{{field: 1, what: "marks in a vector", limit: l.Marks}}
+		return []repeated{marks(1, nil)}
 	case TypeHeartbeat:
-		return []repeated{{field: 4, what: "marks in a vector", limit: l.Marks}}
+		all := new(int)
+		known := repeated{field: 5, what: "devices of which vectors are known", over: "origins", limit: l.Origins, inner: []repeated{marks(2, all)}}
+		return []repeated{marks(4, all), known}
 	case TypeJoin:
-		return []repeated{{field: 5, what: "addresses", limit: l.Models}}
+		return []repeated{{field: 5, what: "addresses", over: "models", limit: l.Models}}
+	case TypeEpochs:
+		return []repeated{{field: 1, what: "epochs", over: "epochs", limit: l.Epochs, inner: heads(4)}}
+	case TypeSnapshotRequest:
+		return heads(4)
+	case TypeSnapshotPage:
+		changes := repeated{field: 3, what: "origins of changes", over: "origins", limit: l.Origins, inner: []repeated{batches(2, new(int))}}
+		return []repeated{marks(2, nil), changes, {field: 4, what: "models of unchanged records", over: "models", limit: l.Models}}
+	case TypeAuditRequest, TypeAuditResponse:
+		return []repeated{{field: 3, what: "models", over: "models", limit: l.Models}}
+	case TypeAuditRepair:
+		return []repeated{{field: 2, what: "ranges", over: "ranges", limit: l.Ranges}}
 	}
 	return nil
 }
 
-const repeatedFields = 2
+const repeatedFields = 3
 
 // countRepeated returns CodeTooLarge if a field has more elements than allowed, and CodeInvalid if payload is not
 // protobuf. It allocates nothing.
@@ -57,12 +89,19 @@ func countRepeated(payload []byte, fields []repeated) error {
 			if f.field != field || wire != protowire.BytesType {
 				continue
 			}
-			if seen[i]++; seen[i] > f.limit {
-				return atMost(f.what, seen[i], f.limit)
+			count := &seen[i]
+			if f.all != nil {
+				count = f.all
+			}
+			if *count++; *count > f.limit {
+				return atMost(f.over, f.what, *count, f.limit)
+			}
+			element, _ := protowire.ConsumeBytes(value)
+			if len(element) < f.least {
+				return sdk.Errorf(sdk.CodeInvalid, "one of the %s has %d bytes; want at least %d", f.what, len(element), f.least)
 			}
 			if f.inner != nil {
-				element, _ := protowire.ConsumeBytes(value)
-				if err := countRepeated(element, []repeated{*f.inner}); err != nil {
+				if err := countRepeated(element, f.inner); err != nil {
 					return err
 				}
 			}

@@ -1,6 +1,7 @@
 package protocol
 
 import (
+	"bytes"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -43,8 +44,20 @@ func decode(l *Limits, t Type, payload []byte) (Message, error) {
 		return parse(l, payload, new(protocolpb.Join), joinFromProto)
 	case TypeWelcome:
 		return parse(l, payload, new(protocolpb.Welcome), welcomeFromProto)
+	case TypeEpochs:
+		return parse(l, payload, new(protocolpb.Epochs), epochsFromProto)
+	case TypeSnapshotRequest:
+		return parse(l, payload, new(protocolpb.SnapshotRequest), snapshotRequestFromProto)
+	case TypeSnapshotPage:
+		return parse(l, payload, new(protocolpb.SnapshotPage), snapshotPageFromProto)
+	case TypeAuditRequest:
+		return parse(l, payload, new(protocolpb.AuditRequest), auditRequestFromProto)
+	case TypeAuditResponse:
+		return parse(l, payload, new(protocolpb.AuditResponse), auditResponseFromProto)
+	case TypeAuditRepair:
+		return parse(l, payload, new(protocolpb.AuditRepair), auditRepairFromProto)
 	}
-	return nil, sdk.Errorf(sdk.CodeUnsupported, "a frame of type %d: this version knows %d to %d", t, TypeHello, TypeWelcome)
+	return nil, sdk.Errorf(sdk.CodeUnsupported, "a frame of type %d: this version knows %d to %d", t, TypeHello, lastType)
 }
 
 func parse[P proto.Message, M any](l *Limits, payload []byte, p P, convert func(*Limits, P) (M, error)) (M, error) {
@@ -78,7 +91,7 @@ func deliveryFor(t Type, d Delivery) Message {
 
 func helloFromProto(l *Limits, p *protocolpb.Hello) (*Hello, error) {
 	m := &Hello{MinVersion: p.GetMinVersion(), MaxVersion: p.GetMaxVersion(), Name: p.GetName(), Clock: timeOf(p.GetClock())}
-	library, err := id16(p.GetLibrary(), "library")
+	library, err := id16(p.GetLibrary(), "library id")
 	if err != nil {
 		return nil, err
 	}
@@ -89,7 +102,7 @@ func helloFromProto(l *Limits, p *protocolpb.Hello) (*Hello, error) {
 	if m.Epoch, err = epochID(p.GetEpoch()); err != nil {
 		return nil, err
 	}
-	if err := atMost("bytes of the device's name", len(m.Name), l.TextBytes); err != nil {
+	if err := atMost("text_bytes", "bytes of the device's name", len(m.Name), l.TextBytes); err != nil {
 		return nil, err
 	}
 	for _, v := range p.GetModels() {
@@ -104,7 +117,7 @@ func helloFromProto(l *Limits, p *protocolpb.Hello) (*Hello, error) {
 
 func requestFromProto(l *Limits, p *protocolpb.Request) (Request, error) {
 	r := Request{PageBytes: int(p.GetPageBytes()), WindowBytes: int(p.GetWindowBytes())}
-	if err := atMost("streams in a request", len(p.GetSubscribe())+len(p.GetDrop()), l.Marks); err != nil {
+	if err := atMost("marks", "streams in a request", len(p.GetSubscribe())+len(p.GetDrop()), l.Marks); err != nil {
 		return r, err
 	}
 	for _, s := range p.GetSubscribe() {
@@ -112,7 +125,7 @@ func requestFromProto(l *Limits, p *protocolpb.Request) (Request, error) {
 		if err != nil {
 			return r, err
 		}
-		since, err := position(s.GetEpoch(), s.GetSince())
+		since, err := headsFromProto(s.GetSince())
 		if err != nil {
 			return r, err
 		}
@@ -134,24 +147,31 @@ func pageFromProto(l *Limits, p *protocolpb.Page) (Delivery, error) {
 	if d.Page.Origin, err = deviceID(p.GetOrigin()); err != nil {
 		return d, err
 	}
-	through, err := position(p.GetEpoch(), p.GetThrough())
-	if err != nil {
+	if d.Page.Heads, err = headsFromProto(p.GetHeads()); err != nil {
 		return d, err
 	}
-	d.Page.Epoch, d.Page.Through = through.Epoch, through.Stamp
-	d.Page.From, d.Page.Head = hlc.Stamp(p.GetFrom()), hlc.Stamp(p.GetHead())
-	if d.Page.From > d.Page.Through || d.Page.Head > hlc.MaxStamp {
+	d.Page.From, d.Page.Through, d.Page.Head = hlc.Stamp(p.GetFrom()), hlc.Stamp(p.GetThrough()), hlc.Stamp(p.GetHead())
+	if d.Page.From > d.Page.Through || max(d.Page.Through, d.Page.Head) > hlc.MaxStamp {
 		return d, sdk.Errorf(sdk.CodeInvalid, "a page from %s through %s with head %s", d.Page.From, d.Page.Through, d.Page.Head)
 	}
-	if len(p.GetBatches()) > 0 {
-		d.Page.Batches = make([]sdk.Batch, len(p.GetBatches()))
+	if top := d.Page.Heads.Top(); top > d.Page.Through {
+		return d, sdk.Errorf(sdk.CodeInvalid, "a page through %s that leads to %s", d.Page.Through, top)
 	}
-	for i, b := range p.GetBatches() {
-		if d.Page.Batches[i], err = batchFromProto(l, b); err != nil {
-			return d, err
+	d.Page.Batches, err = batchesFromProto(l, p.GetBatches())
+	return d, err
+}
+
+func batchesFromProto(l *Limits, in []*protocolpb.Batch) (out []sdk.Batch, err error) {
+	if len(in) == 0 {
+		return nil, nil
+	}
+	out = make([]sdk.Batch, len(in))
+	for i, b := range in {
+		if out[i], err = batchFromProto(l, b); err != nil {
+			return nil, err
 		}
 	}
-	return d, nil
+	return out, nil
 }
 
 // minRowBytes is the size of the smallest packed row: an array header, an id with its header, a stamp.
@@ -178,13 +198,28 @@ func batchFromProto(l *Limits, p *protocolpb.Batch) (sdk.Batch, error) {
 func heartbeatFromProto(_ *Limits, p *protocolpb.Heartbeat) (*Heartbeat, error) {
 	const day = 24 * int64(time.Hour/time.Microsecond)
 	delay := time.Duration(min(max(p.GetEchoDelay(), 0), day)) * time.Microsecond
-	vector, err := marksFromProto(p.GetVector())
-	return &Heartbeat{Clock: timeOf(p.GetClock()), Echo: timeOf(p.GetEcho()), EchoDelay: delay, Vector: vector}, err
+	m := &Heartbeat{Clock: timeOf(p.GetClock()), Echo: timeOf(p.GetEcho()), EchoDelay: delay}
+	var err error
+	if m.Vector, err = marksFromProto(p.GetVector()); err != nil {
+		return nil, err
+	}
+	for _, k := range p.GetKnown() {
+		device, err := deviceID(k.GetDevice())
+		if err != nil {
+			return nil, err
+		}
+		vector, err := marksFromProto(k.GetVector())
+		if err != nil {
+			return nil, err
+		}
+		m.Known = append(m.Known, Known{Device: device, Vector: vector})
+	}
+	return m, nil
 }
 
 func errorFromProto(l *Limits, p *protocolpb.Error) (*Error, error) {
 	m := &Error{Code: sdk.Code(p.GetCode()), Message: p.GetMessage(), Retryable: p.GetRetryable()}
-	if err := atMost("bytes of an error", len(m.Code)+len(m.Message), l.TextBytes+len(sdk.CodeUnknownModel)); err != nil {
+	if err := atMost("text_bytes", "bytes of an error", len(m.Code)+len(m.Message), l.TextBytes+len(sdk.CodeUnknownModel)); err != nil {
 		return nil, err
 	}
 	if len(p.GetOrigin()) == 0 {
@@ -197,11 +232,11 @@ func errorFromProto(l *Limits, p *protocolpb.Error) (*Error, error) {
 
 func joinFromProto(l *Limits, p *protocolpb.Join) (*Join, error) {
 	m := &Join{MinVersion: p.GetMinVersion(), MaxVersion: p.GetMaxVersion(), Secret: p.GetSecret(), Name: p.GetName()}
-	if err := atMost("bytes of the secret and name", len(m.Secret)+len(m.Name), l.TextBytes); err != nil {
+	if err := atMost("text_bytes", "bytes of the secret and name", len(m.Secret)+len(m.Name), l.TextBytes); err != nil {
 		return nil, err
 	}
 	for _, a := range p.GetAddresses() {
-		if err := atMost("bytes of an address", len(a.GetTransport())+len(a.GetAddress()), l.TextBytes); err != nil {
+		if err := atMost("text_bytes", "bytes of an address", len(a.GetTransport())+len(a.GetAddress()), l.TextBytes); err != nil {
 			return nil, err
 		}
 		m.Addresses = append(m.Addresses, Address{Transport: a.GetTransport(), Address: a.GetAddress()})
@@ -210,15 +245,189 @@ func joinFromProto(l *Limits, p *protocolpb.Join) (*Join, error) {
 }
 
 func welcomeFromProto(l *Limits, p *protocolpb.Welcome) (*Welcome, error) {
-	library, err := id16(p.GetLibrary(), "library")
+	library, err := id16(p.GetLibrary(), "library id")
 	if err != nil {
 		return nil, err
 	}
 	m := &Welcome{Library: library, LibraryName: p.GetLibraryName(), Members: p.GetMembers()}
-	if err := atMost("bytes of the library's name", len(m.LibraryName), l.TextBytes); err != nil {
+	if err := atMost("text_bytes", "bytes of the library's name", len(m.LibraryName), l.TextBytes); err != nil {
 		return nil, err
 	}
-	return m, atMost("bytes of members", len(m.Members), l.MembersBytes)
+	return m, atMost("members_bytes", "bytes of members", len(m.Members), l.MembersBytes)
+}
+
+func epochsFromProto(_ *Limits, p *protocolpb.Epochs) (*Epochs, error) {
+	m := new(Epochs)
+	for _, e := range p.GetEpochs() {
+		id, err := knownEpochID(e.GetId())
+		if err != nil {
+			return nil, err
+		}
+		s, err := stream(e.GetOrigin(), e.GetKind())
+		if err != nil {
+			return nil, err
+		}
+		parents, err := headsFromProto(e.GetParents())
+		if err != nil {
+			return nil, err
+		}
+		if _, own := parents.In(id); own {
+			return nil, sdk.Errorf(sdk.CodeInvalid, "epoch %s continues itself", id)
+		}
+		m.Epochs = append(m.Epochs, Epoch{ID: id, Stream: s, Parents: parents})
+	}
+	return m, nil
+}
+
+func snapshotRequestFromProto(_ *Limits, p *protocolpb.SnapshotRequest) (*SnapshotRequest, error) {
+	m := &SnapshotRequest{Number: p.GetNumber(), PageBytes: int(p.GetPageBytes())}
+	var err error
+	if m.Kind, err = kindFromProto(p.GetKind()); err != nil {
+		return nil, err
+	}
+	if len(p.GetOrigin()) > 0 {
+		if m.Origin, err = deviceID(p.GetOrigin()); err != nil {
+			return nil, err
+		}
+	}
+	if m.Since, err = headsFromProto(p.GetSince()); err != nil {
+		return nil, err
+	}
+	if m.After, err = placeFromProto(p.GetAfter()); err != nil {
+		return nil, err
+	}
+	m.Until, err = placeFromProto(p.GetUntil())
+	return m, err
+}
+
+func snapshotPageFromProto(l *Limits, p *protocolpb.SnapshotPage) (*SnapshotPage, error) {
+	m := &SnapshotPage{Number: p.GetNumber(), Done: p.GetDone()}
+	var err error
+	if m.Vector, err = marksFromProto(p.GetVector()); err != nil {
+		return nil, err
+	}
+	if m.End, err = placeFromProto(p.GetEnd()); err != nil {
+		return nil, err
+	}
+	if !m.Done && m.End == (Place{}) {
+		return nil, sdk.Errorf(sdk.CodeInvalid, "a page of a snapshot that is not the last and does not say where it ends")
+	}
+	for _, c := range p.GetChanges() {
+		origin, err := deviceID(c.GetOrigin())
+		if err != nil {
+			return nil, err
+		}
+		batches, err := batchesFromProto(l, c.GetBatches())
+		if err != nil {
+			return nil, err
+		}
+		m.Changes = append(m.Changes, Changes{Origin: origin, Batches: batches})
+	}
+	for _, r := range p.GetUnchanged() {
+		ids, err := recordIDsFromProto(r)
+		if err != nil {
+			return nil, err
+		}
+		m.Unchanged = append(m.Unchanged, ids)
+	}
+	return m, nil
+}
+
+func recordIDsFromProto(p *protocolpb.RecordIDs) (RecordIDs, error) {
+	r := RecordIDs{Model: sdk.ModelName(p.GetModel())}
+	if err := checkName(p.GetModel()); err != nil {
+		return r, err
+	}
+	const size = len(sdk.RecordID{})
+	packed := p.GetIds()
+	if len(packed)%size != 0 {
+		return r, sdk.Errorf(sdk.CodeInvalid, "%s: ids of %d bytes; want %d each", r.Model, len(packed), size)
+	}
+	if len(packed) > 0 {
+		r.IDs = make([]sdk.RecordID, len(packed)/size)
+	}
+	for i := range r.IDs {
+		r.IDs[i] = sdk.RecordID(packed[i*size:])
+		if i > 0 && r.IDs[i-1].Compare(r.IDs[i]) >= 0 {
+			return r, sdk.Errorf(sdk.CodeInvalid, "%s: id %s after %s", r.Model, r.IDs[i], r.IDs[i-1])
+		}
+	}
+	return r, nil
+}
+
+func auditRequestFromProto(_ *Limits, p *protocolpb.AuditRequest) (*AuditRequest, error) {
+	m := &AuditRequest{Number: p.GetNumber()}
+	var err error
+	if m.Vector, err = digest(p.GetVector()); err != nil {
+		return nil, err
+	}
+	for i, d := range p.GetModels() {
+		if err := checkName(d.GetModel()); err != nil {
+			return nil, err
+		}
+		model := ModelDigest{Model: sdk.ModelName(d.GetModel())}
+		if model.Digest, err = digest(d.GetDigest()); err != nil {
+			return nil, err
+		}
+		if i > 0 && m.Models[i-1].Model >= model.Model {
+			return nil, sdk.Errorf(sdk.CodeInvalid, "an audit of %s after %s", model.Model, m.Models[i-1].Model)
+		}
+		m.Models = append(m.Models, model)
+	}
+	return m, nil
+}
+
+func auditResponseFromProto(l *Limits, p *protocolpb.AuditResponse) (*AuditResponse, error) {
+	m := &AuditResponse{Number: p.GetNumber(), Moved: p.GetMoved()}
+	for _, d := range p.GetModels() {
+		model, err := rangeDigestsFromProto(l, d)
+		if err != nil {
+			return nil, err
+		}
+		m.Models = append(m.Models, model)
+	}
+	return m, nil
+}
+
+func rangeDigestsFromProto(l *Limits, p *protocolpb.RangeDigests) (RangeDigests, error) {
+	d := RangeDigests{Model: sdk.ModelName(p.GetModel())}
+	if err := checkName(p.GetModel()); err != nil {
+		return d, err
+	}
+	packed := p.GetRanges()
+	n := len(packed) / rangeDigestBytes
+	if len(packed)%rangeDigestBytes != 0 {
+		return d, sdk.Errorf(sdk.CodeInvalid, "%s: digests of %d bytes; want %d each", d.Model, len(packed), rangeDigestBytes)
+	}
+	if err := atMost("ranges", "ranges of a model", n, l.Ranges); err != nil {
+		return d, err
+	}
+	if n > 0 {
+		d.Ranges = make([]RangeDigest, n)
+	}
+	for i := range d.Ranges {
+		one := packed[i*rangeDigestBytes:]
+		d.Ranges[i] = RangeDigest{Until: sdk.RecordID(one[:16]), Digest: Digest(one[16:rangeDigestBytes])}
+		if i > 0 && d.Ranges[i-1].Until.Compare(d.Ranges[i].Until) >= 0 {
+			return d, sdk.Errorf(sdk.CodeInvalid, "%s: a range through %s after one through %s", d.Model, d.Ranges[i].Until, d.Ranges[i-1].Until)
+		}
+	}
+	return d, nil
+}
+
+func auditRepairFromProto(_ *Limits, p *protocolpb.AuditRepair) (*AuditRepair, error) {
+	m := &AuditRepair{Number: p.GetNumber()}
+	for _, r := range p.GetRanges() {
+		model := sdk.ModelName(r.GetModel())
+		if err := checkName(r.GetModel()); err != nil {
+			return nil, err
+		}
+		if len(r.GetAfter()) != 16 || len(r.GetUntil()) != 16 || bytes.Compare(r.GetAfter(), r.GetUntil()) >= 0 {
+			return nil, sdk.Errorf(sdk.CodeInvalid, "%s: a range from %x through %x", model, r.GetAfter(), r.GetUntil())
+		}
+		m.Ranges = append(m.Ranges, AuditRange{Model: model, After: sdk.RecordID(r.GetAfter()), Until: sdk.RecordID(r.GetUntil())})
+	}
+	return m, nil
 }
 
 func marksFromProto(in []*protocolpb.Mark) ([]Mark, error) {
@@ -241,16 +450,21 @@ func marksFromProto(in []*protocolpb.Mark) ([]Mark, error) {
 }
 
 func stream(origin []byte, kind protocolpb.Kind) (s Stream, err error) {
-	switch kind {
-	case protocolpb.Kind_KIND_STATE:
-		s.Kind = sdk.DeviceOwned
-	case protocolpb.Kind_KIND_SHARED:
-		s.Kind = sdk.SharedByAll
-	default:
-		return s, sdk.Errorf(sdk.CodeInvalid, "a stream of kind %d", kind)
+	if s.Kind, err = kindFromProto(kind); err != nil {
+		return s, err
 	}
 	s.Origin, err = deviceID(origin)
 	return s, err
+}
+
+func kindFromProto(kind protocolpb.Kind) (sdk.Ownership, error) {
+	switch kind {
+	case protocolpb.Kind_KIND_STATE:
+		return sdk.DeviceOwned, nil
+	case protocolpb.Kind_KIND_SHARED:
+		return sdk.SharedByAll, nil
+	}
+	return "", sdk.Errorf(sdk.CodeInvalid, "a stream of kind %d", kind)
 }
 
 func position(epoch []byte, stamp uint64) (p Position, err error) {
@@ -262,8 +476,47 @@ func position(epoch []byte, stamp uint64) (p Position, err error) {
 	return p, err
 }
 
+// headsFromProto returns positions that package history can take as they are.
+func headsFromProto(in []*protocolpb.Position) (Heads, error) {
+	if len(in) == 0 {
+		return nil, nil
+	}
+	out := make(Heads, len(in))
+	for i, one := range in {
+		p, err := position(one.GetEpoch(), one.GetStamp())
+		if err != nil {
+			return nil, err
+		}
+		if p.Stamp == 0 || p.Epoch == (EpochID{}) {
+			return nil, sdk.Errorf(sdk.CodeInvalid, "position %s of epoch %s is none", p.Stamp, p.Epoch)
+		}
+		if i > 0 && bytes.Compare(out[i-1].Epoch[:], p.Epoch[:]) >= 0 {
+			return nil, sdk.Errorf(sdk.CodeInvalid, "a position in epoch %s after one in %s", p.Epoch, out[i-1].Epoch)
+		}
+		out[i] = p
+	}
+	return out, nil
+}
+
+// placeFromProto returns the zero Place for none. A place may be before all records of its model: its id is then zero.
+func placeFromProto(p *protocolpb.Place) (place Place, err error) {
+	if p.GetModel() == "" && len(p.GetId()) == 0 {
+		return place, nil
+	}
+	if err := checkName(p.GetModel()); err != nil {
+		return place, err
+	}
+	place.Model = sdk.ModelName(p.GetModel())
+	place.ID, err = id16(p.GetId(), "record id")
+	return place, err
+}
+
+func digest(raw []byte) (Digest, error) {
+	return id16(raw, "digest")
+}
+
 func deviceID(raw []byte) (sdk.DeviceID, error) {
-	id, err := id16(raw, "device")
+	id, err := id16(raw, "device id")
 	if err == nil && id == [16]byte{} {
 		err = sdk.Errorf(sdk.CodeInvalid, "a device id of zeros")
 	}
@@ -274,12 +527,21 @@ func epochID(raw []byte) (EpochID, error) {
 	if len(raw) == 0 {
 		return EpochID{}, nil
 	}
-	return id16(raw, "epoch")
+	return id16(raw, "epoch id")
+}
+
+// knownEpochID is epochID where there must be one.
+func knownEpochID(raw []byte) (EpochID, error) {
+	id, err := epochID(raw)
+	if err == nil && id == (EpochID{}) {
+		err = sdk.Errorf(sdk.CodeInvalid, "an epoch without an id")
+	}
+	return id, err
 }
 
 func id16(raw []byte, what string) (id [16]byte, err error) {
 	if len(raw) != len(id) {
-		return id, sdk.Errorf(sdk.CodeInvalid, "a %s id of %d bytes; want %d", what, len(raw), len(id))
+		return id, sdk.Errorf(sdk.CodeInvalid, "a %s of %d bytes; want %d", what, len(raw), len(id))
 	}
 	return [16]byte(raw), nil
 }
@@ -296,9 +558,9 @@ func checkName(name string) error {
 	return nil
 }
 
-func atMost(what string, n, limit int) error {
+func atMost(over Over, what string, n, limit int) error {
 	if n > limit {
-		return sdk.Errorf(sdk.CodeTooLarge, "%d %s; at most %d are allowed", n, what, limit)
+		return sdk.Errorf(sdk.CodeTooLarge, "%d %s; at most %d are allowed: %w", n, what, limit, over)
 	}
 	return nil
 }

@@ -2,8 +2,8 @@
 //
 // It promises that whatever bytes arrive, reading them gives a message within the limits or an error with a code:
 // never a panic, and never memory of a size that only the sender vouches for. It leaves to others what a message
-// means for the receiver (peersync), who the peer is (TLS above the transport) and what the packed rows hold
-// (the models): rows are carried as bytes.
+// means for the receiver (peersync), which positions in a stream cover which (history), who the peer is (TLS above
+// the transport) and what the packed rows hold (the models): rows are carried as bytes.
 //
 // A frame:
 //
@@ -79,7 +79,7 @@ func (c *Codec) AppendFrame(dst []byte, m Message) ([]byte, error) {
 	}
 	*buf = payload
 	if len(payload) > c.limits.DecodedBytes {
-		return dst, sdk.Errorf(sdk.CodeTooLarge, "encode %s: %d bytes; at most %d are allowed", m.Type(), len(payload), c.limits.DecodedBytes)
+		return dst, sdk.Errorf(sdk.CodeTooLarge, "encode %s: %d bytes; at most %d are allowed: %w", m.Type(), len(payload), c.limits.DecodedBytes, Over("decoded_bytes"))
 	}
 	start := len(dst)
 	dst = append(dst, 0, 0, 0, 0, byte(m.Type()), 0)
@@ -93,7 +93,7 @@ func (c *Codec) AppendFrame(dst []byte, m Message) ([]byte, error) {
 	}
 	n := len(dst) - start - headerBytes
 	if n > c.limits.FrameBytes {
-		return dst[:start], sdk.Errorf(sdk.CodeTooLarge, "encode %s: a frame of %d bytes; at most %d are allowed", m.Type(), n, c.limits.FrameBytes)
+		return dst[:start], sdk.Errorf(sdk.CodeTooLarge, "encode %s: a frame of %d bytes; at most %d are allowed: %w", m.Type(), n, c.limits.FrameBytes, Over("frame_bytes"))
 	}
 	binary.BigEndian.PutUint32(dst[start:], uint32(n+2)) //nolint:gosec // n is within the frame limit
 	return dst, nil
@@ -115,7 +115,7 @@ func (c *Codec) decodePayload(t Type, flags byte, payload []byte, limit int) (Me
 		plain, err := c.decoder.DecodeAll(payload, (*buf)[:0:limit])
 		switch {
 		case errors.Is(err, zstd.ErrDecoderSizeExceeded), errors.Is(err, zstd.ErrWindowSizeExceeded):
-			return nil, sdk.Errorf(sdk.CodeTooLarge, "read %s: more than %d bytes after decompression", t, limit)
+			return nil, sdk.Errorf(sdk.CodeTooLarge, "read %s: more than %d bytes after decompression: %w", t, limit, Over("decoded_bytes"))
 		case err != nil:
 			return nil, sdk.Errorf(sdk.CodeInvalid, "read %s: decompress: %w", t, err)
 		}
@@ -171,10 +171,10 @@ func (r *Reader) read(most, decoded int, types []Type) (Message, error) {
 	n := binary.BigEndian.Uint32(header[:])
 	t, flags := Type(header[4]), header[5]
 	if n < 2 || int64(n)-2 > int64(most) {
-		return nil, sdk.Errorf(sdk.CodeTooLarge, "read a frame of type %d: a length of %d; want 2 to %d", t, n, most+2)
+		return nil, sdk.Errorf(sdk.CodeTooLarge, "read a frame of type %d: a length of %d; want 2 to %d: %w", t, n, most+2, Over("frame_bytes"))
 	}
-	if t < TypeHello || t > TypeWelcome {
-		return nil, sdk.Errorf(sdk.CodeUnsupported, "a frame of type %d: this version knows %d to %d", t, TypeHello, TypeWelcome)
+	if t < TypeHello || t > lastType {
+		return nil, sdk.Errorf(sdk.CodeUnsupported, "a frame of type %d: this version knows %d to %d", t, TypeHello, lastType)
 	}
 	if types != nil && !slices.Contains(types, t) {
 		return nil, sdk.Errorf(sdk.CodeInvalid, "read a frame: %s, want one of %v", t, types)

@@ -2,6 +2,12 @@ package protocol
 
 import "time"
 
+// Over is the cause of an error about something that was over a limit, and names the limit's setting, such as frame_bytes.
+// What is counted of refused input is counted by it.
+type Over string
+
+func (o Over) Error() string { return "over the limit " + string(o) }
+
 // Limits bounds what a peer can make this device hold or wait for. A frame beyond them is an error, and ends its
 // connection only.
 type Limits struct {
@@ -12,8 +18,12 @@ type Limits struct {
 	WindowBytes    int           // unacknowledged pages of one session and kind
 	Batches        int           // in a page
 	Columns        int           // in a batch
-	Marks          int           // in a vector or a request
-	Models         int           // in a Hello
+	Marks          int           // in a vector or a request; in a heartbeat all together
+	Heads          int           // positions that somebody has in one stream, or that an epoch continues
+	Epochs         int           // in a message
+	Origins        int           // whose changes a page of a snapshot holds; whose vectors a heartbeat does
+	Ranges         int           // of a model in an audit, and in a repair
+	Models         int           // in a Hello, a page of a snapshot or an audit
 	TextBytes      int           // of a name, an address or a message
 	MembersBytes   int           // of Welcome.Members
 	HandshakeTime  time.Duration // from connected to both Hellos exchanged
@@ -32,6 +42,10 @@ func DefaultLimits() Limits {
 		Batches:        8192,
 		Columns:        1024,
 		Marks:          16384,
+		Heads:          64,
+		Epochs:         4096,
+		Origins:        4096,
+		Ranges:         16384,
 		Models:         1024,
 		TextBytes:      4096,
 		MembersBytes:   1 << 20,

@@ -101,7 +101,7 @@ func TestPage_Types(t *testing.T) {
 		payloads[m.Type()] = string(p.ProtoReflect().Descriptor().Name())
 	}
 	var want []string
-	for n := TypeHello; n <= TypeWelcome; n++ {
+	for n := TypeHello; n <= lastType; n++ {
 		want = append(want, fmt.Sprintf("%d %s %s", n, n, payloads[n]))
 	}
 	if diff := cmp.Diff(want, got); diff != "" {

@@ -6,7 +6,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/starling-sync/starling/host/peerlog"
+	"github.com/starling-sync/starling/host/history"
 	"github.com/starling-sync/starling/host/registry"
 	"github.com/starling-sync/starling/sdk"
 )
@@ -229,7 +229,7 @@ func TestAdd_passingFailures(t *testing.T) {
 	}
 	b.add(labels())
 	wantEqual(t, a, b)
-	if p, _ := b.read(peerlog.Stream{Origin: a.id, Kind: sdk.SharedByAll}, 0, 1<<20); len(p.batches) != 1 {
+	if p, _ := b.read(history.Stream{Origin: a.id, Kind: sdk.SharedByAll}, 0, 1<<20); len(p.batches) != 1 {
 		t.Errorf("the log has %d batches", len(p.batches))
 	}
 }

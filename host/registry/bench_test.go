@@ -12,7 +12,7 @@ import (
 	_ "modernc.org/sqlite"
 
 	"github.com/starling-sync/starling/hlc"
-	"github.com/starling-sync/starling/host/peerlog"
+	"github.com/starling-sync/starling/host/history"
 	"github.com/starling-sync/starling/sdk"
 )
 
@@ -68,7 +68,7 @@ func pages(b *testing.B, n int) (list []page) {
 		b.Fatal(err)
 	}
 	clock := hlc.New(1_700_000_000_000, 0)
-	stream := peerlog.Stream{Origin: deviceID(1), Kind: sdk.DeviceOwned}
+	stream := history.Stream{Origin: deviceID(1), Kind: sdk.DeviceOwned}
 	for i, e := range tree(n) {
 		packer.Put(e)
 		if (i+1)%1000 == 0 {
@@ -191,7 +191,7 @@ func BenchmarkReadState(b *testing.B) {
 	for _, p := range pages(b, benchRows) {
 		d.apply(p)
 	}
-	stream := peerlog.Stream{Origin: deviceID(1), Kind: sdk.DeviceOwned}
+	stream := history.Stream{Origin: deviceID(1), Kind: sdk.DeviceOwned}
 	for b.Loop() {
 		for since, more := hlc.Stamp(0), true; more; {
 			var p page
@@ -235,7 +235,7 @@ func BenchmarkApplyShared(b *testing.B) {
 		}
 		src.share(packer.Batch())
 	}
-	stream := peerlog.Stream{Origin: src.id, Kind: sdk.SharedByAll}
+	stream := history.Stream{Origin: src.id, Kind: sdk.SharedByAll}
 	var list []page
 	for since, more := hlc.Stamp(0), true; more; {
 		var p page

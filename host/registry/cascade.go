@@ -27,6 +27,7 @@ func (p *placer) finish() error {
 			return err
 		}
 	}
+	p.r.audit.changing(p)
 	return nil
 }
 

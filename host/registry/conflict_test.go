@@ -4,7 +4,7 @@ import (
 	"fmt"
 	"testing"
 
-	"github.com/starling-sync/starling/host/peerlog"
+	"github.com/starling-sync/starling/host/history"
 	"github.com/starling-sync/starling/sdk"
 )
 
@@ -26,7 +26,7 @@ func TestConflicts_anyOrder(t *testing.T) {
 		t.Run(fmt.Sprint(order), func(t *testing.T) {
 			d := newDevice(t, byte(10+n), labels())
 			for _, i := range order {
-				p, _ := devices[i].read(peerlog.Stream{Origin: devices[i].id, Kind: sdk.SharedByAll}, 0, 1<<20)
+				p, _ := devices[i].read(history.Stream{Origin: devices[i].id, Kind: sdk.SharedByAll}, 0, 1<<20)
 				d.apply(p)
 			}
 			list, err := d.registry.Conflicts(t.Context(), "label", rid(1))

@@ -12,7 +12,7 @@ import (
 
 	"github.com/starling-sync/starling/hlc"
 	"github.com/starling-sync/starling/host/database"
-	"github.com/starling-sync/starling/host/peerlog"
+	"github.com/starling-sync/starling/host/history"
 	"github.com/starling-sync/starling/sdk"
 )
 
@@ -59,10 +59,10 @@ func TestCrash(t *testing.T) {
 		vector := d.vector()
 		seen := 0
 		for _, kind := range []sdk.Ownership{sdk.DeviceOwned, sdk.SharedByAll} {
-			stream := peerlog.Stream{Origin: d.id, Kind: kind}
+			stream := history.Stream{Origin: d.id, Kind: kind}
 			p, _ := d.read(stream, 0, 1<<30)
-			if p.through != vector[stream].Stamp || p.through < acknowledged[kind] {
-				t.Errorf("%s: the stream ends at %s, its watermark is %s, acknowledged was %s", kind, p.through, vector[stream].Stamp, acknowledged[kind])
+			if p.through != vector[stream] || p.through < acknowledged[kind] {
+				t.Errorf("%s: the stream ends at %s, its watermark is %s, acknowledged was %s", kind, p.through, vector[stream], acknowledged[kind])
 			}
 			for _, batch := range p.batches {
 				seen += batch.Count

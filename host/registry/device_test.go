@@ -10,6 +10,7 @@ import (
 
 	"github.com/starling-sync/starling/hlc"
 	"github.com/starling-sync/starling/host/database"
+	"github.com/starling-sync/starling/host/history"
 	"github.com/starling-sync/starling/host/peerlog"
 	"github.com/starling-sync/starling/host/registry"
 	"github.com/starling-sync/starling/host/transaction"
@@ -87,14 +88,26 @@ func newFullDevice(tb testing.TB, n byte, models ...sdk.ModelServer) *device {
 	return openDevice(tb, database.Options{Dir: tb.TempDir()}, n, models...)
 }
 
+// newQuickDevice has its database in memory, for tests that make many: its methods must not be called at once.
+func newQuickDevice(tb testing.TB, n byte, models ...sdk.ModelServer) *device {
+	tb.Helper()
+	db, err := database.OpenMemory(context.Background(), nil, nil)
+	return startDevice(tb, db, err, n, models...)
+}
+
 func openDevice(tb testing.TB, options database.Options, n byte, models ...sdk.ModelServer) *device {
 	tb.Helper()
-	ctx := context.Background()
-	d := &device{tb: tb, id: deviceID(n), wall: time.UnixMilli(1_700_000_000_000 + int64(n))}
-	var err error
-	if d.db, err = database.Open(ctx, options); err != nil {
+	db, err := database.Open(context.Background(), options)
+	return startDevice(tb, db, err, n, models...)
+}
+
+func startDevice(tb testing.TB, db *database.DB, err error, n byte, models ...sdk.ModelServer) *device {
+	tb.Helper()
+	if err != nil {
 		tb.Fatal(err)
 	}
+	ctx := context.Background()
+	d := &device{tb: tb, id: deviceID(n), db: db, wall: time.UnixMilli(1_700_000_000_000 + int64(n))}
 	tb.Cleanup(d.close)
 	d.log = peerlog.New(d.db)
 	if d.registry, err = registry.New(ctx, registry.Options{DB: d.db, Self: d.id}); err != nil {
@@ -107,7 +120,7 @@ func openDevice(tb testing.TB, options database.Options, n byte, models ...sdk.M
 	d.clock = hlc.NewClock(func() time.Time { return d.wall }, mark, 0)
 	d.db.BeforeCommit(func(tx *database.Tx) error { return d.log.StoreClock(tx, d.clock.Last()) })
 	d.manager = transaction.New(transaction.Options{
-		DB: d.db, Self: d.id, Epoch: [16]byte{n}, Next: d.clock.Now, Journal: d.log,
+		DB: d.db, Self: d.id, Epoch: history.EpochID{n}, Next: d.clock.Now, Journal: d.log,
 		Prepare: func(ctx context.Context, kind sdk.Ownership, batches []sdk.Batch) (transaction.Prepared, error) {
 			return d.registry.PrepareLocal(ctx, kind, batches)
 		},
@@ -135,13 +148,13 @@ func (d *device) add(model sdk.ModelServer) {
 
 // page is a run of a stream on its way.
 type page struct {
-	stream        peerlog.Stream
+	stream        history.Stream
 	from, through hlc.Stamp
 	batches       []sdk.Batch
 }
 
 // read returns the next page of a stream after since.
-func (d *device) read(stream peerlog.Stream, since hlc.Stamp, maxBytes int) (page, bool) {
+func (d *device) read(stream history.Stream, since hlc.Stamp, maxBytes int) (page, bool) {
 	d.tb.Helper()
 	read := d.registry.ReadState
 	if stream.Kind == sdk.SharedByAll {
@@ -155,7 +168,7 @@ func (d *device) read(stream peerlog.Stream, since hlc.Stamp, maxBytes int) (pag
 }
 
 // pages returns an own stream: as it was announced, or what is left of it in small pages.
-func (d *device) pages(stream peerlog.Stream, end hlc.Stamp, live bool) (list []page) {
+func (d *device) pages(stream history.Stream, end hlc.Stamp, live bool) (list []page) {
 	d.tb.Helper()
 	if live {
 		for _, c := range d.told {
@@ -211,7 +224,7 @@ func (d *device) tryApply(p page) (outcome registry.Outcome, err error) {
 					return err
 				}
 			}
-			return d.log.SetWatermark(tx, p.stream.Origin, p.stream.Kind, [16]byte{1}, p.through)
+			return d.log.SetHeads(tx, p.stream, history.At(history.EpochID{1}, p.through), nil)
 		})
 		if sdk.CodeOf(err) != sdk.CodeStale {
 			return outcome, err
@@ -219,11 +232,16 @@ func (d *device) tryApply(p page) (outcome registry.Outcome, err error) {
 	}
 }
 
-func (d *device) vector() map[peerlog.Stream]peerlog.Position {
+// vector returns up to where d has each stream; histories have no branches here.
+func (d *device) vector() map[history.Stream]hlc.Stamp {
 	d.tb.Helper()
-	vector, err := d.log.Watermarks(context.Background())
+	heads, err := d.log.Watermarks(context.Background())
 	if err != nil {
 		d.tb.Fatal(err)
+	}
+	vector := make(map[history.Stream]hlc.Stamp)
+	for stream := range heads {
+		vector[stream] = heads[stream].Top()
 	}
 	return vector
 }
@@ -232,13 +250,13 @@ func (d *device) vector() map[peerlog.Stream]peerlog.Position {
 func (d *device) pull(from *device, maxBytes int) {
 	d.tb.Helper()
 	mine, theirs := d.vector(), from.vector()
-	for _, stream := range slices.SortedFunc(maps.Keys(theirs), func(a, b peerlog.Stream) int {
+	for _, stream := range slices.SortedFunc(maps.Keys(theirs), func(a, b history.Stream) int {
 		return 2*a.Origin.Compare(b.Origin) + len(a.Kind) - len(b.Kind)
 	}) {
-		for since, more := mine[stream].Stamp, true; more && since < theirs[stream].Stamp; {
+		for since, more := mine[stream], true; more && since < theirs[stream]; {
 			var p page
 			if p, more = from.read(stream, since, maxBytes); !more {
-				p.through = theirs[stream].Stamp
+				p.through = theirs[stream]
 			}
 			d.apply(p)
 			since = p.through

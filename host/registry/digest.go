@@ -3,7 +3,6 @@ package registry
 import (
 	"context"
 	"crypto/sha256"
-	"encoding/binary"
 	"fmt"
 	"hash"
 	"slices"
@@ -27,7 +26,7 @@ func (r *Registry) Digest(ctx context.Context) (list []ModelDigest, err error) {
 	catalog := r.catalog.Load()
 	err = r.db.Read(ctx, func(tx *database.Tx) error {
 		for _, s := range catalog.order {
-			d := digester{tx: tx, s: s, sum: sha256.New(), names: s.sortedNames()}
+			d := digester{tx: tx, s: s, sum: sha256.New(), form: newCanonical(s.model)}
 			if err := d.run(ctx); err != nil {
 				return fmt.Errorf("digest %s: %w", s.desc.Model, err)
 			}
@@ -53,26 +52,11 @@ func compareNames(a, b sdk.ModelName) int {
 
 // digester sums the records of one model.
 type digester struct {
-	tx    *database.Tx
-	s     *served
-	sum   hash.Hash
-	names []int // indexes of the fields, by name
-	rows  int64
-	buf   []byte
-}
-
-func (m *model) sortedNames() []int {
-	order := make([]int, len(m.names))
-	for i := range order {
-		order[i] = i
-	}
-	slices.SortFunc(order, func(a, b int) int {
-		if m.names[a] < m.names[b] {
-			return -1
-		}
-		return 1
-	})
-	return order
+	tx   *database.Tx
+	s    *served
+	sum  hash.Hash
+	form canonical
+	rows int64
 }
 
 // run merges the table and the shadow, both in the order of ids.
@@ -162,61 +146,9 @@ func (d *digester) eachVisible(after sdk.RecordID, fn func(*record) error) error
 
 func (d *digester) add(rec *record) error {
 	d.rows++
-	d.buf = sdk.AppendValue(d.buf[:0], rec.id)
-	var err error
-	if rec.m.shared {
-		d.addShared(rec)
-	} else {
-		err = d.addOwned(rec)
+	if err := d.form.record(rec); err != nil {
+		return err
 	}
-	size := binary.BigEndian.AppendUint32(nil, uint32(len(d.buf))) //nolint:gosec // a record is bounded
-	d.sum.Write(size)
-	d.sum.Write(d.buf)
-	return err
-}
-
-func (d *digester) version(v sdk.Version) {
-	d.buf = binary.BigEndian.AppendUint64(d.buf, uint64(v.Stamp))
-	d.buf = append(d.buf, v.Device[:]...)
-}
-
-func (d *digester) addShared(rec *record) {
-	d.version(rec.state.Inserted)
-	for i := range rec.state.Fields {
-		f := &rec.state.Fields[i]
-		d.buf = sdk.AppendValue(d.buf, f.Name)
-		d.version(f.Version)
-		d.buf = sdk.AppendValue(d.buf, f.Value)
-	}
-}
-
-func (d *digester) addOwned(rec *record) error {
-	d.version(sdk.Version{Stamp: rec.stamp, Device: rec.origin})
-	raw, _ := rec.args[rec.m.width-1].([]byte)
-	extras, err := unpackExtras(raw)
-	if err != nil {
-		return damaged(rec.m, rec.id, err)
-	}
-	field := func(i int) {
-		if arg := rec.values()[i]; arg != nil {
-			d.buf = sdk.AppendValue(d.buf, rec.m.names[i])
-			d.buf = appendArg(d.buf, rec.m.types[i], arg)
-		}
-	}
-	at := 0
-	for _, x := range extras {
-		for ; at < len(d.names) && rec.m.names[d.names[at]] < x.name; at++ {
-			field(d.names[at])
-		}
-		value, _, err := readUntyped(x.value)
-		if err != nil {
-			return damaged(rec.m, rec.id, err)
-		}
-		d.buf = sdk.AppendValue(d.buf, x.name)
-		d.buf = sdk.AppendValue(d.buf, value)
-	}
-	for ; at < len(d.names); at++ {
-		field(d.names[at])
-	}
+	d.form.writeTo(d.sum)
 	return nil
 }

@@ -5,7 +5,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/starling-sync/starling/host/peerlog"
+	"github.com/starling-sync/starling/host/history"
 	"github.com/starling-sync/starling/host/registry"
 	"github.com/starling-sync/starling/sdk"
 )
@@ -82,7 +82,7 @@ func TestExplain_updateFirst(t *testing.T) {
 	a.share(packed(t, labels(), label(1, 0, "top")))
 	b.pull(a, 1<<20)
 	b.share(updates(t, labels(), label(1, 0, "renamed"), "name"))
-	p, _ := b.read(peerlog.Stream{Origin: b.id, Kind: sdk.SharedByAll}, 0, 1<<20)
+	p, _ := b.read(history.Stream{Origin: b.id, Kind: sdk.SharedByAll}, 0, 1<<20)
 	c.apply(p)
 	c.share(packed(t, labels(), label(2, 1, "under")))
 	e := c.explain("label", rid(1))

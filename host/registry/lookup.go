@@ -50,6 +50,10 @@ func scanID(rows *sql.Rows) (id sdk.RecordID, err error) {
 	if err := rows.Scan(&raw); err != nil {
 		return id, err
 	}
+	return asID(raw)
+}
+
+func asID(raw []byte) (id sdk.RecordID, err error) {
 	if len(raw) != len(id) {
 		return id, sdk.Errorf(sdk.CodeInternal, "a stored id of %d bytes", len(raw))
 	}
@@ -71,10 +75,8 @@ func scanStored(found map[sdk.RecordID]storedRow) func(*sql.Rows) error {
 		if err := rows.Scan(&id, &row.owner, &row.stamp); err != nil {
 			return err
 		}
-		if len(id) != len(sdk.RecordID{}) {
-			return sdk.Errorf(sdk.CodeInternal, "a stored id of %d bytes", len(id))
-		}
-		found[sdk.RecordID(id)] = row
-		return nil
+		at, err := asID(id)
+		found[at] = row
+		return err
 	}
 }

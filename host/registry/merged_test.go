@@ -5,7 +5,7 @@ import (
 	"math"
 	"testing"
 
-	"github.com/starling-sync/starling/host/peerlog"
+	"github.com/starling-sync/starling/host/history"
 	"github.com/starling-sync/starling/sdk"
 )
 
@@ -41,7 +41,7 @@ func TestMergedPages(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			a, b := newDevice(t, 1, files(), boxes()), newDevice(t, 2, files(), boxes())
-			stream := peerlog.Stream{Origin: a.id, Kind: sdk.DeviceOwned}
+			stream := history.Stream{Origin: a.id, Kind: sdk.DeviceOwned}
 			if tc.before.Count > 0 {
 				a.own(tc.before)
 				b.apply(merged(a.pages(stream, 0, true)...))
@@ -63,7 +63,7 @@ func TestNegativeZero(t *testing.T) {
 	row.Rows = sdk.AppendValue(sdk.AppendStateHeader(nil, rid(3), 50, 3), "y")
 	row.Rows = binary.BigEndian.AppendUint64(append(row.Rows, 0xcb), math.Float64bits(math.Copysign(0, -1))) // as another make packs it
 	row.Rows = sdk.AppendValue(row.Rows, rid(1))
-	foreign := page{stream: peerlog.Stream{Origin: deviceID(9), Kind: sdk.DeviceOwned}, through: 60, batches: []sdk.Batch{row}}
+	foreign := page{stream: history.Stream{Origin: deviceID(9), Kind: sdk.DeviceOwned}, through: 60, batches: []sdk.Batch{row}}
 	a.own(packed(t, files(), file(1, 0, "parent")))
 	a.apply(foreign)
 	a.own(deletes(t, files(), rid(1)))

@@ -59,6 +59,24 @@ func (p *packer) row(m *model, id sdk.RecordID, stamp hlc.Stamp, values []any, r
 	if err != nil {
 		return damaged(m, id, err)
 	}
+	b := p.batch(rowKey(m, extras))
+	p.before = len(b.Rows)
+	b.Rows = appendRow(b.Rows, m, id, stamp, values, extras)
+	p.added(b)
+	return nil
+}
+
+// packRow is packer.row for one row alone: it appends the row to dst, and says which batch it belongs to.
+func packRow(dst []byte, m *model, id sdk.RecordID, stamp hlc.Stamp, values []any, raw []byte) (packKey, []byte, error) {
+	extras, err := unpackExtras(raw)
+	if err != nil {
+		return packKey{}, dst, damaged(m, id, err)
+	}
+	return rowKey(m, extras), appendRow(dst, m, id, stamp, values, extras), nil
+}
+
+// rowKey returns the key of the batch that holds rows with these extras.
+func rowKey(m *model, extras []extra) packKey {
 	key := packKey{m: m}
 	if len(extras) > 0 {
 		names := make([]string, len(extras))
@@ -67,17 +85,18 @@ func (p *packer) row(m *model, id sdk.RecordID, stamp hlc.Stamp, values []any, r
 		}
 		key.extras = strings.Join(names, ",")
 	}
-	b := p.batch(key)
-	p.before = len(b.Rows)
-	b.Rows = sdk.AppendStateHeader(b.Rows, id, stamp, len(values)+len(extras))
+	return key
+}
+
+func appendRow(dst []byte, m *model, id sdk.RecordID, stamp hlc.Stamp, values []any, extras []extra) []byte {
+	dst = sdk.AppendStateHeader(dst, id, stamp, len(values)+len(extras))
 	for i, arg := range values {
-		b.Rows = appendArg(b.Rows, m.types[i], arg)
+		dst = appendArg(dst, m.types[i], arg)
 	}
 	for i := range extras {
-		b.Rows = append(b.Rows, extras[i].value...)
+		dst = append(dst, extras[i].value...)
 	}
-	p.added(b)
-	return nil
+	return dst
 }
 
 // remove adds a delete.

@@ -143,6 +143,9 @@ func (r *Registry) replay(ctx context.Context, model sdk.ModelName) error {
 			failed[prepared.parked[i].stamp] = true
 		}
 		err = r.db.Write(ctx, func(tx *database.Tx) error {
+			if err := step.check(tx); err != nil {
+				return err
+			}
 			if _, err := prepared.Write(tx); err != nil {
 				return err
 			}
@@ -163,6 +166,21 @@ func (r *Registry) replay(ctx context.Context, model sdk.ModelName) error {
 			return err
 		}
 	}
+}
+
+// check returns a CodeStale error if a change does not wait any more: it was forgotten, and must not come back.
+func (p *replayer) check(tx *database.Tx) error {
+	for i, n := range p.numbers {
+		var one int
+		found, err := tx.One("SELECT 1 FROM _parked WHERE n = ?", []any{n}, &one)
+		if err != nil {
+			return err
+		}
+		if !found {
+			return sdk.Errorf(sdk.CodeStale, "a change of %s at %s does not wait any more; read again", p.model, p.stamps[i])
+		}
+	}
+	return nil
 }
 
 // read moves to the next changes, of one stream; at the end there are none.

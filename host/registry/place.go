@@ -21,10 +21,11 @@ type placer struct {
 	shown   []sdk.RecordID                 // put into a table: what waits for them may follow
 	hiding  []sdk.RecordID                 // taken out of a table: what needs them must follow
 
-	touched                   map[*model]bool        // see touch
-	shadowEmpty, waitingEmpty bool                   // known to be
-	watched                   map[sdk.ModelName]bool // see feed.wanted
-	told                      []Event                // what they are told
+	touched                   map[*model]bool           // see touch
+	marked                    map[*model][]sdk.RecordID // what differs from before, hidden or not; see mark
+	shadowEmpty, waitingEmpty bool                      // known to be
+	watched                   map[sdk.ModelName]bool    // see feed.wanted
+	told                      []Event                   // what they are told
 	origin                    sdk.DeviceID
 	local                     bool
 }
@@ -315,9 +316,20 @@ func (p *placer) nowVisible(m *model, records []*record) error {
 	for _, rec := range records {
 		p.visible[rec.id] = m.desc.Model
 		p.shown = append(p.shown, rec.id)
+		if !rec.kept {
+			p.mark(m, rec.id)
+		}
 		p.notify(Changed, rec)
 	}
 	return nil
+}
+
+// mark notes that records of m are not what they were. Whether they are visible does not count.
+func (p *placer) mark(m *model, ids ...sdk.RecordID) {
+	if p.marked == nil {
+		p.marked = make(map[*model][]sdk.RecordID)
+	}
+	p.marked[m] = append(p.marked[m], ids...)
 }
 
 // winners returns those of records that the table holds now, after an upsert that left some out, and refuses those whose
@@ -392,6 +404,9 @@ func (p *placer) toShadow(rec *record) error {
 		}
 	}
 	rec.shadowed = true
+	if !rec.kept {
+		p.mark(rec.m, rec.id)
+	}
 	for _, missing := range rec.missing {
 		if _, err := p.tx.Exec("INSERT INTO _waiting (missing, model, id) VALUES (?, ?, ?) ON CONFLICT DO NOTHING", missing[:], rec.m.n, rec.id[:]); err != nil {
 			return err

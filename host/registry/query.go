@@ -217,6 +217,11 @@ func (s *served) eachShadowed(tx *database.Tx, after sdk.RecordID, limit int, fn
 	return s.selectShadowed(tx, "id > ? ORDER BY id LIMIT ?", []any{after[:], limit}, fn)
 }
 
+// eachShadowedIn is eachShadowed between two ids.
+func (s *served) eachShadowedIn(tx *database.Tx, after, until []byte, limit int, fn func(*record) error) error {
+	return s.selectShadowed(tx, "id > ? AND id <= ? ORDER BY id LIMIT ?", []any{after, until, limit}, fn)
+}
+
 // selectShadowed calls fn for records of s that exist and wait in the shadow, and for which where holds.
 func (s *served) selectShadowed(tx *database.Tx, where string, args []any, fn func(*record) error) error {
 	return tx.Each("SELECT id, coalesce(owner, 0), coalesce(stamp, 0), data FROM _shadow WHERE model = ? AND present = 1 AND "+where,
@@ -378,6 +383,8 @@ func scanConflict(tx *database.Tx, catalog *catalog, rows *sql.Rows) (c Conflict
 // Counts are numbers of records and changes of one model.
 type Counts struct {
 	Visible, Waiting, Deleted, Parked, Conflicts, Refused int64
+
+	NotInserted int64 // shared records of which some change has arrived, and no insert or delete
 }
 
 // Counts returns the numbers of every model that the database knows of.
@@ -395,8 +402,11 @@ func (r *Registry) Counts(ctx context.Context) (map[sdk.ModelName]Counts, error)
 			query string
 			add   func(c *Counts, n int64)
 		}{
-			{"SELECT n.name, count(*) FROM _shadow x JOIN _name n ON n.n = x.model WHERE present = 1 GROUP BY x.model", func(c *Counts, n int64) { c.Waiting = n }},
-			{"SELECT n.name, count(*) FROM _shadow x JOIN _name n ON n.n = x.model WHERE present = 0 GROUP BY x.model", func(c *Counts, n int64) { c.Deleted += n }},
+			// Each of these is read from an index, and never from the records: the shadow may hold many.
+			{"SELECT n.name, count(*) FROM (SELECT DISTINCT model, id FROM _waiting) x JOIN _name n ON n.n = x.model GROUP BY x.model", func(c *Counts, n int64) { c.Waiting = n }},
+			{"SELECT n.name, count(*) FROM _shadow x JOIN _name n ON n.n = x.model WHERE present = 0 AND stamp > 0 GROUP BY x.model", func(c *Counts, n int64) { c.Deleted += n }},
+			{"SELECT n.name, count(*) FROM _shadow x JOIN _name n ON n.n = x.model WHERE present = 0 AND substr(data, 1, 5) = x'0100000000' GROUP BY x.model",
+				func(c *Counts, n int64) { c.NotInserted, c.Deleted = n, c.Deleted-n }},
 			{"SELECT n.name, count(*) FROM _tombstone x JOIN _name n ON n.n = x.model GROUP BY x.model", func(c *Counts, n int64) { c.Deleted += n }},
 			{"SELECT n.name, count(*) FROM _parked x JOIN _name n ON n.n = x.model GROUP BY x.model", func(c *Counts, n int64) { c.Parked = n }},
 			{"SELECT n.name, count(*) FROM _conflict x JOIN _name n ON n.n = x.model GROUP BY x.model", func(c *Counts, n int64) { c.Conflicts = n }},

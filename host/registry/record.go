@@ -24,6 +24,7 @@ type record struct {
 	stamp    hlc.Stamp    // device-owned: the row's; shared: the change's, for events
 	shadowed bool         // the shadow holds this record now
 	trusted  bool         // it is what is stored already, or decided on it: no guard applies
+	kept     bool         // it is what is stored already, and can only move
 	missing  []sdk.RecordID
 	hidden   bool
 }
@@ -231,7 +232,7 @@ func (r *record) packShadow(tx *database.Tx) ([]byte, error) {
 
 // readShadow reads what packShadow wrote, also with an older description.
 func (m *model) readShadow(tx *database.Tx, id sdk.RecordID, owner, stamp int64, data []byte) (*record, error) {
-	r := &record{m: m, id: id, shadowed: true, trusted: true}
+	r := &record{m: m, id: id, shadowed: true, trusted: true, kept: true}
 	if m.shared {
 		state, err := unpackRecord(tx, m, id, data, nil)
 		if err != nil {
@@ -320,7 +321,7 @@ func (m *model) fromRow(tx *database.Tx, args []any) (*record, error) {
 			args[1+i] = []byte{}
 		}
 	}
-	r := &record{m: m, id: sdk.RecordID(raw), args: args, trusted: true}
+	r := &record{m: m, id: sdk.RecordID(raw), args: args, trusted: true, kept: true}
 	if m.shared {
 		clock, _ := args[m.width-1].([]byte)
 		state, err := unpackRecord(tx, m, r.id, clock, r.values())

@@ -7,6 +7,9 @@
 // streams, watermarks and the log to package peerlog, which writes in the same transactions, and reads the log only to merge
 // a new field from it (remerge.go).
 //
+// Beside streams it reads and takes in ranges of records as they are (range.go, take.go), forgets what nobody needs any more
+// (forget.go), and keeps digests by which devices find out that they hold the same (audit.go).
+//
 // A record is visible iff it exists and no record that it needs, directly or through others, is missing. Records that
 // need one another in a ring are visible together: which of them came first must not matter. What a record carries along
 // as it appears or disappears moves in the same transaction, whose length is therefore that of the longest such cascade.
@@ -38,10 +41,11 @@ type Options struct {
 
 // Registry holds the models of one database. Its methods may be called at once.
 type Registry struct {
-	db   *database.DB
-	self sdk.DeviceID
-	log  hclog.Logger
-	feed feed
+	db    *database.DB
+	self  sdk.DeviceID
+	log   hclog.Logger
+	feed  feed
+	audit *audit
 
 	catalog atomic.Pointer[catalog]
 
@@ -66,7 +70,7 @@ type served struct {
 
 // New returns a registry with the models that the database has tables for; none is served yet.
 func New(ctx context.Context, options Options) (*Registry, error) {
-	r := &Registry{db: options.DB, self: options.Self, log: options.Log}
+	r := &Registry{db: options.DB, self: options.Self, log: options.Log, audit: newAudit()}
 	if r.log == nil {
 		r.log = hclog.NewNullLogger()
 	}

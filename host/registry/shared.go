@@ -14,7 +14,7 @@ import (
 // sharedBatch is what operations make of the records of one shared model.
 type sharedBatch struct {
 	*served
-	read      uint64                       // served.changes before the first read
+	since     uint64                       // served.changes before the first read
 	before    map[sdk.RecordID]storedClock // what was read, also of records that there are none of
 	current   map[sdk.RecordID]*sdk.Record // as read, then as merged
 	changed   []sdk.RecordID               // in the order of their first change
@@ -127,7 +127,7 @@ func (p *Prepared) sharedBatch(s *served) *sharedBatch {
 		}
 	}
 	b := &sharedBatch{
-		served: s, read: s.changes.Load(), before: make(map[sdk.RecordID]storedClock),
+		served: s, since: s.changes.Load(), before: make(map[sdk.RecordID]storedClock),
 		current: make(map[sdk.RecordID]*sdk.Record), isChanged: make(map[sdk.RecordID]bool),
 	}
 	p.shared = append(p.shared, b)
@@ -148,16 +148,22 @@ func (r *Registry) load(ctx context.Context, b *sharedBatch, changes []change) e
 	if len(unread) == 0 {
 		return nil
 	}
-	err := r.db.Read(ctx, func(tx *database.Tx) error {
-		return b.model.readShared(tx, unread, func(id sdk.RecordID, stored storedClock, state *sdk.Record) {
-			b.before[id] = stored
-			b.current[id] = state
-		})
-	})
-	if err != nil {
+	if err := r.db.Read(ctx, func(tx *database.Tx) error { return b.read(tx, unread) }); err != nil {
 		return fmt.Errorf("read %s: %w", b.desc.Model, err)
 	}
-	for _, id := range unread {
+	return nil
+}
+
+// read notes what is stored of ids.
+func (b *sharedBatch) read(tx *database.Tx, ids []sdk.RecordID) error {
+	err := b.model.readShared(tx, ids, func(id sdk.RecordID, stored storedClock, state *sdk.Record) {
+		b.before[id] = stored
+		b.current[id] = state
+	})
+	if err != nil {
+		return err
+	}
+	for _, id := range ids {
 		if _, ok := b.before[id]; !ok {
 			b.before[id] = storedClock{}
 		}
@@ -289,15 +295,27 @@ func checkFields(state *sdk.Record) error {
 // guardShared makes sure that what b was decided on still stands, writes what does not exist, and the conflict journal,
 // and returns the records that exist.
 func (p *placer) guardShared(b *sharedBatch) ([]*record, error) {
-	if b.changes.Load() != b.read {
+	if b.changes.Load() != b.since {
 		if err := p.compare(b); err != nil {
 			return nil, err
 		}
+	}
+	if len(b.changed)+len(b.conflicts)+len(b.resolved) == 0 {
+		return nil, nil
 	}
 	p.touch(b.model)
 	var records []*record
 	for _, id := range b.changed {
 		state, before := b.current[id], b.before[id]
+		if state == nil || !state.Exists() {
+			p.mark(b.model, id)
+		}
+		if state == nil {
+			if err := p.eraseShared(b.model, id, before); err != nil {
+				return nil, err
+			}
+			continue
+		}
 		version := latest(state)
 		rec := &record{m: b.model, id: id, state: state, origin: version.Device, stamp: version.Stamp, shadowed: before.shadowed, trusted: true}
 		if !state.Exists() {
@@ -339,7 +357,7 @@ func (p *placer) vanish(rec *record, before storedClock) error {
 	if err != nil {
 		return err
 	}
-	if err := storeShadow(p.tx, rec.m, rec.id, 0, nil, nil, data); err != nil {
+	if err := storeShadow(p.tx, rec.m, rec.id, 0, nil, int64(latest(rec.state).Stamp), data); err != nil { //nolint:gosec // stamps fit
 		return err
 	}
 	p.shadowEmpty = false
@@ -347,6 +365,11 @@ func (p *placer) vanish(rec *record, before storedClock) error {
 		_, err := p.tx.Exec("DELETE FROM _waiting WHERE model = ? AND id = ?", rec.m.n, rec.id[:])
 		return err
 	}
+	return p.takeAway(rec, before)
+}
+
+// takeAway takes a shared record out of its table, if it is there.
+func (p *placer) takeAway(rec *record, before storedClock) error {
 	if before.clock == nil {
 		return nil
 	}
@@ -356,6 +379,14 @@ func (p *placer) vanish(rec *record, before storedClock) error {
 		delete(p.visible, id)
 		p.hiding = append(p.hiding, id)
 	})
+}
+
+// eraseShared takes a shared record away, and leaves nothing of it.
+func (p *placer) eraseShared(m *model, id sdk.RecordID, before storedClock) error {
+	if before.shadowed {
+		return p.leaveShadow(m, []sdk.RecordID{id})
+	}
+	return p.takeAway(&record{m: m, id: id}, before)
 }
 
 // latest returns the greatest version in state.

@@ -89,18 +89,23 @@ func (r *Registry) Prepare(ctx context.Context, in Incoming) (*Prepared, error) 
 			return nil, err
 		}
 	}
+	return p, p.prepare(ctx, &in)
+}
+
+// prepare asks about a page whose columns were checked.
+func (p *Prepared) prepare(ctx context.Context, in *Incoming) error {
 	if in.Kind == sdk.SharedByAll {
-		return p, p.prepareShared(ctx, &in)
+		return p.prepareShared(ctx, in)
 	}
 	for i := range in.Batches {
-		if err := p.prepareState(ctx, &in, &in.Batches[i]); err != nil {
-			return nil, err
+		if err := p.prepareState(ctx, in, &in.Batches[i]); err != nil {
+			return err
 		}
 	}
 	for _, b := range p.state {
 		b.keepLast()
 	}
-	return p, nil
+	return nil
 }
 
 func (p *Prepared) prepareState(ctx context.Context, in *Incoming, batch *sdk.Batch) error {
@@ -476,6 +481,7 @@ func (p *placer) delete(b *stateBatch, owner int64) error {
 		p.outcome.Deleted++
 		p.notify(Deleted, &record{m: b.model, id: t.id, origin: p.origin, stamp: t.stamp})
 	}
+	p.mark(b.model, gone...)
 	if err := p.leaveShadow(b.model, gone); err != nil {
 		return err
 	}

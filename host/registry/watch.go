@@ -24,8 +24,8 @@ type Event struct {
 	Kind   EventKind
 	Model  sdk.ModelName
 	ID     sdk.RecordID
-	Origin sdk.DeviceID // whose change it is
-	Stamp  hlc.Stamp    // of that change
+	Origin sdk.DeviceID // whose change it is; zero, as Stamp, where a snapshot lacks a shared record that was deleted long ago
+	Stamp  hlc.Stamp    // of that change; zero for all that a snapshot lacks
 	Local  bool         // written here
 }
 

@@ -8,11 +8,12 @@ package replica
 
 import (
 	"context"
-	"slices"
-	"time"
+
+	"github.com/hashicorp/go-hclog"
 
 	"github.com/starling-sync/starling/hlc"
 	"github.com/starling-sync/starling/host/database"
+	"github.com/starling-sync/starling/host/history"
 	"github.com/starling-sync/starling/host/peerlog"
 	"github.com/starling-sync/starling/host/peersync"
 	"github.com/starling-sync/starling/host/protocol"
@@ -28,6 +29,7 @@ type Pages struct {
 	Registry *registry.Registry
 	Journal  *peerlog.Log
 	Clock    *hlc.Clock
+	Log      hclog.Logger // nil: none
 
 	// Turn, if set, keeps local writers who were late as well from the records of a page to which they were ahead too often
 	// (transaction.Manager.Turn). Without it a page to which they were ahead is a CodeStale error of its Commit at once.
@@ -49,14 +51,39 @@ func (p *Pages) prepare(ctx context.Context, page protocol.Page) (*registry.Prep
 	}
 	in := registry.Incoming{Origin: page.Origin, Kind: page.Kind, From: page.From, Through: page.Through, Batches: page.Batches}
 	if page.Kind == sdk.SharedByAll {
-		if err := p.DB.Read(ctx, func(tx *database.Tx) (err error) {
-			_, in.Applied, err = p.Journal.Watermark(tx, page.Origin, page.Kind)
+		if err := p.DB.Read(ctx, func(tx *database.Tx) error {
+			at, err := p.place(tx, &page)
+			in.Applied = at.low
 			return err
 		}); err != nil {
 			return nil, err
 		}
 	}
 	return p.Registry.Prepare(ctx, in)
+}
+
+// place is where a stream stands, seen from a page of it.
+type place struct {
+	graph *history.Graph
+	heads history.Heads
+	low   hlc.Stamp // of the page's history, all up to here is applied
+}
+
+func (p *Pages) place(tx *database.Tx, page *protocol.Page) (at place, err error) {
+	if at.heads, err = p.Journal.Heads(tx, page.Stream); err != nil {
+		return at, err
+	}
+	at.graph = &history.Graph{}
+	if len(at.heads) != 1 || len(page.Heads) != 1 || at.heads[0].Epoch != page.Heads[0].Epoch { // else the epochs do not matter
+		if at.graph, err = p.Journal.Graph(tx, page.Stream); err != nil {
+			return at, err
+		}
+		for _, epoch := range page.Epochs {
+			at.graph.Add(epoch)
+		}
+	}
+	at.low = at.graph.Low(at.heads, page.Heads)
+	return at, nil
 }
 
 type preparedPage struct {
@@ -95,14 +122,14 @@ func (p *preparedPage) Commit(ctx context.Context) error {
 
 func (p *preparedPage) write(ctx context.Context) error {
 	return p.DB.Write(ctx, func(tx *database.Tx) error {
-		_, at, err := p.Journal.Watermark(tx, p.page.Origin, p.page.Kind)
+		at, err := p.place(tx, &p.page)
 		if err != nil {
 			return err
 		}
-		if p.page.From > at {
-			return sdk.Errorf(sdk.CodeUnavailable, "a page begins at %s, beyond the watermark %s", p.page.From, at)
+		if p.page.From > at.low {
+			return sdk.Errorf(sdk.CodeUnavailable, "a page begins at %s, beyond the watermark %s", p.page.From, at.low)
 		}
-		if p.page.Through <= at {
+		if at.graph.CoversAll(at.heads, p.page.Heads) {
 			return nil
 		}
 		if _, err := p.prepared.Write(tx); err != nil {
@@ -117,55 +144,30 @@ func (p *preparedPage) write(ctx context.Context) error {
 		if err := p.Clock.Observe(p.page.Through); err != nil {
 			return sdk.Errorf(sdk.CodeClockSkew, "%w", err)
 		}
-		return p.Journal.SetWatermark(tx, p.page.Origin, p.page.Kind, p.page.Epoch, p.page.Through)
+		return p.Journal.SetHeads(tx, p.page.Stream, at.graph.Join(at.heads, p.page.Heads), p.page.Epochs)
 	})
 }
 
-// ReadPage implements peersync.Reader.
-func (p *Pages) ReadPage(ctx context.Context, stream protocol.Stream, since hlc.Stamp, maxBytes int) (protocol.Page, bool, error) {
-	read := p.Journal.Read
-	if stream.Kind == sdk.DeviceOwned {
-		read = p.Registry.ReadState
-	}
-	batches, through, more, err := read(ctx, stream.Origin, since, maxBytes)
-	return protocol.Page{Stream: stream, From: since, Through: through, Batches: batches}, more, err
-}
-
-// Clock continues the clock from its stored mark, and at least from every watermark, so that a mark that was lost can not
-// bring stamps back that were used. It has every commit of db store the mark. Call it before the first write. A clock
-// that is ahead (hlc.Clock.Ahead) by more than maxDrift is returned all the same: the caller says so to people.
-func Clock(ctx context.Context, db *database.DB, journal *peerlog.Log, now func() time.Time, maxDrift time.Duration) (*hlc.Clock, error) {
-	mark, err := journal.LoadClock(ctx)
-	if err != nil {
-		return nil, err
-	}
-	vector, err := journal.Watermarks(ctx)
-	if err != nil {
-		return nil, err
-	}
-	for _, at := range vector {
-		mark = max(mark, at.Stamp)
-	}
-	clock := hlc.NewClock(now, mark, maxDrift)
-	db.BeforeCommit(func(tx *database.Tx) error { return journal.StoreClock(tx, clock.Last()) })
-	return clock, nil
-}
-
-// OpenEpoch keeps this start of the device self under a new id, with the positions that it continues.
-func OpenEpoch(ctx context.Context, db *database.DB, journal *peerlog.Log, clock *hlc.Clock, self sdk.DeviceID, id peerlog.EpochID) error {
-	epoch := peerlog.Epoch{ID: id, Device: self, Opened: clock.Now()}
-	return db.Write(ctx, func(tx *database.Tx) error {
-		vector, err := journal.WatermarksIn(tx)
+// ReadPage implements peersync.Reader. What comes after since may have been pruned meanwhile: that is a CodePruned error,
+// decided in the snapshot that is read.
+func (p *Pages) ReadPage(ctx context.Context, stream protocol.Stream, since hlc.Stamp, maxBytes int) (page protocol.Page, more bool, err error) {
+	page = protocol.Page{Stream: stream, From: since}
+	err = p.DB.Read(ctx, func(tx *database.Tx) error {
+		floor, err := p.Journal.FloorIn(tx, stream)
 		if err != nil {
 			return err
 		}
-		for _, kind := range []sdk.Ownership{sdk.DeviceOwned, sdk.SharedByAll} {
-			if at, ok := vector[peerlog.Stream{Origin: self, Kind: kind}]; ok {
-				epoch.Parents = append(epoch.Parents, at.Epoch)
-			}
+		if since < floor && (stream.Kind == sdk.SharedByAll || since > 0) {
+			return sdk.Errorf(sdk.CodePruned, "what comes after %s has been pruned up to %s", since, floor)
 		}
-		return journal.OpenEpoch(tx, epoch)
+		read := p.Journal.ReadIn
+		if stream.Kind == sdk.DeviceOwned {
+			read = p.Registry.ReadStateIn
+		}
+		page.Batches, page.Through, more, err = read(tx, stream.Origin, since, maxBytes)
+		return err
 	})
+	return page, more, err
 }
 
 // PrepareLocal has r decide on local writes.
@@ -177,25 +179,12 @@ func PrepareLocal(r *registry.Registry) transaction.PrepareFunc {
 
 // PageOf is a local commit of the device self as its peers get it.
 func PageOf(self sdk.DeviceID, c transaction.Committed) protocol.Page {
-	return protocol.Page{
-		Stream: protocol.Stream{Origin: self, Kind: c.Kind}, Epoch: protocol.EpochID(c.Epoch),
+	page := protocol.Page{
+		Stream: protocol.Stream{Origin: self, Kind: c.Kind}, Heads: c.Heads,
 		From: c.From, Through: c.Through, Head: c.Through, Batches: c.Batches,
 	}
-}
-
-// Marks returns the watermarks of every stream, in the order of streams.
-func Marks(ctx context.Context, journal *peerlog.Log) ([]protocol.Mark, error) {
-	vector, err := journal.Watermarks(ctx)
-	if err != nil {
-		return nil, err
+	if c.Opened != nil {
+		page.Epochs = []protocol.Epoch{*c.Opened}
 	}
-	marks := make([]protocol.Mark, 0, len(vector))
-	for stream, at := range vector {
-		marks = append(marks, protocol.Mark{
-			Stream:   protocol.Stream{Origin: stream.Origin, Kind: stream.Kind},
-			Position: protocol.Position{Epoch: protocol.EpochID(at.Epoch), Stamp: at.Stamp},
-		})
-	}
-	slices.SortFunc(marks, func(a, b protocol.Mark) int { return a.Compare(b.Stream) })
-	return marks, nil
+	return page
 }

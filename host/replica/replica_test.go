@@ -7,6 +7,7 @@ import (
 
 	"github.com/starling-sync/starling/hlc"
 	"github.com/starling-sync/starling/host/database"
+	"github.com/starling-sync/starling/host/history"
 	"github.com/starling-sync/starling/host/peerlog"
 	"github.com/starling-sync/starling/host/protocol"
 	"github.com/starling-sync/starling/host/registry"
@@ -74,7 +75,9 @@ func TestPages_busyRecord(t *testing.T) {
 		return manager.Turn(ctx)
 	}}
 	stamp := clock.Now()
-	page := protocol.Page{Stream: protocol.Stream{Origin: sdk.DeviceID{2}, Kind: sdk.SharedByAll}, Through: stamp, Head: stamp, Batches: []sdk.Batch{change(sdk.Update, stamp)}}
+	page := protocol.Page{
+		Stream: protocol.Stream{Origin: sdk.DeviceID{2}, Kind: sdk.SharedByAll}, Heads: history.At(history.EpochID{2}, stamp), Through: stamp, Head: stamp, Batches: []sdk.Batch{change(sdk.Update, stamp)},
+	}
 	prepared, err := pages.Prepare(ctx, page)
 	if err != nil {
 		t.Fatal(err)
@@ -112,7 +115,7 @@ func TestClock_continuesAfterWatermarks(t *testing.T) {
 		if err := journal.StoreClock(tx, 5); err != nil {
 			return err
 		}
-		return journal.SetWatermark(tx, sdk.DeviceID{1}, sdk.SharedByAll, peerlog.EpochID{1}, used)
+		return journal.SetHeads(tx, history.Stream{Origin: sdk.DeviceID{1}, Kind: sdk.SharedByAll}, history.At(history.EpochID{1}, used), nil)
 	})
 	if err != nil {
 		t.Fatal(err)

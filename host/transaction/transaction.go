@@ -3,8 +3,9 @@
 // A Manager has the model decide on the changes before the database transaction, then writes rows, clocks, log entries,
 // tombstones and this device's watermark in one transaction, with stamps that the one writer draws in commit order.
 // It promises that nothing is announced before it is durable, that announcements of a stream come in the order of
-// its stamps without a gap, and that writers who wait at the same time share a commit. It leaves the clock's stored
-// mark to a hook of the database, which runs in every group.
+// its stamps without a gap, and that writers who wait at the same time share a commit. The first commit of a start of the
+// device to a stream opens an epoch of it. It leaves the clock's stored mark to a hook of the database, which runs in every
+// group.
 package transaction
 
 import (
@@ -13,6 +14,7 @@ import (
 
 	"github.com/starling-sync/starling/hlc"
 	"github.com/starling-sync/starling/host/database"
+	"github.com/starling-sync/starling/host/history"
 	"github.com/starling-sync/starling/sdk"
 )
 
@@ -31,25 +33,25 @@ type PrepareFunc func(ctx context.Context, kind sdk.Ownership, batches []sdk.Bat
 type Journal interface {
 	// Append adds operations of origin to the log.
 	Append(tx *database.Tx, origin sdk.DeviceID, batches []sdk.Batch) error
-	// Watermark returns the position of a stream.
-	Watermark(tx *database.Tx, origin sdk.DeviceID, kind sdk.Ownership) (epoch [16]byte, stamp hlc.Stamp, err error)
-	// SetWatermark moves it.
-	SetWatermark(tx *database.Tx, origin sdk.DeviceID, kind sdk.Ownership, epoch [16]byte, stamp hlc.Stamp) error
+	// Extend moves an own stream to stamp in epoch, which it opens, continuing the positions that the stream has, where it is
+	// not among them; opened then says so. from is the place before, and heads are the positions that result.
+	Extend(tx *database.Tx, stream history.Stream, epoch history.EpochID, stamp hlc.Stamp) (from hlc.Stamp, opened *history.Epoch, heads history.Heads, err error)
 }
 
 // Committed says what one commit added to one of this device's own streams.
 type Committed struct {
 	Kind          sdk.Ownership
-	Epoch         [16]byte
-	From, Through hlc.Stamp   // From is the position before: From < every stamp in Batches <= Through
-	Batches       []sdk.Batch // as stored, with their stamps; shared by all who are told: not to be changed
+	Heads         history.Heads  // Through in the epoch of the stream that this start of the device writes
+	Opened        *history.Epoch // that epoch, if this commit opened it
+	From, Through hlc.Stamp      // From is the position before: From < every stamp in Batches <= Through
+	Batches       []sdk.Batch    // as stored, with their stamps; shared by all who are told: not to be changed. None: it was sealed
 }
 
 // Options say what a Manager works with. All fields but Announce are required.
 type Options struct {
 	DB       *database.DB
 	Self     sdk.DeviceID
-	Epoch    [16]byte         // of this start of the device
+	Epoch    history.EpochID  // of this start of the device; those of its streams are Epoch.Of(kind)
 	Next     func() hlc.Stamp // draws the next stamp: hlc.Clock.Now
 	Prepare  PrepareFunc
 	Journal  Journal
@@ -178,29 +180,45 @@ func (m *Manager) commit(ctx context.Context, request Request) (Result, error) {
 	return result, nil
 }
 
-// record adds what was written to the stream and moves its watermark.
+// Seal says that a stream of this device is complete up to now: it draws a stamp and moves the stream to it with no change
+// in it, durably, and announces that like a commit. An idle device does so for those who wait for what it may yet say.
+func (m *Manager) Seal(ctx context.Context, kind sdk.Ownership) error {
+	err := m.options.DB.Write(ctx, func(tx *database.Tx) error {
+		stamp := m.options.Next()
+		return m.extend(tx, kind, stamp, stamp, nil)
+	})
+	if err != nil {
+		return fmt.Errorf("seal: %w", err)
+	}
+	return nil
+}
+
+// record adds what was written to the stream.
 func (m *Manager) record(tx *database.Tx, kind sdk.Ownership, result Result, stored []sdk.Batch) error {
 	if result.Written == 0 {
 		return nil
 	}
-	o := &m.options
-	_, from, err := o.Journal.Watermark(tx, o.Self, kind)
-	if err != nil {
-		return err
-	}
-	if result.First <= from {
-		return sdk.Errorf(sdk.CodeInternal, "the clock drew %s, which is not after the last own change %s", result.First, from)
-	}
 	if kind == sdk.SharedByAll {
-		if err := o.Journal.Append(tx, o.Self, stored); err != nil {
+		if err := m.options.Journal.Append(tx, m.options.Self, stored); err != nil {
 			return err
 		}
 	}
-	if err := o.Journal.SetWatermark(tx, o.Self, kind, o.Epoch, result.Last); err != nil {
+	return m.extend(tx, kind, result.First, result.Last, stored)
+}
+
+// extend moves the watermark of an own stream over changes with stamps from first to last, and announces them.
+func (m *Manager) extend(tx *database.Tx, kind sdk.Ownership, first, last hlc.Stamp, stored []sdk.Batch) error {
+	o := &m.options
+	epoch := o.Epoch.Of(kind)
+	from, opened, _, err := o.Journal.Extend(tx, history.Stream{Origin: o.Self, Kind: kind}, epoch, last)
+	if err != nil {
 		return err
 	}
+	if first <= from {
+		return sdk.Errorf(sdk.CodeInternal, "the clock drew %s, which is not after the last own change %s", first, from)
+	}
 	if o.Announce != nil {
-		committed := Committed{Kind: kind, Epoch: o.Epoch, From: from, Through: result.Last, Batches: stored}
+		committed := Committed{Kind: kind, Heads: history.At(epoch, last), Opened: opened, From: from, Through: last, Batches: stored}
 		tx.AfterCommit(func() { o.Announce(committed) })
 	}
 	return nil

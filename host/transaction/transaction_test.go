@@ -11,6 +11,7 @@ import (
 
 	"github.com/starling-sync/starling/hlc"
 	"github.com/starling-sync/starling/host/database"
+	"github.com/starling-sync/starling/host/history"
 	"github.com/starling-sync/starling/host/transaction"
 	"github.com/starling-sync/starling/sdk"
 )
@@ -41,25 +42,33 @@ func (p *prepared) Write(tx *database.Tx, next func() hlc.Stamp) (stored []sdk.B
 	return stored, refused, nil
 }
 
-// journal keeps watermarks in a table, as the peer log does.
+// journal keeps positions in a table, as the peer log does.
 type journal struct{ appended int }
 
 func (j *journal) Append(*database.Tx, sdk.DeviceID, []sdk.Batch) error { j.appended++; return nil }
 
-func (j *journal) Watermark(tx *database.Tx, _ sdk.DeviceID, kind sdk.Ownership) (epoch [16]byte, stamp hlc.Stamp, err error) {
-	_, err = tx.One("SELECT stamp FROM mark WHERE kind = ?", []any{string(kind)}, &stamp)
-	return epoch, stamp, err
-}
-
-func (j *journal) SetWatermark(tx *database.Tx, _ sdk.DeviceID, kind sdk.Ownership, _ [16]byte, stamp hlc.Stamp) error {
-	_, err := tx.Exec("INSERT INTO mark (kind, stamp) VALUES (?, ?) ON CONFLICT (kind) DO UPDATE SET stamp = excluded.stamp", string(kind), int64(stamp))
-	return err
+func (j *journal) Extend(tx *database.Tx, stream history.Stream, epoch history.EpochID, stamp hlc.Stamp) (from hlc.Stamp, opened *history.Epoch, heads history.Heads, err error) {
+	var raw []byte
+	found, err := tx.One("SELECT epoch, stamp FROM mark WHERE kind = ?", []any{string(stream.Kind)}, &raw, &from)
+	if err != nil {
+		return 0, nil, nil, err
+	}
+	if !found || history.EpochID(raw) != epoch {
+		opened = &history.Epoch{ID: epoch, Stream: stream}
+		if found {
+			opened.Parents = history.At(history.EpochID(raw), from)
+		}
+	}
+	_, err = tx.Exec("INSERT INTO mark (kind, epoch, stamp) VALUES (?, ?, ?) ON CONFLICT (kind) DO UPDATE SET epoch = excluded.epoch, stamp = excluded.stamp",
+		string(stream.Kind), epoch[:], int64(stamp))
+	return from, opened, history.At(epoch, stamp), err
 }
 
 type fixture struct {
 	db      *database.DB
 	manager *transaction.Manager
 	journal journal
+	last    hlc.Stamp // that was drawn
 	prepare func(kind sdk.Ownership, batches []sdk.Batch) (transaction.Prepared, error)
 
 	mu   sync.Mutex
@@ -79,7 +88,7 @@ func newFixture(t *testing.T) *fixture {
 	})
 	f := &fixture{db: db}
 	err = db.Write(context.Background(), func(tx *database.Tx) error {
-		return errors.Join(tx.Run("CREATE TABLE written (stamp INTEGER) STRICT"), tx.Run("CREATE TABLE mark (kind TEXT PRIMARY KEY, stamp INTEGER) STRICT"))
+		return errors.Join(tx.Run("CREATE TABLE written (stamp INTEGER) STRICT"), tx.Run("CREATE TABLE mark (kind TEXT PRIMARY KEY, epoch BLOB, stamp INTEGER) STRICT"))
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -87,15 +96,20 @@ func newFixture(t *testing.T) *fixture {
 	f.prepare = func(_ sdk.Ownership, batches []sdk.Batch) (transaction.Prepared, error) {
 		return &prepared{batches: batches}, nil
 	}
-	last := hlc.Stamp(100)
+	f.last = 100
+	f.start(history.EpochID{9})
+	return f
+}
+
+// start makes the manager of a start of the device.
+func (f *fixture) start(epoch history.EpochID) {
 	f.manager = transaction.New(transaction.Options{
-		DB: db, Self: sdk.DeviceID{1}, Journal: &f.journal, Next: func() hlc.Stamp { last++; return last },
+		DB: f.db, Self: sdk.DeviceID{1}, Epoch: epoch, Journal: &f.journal, Next: func() hlc.Stamp { f.last++; return f.last },
 		Prepare: func(_ context.Context, kind sdk.Ownership, batches []sdk.Batch) (transaction.Prepared, error) {
 			return f.prepare(kind, batches)
 		},
 		Announce: func(c transaction.Committed) { f.mu.Lock(); f.told = append(f.told, c); f.mu.Unlock() },
 	})
-	return f
 }
 
 func (f *fixture) rows(t *testing.T) (n int) {
@@ -112,29 +126,109 @@ func (f *fixture) rows(t *testing.T) (n int) {
 
 func TestManager_announcesInOrderWithoutGap(t *testing.T) {
 	f := newFixture(t)
+	kinds := []sdk.Ownership{sdk.DeviceOwned, sdk.SharedByAll}
 	var wg sync.WaitGroup
 	for i := range 200 {
 		wg.Go(func() {
-			commit := f.manager.CommitDeviceOwned
-			if i%2 == 0 {
-				commit = f.manager.CommitShared
-			}
-			result, err := commit(context.Background(), sdk.Batch{Model: "m", Count: 3})
+			result, err := f.manager.Commit(context.Background(), transaction.Request{Kind: kinds[i%2], Batches: []sdk.Batch{{Model: "m", Count: 3}}})
 			if err != nil || result.Written != 3 || result.Last != result.First+2 {
 				t.Errorf("got %+v, %v", result, err)
 			}
 		})
+		if i%4 < 2 {
+			wg.Go(func() {
+				if err := f.manager.Seal(context.Background(), kinds[i%2]); err != nil {
+					t.Error(err)
+				}
+			})
+		}
 	}
 	wg.Wait()
-	position := map[sdk.Ownership]hlc.Stamp{}
+	position, sealed := map[sdk.Ownership]hlc.Stamp{}, 0
 	for _, c := range f.told {
-		if c.From != position[c.Kind] || c.Through <= c.From || c.Batches[0].Count != 3 {
+		if len(c.Batches) == 0 {
+			sealed++
+		} else if c.Batches[0].Count != 3 {
+			t.Errorf("announced %+v", c)
+		}
+		if c.From != position[c.Kind] || c.Through <= c.From || !c.Heads.Equal(history.At(history.EpochID{9}.Of(c.Kind), c.Through)) {
 			t.Fatalf("announced %+v after %s", c, position[c.Kind])
+		}
+		if (c.Opened != nil) != (position[c.Kind] == 0) {
+			t.Errorf("after %s: opened %v", position[c.Kind], c.Opened)
 		}
 		position[c.Kind] = c.Through
 	}
-	if n := f.rows(t); n != 600 || len(f.told) != 200 || f.journal.appended != 100 {
-		t.Errorf("%d rows, %d announced, %d logged", n, len(f.told), f.journal.appended)
+	if n := f.rows(t); n != 600 || len(f.told) != 300 || sealed != 100 || f.journal.appended != 100 {
+		t.Errorf("%d rows, %d announced, %d of them sealed, %d logged", n, len(f.told), sealed, f.journal.appended)
+	}
+}
+
+// TestManager_epochs starts a device twice: each start opens an epoch of a stream with its first change or seal, which
+// continues the one before. What fails opens none.
+func TestManager_epochs(t *testing.T) {
+	f := newFixture(t)
+	stream := history.Stream{Origin: sdk.DeviceID{1}, Kind: sdk.SharedByAll}
+	commit := func() {
+		t.Helper()
+		if _, err := f.manager.CommitShared(t.Context(), sdk.Batch{Model: "m", Count: 1}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	seal := func() {
+		t.Helper()
+		if err := f.manager.Seal(t.Context(), sdk.SharedByAll); err != nil {
+			t.Fatal(err)
+		}
+	}
+	row := func(stamp hlc.Stamp) []sdk.Batch {
+		return []sdk.Batch{{Model: "m", Count: 1, Rows: sdk.AppendStateHeader(nil, sdk.RecordID{1}, stamp, -1)}}
+	}
+	first, second := history.EpochID{9}.Of(sdk.SharedByAll), history.EpochID{20}.Of(sdk.SharedByAll)
+	commit()
+	seal()
+	f.start(history.EpochID{20})
+	f.prepare = func(sdk.Ownership, []sdk.Batch) (transaction.Prepared, error) {
+		return &prepared{err: sdk.Errorf(sdk.CodeInvalid, "no")}, nil
+	}
+	if _, err := f.manager.CommitShared(t.Context(), sdk.Batch{Model: "m", Count: 1}); sdk.CodeOf(err) != sdk.CodeInvalid {
+		t.Errorf("got %v, want it refused", err)
+	}
+	f.prepare = func(_ sdk.Ownership, batches []sdk.Batch) (transaction.Prepared, error) {
+		return &prepared{batches: batches}, nil
+	}
+	seal()
+	commit()
+	want := []transaction.Committed{
+		{Kind: sdk.SharedByAll, Heads: history.At(first, 101), Opened: &history.Epoch{ID: first, Stream: stream}, Through: 101, Batches: row(101)},
+		{Kind: sdk.SharedByAll, Heads: history.At(first, 102), From: 101, Through: 102},
+		{Kind: sdk.SharedByAll, Heads: history.At(second, 103), Opened: &history.Epoch{ID: second, Stream: stream, Parents: history.At(first, 102)}, From: 102, Through: 103},
+		{Kind: sdk.SharedByAll, Heads: history.At(second, 104), From: 103, Through: 104, Batches: row(104)},
+	}
+	if diff := cmp.Diff(want, f.told); diff != "" {
+		t.Errorf("announced (-want +got)\n%s", diff)
+	}
+}
+
+// TestManager_clockWentBack has a clock that draws what it drew before: nothing is written and nothing announced.
+func TestManager_clockWentBack(t *testing.T) {
+	f := newFixture(t)
+	if err := f.manager.Seal(t.Context(), sdk.SharedByAll); err != nil {
+		t.Fatal(err)
+	}
+	f.last = 99 // the next is 100, and 101 is used
+	if err := f.manager.Seal(t.Context(), sdk.SharedByAll); sdk.CodeOf(err) != sdk.CodeInternal {
+		t.Errorf("a seal: %v", err)
+	}
+	f.last = 99
+	if _, err := f.manager.CommitShared(t.Context(), sdk.Batch{Model: "m", Count: 5}); sdk.CodeOf(err) != sdk.CodeInternal {
+		t.Errorf("a commit whose last stamp is new, and whose first is not: %v", err)
+	}
+	if f.last = 101; len(f.told) != 1 || f.rows(t) != 0 {
+		t.Errorf("%d announced, %d rows", len(f.told), f.rows(t))
+	}
+	if err := f.manager.Seal(t.Context(), sdk.SharedByAll); err != nil || f.told[1].From != 101 {
+		t.Errorf("the next: %+v, %v", f.told, err)
 	}
 }
 

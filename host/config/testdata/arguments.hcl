@@ -11,8 +11,13 @@ sync {
   heartbeat       = "5s"
   max_clock_drift = "1min"
   retention {
-    age = "90d"
+    ages = "90d"
   }
+  limit {
+    frame_bytes = "1MiB"
+  }
+  page_byte = "1MiB"
+  retention_age = "90d"
 }
 sink {}
 model = "entry"

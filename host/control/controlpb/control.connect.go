@@ -48,6 +48,8 @@ const (
 	ControlInviteProcedure = "/starling.control.v1.Control/Invite"
 	// ControlJoinProcedure is the fully-qualified name of the Control's Join RPC.
 	ControlJoinProcedure = "/starling.control.v1.Control/Join"
+	// ControlRetireProcedure is the fully-qualified name of the Control's Retire RPC.
+	ControlRetireProcedure = "/starling.control.v1.Control/Retire"
 	// ControlPutProcedure is the fully-qualified name of the Control's Put RPC.
 	ControlPutProcedure = "/starling.control.v1.Control/Put"
 	// ControlGetProcedure is the fully-qualified name of the Control's Get RPC.
@@ -64,8 +66,12 @@ const (
 	ControlRestoreConflictProcedure = "/starling.control.v1.Control/RestoreConflict"
 	// ControlExplainProcedure is the fully-qualified name of the Control's Explain RPC.
 	ControlExplainProcedure = "/starling.control.v1.Control/Explain"
+	// ControlWaitingProcedure is the fully-qualified name of the Control's Waiting RPC.
+	ControlWaitingProcedure = "/starling.control.v1.Control/Waiting"
 	// ControlDigestProcedure is the fully-qualified name of the Control's Digest RPC.
 	ControlDigestProcedure = "/starling.control.v1.Control/Digest"
+	// ControlAuditProcedure is the fully-qualified name of the Control's Audit RPC.
+	ControlAuditProcedure = "/starling.control.v1.Control/Audit"
 	// ControlRestartPluginProcedure is the fully-qualified name of the Control's RestartPlugin RPC.
 	ControlRestartPluginProcedure = "/starling.control.v1.Control/RestartPlugin"
 )
@@ -77,6 +83,8 @@ type ControlClient interface {
 	Plugins(context.Context, *PluginsRequest) (*PluginsResponse, error)
 	Invite(context.Context, *InviteRequest) (*InviteResponse, error)
 	Join(context.Context, *JoinRequest) (*JoinResponse, error)
+	// Takes a device out of the library for good.
+	Retire(context.Context, *RetireRequest) (*RetireResponse, error)
 	Put(context.Context, *PutRequest) (*PutResponse, error)
 	Get(context.Context, *GetRequest) (*GetResponse, error)
 	List(context.Context, *ListRequest) (*connect.ServerStreamForClient[ListResponse], error)
@@ -88,7 +96,11 @@ type ControlClient interface {
 	RestoreConflict(context.Context, *RestoreConflictRequest) (*RestoreConflictResponse, error)
 	// Says why a record is or is not visible here.
 	Explain(context.Context, *ExplainRequest) (*ExplainResponse, error)
+	// Names records that exist and are not visible, and what they wait for.
+	Waiting(context.Context, *WaitingRequest) (*connect.ServerStreamForClient[WaitingResponse], error)
 	Digest(context.Context, *DigestRequest) (*DigestResponse, error)
+	// Compares this device with connected peers now; one response for each, as they come.
+	Audit(context.Context, *AuditRequest) (*connect.ServerStreamForClient[AuditResponse], error)
 	// Stages the plugin's binary anew and starts it again, also out of quarantine. It returns before the plugin is up.
 	RestartPlugin(context.Context, *RestartPluginRequest) (*RestartPluginResponse, error)
 }
@@ -132,6 +144,12 @@ func NewControlClient(httpClient connect.HTTPClient, baseURL string, opts ...con
 			httpClient,
 			baseURL+ControlJoinProcedure,
 			connect.WithSchema(controlMethods.ByName("Join")),
+			connect.WithClientOptions(opts...),
+		),
+		retire: connect.NewClient[RetireRequest, RetireResponse](
+			httpClient,
+			baseURL+ControlRetireProcedure,
+			connect.WithSchema(controlMethods.ByName("Retire")),
 			connect.WithClientOptions(opts...),
 		),
 		put: connect.NewClient[PutRequest, PutResponse](
@@ -182,10 +200,22 @@ func NewControlClient(httpClient connect.HTTPClient, baseURL string, opts ...con
 			connect.WithSchema(controlMethods.ByName("Explain")),
 			connect.WithClientOptions(opts...),
 		),
+		waiting: connect.NewClient[WaitingRequest, WaitingResponse](
+			httpClient,
+			baseURL+ControlWaitingProcedure,
+			connect.WithSchema(controlMethods.ByName("Waiting")),
+			connect.WithClientOptions(opts...),
+		),
 		digest: connect.NewClient[DigestRequest, DigestResponse](
 			httpClient,
 			baseURL+ControlDigestProcedure,
 			connect.WithSchema(controlMethods.ByName("Digest")),
+			connect.WithClientOptions(opts...),
+		),
+		audit: connect.NewClient[AuditRequest, AuditResponse](
+			httpClient,
+			baseURL+ControlAuditProcedure,
+			connect.WithSchema(controlMethods.ByName("Audit")),
 			connect.WithClientOptions(opts...),
 		),
 		restartPlugin: connect.NewClient[RestartPluginRequest, RestartPluginResponse](
@@ -204,6 +234,7 @@ type controlClient struct {
 	plugins         *connect.Client[PluginsRequest, PluginsResponse]
 	invite          *connect.Client[InviteRequest, InviteResponse]
 	join            *connect.Client[JoinRequest, JoinResponse]
+	retire          *connect.Client[RetireRequest, RetireResponse]
 	put             *connect.Client[PutRequest, PutResponse]
 	get             *connect.Client[GetRequest, GetResponse]
 	list            *connect.Client[ListRequest, ListResponse]
@@ -212,7 +243,9 @@ type controlClient struct {
 	conflicts       *connect.Client[ConflictsRequest, ConflictsResponse]
 	restoreConflict *connect.Client[RestoreConflictRequest, RestoreConflictResponse]
 	explain         *connect.Client[ExplainRequest, ExplainResponse]
+	waiting         *connect.Client[WaitingRequest, WaitingResponse]
 	digest          *connect.Client[DigestRequest, DigestResponse]
+	audit           *connect.Client[AuditRequest, AuditResponse]
 	restartPlugin   *connect.Client[RestartPluginRequest, RestartPluginResponse]
 }
 
@@ -255,6 +288,15 @@ func (c *controlClient) Invite(ctx context.Context, req *InviteRequest) (*Invite
 // Join calls starling.control.v1.Control.Join.
 func (c *controlClient) Join(ctx context.Context, req *JoinRequest) (*JoinResponse, error) {
 	response, err := c.join.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// Retire calls starling.control.v1.Control.Retire.
+func (c *controlClient) Retire(ctx context.Context, req *RetireRequest) (*RetireResponse, error) {
+	response, err := c.retire.CallUnary(ctx, connect.NewRequest(req))
 	if response != nil {
 		return response.Msg, err
 	}
@@ -325,6 +367,11 @@ func (c *controlClient) Explain(ctx context.Context, req *ExplainRequest) (*Expl
 	return nil, err
 }
 
+// Waiting calls starling.control.v1.Control.Waiting.
+func (c *controlClient) Waiting(ctx context.Context, req *WaitingRequest) (*connect.ServerStreamForClient[WaitingResponse], error) {
+	return c.waiting.CallServerStream(ctx, connect.NewRequest(req))
+}
+
 // Digest calls starling.control.v1.Control.Digest.
 func (c *controlClient) Digest(ctx context.Context, req *DigestRequest) (*DigestResponse, error) {
 	response, err := c.digest.CallUnary(ctx, connect.NewRequest(req))
@@ -332,6 +379,11 @@ func (c *controlClient) Digest(ctx context.Context, req *DigestRequest) (*Digest
 		return response.Msg, err
 	}
 	return nil, err
+}
+
+// Audit calls starling.control.v1.Control.Audit.
+func (c *controlClient) Audit(ctx context.Context, req *AuditRequest) (*connect.ServerStreamForClient[AuditResponse], error) {
+	return c.audit.CallServerStream(ctx, connect.NewRequest(req))
 }
 
 // RestartPlugin calls starling.control.v1.Control.RestartPlugin.
@@ -350,6 +402,8 @@ type ControlHandler interface {
 	Plugins(context.Context, *PluginsRequest) (*PluginsResponse, error)
 	Invite(context.Context, *InviteRequest) (*InviteResponse, error)
 	Join(context.Context, *JoinRequest) (*JoinResponse, error)
+	// Takes a device out of the library for good.
+	Retire(context.Context, *RetireRequest) (*RetireResponse, error)
 	Put(context.Context, *PutRequest) (*PutResponse, error)
 	Get(context.Context, *GetRequest) (*GetResponse, error)
 	List(context.Context, *ListRequest, *connect.ServerStream[ListResponse]) error
@@ -361,7 +415,11 @@ type ControlHandler interface {
 	RestoreConflict(context.Context, *RestoreConflictRequest) (*RestoreConflictResponse, error)
 	// Says why a record is or is not visible here.
 	Explain(context.Context, *ExplainRequest) (*ExplainResponse, error)
+	// Names records that exist and are not visible, and what they wait for.
+	Waiting(context.Context, *WaitingRequest, *connect.ServerStream[WaitingResponse]) error
 	Digest(context.Context, *DigestRequest) (*DigestResponse, error)
+	// Compares this device with connected peers now; one response for each, as they come.
+	Audit(context.Context, *AuditRequest, *connect.ServerStream[AuditResponse]) error
 	// Stages the plugin's binary anew and starts it again, also out of quarantine. It returns before the plugin is up.
 	RestartPlugin(context.Context, *RestartPluginRequest) (*RestartPluginResponse, error)
 }
@@ -401,6 +459,12 @@ func NewControlHandler(svc ControlHandler, opts ...connect.HandlerOption) (strin
 		ControlJoinProcedure,
 		svc.Join,
 		connect.WithSchema(controlMethods.ByName("Join")),
+		connect.WithHandlerOptions(opts...),
+	)
+	controlRetireHandler := connect.NewUnaryHandlerSimple(
+		ControlRetireProcedure,
+		svc.Retire,
+		connect.WithSchema(controlMethods.ByName("Retire")),
 		connect.WithHandlerOptions(opts...),
 	)
 	controlPutHandler := connect.NewUnaryHandlerSimple(
@@ -451,10 +515,22 @@ func NewControlHandler(svc ControlHandler, opts ...connect.HandlerOption) (strin
 		connect.WithSchema(controlMethods.ByName("Explain")),
 		connect.WithHandlerOptions(opts...),
 	)
+	controlWaitingHandler := connect.NewServerStreamHandlerSimple(
+		ControlWaitingProcedure,
+		svc.Waiting,
+		connect.WithSchema(controlMethods.ByName("Waiting")),
+		connect.WithHandlerOptions(opts...),
+	)
 	controlDigestHandler := connect.NewUnaryHandlerSimple(
 		ControlDigestProcedure,
 		svc.Digest,
 		connect.WithSchema(controlMethods.ByName("Digest")),
+		connect.WithHandlerOptions(opts...),
+	)
+	controlAuditHandler := connect.NewServerStreamHandlerSimple(
+		ControlAuditProcedure,
+		svc.Audit,
+		connect.WithSchema(controlMethods.ByName("Audit")),
 		connect.WithHandlerOptions(opts...),
 	)
 	controlRestartPluginHandler := connect.NewUnaryHandlerSimple(
@@ -475,6 +551,8 @@ func NewControlHandler(svc ControlHandler, opts ...connect.HandlerOption) (strin
 			controlInviteHandler.ServeHTTP(w, r)
 		case ControlJoinProcedure:
 			controlJoinHandler.ServeHTTP(w, r)
+		case ControlRetireProcedure:
+			controlRetireHandler.ServeHTTP(w, r)
 		case ControlPutProcedure:
 			controlPutHandler.ServeHTTP(w, r)
 		case ControlGetProcedure:
@@ -491,8 +569,12 @@ func NewControlHandler(svc ControlHandler, opts ...connect.HandlerOption) (strin
 			controlRestoreConflictHandler.ServeHTTP(w, r)
 		case ControlExplainProcedure:
 			controlExplainHandler.ServeHTTP(w, r)
+		case ControlWaitingProcedure:
+			controlWaitingHandler.ServeHTTP(w, r)
 		case ControlDigestProcedure:
 			controlDigestHandler.ServeHTTP(w, r)
+		case ControlAuditProcedure:
+			controlAuditHandler.ServeHTTP(w, r)
 		case ControlRestartPluginProcedure:
 			controlRestartPluginHandler.ServeHTTP(w, r)
 		default:
@@ -522,6 +604,10 @@ func (UnimplementedControlHandler) Invite(context.Context, *InviteRequest) (*Inv
 
 func (UnimplementedControlHandler) Join(context.Context, *JoinRequest) (*JoinResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("starling.control.v1.Control.Join is not implemented"))
+}
+
+func (UnimplementedControlHandler) Retire(context.Context, *RetireRequest) (*RetireResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("starling.control.v1.Control.Retire is not implemented"))
 }
 
 func (UnimplementedControlHandler) Put(context.Context, *PutRequest) (*PutResponse, error) {
@@ -556,8 +642,16 @@ func (UnimplementedControlHandler) Explain(context.Context, *ExplainRequest) (*E
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("starling.control.v1.Control.Explain is not implemented"))
 }
 
+func (UnimplementedControlHandler) Waiting(context.Context, *WaitingRequest, *connect.ServerStream[WaitingResponse]) error {
+	return connect.NewError(connect.CodeUnimplemented, errors.New("starling.control.v1.Control.Waiting is not implemented"))
+}
+
 func (UnimplementedControlHandler) Digest(context.Context, *DigestRequest) (*DigestResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("starling.control.v1.Control.Digest is not implemented"))
+}
+
+func (UnimplementedControlHandler) Audit(context.Context, *AuditRequest, *connect.ServerStream[AuditResponse]) error {
+	return connect.NewError(connect.CodeUnimplemented, errors.New("starling.control.v1.Control.Audit is not implemented"))
 }
 
 func (UnimplementedControlHandler) RestartPlugin(context.Context, *RestartPluginRequest) (*RestartPluginResponse, error) {

@@ -127,6 +127,13 @@ type StatusResponse struct {
 	Conflicts      int64                  `protobuf:"varint,16,opt,name=conflicts,proto3" json:"conflicts,omitempty"`
 	RefusedChanges []*RefusedChange       `protobuf:"bytes,17,rep,name=refused_changes,json=refusedChanges,proto3" json:"refused_changes,omitempty"` // the latest, newest first
 	Plugins        []*Plugin              `protobuf:"bytes,18,rep,name=plugins,proto3" json:"plugins,omitempty"`
+	Warnings       []*StatusWarning       `protobuf:"bytes,19,rep,name=warnings,proto3" json:"warnings,omitempty"`                     // gravest first
+	RetiredUs      int64                  `protobuf:"varint,20,opt,name=retired_us,json=retiredUs,proto3" json:"retired_us,omitempty"` // when this device was retired
+	Log            *LogStatus             `protobuf:"bytes,21,opt,name=log,proto3" json:"log,omitempty"`
+	Shadow         *ShadowStatus          `protobuf:"bytes,22,opt,name=shadow,proto3" json:"shadow,omitempty"`
+	Retention      *Retention             `protobuf:"bytes,23,opt,name=retention,proto3" json:"retention,omitempty"`
+	Repaired       int64                  `protobuf:"varint,24,opt,name=repaired,proto3" json:"repaired,omitempty"`
+	Refusals       []*RefusedInput        `protobuf:"bytes,25,rep,name=refusals,proto3" json:"refusals,omitempty"`
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -287,6 +294,348 @@ func (x *StatusResponse) GetPlugins() []*Plugin {
 	return nil
 }
 
+func (x *StatusResponse) GetWarnings() []*StatusWarning {
+	if x != nil {
+		return x.Warnings
+	}
+	return nil
+}
+
+func (x *StatusResponse) GetRetiredUs() int64 {
+	if x != nil {
+		return x.RetiredUs
+	}
+	return 0
+}
+
+func (x *StatusResponse) GetLog() *LogStatus {
+	if x != nil {
+		return x.Log
+	}
+	return nil
+}
+
+func (x *StatusResponse) GetShadow() *ShadowStatus {
+	if x != nil {
+		return x.Shadow
+	}
+	return nil
+}
+
+func (x *StatusResponse) GetRetention() *Retention {
+	if x != nil {
+		return x.Retention
+	}
+	return nil
+}
+
+func (x *StatusResponse) GetRepaired() int64 {
+	if x != nil {
+		return x.Repaired
+	}
+	return 0
+}
+
+func (x *StatusResponse) GetRefusals() []*RefusedInput {
+	if x != nil {
+		return x.Refusals
+	}
+	return nil
+}
+
+type StatusWarning struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Code          string                 `protobuf:"bytes,1,opt,name=code,proto3" json:"code,omitempty"`
+	Text          string                 `protobuf:"bytes,2,opt,name=text,proto3" json:"text,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StatusWarning) Reset() {
+	*x = StatusWarning{}
+	mi := &file_host_control_control_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StatusWarning) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StatusWarning) ProtoMessage() {}
+
+func (x *StatusWarning) ProtoReflect() protoreflect.Message {
+	mi := &file_host_control_control_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StatusWarning.ProtoReflect.Descriptor instead.
+func (*StatusWarning) Descriptor() ([]byte, []int) {
+	return file_host_control_control_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *StatusWarning) GetCode() string {
+	if x != nil {
+		return x.Code
+	}
+	return ""
+}
+
+func (x *StatusWarning) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
+type LogStatus struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Entries       int64                  `protobuf:"varint,1,opt,name=entries,proto3" json:"entries,omitempty"`
+	Bytes         int64                  `protobuf:"varint,2,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	OldestUs      int64                  `protobuf:"varint,3,opt,name=oldest_us,json=oldestUs,proto3" json:"oldest_us,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LogStatus) Reset() {
+	*x = LogStatus{}
+	mi := &file_host_control_control_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LogStatus) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LogStatus) ProtoMessage() {}
+
+func (x *LogStatus) ProtoReflect() protoreflect.Message {
+	mi := &file_host_control_control_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LogStatus.ProtoReflect.Descriptor instead.
+func (*LogStatus) Descriptor() ([]byte, []int) {
+	return file_host_control_control_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *LogStatus) GetEntries() int64 {
+	if x != nil {
+		return x.Entries
+	}
+	return 0
+}
+
+func (x *LogStatus) GetBytes() int64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *LogStatus) GetOldestUs() int64 {
+	if x != nil {
+		return x.OldestUs
+	}
+	return 0
+}
+
+type ShadowStatus struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Deleted       int64                  `protobuf:"varint,1,opt,name=deleted,proto3" json:"deleted,omitempty"`
+	NotInserted   int64                  `protobuf:"varint,2,opt,name=not_inserted,json=notInserted,proto3" json:"not_inserted,omitempty"`
+	Waiting       int64                  `protobuf:"varint,3,opt,name=waiting,proto3" json:"waiting,omitempty"`
+	WaitingBound  int64                  `protobuf:"varint,4,opt,name=waiting_bound,json=waitingBound,proto3" json:"waiting_bound,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ShadowStatus) Reset() {
+	*x = ShadowStatus{}
+	mi := &file_host_control_control_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ShadowStatus) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ShadowStatus) ProtoMessage() {}
+
+func (x *ShadowStatus) ProtoReflect() protoreflect.Message {
+	mi := &file_host_control_control_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ShadowStatus.ProtoReflect.Descriptor instead.
+func (*ShadowStatus) Descriptor() ([]byte, []int) {
+	return file_host_control_control_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *ShadowStatus) GetDeleted() int64 {
+	if x != nil {
+		return x.Deleted
+	}
+	return 0
+}
+
+func (x *ShadowStatus) GetNotInserted() int64 {
+	if x != nil {
+		return x.NotInserted
+	}
+	return 0
+}
+
+func (x *ShadowStatus) GetWaiting() int64 {
+	if x != nil {
+		return x.Waiting
+	}
+	return 0
+}
+
+func (x *ShadowStatus) GetWaitingBound() int64 {
+	if x != nil {
+		return x.WaitingBound
+	}
+	return 0
+}
+
+type Retention struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	AgeUs         int64                  `protobuf:"varint,1,opt,name=age_us,json=ageUs,proto3" json:"age_us,omitempty"`
+	Bytes         int64                  `protobuf:"varint,2,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	ConflictsUs   int64                  `protobuf:"varint,3,opt,name=conflicts_us,json=conflictsUs,proto3" json:"conflicts_us,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Retention) Reset() {
+	*x = Retention{}
+	mi := &file_host_control_control_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Retention) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Retention) ProtoMessage() {}
+
+func (x *Retention) ProtoReflect() protoreflect.Message {
+	mi := &file_host_control_control_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Retention.ProtoReflect.Descriptor instead.
+func (*Retention) Descriptor() ([]byte, []int) {
+	return file_host_control_control_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *Retention) GetAgeUs() int64 {
+	if x != nil {
+		return x.AgeUs
+	}
+	return 0
+}
+
+func (x *Retention) GetBytes() int64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *Retention) GetConflictsUs() int64 {
+	if x != nil {
+		return x.ConflictsUs
+	}
+	return 0
+}
+
+// Input of peers that was over a limit.
+type RefusedInput struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Limit         string                 `protobuf:"bytes,1,opt,name=limit,proto3" json:"limit,omitempty"` // as config.hcl calls it
+	Count         int64                  `protobuf:"varint,2,opt,name=count,proto3" json:"count,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RefusedInput) Reset() {
+	*x = RefusedInput{}
+	mi := &file_host_control_control_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RefusedInput) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RefusedInput) ProtoMessage() {}
+
+func (x *RefusedInput) ProtoReflect() protoreflect.Message {
+	mi := &file_host_control_control_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RefusedInput.ProtoReflect.Descriptor instead.
+func (*RefusedInput) Descriptor() ([]byte, []int) {
+	return file_host_control_control_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *RefusedInput) GetLimit() string {
+	if x != nil {
+		return x.Limit
+	}
+	return ""
+}
+
+func (x *RefusedInput) GetCount() int64 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
 type RefusedChange struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Model         string                 `protobuf:"bytes,1,opt,name=model,proto3" json:"model,omitempty"`
@@ -301,7 +650,7 @@ type RefusedChange struct {
 
 func (x *RefusedChange) Reset() {
 	*x = RefusedChange{}
-	mi := &file_host_control_control_proto_msgTypes[3]
+	mi := &file_host_control_control_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -313,7 +662,7 @@ func (x *RefusedChange) String() string {
 func (*RefusedChange) ProtoMessage() {}
 
 func (x *RefusedChange) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[3]
+	mi := &file_host_control_control_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -326,7 +675,7 @@ func (x *RefusedChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RefusedChange.ProtoReflect.Descriptor instead.
 func (*RefusedChange) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{3}
+	return file_host_control_control_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *RefusedChange) GetModel() string {
@@ -380,7 +729,7 @@ type RestartPluginRequest struct {
 
 func (x *RestartPluginRequest) Reset() {
 	*x = RestartPluginRequest{}
-	mi := &file_host_control_control_proto_msgTypes[4]
+	mi := &file_host_control_control_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -392,7 +741,7 @@ func (x *RestartPluginRequest) String() string {
 func (*RestartPluginRequest) ProtoMessage() {}
 
 func (x *RestartPluginRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[4]
+	mi := &file_host_control_control_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -405,7 +754,7 @@ func (x *RestartPluginRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestartPluginRequest.ProtoReflect.Descriptor instead.
 func (*RestartPluginRequest) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{4}
+	return file_host_control_control_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *RestartPluginRequest) GetName() string {
@@ -423,7 +772,7 @@ type RestartPluginResponse struct {
 
 func (x *RestartPluginResponse) Reset() {
 	*x = RestartPluginResponse{}
-	mi := &file_host_control_control_proto_msgTypes[5]
+	mi := &file_host_control_control_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -435,7 +784,7 @@ func (x *RestartPluginResponse) String() string {
 func (*RestartPluginResponse) ProtoMessage() {}
 
 func (x *RestartPluginResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[5]
+	mi := &file_host_control_control_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -448,7 +797,7 @@ func (x *RestartPluginResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestartPluginResponse.ProtoReflect.Descriptor instead.
 func (*RestartPluginResponse) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{5}
+	return file_host_control_control_proto_rawDescGZIP(), []int{10}
 }
 
 type ModelStatus struct {
@@ -458,13 +807,14 @@ type ModelStatus struct {
 	Version       uint32                 `protobuf:"varint,3,opt,name=version,proto3" json:"version,omitempty"`
 	Rows          int64                  `protobuf:"varint,4,opt,name=rows,proto3" json:"rows,omitempty"`
 	Waiting       int64                  `protobuf:"varint,5,opt,name=waiting,proto3" json:"waiting,omitempty"`
+	Parked        int64                  `protobuf:"varint,6,opt,name=parked,proto3" json:"parked,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ModelStatus) Reset() {
 	*x = ModelStatus{}
-	mi := &file_host_control_control_proto_msgTypes[6]
+	mi := &file_host_control_control_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -476,7 +826,7 @@ func (x *ModelStatus) String() string {
 func (*ModelStatus) ProtoMessage() {}
 
 func (x *ModelStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[6]
+	mi := &file_host_control_control_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -489,7 +839,7 @@ func (x *ModelStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ModelStatus.ProtoReflect.Descriptor instead.
 func (*ModelStatus) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{6}
+	return file_host_control_control_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ModelStatus) GetModel() string {
@@ -527,6 +877,13 @@ func (x *ModelStatus) GetWaiting() int64 {
 	return 0
 }
 
+func (x *ModelStatus) GetParked() int64 {
+	if x != nil {
+		return x.Parked
+	}
+	return 0
+}
+
 type TransportStatus struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -540,7 +897,7 @@ type TransportStatus struct {
 
 func (x *TransportStatus) Reset() {
 	*x = TransportStatus{}
-	mi := &file_host_control_control_proto_msgTypes[7]
+	mi := &file_host_control_control_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -552,7 +909,7 @@ func (x *TransportStatus) String() string {
 func (*TransportStatus) ProtoMessage() {}
 
 func (x *TransportStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[7]
+	mi := &file_host_control_control_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -565,7 +922,7 @@ func (x *TransportStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransportStatus.ProtoReflect.Descriptor instead.
 func (*TransportStatus) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{7}
+	return file_host_control_control_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *TransportStatus) GetName() string {
@@ -616,7 +973,7 @@ type SourceStatus struct {
 
 func (x *SourceStatus) Reset() {
 	*x = SourceStatus{}
-	mi := &file_host_control_control_proto_msgTypes[8]
+	mi := &file_host_control_control_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -628,7 +985,7 @@ func (x *SourceStatus) String() string {
 func (*SourceStatus) ProtoMessage() {}
 
 func (x *SourceStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[8]
+	mi := &file_host_control_control_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -641,7 +998,7 @@ func (x *SourceStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SourceStatus.ProtoReflect.Descriptor instead.
 func (*SourceStatus) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{8}
+	return file_host_control_control_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *SourceStatus) GetModel() string {
@@ -690,7 +1047,7 @@ type Progress struct {
 
 func (x *Progress) Reset() {
 	*x = Progress{}
-	mi := &file_host_control_control_proto_msgTypes[9]
+	mi := &file_host_control_control_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -702,7 +1059,7 @@ func (x *Progress) String() string {
 func (*Progress) ProtoMessage() {}
 
 func (x *Progress) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[9]
+	mi := &file_host_control_control_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -715,7 +1072,7 @@ func (x *Progress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Progress.ProtoReflect.Descriptor instead.
 func (*Progress) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{9}
+	return file_host_control_control_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Progress) GetKey() string {
@@ -750,7 +1107,7 @@ type Warning struct {
 
 func (x *Warning) Reset() {
 	*x = Warning{}
-	mi := &file_host_control_control_proto_msgTypes[10]
+	mi := &file_host_control_control_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -762,7 +1119,7 @@ func (x *Warning) String() string {
 func (*Warning) ProtoMessage() {}
 
 func (x *Warning) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[10]
+	mi := &file_host_control_control_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -775,7 +1132,7 @@ func (x *Warning) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Warning.ProtoReflect.Descriptor instead.
 func (*Warning) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{10}
+	return file_host_control_control_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Warning) GetKey() string {
@@ -819,13 +1176,17 @@ type Peer struct {
 	RowsIn        int64                  `protobuf:"varint,16,opt,name=rows_in,json=rowsIn,proto3" json:"rows_in,omitempty"`
 	RowsPerSecond float64                `protobuf:"fixed64,17,opt,name=rows_per_second,json=rowsPerSecond,proto3" json:"rows_per_second,omitempty"`
 	Addresses     []string               `protobuf:"bytes,18,rep,name=addresses,proto3" json:"addresses,omitempty"`
+	RetiredUs     int64                  `protobuf:"varint,19,opt,name=retired_us,json=retiredUs,proto3" json:"retired_us,omitempty"`
+	RunsTwice     bool                   `protobuf:"varint,20,opt,name=runs_twice,json=runsTwice,proto3" json:"runs_twice,omitempty"`
+	Refuses       bool                   `protobuf:"varint,21,opt,name=refuses,proto3" json:"refuses,omitempty"`
+	Audit         *Audit                 `protobuf:"bytes,22,opt,name=audit,proto3" json:"audit,omitempty"` // absent: none since the start
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Peer) Reset() {
 	*x = Peer{}
-	mi := &file_host_control_control_proto_msgTypes[11]
+	mi := &file_host_control_control_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -837,7 +1198,7 @@ func (x *Peer) String() string {
 func (*Peer) ProtoMessage() {}
 
 func (x *Peer) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[11]
+	mi := &file_host_control_control_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -850,7 +1211,7 @@ func (x *Peer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Peer.ProtoReflect.Descriptor instead.
 func (*Peer) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{11}
+	return file_host_control_control_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Peer) GetId() []byte {
@@ -979,6 +1340,342 @@ func (x *Peer) GetAddresses() []string {
 	return nil
 }
 
+func (x *Peer) GetRetiredUs() int64 {
+	if x != nil {
+		return x.RetiredUs
+	}
+	return 0
+}
+
+func (x *Peer) GetRunsTwice() bool {
+	if x != nil {
+		return x.RunsTwice
+	}
+	return false
+}
+
+func (x *Peer) GetRefuses() bool {
+	if x != nil {
+		return x.Refuses
+	}
+	return false
+}
+
+func (x *Peer) GetAudit() *Audit {
+	if x != nil {
+		return x.Audit
+	}
+	return nil
+}
+
+type Audit struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	AtUs          int64                  `protobuf:"varint,1,opt,name=at_us,json=atUs,proto3" json:"at_us,omitempty"`
+	Outcome       string                 `protobuf:"bytes,2,opt,name=outcome,proto3" json:"outcome,omitempty"` // equal, repaired, not_alike, failed
+	Records       int64                  `protobuf:"varint,3,opt,name=records,proto3" json:"records,omitempty"`
+	Repaired      int64                  `protobuf:"varint,4,opt,name=repaired,proto3" json:"repaired,omitempty"`
+	Bytes         int64                  `protobuf:"varint,5,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	TookUs        int64                  `protobuf:"varint,6,opt,name=took_us,json=tookUs,proto3" json:"took_us,omitempty"`
+	Reason        string                 `protobuf:"bytes,7,opt,name=reason,proto3" json:"reason,omitempty"`
+	Ranges        int64                  `protobuf:"varint,8,opt,name=ranges,proto3" json:"ranges,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Audit) Reset() {
+	*x = Audit{}
+	mi := &file_host_control_control_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Audit) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Audit) ProtoMessage() {}
+
+func (x *Audit) ProtoReflect() protoreflect.Message {
+	mi := &file_host_control_control_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Audit.ProtoReflect.Descriptor instead.
+func (*Audit) Descriptor() ([]byte, []int) {
+	return file_host_control_control_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *Audit) GetAtUs() int64 {
+	if x != nil {
+		return x.AtUs
+	}
+	return 0
+}
+
+func (x *Audit) GetOutcome() string {
+	if x != nil {
+		return x.Outcome
+	}
+	return ""
+}
+
+func (x *Audit) GetRecords() int64 {
+	if x != nil {
+		return x.Records
+	}
+	return 0
+}
+
+func (x *Audit) GetRepaired() int64 {
+	if x != nil {
+		return x.Repaired
+	}
+	return 0
+}
+
+func (x *Audit) GetBytes() int64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *Audit) GetTookUs() int64 {
+	if x != nil {
+		return x.TookUs
+	}
+	return 0
+}
+
+func (x *Audit) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *Audit) GetRanges() int64 {
+	if x != nil {
+		return x.Ranges
+	}
+	return 0
+}
+
+type AuditRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Peer          []byte                 `protobuf:"bytes,1,opt,name=peer,proto3" json:"peer,omitempty"` // empty: every connected one
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AuditRequest) Reset() {
+	*x = AuditRequest{}
+	mi := &file_host_control_control_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AuditRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AuditRequest) ProtoMessage() {}
+
+func (x *AuditRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_host_control_control_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AuditRequest.ProtoReflect.Descriptor instead.
+func (*AuditRequest) Descriptor() ([]byte, []int) {
+	return file_host_control_control_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *AuditRequest) GetPeer() []byte {
+	if x != nil {
+		return x.Peer
+	}
+	return nil
+}
+
+type AuditResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            []byte                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Audit         *Audit                 `protobuf:"bytes,3,opt,name=audit,proto3" json:"audit,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AuditResponse) Reset() {
+	*x = AuditResponse{}
+	mi := &file_host_control_control_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AuditResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AuditResponse) ProtoMessage() {}
+
+func (x *AuditResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_host_control_control_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AuditResponse.ProtoReflect.Descriptor instead.
+func (*AuditResponse) Descriptor() ([]byte, []int) {
+	return file_host_control_control_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *AuditResponse) GetId() []byte {
+	if x != nil {
+		return x.Id
+	}
+	return nil
+}
+
+func (x *AuditResponse) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *AuditResponse) GetAudit() *Audit {
+	if x != nil {
+		return x.Audit
+	}
+	return nil
+}
+
+type RetireRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            []byte                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	EvenSelf      bool                   `protobuf:"varint,2,opt,name=even_self,json=evenSelf,proto3" json:"even_self,omitempty"` // else this device itself is refused
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RetireRequest) Reset() {
+	*x = RetireRequest{}
+	mi := &file_host_control_control_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RetireRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RetireRequest) ProtoMessage() {}
+
+func (x *RetireRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_host_control_control_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RetireRequest.ProtoReflect.Descriptor instead.
+func (*RetireRequest) Descriptor() ([]byte, []int) {
+	return file_host_control_control_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *RetireRequest) GetId() []byte {
+	if x != nil {
+		return x.Id
+	}
+	return nil
+}
+
+func (x *RetireRequest) GetEvenSelf() bool {
+	if x != nil {
+		return x.EvenSelf
+	}
+	return false
+}
+
+type RetireResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	RetiredUs     int64                  `protobuf:"varint,2,opt,name=retired_us,json=retiredUs,proto3" json:"retired_us,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RetireResponse) Reset() {
+	*x = RetireResponse{}
+	mi := &file_host_control_control_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RetireResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RetireResponse) ProtoMessage() {}
+
+func (x *RetireResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_host_control_control_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RetireResponse.ProtoReflect.Descriptor instead.
+func (*RetireResponse) Descriptor() ([]byte, []int) {
+	return file_host_control_control_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *RetireResponse) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *RetireResponse) GetRetiredUs() int64 {
+	if x != nil {
+		return x.RetiredUs
+	}
+	return 0
+}
+
 type PeersRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -987,7 +1684,7 @@ type PeersRequest struct {
 
 func (x *PeersRequest) Reset() {
 	*x = PeersRequest{}
-	mi := &file_host_control_control_proto_msgTypes[12]
+	mi := &file_host_control_control_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -999,7 +1696,7 @@ func (x *PeersRequest) String() string {
 func (*PeersRequest) ProtoMessage() {}
 
 func (x *PeersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[12]
+	mi := &file_host_control_control_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1012,7 +1709,7 @@ func (x *PeersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeersRequest.ProtoReflect.Descriptor instead.
 func (*PeersRequest) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{12}
+	return file_host_control_control_proto_rawDescGZIP(), []int{22}
 }
 
 type PeersResponse struct {
@@ -1024,7 +1721,7 @@ type PeersResponse struct {
 
 func (x *PeersResponse) Reset() {
 	*x = PeersResponse{}
-	mi := &file_host_control_control_proto_msgTypes[13]
+	mi := &file_host_control_control_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1036,7 +1733,7 @@ func (x *PeersResponse) String() string {
 func (*PeersResponse) ProtoMessage() {}
 
 func (x *PeersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[13]
+	mi := &file_host_control_control_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1049,7 +1746,7 @@ func (x *PeersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeersResponse.ProtoReflect.Descriptor instead.
 func (*PeersResponse) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{13}
+	return file_host_control_control_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *PeersResponse) GetPeers() []*Peer {
@@ -1067,7 +1764,7 @@ type PluginsRequest struct {
 
 func (x *PluginsRequest) Reset() {
 	*x = PluginsRequest{}
-	mi := &file_host_control_control_proto_msgTypes[14]
+	mi := &file_host_control_control_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1079,7 +1776,7 @@ func (x *PluginsRequest) String() string {
 func (*PluginsRequest) ProtoMessage() {}
 
 func (x *PluginsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[14]
+	mi := &file_host_control_control_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1092,7 +1789,7 @@ func (x *PluginsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PluginsRequest.ProtoReflect.Descriptor instead.
 func (*PluginsRequest) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{14}
+	return file_host_control_control_proto_rawDescGZIP(), []int{24}
 }
 
 type PluginsResponse struct {
@@ -1104,7 +1801,7 @@ type PluginsResponse struct {
 
 func (x *PluginsResponse) Reset() {
 	*x = PluginsResponse{}
-	mi := &file_host_control_control_proto_msgTypes[15]
+	mi := &file_host_control_control_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1116,7 +1813,7 @@ func (x *PluginsResponse) String() string {
 func (*PluginsResponse) ProtoMessage() {}
 
 func (x *PluginsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[15]
+	mi := &file_host_control_control_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1129,7 +1826,7 @@ func (x *PluginsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PluginsResponse.ProtoReflect.Descriptor instead.
 func (*PluginsResponse) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{15}
+	return file_host_control_control_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *PluginsResponse) GetPlugins() []*Plugin {
@@ -1157,7 +1854,7 @@ type Plugin struct {
 
 func (x *Plugin) Reset() {
 	*x = Plugin{}
-	mi := &file_host_control_control_proto_msgTypes[16]
+	mi := &file_host_control_control_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1169,7 +1866,7 @@ func (x *Plugin) String() string {
 func (*Plugin) ProtoMessage() {}
 
 func (x *Plugin) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[16]
+	mi := &file_host_control_control_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1182,7 +1879,7 @@ func (x *Plugin) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Plugin.ProtoReflect.Descriptor instead.
 func (*Plugin) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{16}
+	return file_host_control_control_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Plugin) GetName() string {
@@ -1263,7 +1960,7 @@ type InviteRequest struct {
 
 func (x *InviteRequest) Reset() {
 	*x = InviteRequest{}
-	mi := &file_host_control_control_proto_msgTypes[17]
+	mi := &file_host_control_control_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1275,7 +1972,7 @@ func (x *InviteRequest) String() string {
 func (*InviteRequest) ProtoMessage() {}
 
 func (x *InviteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[17]
+	mi := &file_host_control_control_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1288,7 +1985,7 @@ func (x *InviteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InviteRequest.ProtoReflect.Descriptor instead.
 func (*InviteRequest) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{17}
+	return file_host_control_control_proto_rawDescGZIP(), []int{27}
 }
 
 type InviteResponse struct {
@@ -1301,7 +1998,7 @@ type InviteResponse struct {
 
 func (x *InviteResponse) Reset() {
 	*x = InviteResponse{}
-	mi := &file_host_control_control_proto_msgTypes[18]
+	mi := &file_host_control_control_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1313,7 +2010,7 @@ func (x *InviteResponse) String() string {
 func (*InviteResponse) ProtoMessage() {}
 
 func (x *InviteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[18]
+	mi := &file_host_control_control_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1326,7 +2023,7 @@ func (x *InviteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InviteResponse.ProtoReflect.Descriptor instead.
 func (*InviteResponse) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{18}
+	return file_host_control_control_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *InviteResponse) GetCode() string {
@@ -1352,7 +2049,7 @@ type JoinRequest struct {
 
 func (x *JoinRequest) Reset() {
 	*x = JoinRequest{}
-	mi := &file_host_control_control_proto_msgTypes[19]
+	mi := &file_host_control_control_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1364,7 +2061,7 @@ func (x *JoinRequest) String() string {
 func (*JoinRequest) ProtoMessage() {}
 
 func (x *JoinRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[19]
+	mi := &file_host_control_control_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1377,7 +2074,7 @@ func (x *JoinRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinRequest.ProtoReflect.Descriptor instead.
 func (*JoinRequest) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{19}
+	return file_host_control_control_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *JoinRequest) GetCode() string {
@@ -1399,7 +2096,7 @@ type JoinResponse struct {
 
 func (x *JoinResponse) Reset() {
 	*x = JoinResponse{}
-	mi := &file_host_control_control_proto_msgTypes[20]
+	mi := &file_host_control_control_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1411,7 +2108,7 @@ func (x *JoinResponse) String() string {
 func (*JoinResponse) ProtoMessage() {}
 
 func (x *JoinResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[20]
+	mi := &file_host_control_control_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1424,7 +2121,7 @@ func (x *JoinResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinResponse.ProtoReflect.Descriptor instead.
 func (*JoinResponse) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{20}
+	return file_host_control_control_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *JoinResponse) GetLibraryId() string {
@@ -1466,7 +2163,7 @@ type PutRequest struct {
 
 func (x *PutRequest) Reset() {
 	*x = PutRequest{}
-	mi := &file_host_control_control_proto_msgTypes[21]
+	mi := &file_host_control_control_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1478,7 +2175,7 @@ func (x *PutRequest) String() string {
 func (*PutRequest) ProtoMessage() {}
 
 func (x *PutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[21]
+	mi := &file_host_control_control_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1491,7 +2188,7 @@ func (x *PutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutRequest.ProtoReflect.Descriptor instead.
 func (*PutRequest) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{21}
+	return file_host_control_control_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *PutRequest) GetModel() string {
@@ -1525,7 +2222,7 @@ type PutRecord struct {
 
 func (x *PutRecord) Reset() {
 	*x = PutRecord{}
-	mi := &file_host_control_control_proto_msgTypes[22]
+	mi := &file_host_control_control_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1537,7 +2234,7 @@ func (x *PutRecord) String() string {
 func (*PutRecord) ProtoMessage() {}
 
 func (x *PutRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[22]
+	mi := &file_host_control_control_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1550,7 +2247,7 @@ func (x *PutRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutRecord.ProtoReflect.Descriptor instead.
 func (*PutRecord) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{22}
+	return file_host_control_control_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *PutRecord) GetId() []byte {
@@ -1577,7 +2274,7 @@ type PutResponse struct {
 
 func (x *PutResponse) Reset() {
 	*x = PutResponse{}
-	mi := &file_host_control_control_proto_msgTypes[23]
+	mi := &file_host_control_control_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1589,7 +2286,7 @@ func (x *PutResponse) String() string {
 func (*PutResponse) ProtoMessage() {}
 
 func (x *PutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[23]
+	mi := &file_host_control_control_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1602,7 +2299,7 @@ func (x *PutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutResponse.ProtoReflect.Descriptor instead.
 func (*PutResponse) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{23}
+	return file_host_control_control_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *PutResponse) GetIds() [][]byte {
@@ -1630,7 +2327,7 @@ type Refusal struct {
 
 func (x *Refusal) Reset() {
 	*x = Refusal{}
-	mi := &file_host_control_control_proto_msgTypes[24]
+	mi := &file_host_control_control_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1642,7 +2339,7 @@ func (x *Refusal) String() string {
 func (*Refusal) ProtoMessage() {}
 
 func (x *Refusal) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[24]
+	mi := &file_host_control_control_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1655,7 +2352,7 @@ func (x *Refusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refusal.ProtoReflect.Descriptor instead.
 func (*Refusal) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{24}
+	return file_host_control_control_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Refusal) GetIndex() int32 {
@@ -1689,7 +2386,7 @@ type GetRequest struct {
 
 func (x *GetRequest) Reset() {
 	*x = GetRequest{}
-	mi := &file_host_control_control_proto_msgTypes[25]
+	mi := &file_host_control_control_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1701,7 +2398,7 @@ func (x *GetRequest) String() string {
 func (*GetRequest) ProtoMessage() {}
 
 func (x *GetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[25]
+	mi := &file_host_control_control_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1714,7 +2411,7 @@ func (x *GetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRequest.ProtoReflect.Descriptor instead.
 func (*GetRequest) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{25}
+	return file_host_control_control_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *GetRequest) GetModel() string {
@@ -1740,7 +2437,7 @@ type GetResponse struct {
 
 func (x *GetResponse) Reset() {
 	*x = GetResponse{}
-	mi := &file_host_control_control_proto_msgTypes[26]
+	mi := &file_host_control_control_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1752,7 +2449,7 @@ func (x *GetResponse) String() string {
 func (*GetResponse) ProtoMessage() {}
 
 func (x *GetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[26]
+	mi := &file_host_control_control_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1765,7 +2462,7 @@ func (x *GetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetResponse.ProtoReflect.Descriptor instead.
 func (*GetResponse) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{26}
+	return file_host_control_control_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *GetResponse) GetRecord() []byte {
@@ -1786,7 +2483,7 @@ type ListRequest struct {
 
 func (x *ListRequest) Reset() {
 	*x = ListRequest{}
-	mi := &file_host_control_control_proto_msgTypes[27]
+	mi := &file_host_control_control_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1798,7 +2495,7 @@ func (x *ListRequest) String() string {
 func (*ListRequest) ProtoMessage() {}
 
 func (x *ListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[27]
+	mi := &file_host_control_control_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1811,7 +2508,7 @@ func (x *ListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRequest.ProtoReflect.Descriptor instead.
 func (*ListRequest) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{27}
+	return file_host_control_control_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ListRequest) GetModel() string {
@@ -1845,7 +2542,7 @@ type Where struct {
 
 func (x *Where) Reset() {
 	*x = Where{}
-	mi := &file_host_control_control_proto_msgTypes[28]
+	mi := &file_host_control_control_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1857,7 +2554,7 @@ func (x *Where) String() string {
 func (*Where) ProtoMessage() {}
 
 func (x *Where) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[28]
+	mi := &file_host_control_control_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1870,7 +2567,7 @@ func (x *Where) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Where.ProtoReflect.Descriptor instead.
 func (*Where) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{28}
+	return file_host_control_control_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *Where) GetField() string {
@@ -1896,7 +2593,7 @@ type ListResponse struct {
 
 func (x *ListResponse) Reset() {
 	*x = ListResponse{}
-	mi := &file_host_control_control_proto_msgTypes[29]
+	mi := &file_host_control_control_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1908,7 +2605,7 @@ func (x *ListResponse) String() string {
 func (*ListResponse) ProtoMessage() {}
 
 func (x *ListResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[29]
+	mi := &file_host_control_control_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1921,7 +2618,7 @@ func (x *ListResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListResponse.ProtoReflect.Descriptor instead.
 func (*ListResponse) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{29}
+	return file_host_control_control_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ListResponse) GetRecords() [][]byte {
@@ -1941,7 +2638,7 @@ type DeleteRequest struct {
 
 func (x *DeleteRequest) Reset() {
 	*x = DeleteRequest{}
-	mi := &file_host_control_control_proto_msgTypes[30]
+	mi := &file_host_control_control_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1953,7 +2650,7 @@ func (x *DeleteRequest) String() string {
 func (*DeleteRequest) ProtoMessage() {}
 
 func (x *DeleteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[30]
+	mi := &file_host_control_control_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1966,7 +2663,7 @@ func (x *DeleteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteRequest.ProtoReflect.Descriptor instead.
 func (*DeleteRequest) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{30}
+	return file_host_control_control_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *DeleteRequest) GetModel() string {
@@ -1992,7 +2689,7 @@ type DeleteResponse struct {
 
 func (x *DeleteResponse) Reset() {
 	*x = DeleteResponse{}
-	mi := &file_host_control_control_proto_msgTypes[31]
+	mi := &file_host_control_control_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2004,7 +2701,7 @@ func (x *DeleteResponse) String() string {
 func (*DeleteResponse) ProtoMessage() {}
 
 func (x *DeleteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[31]
+	mi := &file_host_control_control_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2017,7 +2714,7 @@ func (x *DeleteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteResponse.ProtoReflect.Descriptor instead.
 func (*DeleteResponse) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{31}
+	return file_host_control_control_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *DeleteResponse) GetRefused() []*Refusal {
@@ -2036,7 +2733,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_host_control_control_proto_msgTypes[32]
+	mi := &file_host_control_control_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2048,7 +2745,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[32]
+	mi := &file_host_control_control_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2061,7 +2758,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{32}
+	return file_host_control_control_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *WatchRequest) GetModels() []string {
@@ -2082,7 +2779,7 @@ type WatchResponse struct {
 
 func (x *WatchResponse) Reset() {
 	*x = WatchResponse{}
-	mi := &file_host_control_control_proto_msgTypes[33]
+	mi := &file_host_control_control_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2094,7 +2791,7 @@ func (x *WatchResponse) String() string {
 func (*WatchResponse) ProtoMessage() {}
 
 func (x *WatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[33]
+	mi := &file_host_control_control_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2107,7 +2804,7 @@ func (x *WatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
 func (*WatchResponse) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{33}
+	return file_host_control_control_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *WatchResponse) GetEvents() [][]byte {
@@ -2127,7 +2824,7 @@ type ConflictsRequest struct {
 
 func (x *ConflictsRequest) Reset() {
 	*x = ConflictsRequest{}
-	mi := &file_host_control_control_proto_msgTypes[34]
+	mi := &file_host_control_control_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2139,7 +2836,7 @@ func (x *ConflictsRequest) String() string {
 func (*ConflictsRequest) ProtoMessage() {}
 
 func (x *ConflictsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[34]
+	mi := &file_host_control_control_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2152,7 +2849,7 @@ func (x *ConflictsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConflictsRequest.ProtoReflect.Descriptor instead.
 func (*ConflictsRequest) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{34}
+	return file_host_control_control_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *ConflictsRequest) GetModel() string {
@@ -2178,7 +2875,7 @@ type ConflictsResponse struct {
 
 func (x *ConflictsResponse) Reset() {
 	*x = ConflictsResponse{}
-	mi := &file_host_control_control_proto_msgTypes[35]
+	mi := &file_host_control_control_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2190,7 +2887,7 @@ func (x *ConflictsResponse) String() string {
 func (*ConflictsResponse) ProtoMessage() {}
 
 func (x *ConflictsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[35]
+	mi := &file_host_control_control_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2203,7 +2900,7 @@ func (x *ConflictsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConflictsResponse.ProtoReflect.Descriptor instead.
 func (*ConflictsResponse) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{35}
+	return file_host_control_control_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *ConflictsResponse) GetConflicts() []*Conflict {
@@ -2231,7 +2928,7 @@ type Conflict struct {
 
 func (x *Conflict) Reset() {
 	*x = Conflict{}
-	mi := &file_host_control_control_proto_msgTypes[36]
+	mi := &file_host_control_control_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2243,7 +2940,7 @@ func (x *Conflict) String() string {
 func (*Conflict) ProtoMessage() {}
 
 func (x *Conflict) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[36]
+	mi := &file_host_control_control_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2256,7 +2953,7 @@ func (x *Conflict) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Conflict.ProtoReflect.Descriptor instead.
 func (*Conflict) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{36}
+	return file_host_control_control_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *Conflict) GetNumber() int64 {
@@ -2338,7 +3035,7 @@ type RestoreConflictRequest struct {
 
 func (x *RestoreConflictRequest) Reset() {
 	*x = RestoreConflictRequest{}
-	mi := &file_host_control_control_proto_msgTypes[37]
+	mi := &file_host_control_control_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2350,7 +3047,7 @@ func (x *RestoreConflictRequest) String() string {
 func (*RestoreConflictRequest) ProtoMessage() {}
 
 func (x *RestoreConflictRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[37]
+	mi := &file_host_control_control_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2363,7 +3060,7 @@ func (x *RestoreConflictRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreConflictRequest.ProtoReflect.Descriptor instead.
 func (*RestoreConflictRequest) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{37}
+	return file_host_control_control_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *RestoreConflictRequest) GetNumber() int64 {
@@ -2385,7 +3082,7 @@ type RestoreConflictResponse struct {
 
 func (x *RestoreConflictResponse) Reset() {
 	*x = RestoreConflictResponse{}
-	mi := &file_host_control_control_proto_msgTypes[38]
+	mi := &file_host_control_control_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2397,7 +3094,7 @@ func (x *RestoreConflictResponse) String() string {
 func (*RestoreConflictResponse) ProtoMessage() {}
 
 func (x *RestoreConflictResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[38]
+	mi := &file_host_control_control_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2410,7 +3107,7 @@ func (x *RestoreConflictResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreConflictResponse.ProtoReflect.Descriptor instead.
 func (*RestoreConflictResponse) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{38}
+	return file_host_control_control_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *RestoreConflictResponse) GetModel() string {
@@ -2451,7 +3148,7 @@ type ExplainRequest struct {
 
 func (x *ExplainRequest) Reset() {
 	*x = ExplainRequest{}
-	mi := &file_host_control_control_proto_msgTypes[39]
+	mi := &file_host_control_control_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2463,7 +3160,7 @@ func (x *ExplainRequest) String() string {
 func (*ExplainRequest) ProtoMessage() {}
 
 func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[39]
+	mi := &file_host_control_control_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2476,7 +3173,7 @@ func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainRequest.ProtoReflect.Descriptor instead.
 func (*ExplainRequest) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{39}
+	return file_host_control_control_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *ExplainRequest) GetModel() string {
@@ -2504,13 +3201,14 @@ type ExplainResponse struct {
 	Parked         int64                  `protobuf:"varint,7,opt,name=parked,proto3" json:"parked,omitempty"`                                      // changes that wait for the model's plugin
 	RefusedChanges []*RefusedChange       `protobuf:"bytes,8,rep,name=refused_changes,json=refusedChanges,proto3" json:"refused_changes,omitempty"` // newest first
 	Conflicts      []*Conflict            `protobuf:"bytes,9,rep,name=conflicts,proto3" json:"conflicts,omitempty"`
+	Elsewhere      []*Whereabouts         `protobuf:"bytes,10,rep,name=elsewhere,proto3" json:"elsewhere,omitempty"` // one for each other member
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
 
 func (x *ExplainResponse) Reset() {
 	*x = ExplainResponse{}
-	mi := &file_host_control_control_proto_msgTypes[40]
+	mi := &file_host_control_control_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2522,7 +3220,7 @@ func (x *ExplainResponse) String() string {
 func (*ExplainResponse) ProtoMessage() {}
 
 func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[40]
+	mi := &file_host_control_control_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2535,7 +3233,7 @@ func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainResponse.ProtoReflect.Descriptor instead.
 func (*ExplainResponse) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{40}
+	return file_host_control_control_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *ExplainResponse) GetState() string {
@@ -2601,6 +3299,230 @@ func (x *ExplainResponse) GetConflicts() []*Conflict {
 	return nil
 }
 
+func (x *ExplainResponse) GetElsewhere() []*Whereabouts {
+	if x != nil {
+		return x.Elsewhere
+	}
+	return nil
+}
+
+// Whether a device has what this one has of a record.
+type Whereabouts struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Device        []byte                 `protobuf:"bytes,1,opt,name=device,proto3" json:"device,omitempty"`
+	State         string                 `protobuf:"bytes,2,opt,name=state,proto3" json:"state,omitempty"` // same, not_yet, unknown
+	Detail        string                 `protobuf:"bytes,3,opt,name=detail,proto3" json:"detail,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Whereabouts) Reset() {
+	*x = Whereabouts{}
+	mi := &file_host_control_control_proto_msgTypes[51]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Whereabouts) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Whereabouts) ProtoMessage() {}
+
+func (x *Whereabouts) ProtoReflect() protoreflect.Message {
+	mi := &file_host_control_control_proto_msgTypes[51]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Whereabouts.ProtoReflect.Descriptor instead.
+func (*Whereabouts) Descriptor() ([]byte, []int) {
+	return file_host_control_control_proto_rawDescGZIP(), []int{51}
+}
+
+func (x *Whereabouts) GetDevice() []byte {
+	if x != nil {
+		return x.Device
+	}
+	return nil
+}
+
+func (x *Whereabouts) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *Whereabouts) GetDetail() string {
+	if x != nil {
+		return x.Detail
+	}
+	return ""
+}
+
+type WaitingRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Model         string                 `protobuf:"bytes,1,opt,name=model,proto3" json:"model,omitempty"`  // empty: all
+	Limit         int64                  `protobuf:"varint,2,opt,name=limit,proto3" json:"limit,omitempty"` // 0: no limit
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WaitingRequest) Reset() {
+	*x = WaitingRequest{}
+	mi := &file_host_control_control_proto_msgTypes[52]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WaitingRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WaitingRequest) ProtoMessage() {}
+
+func (x *WaitingRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_host_control_control_proto_msgTypes[52]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WaitingRequest.ProtoReflect.Descriptor instead.
+func (*WaitingRequest) Descriptor() ([]byte, []int) {
+	return file_host_control_control_proto_rawDescGZIP(), []int{52}
+}
+
+func (x *WaitingRequest) GetModel() string {
+	if x != nil {
+		return x.Model
+	}
+	return ""
+}
+
+func (x *WaitingRequest) GetLimit() int64 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+type WaitingResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Records       []*WaitingRecord       `protobuf:"bytes,1,rep,name=records,proto3" json:"records,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WaitingResponse) Reset() {
+	*x = WaitingResponse{}
+	mi := &file_host_control_control_proto_msgTypes[53]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WaitingResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WaitingResponse) ProtoMessage() {}
+
+func (x *WaitingResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_host_control_control_proto_msgTypes[53]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WaitingResponse.ProtoReflect.Descriptor instead.
+func (*WaitingResponse) Descriptor() ([]byte, []int) {
+	return file_host_control_control_proto_rawDescGZIP(), []int{53}
+}
+
+func (x *WaitingResponse) GetRecords() []*WaitingRecord {
+	if x != nil {
+		return x.Records
+	}
+	return nil
+}
+
+type WaitingRecord struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Model         string                 `protobuf:"bytes,1,opt,name=model,proto3" json:"model,omitempty"`
+	Id            []byte                 `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	Missing       []*MissingRecord       `protobuf:"bytes,3,rep,name=missing,proto3" json:"missing,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WaitingRecord) Reset() {
+	*x = WaitingRecord{}
+	mi := &file_host_control_control_proto_msgTypes[54]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WaitingRecord) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WaitingRecord) ProtoMessage() {}
+
+func (x *WaitingRecord) ProtoReflect() protoreflect.Message {
+	mi := &file_host_control_control_proto_msgTypes[54]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WaitingRecord.ProtoReflect.Descriptor instead.
+func (*WaitingRecord) Descriptor() ([]byte, []int) {
+	return file_host_control_control_proto_rawDescGZIP(), []int{54}
+}
+
+func (x *WaitingRecord) GetModel() string {
+	if x != nil {
+		return x.Model
+	}
+	return ""
+}
+
+func (x *WaitingRecord) GetId() []byte {
+	if x != nil {
+		return x.Id
+	}
+	return nil
+}
+
+func (x *WaitingRecord) GetMissing() []*MissingRecord {
+	if x != nil {
+		return x.Missing
+	}
+	return nil
+}
+
 type Write struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Stamp         uint64                 `protobuf:"varint,1,opt,name=stamp,proto3" json:"stamp,omitempty"`
@@ -2611,7 +3533,7 @@ type Write struct {
 
 func (x *Write) Reset() {
 	*x = Write{}
-	mi := &file_host_control_control_proto_msgTypes[41]
+	mi := &file_host_control_control_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2623,7 +3545,7 @@ func (x *Write) String() string {
 func (*Write) ProtoMessage() {}
 
 func (x *Write) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[41]
+	mi := &file_host_control_control_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2636,7 +3558,7 @@ func (x *Write) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Write.ProtoReflect.Descriptor instead.
 func (*Write) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{41}
+	return file_host_control_control_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *Write) GetStamp() uint64 {
@@ -2664,7 +3586,7 @@ type ExplainedField struct {
 
 func (x *ExplainedField) Reset() {
 	*x = ExplainedField{}
-	mi := &file_host_control_control_proto_msgTypes[42]
+	mi := &file_host_control_control_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2676,7 +3598,7 @@ func (x *ExplainedField) String() string {
 func (*ExplainedField) ProtoMessage() {}
 
 func (x *ExplainedField) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[42]
+	mi := &file_host_control_control_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2689,7 +3611,7 @@ func (x *ExplainedField) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainedField.ProtoReflect.Descriptor instead.
 func (*ExplainedField) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{42}
+	return file_host_control_control_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *ExplainedField) GetName() string {
@@ -2725,7 +3647,7 @@ type MissingRecord struct {
 
 func (x *MissingRecord) Reset() {
 	*x = MissingRecord{}
-	mi := &file_host_control_control_proto_msgTypes[43]
+	mi := &file_host_control_control_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2737,7 +3659,7 @@ func (x *MissingRecord) String() string {
 func (*MissingRecord) ProtoMessage() {}
 
 func (x *MissingRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[43]
+	mi := &file_host_control_control_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2750,7 +3672,7 @@ func (x *MissingRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MissingRecord.ProtoReflect.Descriptor instead.
 func (*MissingRecord) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{43}
+	return file_host_control_control_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *MissingRecord) GetField() string {
@@ -2789,7 +3711,7 @@ type DigestRequest struct {
 
 func (x *DigestRequest) Reset() {
 	*x = DigestRequest{}
-	mi := &file_host_control_control_proto_msgTypes[44]
+	mi := &file_host_control_control_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2801,7 +3723,7 @@ func (x *DigestRequest) String() string {
 func (*DigestRequest) ProtoMessage() {}
 
 func (x *DigestRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[44]
+	mi := &file_host_control_control_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2814,7 +3736,7 @@ func (x *DigestRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DigestRequest.ProtoReflect.Descriptor instead.
 func (*DigestRequest) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{44}
+	return file_host_control_control_proto_rawDescGZIP(), []int{58}
 }
 
 type DigestResponse struct {
@@ -2826,7 +3748,7 @@ type DigestResponse struct {
 
 func (x *DigestResponse) Reset() {
 	*x = DigestResponse{}
-	mi := &file_host_control_control_proto_msgTypes[45]
+	mi := &file_host_control_control_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2838,7 +3760,7 @@ func (x *DigestResponse) String() string {
 func (*DigestResponse) ProtoMessage() {}
 
 func (x *DigestResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[45]
+	mi := &file_host_control_control_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2851,7 +3773,7 @@ func (x *DigestResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DigestResponse.ProtoReflect.Descriptor instead.
 func (*DigestResponse) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{45}
+	return file_host_control_control_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *DigestResponse) GetDigests() []*ModelDigest {
@@ -2872,7 +3794,7 @@ type ModelDigest struct {
 
 func (x *ModelDigest) Reset() {
 	*x = ModelDigest{}
-	mi := &file_host_control_control_proto_msgTypes[46]
+	mi := &file_host_control_control_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2884,7 +3806,7 @@ func (x *ModelDigest) String() string {
 func (*ModelDigest) ProtoMessage() {}
 
 func (x *ModelDigest) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[46]
+	mi := &file_host_control_control_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2897,7 +3819,7 @@ func (x *ModelDigest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ModelDigest.ProtoReflect.Descriptor instead.
 func (*ModelDigest) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{46}
+	return file_host_control_control_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *ModelDigest) GetModel() string {
@@ -2928,7 +3850,7 @@ const file_host_control_control_proto_rawDesc = "" +
 	"\x1ahost/control/control.proto\x12\x13starling.control.v1\"!\n" +
 	"\vErrorDetail\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\tR\x04code\"\x0f\n" +
-	"\rStatusRequest\"\xfc\x05\n" +
+	"\rStatusRequest\"\xe1\b\n" +
 	"\x0eStatusResponse\x12\x1b\n" +
 	"\tdevice_id\x18\x01 \x01(\fR\bdeviceId\x12\x1f\n" +
 	"\vdevice_name\x18\x02 \x01(\tR\n" +
@@ -2956,7 +3878,34 @@ const file_host_control_control_proto_rawDesc = "" +
 	"\arefused\x18\x0f \x01(\x03R\arefused\x12\x1c\n" +
 	"\tconflicts\x18\x10 \x01(\x03R\tconflicts\x12K\n" +
 	"\x0frefused_changes\x18\x11 \x03(\v2\".starling.control.v1.RefusedChangeR\x0erefusedChanges\x125\n" +
-	"\aplugins\x18\x12 \x03(\v2\x1b.starling.control.v1.PluginR\aplugins\"\x91\x01\n" +
+	"\aplugins\x18\x12 \x03(\v2\x1b.starling.control.v1.PluginR\aplugins\x12>\n" +
+	"\bwarnings\x18\x13 \x03(\v2\".starling.control.v1.StatusWarningR\bwarnings\x12\x1d\n" +
+	"\n" +
+	"retired_us\x18\x14 \x01(\x03R\tretiredUs\x120\n" +
+	"\x03log\x18\x15 \x01(\v2\x1e.starling.control.v1.LogStatusR\x03log\x129\n" +
+	"\x06shadow\x18\x16 \x01(\v2!.starling.control.v1.ShadowStatusR\x06shadow\x12<\n" +
+	"\tretention\x18\x17 \x01(\v2\x1e.starling.control.v1.RetentionR\tretention\x12\x1a\n" +
+	"\brepaired\x18\x18 \x01(\x03R\brepaired\x12=\n" +
+	"\brefusals\x18\x19 \x03(\v2!.starling.control.v1.RefusedInputR\brefusals\"7\n" +
+	"\rStatusWarning\x12\x12\n" +
+	"\x04code\x18\x01 \x01(\tR\x04code\x12\x12\n" +
+	"\x04text\x18\x02 \x01(\tR\x04text\"X\n" +
+	"\tLogStatus\x12\x18\n" +
+	"\aentries\x18\x01 \x01(\x03R\aentries\x12\x14\n" +
+	"\x05bytes\x18\x02 \x01(\x03R\x05bytes\x12\x1b\n" +
+	"\toldest_us\x18\x03 \x01(\x03R\boldestUs\"\x8a\x01\n" +
+	"\fShadowStatus\x12\x18\n" +
+	"\adeleted\x18\x01 \x01(\x03R\adeleted\x12!\n" +
+	"\fnot_inserted\x18\x02 \x01(\x03R\vnotInserted\x12\x18\n" +
+	"\awaiting\x18\x03 \x01(\x03R\awaiting\x12#\n" +
+	"\rwaiting_bound\x18\x04 \x01(\x03R\fwaitingBound\"[\n" +
+	"\tRetention\x12\x15\n" +
+	"\x06age_us\x18\x01 \x01(\x03R\x05ageUs\x12\x14\n" +
+	"\x05bytes\x18\x02 \x01(\x03R\x05bytes\x12!\n" +
+	"\fconflicts_us\x18\x03 \x01(\x03R\vconflictsUs\":\n" +
+	"\fRefusedInput\x12\x14\n" +
+	"\x05limit\x18\x01 \x01(\tR\x05limit\x12\x14\n" +
+	"\x05count\x18\x02 \x01(\x03R\x05count\"\x91\x01\n" +
 	"\rRefusedChange\x12\x14\n" +
 	"\x05model\x18\x01 \x01(\tR\x05model\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\fR\x02id\x12\x16\n" +
@@ -2966,13 +3915,14 @@ const file_host_control_control_proto_rawDesc = "" +
 	"\amessage\x18\x06 \x01(\tR\amessage\"*\n" +
 	"\x14RestartPluginRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"\x17\n" +
-	"\x15RestartPluginResponse\"\x89\x01\n" +
+	"\x15RestartPluginResponse\"\xa1\x01\n" +
 	"\vModelStatus\x12\x14\n" +
 	"\x05model\x18\x01 \x01(\tR\x05model\x12\x1c\n" +
 	"\townership\x18\x02 \x01(\tR\townership\x12\x18\n" +
 	"\aversion\x18\x03 \x01(\rR\aversion\x12\x12\n" +
 	"\x04rows\x18\x04 \x01(\x03R\x04rows\x12\x18\n" +
-	"\awaiting\x18\x05 \x01(\x03R\awaiting\"\x81\x01\n" +
+	"\awaiting\x18\x05 \x01(\x03R\awaiting\x12\x16\n" +
+	"\x06parked\x18\x06 \x01(\x03R\x06parked\"\x81\x01\n" +
 	"\x0fTransportStatus\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04kind\x18\x02 \x01(\tR\x04kind\x12\x18\n" +
@@ -2992,7 +3942,7 @@ const file_host_control_control_proto_rawDesc = "" +
 	"\aWarning\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05count\x18\x02 \x01(\x03R\x05count\x12\x18\n" +
-	"\amessage\x18\x03 \x01(\tR\amessage\"\xe7\x03\n" +
+	"\amessage\x18\x03 \x01(\tR\amessage\"\xf1\x04\n" +
 	"\x04Peer\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x14\n" +
@@ -3013,7 +3963,35 @@ const file_host_control_control_proto_rawDesc = "" +
 	"\tbytes_out\x18\x0f \x01(\x03R\bbytesOut\x12\x17\n" +
 	"\arows_in\x18\x10 \x01(\x03R\x06rowsIn\x12&\n" +
 	"\x0frows_per_second\x18\x11 \x01(\x01R\rrowsPerSecond\x12\x1c\n" +
-	"\taddresses\x18\x12 \x03(\tR\taddresses\"\x0e\n" +
+	"\taddresses\x18\x12 \x03(\tR\taddresses\x12\x1d\n" +
+	"\n" +
+	"retired_us\x18\x13 \x01(\x03R\tretiredUs\x12\x1d\n" +
+	"\n" +
+	"runs_twice\x18\x14 \x01(\bR\trunsTwice\x12\x18\n" +
+	"\arefuses\x18\x15 \x01(\bR\arefuses\x120\n" +
+	"\x05audit\x18\x16 \x01(\v2\x1a.starling.control.v1.AuditR\x05audit\"\xcb\x01\n" +
+	"\x05Audit\x12\x13\n" +
+	"\x05at_us\x18\x01 \x01(\x03R\x04atUs\x12\x18\n" +
+	"\aoutcome\x18\x02 \x01(\tR\aoutcome\x12\x18\n" +
+	"\arecords\x18\x03 \x01(\x03R\arecords\x12\x1a\n" +
+	"\brepaired\x18\x04 \x01(\x03R\brepaired\x12\x14\n" +
+	"\x05bytes\x18\x05 \x01(\x03R\x05bytes\x12\x17\n" +
+	"\atook_us\x18\x06 \x01(\x03R\x06tookUs\x12\x16\n" +
+	"\x06reason\x18\a \x01(\tR\x06reason\x12\x16\n" +
+	"\x06ranges\x18\b \x01(\x03R\x06ranges\"\"\n" +
+	"\fAuditRequest\x12\x12\n" +
+	"\x04peer\x18\x01 \x01(\fR\x04peer\"e\n" +
+	"\rAuditResponse\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\fR\x02id\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x120\n" +
+	"\x05audit\x18\x03 \x01(\v2\x1a.starling.control.v1.AuditR\x05audit\"<\n" +
+	"\rRetireRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\fR\x02id\x12\x1b\n" +
+	"\teven_self\x18\x02 \x01(\bR\bevenSelf\"C\n" +
+	"\x0eRetireResponse\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1d\n" +
+	"\n" +
+	"retired_us\x18\x02 \x01(\x03R\tretiredUs\"\x0e\n" +
 	"\fPeersRequest\"@\n" +
 	"\rPeersResponse\x12/\n" +
 	"\x05peers\x18\x01 \x03(\v2\x19.starling.control.v1.PeerR\x05peers\"\x10\n" +
@@ -3114,7 +4092,7 @@ const file_host_control_control_proto_rawDesc = "" +
 	"\x04json\x18\x04 \x01(\fR\x04json\"6\n" +
 	"\x0eExplainRequest\x12\x14\n" +
 	"\x05model\x18\x01 \x01(\tR\x05model\x12\x0e\n" +
-	"\x02id\x18\x02 \x01(\fR\x02id\"\xe4\x03\n" +
+	"\x02id\x18\x02 \x01(\fR\x02id\"\xa4\x04\n" +
 	"\x0fExplainResponse\x12\x14\n" +
 	"\x05state\x18\x01 \x01(\tR\x05state\x126\n" +
 	"\binserted\x18\x02 \x01(\v2\x1a.starling.control.v1.WriteR\binserted\x124\n" +
@@ -3124,7 +4102,22 @@ const file_host_control_control_proto_rawDesc = "" +
 	"\amissing\x18\x06 \x03(\v2\".starling.control.v1.MissingRecordR\amissing\x12\x16\n" +
 	"\x06parked\x18\a \x01(\x03R\x06parked\x12K\n" +
 	"\x0frefused_changes\x18\b \x03(\v2\".starling.control.v1.RefusedChangeR\x0erefusedChanges\x12;\n" +
-	"\tconflicts\x18\t \x03(\v2\x1d.starling.control.v1.ConflictR\tconflicts\"5\n" +
+	"\tconflicts\x18\t \x03(\v2\x1d.starling.control.v1.ConflictR\tconflicts\x12>\n" +
+	"\telsewhere\x18\n" +
+	" \x03(\v2 .starling.control.v1.WhereaboutsR\telsewhere\"S\n" +
+	"\vWhereabouts\x12\x16\n" +
+	"\x06device\x18\x01 \x01(\fR\x06device\x12\x14\n" +
+	"\x05state\x18\x02 \x01(\tR\x05state\x12\x16\n" +
+	"\x06detail\x18\x03 \x01(\tR\x06detail\"<\n" +
+	"\x0eWaitingRequest\x12\x14\n" +
+	"\x05model\x18\x01 \x01(\tR\x05model\x12\x14\n" +
+	"\x05limit\x18\x02 \x01(\x03R\x05limit\"O\n" +
+	"\x0fWaitingResponse\x12<\n" +
+	"\arecords\x18\x01 \x03(\v2\".starling.control.v1.WaitingRecordR\arecords\"s\n" +
+	"\rWaitingRecord\x12\x14\n" +
+	"\x05model\x18\x01 \x01(\tR\x05model\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\fR\x02id\x12<\n" +
+	"\amissing\x18\x03 \x03(\v2\".starling.control.v1.MissingRecordR\amissing\"5\n" +
 	"\x05Write\x12\x14\n" +
 	"\x05stamp\x18\x01 \x01(\x04R\x05stamp\x12\x16\n" +
 	"\x06device\x18\x02 \x01(\fR\x06device\"j\n" +
@@ -3143,14 +4136,14 @@ const file_host_control_control_proto_rawDesc = "" +
 	"\vModelDigest\x12\x14\n" +
 	"\x05model\x18\x01 \x01(\tR\x05model\x12\x12\n" +
 	"\x04rows\x18\x02 \x01(\x03R\x04rows\x12\x16\n" +
-	"\x06digest\x18\x03 \x01(\fR\x06digest2\x85\n" +
-	"\n" +
+	"\x06digest\x18\x03 \x01(\fR\x06digest2\x82\f\n" +
 	"\aControl\x12Q\n" +
 	"\x06Status\x12\".starling.control.v1.StatusRequest\x1a#.starling.control.v1.StatusResponse\x12N\n" +
 	"\x05Peers\x12!.starling.control.v1.PeersRequest\x1a\".starling.control.v1.PeersResponse\x12T\n" +
 	"\aPlugins\x12#.starling.control.v1.PluginsRequest\x1a$.starling.control.v1.PluginsResponse\x12Q\n" +
 	"\x06Invite\x12\".starling.control.v1.InviteRequest\x1a#.starling.control.v1.InviteResponse\x12K\n" +
-	"\x04Join\x12 .starling.control.v1.JoinRequest\x1a!.starling.control.v1.JoinResponse\x12H\n" +
+	"\x04Join\x12 .starling.control.v1.JoinRequest\x1a!.starling.control.v1.JoinResponse\x12Q\n" +
+	"\x06Retire\x12\".starling.control.v1.RetireRequest\x1a#.starling.control.v1.RetireResponse\x12H\n" +
 	"\x03Put\x12\x1f.starling.control.v1.PutRequest\x1a .starling.control.v1.PutResponse\x12H\n" +
 	"\x03Get\x12\x1f.starling.control.v1.GetRequest\x1a .starling.control.v1.GetResponse\x12M\n" +
 	"\x04List\x12 .starling.control.v1.ListRequest\x1a!.starling.control.v1.ListResponse0\x01\x12Q\n" +
@@ -3158,8 +4151,10 @@ const file_host_control_control_proto_rawDesc = "" +
 	"\x05Watch\x12!.starling.control.v1.WatchRequest\x1a\".starling.control.v1.WatchResponse0\x01\x12Z\n" +
 	"\tConflicts\x12%.starling.control.v1.ConflictsRequest\x1a&.starling.control.v1.ConflictsResponse\x12l\n" +
 	"\x0fRestoreConflict\x12+.starling.control.v1.RestoreConflictRequest\x1a,.starling.control.v1.RestoreConflictResponse\x12T\n" +
-	"\aExplain\x12#.starling.control.v1.ExplainRequest\x1a$.starling.control.v1.ExplainResponse\x12Q\n" +
-	"\x06Digest\x12\".starling.control.v1.DigestRequest\x1a#.starling.control.v1.DigestResponse\x12f\n" +
+	"\aExplain\x12#.starling.control.v1.ExplainRequest\x1a$.starling.control.v1.ExplainResponse\x12V\n" +
+	"\aWaiting\x12#.starling.control.v1.WaitingRequest\x1a$.starling.control.v1.WaitingResponse0\x01\x12Q\n" +
+	"\x06Digest\x12\".starling.control.v1.DigestRequest\x1a#.starling.control.v1.DigestResponse\x12P\n" +
+	"\x05Audit\x12!.starling.control.v1.AuditRequest\x1a\".starling.control.v1.AuditResponse0\x01\x12f\n" +
 	"\rRestartPlugin\x12).starling.control.v1.RestartPluginRequest\x1a*.starling.control.v1.RestartPluginResponseB:Z8github.com/starling-sync/starling/host/control/controlpbb\x06proto3"
 
 var (
@@ -3174,116 +4169,146 @@ func file_host_control_control_proto_rawDescGZIP() []byte {
 	return file_host_control_control_proto_rawDescData
 }
 
-var file_host_control_control_proto_msgTypes = make([]protoimpl.MessageInfo, 47)
+var file_host_control_control_proto_msgTypes = make([]protoimpl.MessageInfo, 61)
 var file_host_control_control_proto_goTypes = []any{
 	(*ErrorDetail)(nil),             // 0: starling.control.v1.ErrorDetail
 	(*StatusRequest)(nil),           // 1: starling.control.v1.StatusRequest
 	(*StatusResponse)(nil),          // 2: starling.control.v1.StatusResponse
-	(*RefusedChange)(nil),           // 3: starling.control.v1.RefusedChange
-	(*RestartPluginRequest)(nil),    // 4: starling.control.v1.RestartPluginRequest
-	(*RestartPluginResponse)(nil),   // 5: starling.control.v1.RestartPluginResponse
-	(*ModelStatus)(nil),             // 6: starling.control.v1.ModelStatus
-	(*TransportStatus)(nil),         // 7: starling.control.v1.TransportStatus
-	(*SourceStatus)(nil),            // 8: starling.control.v1.SourceStatus
-	(*Progress)(nil),                // 9: starling.control.v1.Progress
-	(*Warning)(nil),                 // 10: starling.control.v1.Warning
-	(*Peer)(nil),                    // 11: starling.control.v1.Peer
-	(*PeersRequest)(nil),            // 12: starling.control.v1.PeersRequest
-	(*PeersResponse)(nil),           // 13: starling.control.v1.PeersResponse
-	(*PluginsRequest)(nil),          // 14: starling.control.v1.PluginsRequest
-	(*PluginsResponse)(nil),         // 15: starling.control.v1.PluginsResponse
-	(*Plugin)(nil),                  // 16: starling.control.v1.Plugin
-	(*InviteRequest)(nil),           // 17: starling.control.v1.InviteRequest
-	(*InviteResponse)(nil),          // 18: starling.control.v1.InviteResponse
-	(*JoinRequest)(nil),             // 19: starling.control.v1.JoinRequest
-	(*JoinResponse)(nil),            // 20: starling.control.v1.JoinResponse
-	(*PutRequest)(nil),              // 21: starling.control.v1.PutRequest
-	(*PutRecord)(nil),               // 22: starling.control.v1.PutRecord
-	(*PutResponse)(nil),             // 23: starling.control.v1.PutResponse
-	(*Refusal)(nil),                 // 24: starling.control.v1.Refusal
-	(*GetRequest)(nil),              // 25: starling.control.v1.GetRequest
-	(*GetResponse)(nil),             // 26: starling.control.v1.GetResponse
-	(*ListRequest)(nil),             // 27: starling.control.v1.ListRequest
-	(*Where)(nil),                   // 28: starling.control.v1.Where
-	(*ListResponse)(nil),            // 29: starling.control.v1.ListResponse
-	(*DeleteRequest)(nil),           // 30: starling.control.v1.DeleteRequest
-	(*DeleteResponse)(nil),          // 31: starling.control.v1.DeleteResponse
-	(*WatchRequest)(nil),            // 32: starling.control.v1.WatchRequest
-	(*WatchResponse)(nil),           // 33: starling.control.v1.WatchResponse
-	(*ConflictsRequest)(nil),        // 34: starling.control.v1.ConflictsRequest
-	(*ConflictsResponse)(nil),       // 35: starling.control.v1.ConflictsResponse
-	(*Conflict)(nil),                // 36: starling.control.v1.Conflict
-	(*RestoreConflictRequest)(nil),  // 37: starling.control.v1.RestoreConflictRequest
-	(*RestoreConflictResponse)(nil), // 38: starling.control.v1.RestoreConflictResponse
-	(*ExplainRequest)(nil),          // 39: starling.control.v1.ExplainRequest
-	(*ExplainResponse)(nil),         // 40: starling.control.v1.ExplainResponse
-	(*Write)(nil),                   // 41: starling.control.v1.Write
-	(*ExplainedField)(nil),          // 42: starling.control.v1.ExplainedField
-	(*MissingRecord)(nil),           // 43: starling.control.v1.MissingRecord
-	(*DigestRequest)(nil),           // 44: starling.control.v1.DigestRequest
-	(*DigestResponse)(nil),          // 45: starling.control.v1.DigestResponse
-	(*ModelDigest)(nil),             // 46: starling.control.v1.ModelDigest
+	(*StatusWarning)(nil),           // 3: starling.control.v1.StatusWarning
+	(*LogStatus)(nil),               // 4: starling.control.v1.LogStatus
+	(*ShadowStatus)(nil),            // 5: starling.control.v1.ShadowStatus
+	(*Retention)(nil),               // 6: starling.control.v1.Retention
+	(*RefusedInput)(nil),            // 7: starling.control.v1.RefusedInput
+	(*RefusedChange)(nil),           // 8: starling.control.v1.RefusedChange
+	(*RestartPluginRequest)(nil),    // 9: starling.control.v1.RestartPluginRequest
+	(*RestartPluginResponse)(nil),   // 10: starling.control.v1.RestartPluginResponse
+	(*ModelStatus)(nil),             // 11: starling.control.v1.ModelStatus
+	(*TransportStatus)(nil),         // 12: starling.control.v1.TransportStatus
+	(*SourceStatus)(nil),            // 13: starling.control.v1.SourceStatus
+	(*Progress)(nil),                // 14: starling.control.v1.Progress
+	(*Warning)(nil),                 // 15: starling.control.v1.Warning
+	(*Peer)(nil),                    // 16: starling.control.v1.Peer
+	(*Audit)(nil),                   // 17: starling.control.v1.Audit
+	(*AuditRequest)(nil),            // 18: starling.control.v1.AuditRequest
+	(*AuditResponse)(nil),           // 19: starling.control.v1.AuditResponse
+	(*RetireRequest)(nil),           // 20: starling.control.v1.RetireRequest
+	(*RetireResponse)(nil),          // 21: starling.control.v1.RetireResponse
+	(*PeersRequest)(nil),            // 22: starling.control.v1.PeersRequest
+	(*PeersResponse)(nil),           // 23: starling.control.v1.PeersResponse
+	(*PluginsRequest)(nil),          // 24: starling.control.v1.PluginsRequest
+	(*PluginsResponse)(nil),         // 25: starling.control.v1.PluginsResponse
+	(*Plugin)(nil),                  // 26: starling.control.v1.Plugin
+	(*InviteRequest)(nil),           // 27: starling.control.v1.InviteRequest
+	(*InviteResponse)(nil),          // 28: starling.control.v1.InviteResponse
+	(*JoinRequest)(nil),             // 29: starling.control.v1.JoinRequest
+	(*JoinResponse)(nil),            // 30: starling.control.v1.JoinResponse
+	(*PutRequest)(nil),              // 31: starling.control.v1.PutRequest
+	(*PutRecord)(nil),               // 32: starling.control.v1.PutRecord
+	(*PutResponse)(nil),             // 33: starling.control.v1.PutResponse
+	(*Refusal)(nil),                 // 34: starling.control.v1.Refusal
+	(*GetRequest)(nil),              // 35: starling.control.v1.GetRequest
+	(*GetResponse)(nil),             // 36: starling.control.v1.GetResponse
+	(*ListRequest)(nil),             // 37: starling.control.v1.ListRequest
+	(*Where)(nil),                   // 38: starling.control.v1.Where
+	(*ListResponse)(nil),            // 39: starling.control.v1.ListResponse
+	(*DeleteRequest)(nil),           // 40: starling.control.v1.DeleteRequest
+	(*DeleteResponse)(nil),          // 41: starling.control.v1.DeleteResponse
+	(*WatchRequest)(nil),            // 42: starling.control.v1.WatchRequest
+	(*WatchResponse)(nil),           // 43: starling.control.v1.WatchResponse
+	(*ConflictsRequest)(nil),        // 44: starling.control.v1.ConflictsRequest
+	(*ConflictsResponse)(nil),       // 45: starling.control.v1.ConflictsResponse
+	(*Conflict)(nil),                // 46: starling.control.v1.Conflict
+	(*RestoreConflictRequest)(nil),  // 47: starling.control.v1.RestoreConflictRequest
+	(*RestoreConflictResponse)(nil), // 48: starling.control.v1.RestoreConflictResponse
+	(*ExplainRequest)(nil),          // 49: starling.control.v1.ExplainRequest
+	(*ExplainResponse)(nil),         // 50: starling.control.v1.ExplainResponse
+	(*Whereabouts)(nil),             // 51: starling.control.v1.Whereabouts
+	(*WaitingRequest)(nil),          // 52: starling.control.v1.WaitingRequest
+	(*WaitingResponse)(nil),         // 53: starling.control.v1.WaitingResponse
+	(*WaitingRecord)(nil),           // 54: starling.control.v1.WaitingRecord
+	(*Write)(nil),                   // 55: starling.control.v1.Write
+	(*ExplainedField)(nil),          // 56: starling.control.v1.ExplainedField
+	(*MissingRecord)(nil),           // 57: starling.control.v1.MissingRecord
+	(*DigestRequest)(nil),           // 58: starling.control.v1.DigestRequest
+	(*DigestResponse)(nil),          // 59: starling.control.v1.DigestResponse
+	(*ModelDigest)(nil),             // 60: starling.control.v1.ModelDigest
 }
 var file_host_control_control_proto_depIdxs = []int32{
-	6,  // 0: starling.control.v1.StatusResponse.models:type_name -> starling.control.v1.ModelStatus
-	7,  // 1: starling.control.v1.StatusResponse.transports:type_name -> starling.control.v1.TransportStatus
-	8,  // 2: starling.control.v1.StatusResponse.sources:type_name -> starling.control.v1.SourceStatus
-	11, // 3: starling.control.v1.StatusResponse.peers:type_name -> starling.control.v1.Peer
-	3,  // 4: starling.control.v1.StatusResponse.refused_changes:type_name -> starling.control.v1.RefusedChange
-	16, // 5: starling.control.v1.StatusResponse.plugins:type_name -> starling.control.v1.Plugin
-	9,  // 6: starling.control.v1.SourceStatus.progress:type_name -> starling.control.v1.Progress
-	10, // 7: starling.control.v1.SourceStatus.warnings:type_name -> starling.control.v1.Warning
-	11, // 8: starling.control.v1.PeersResponse.peers:type_name -> starling.control.v1.Peer
-	16, // 9: starling.control.v1.PluginsResponse.plugins:type_name -> starling.control.v1.Plugin
-	22, // 10: starling.control.v1.PutRequest.records:type_name -> starling.control.v1.PutRecord
-	24, // 11: starling.control.v1.PutResponse.refused:type_name -> starling.control.v1.Refusal
-	28, // 12: starling.control.v1.ListRequest.where:type_name -> starling.control.v1.Where
-	24, // 13: starling.control.v1.DeleteResponse.refused:type_name -> starling.control.v1.Refusal
-	36, // 14: starling.control.v1.ConflictsResponse.conflicts:type_name -> starling.control.v1.Conflict
-	41, // 15: starling.control.v1.ExplainResponse.inserted:type_name -> starling.control.v1.Write
-	41, // 16: starling.control.v1.ExplainResponse.deleted:type_name -> starling.control.v1.Write
-	41, // 17: starling.control.v1.ExplainResponse.owned:type_name -> starling.control.v1.Write
-	42, // 18: starling.control.v1.ExplainResponse.fields:type_name -> starling.control.v1.ExplainedField
-	43, // 19: starling.control.v1.ExplainResponse.missing:type_name -> starling.control.v1.MissingRecord
-	3,  // 20: starling.control.v1.ExplainResponse.refused_changes:type_name -> starling.control.v1.RefusedChange
-	36, // 21: starling.control.v1.ExplainResponse.conflicts:type_name -> starling.control.v1.Conflict
-	41, // 22: starling.control.v1.ExplainedField.write:type_name -> starling.control.v1.Write
-	46, // 23: starling.control.v1.DigestResponse.digests:type_name -> starling.control.v1.ModelDigest
-	1,  // 24: starling.control.v1.Control.Status:input_type -> starling.control.v1.StatusRequest
-	12, // 25: starling.control.v1.Control.Peers:input_type -> starling.control.v1.PeersRequest
-	14, // 26: starling.control.v1.Control.Plugins:input_type -> starling.control.v1.PluginsRequest
-	17, // 27: starling.control.v1.Control.Invite:input_type -> starling.control.v1.InviteRequest
-	19, // 28: starling.control.v1.Control.Join:input_type -> starling.control.v1.JoinRequest
-	21, // 29: starling.control.v1.Control.Put:input_type -> starling.control.v1.PutRequest
-	25, // 30: starling.control.v1.Control.Get:input_type -> starling.control.v1.GetRequest
-	27, // 31: starling.control.v1.Control.List:input_type -> starling.control.v1.ListRequest
-	30, // 32: starling.control.v1.Control.Delete:input_type -> starling.control.v1.DeleteRequest
-	32, // 33: starling.control.v1.Control.Watch:input_type -> starling.control.v1.WatchRequest
-	34, // 34: starling.control.v1.Control.Conflicts:input_type -> starling.control.v1.ConflictsRequest
-	37, // 35: starling.control.v1.Control.RestoreConflict:input_type -> starling.control.v1.RestoreConflictRequest
-	39, // 36: starling.control.v1.Control.Explain:input_type -> starling.control.v1.ExplainRequest
-	44, // 37: starling.control.v1.Control.Digest:input_type -> starling.control.v1.DigestRequest
-	4,  // 38: starling.control.v1.Control.RestartPlugin:input_type -> starling.control.v1.RestartPluginRequest
-	2,  // 39: starling.control.v1.Control.Status:output_type -> starling.control.v1.StatusResponse
-	13, // 40: starling.control.v1.Control.Peers:output_type -> starling.control.v1.PeersResponse
-	15, // 41: starling.control.v1.Control.Plugins:output_type -> starling.control.v1.PluginsResponse
-	18, // 42: starling.control.v1.Control.Invite:output_type -> starling.control.v1.InviteResponse
-	20, // 43: starling.control.v1.Control.Join:output_type -> starling.control.v1.JoinResponse
-	23, // 44: starling.control.v1.Control.Put:output_type -> starling.control.v1.PutResponse
-	26, // 45: starling.control.v1.Control.Get:output_type -> starling.control.v1.GetResponse
-	29, // 46: starling.control.v1.Control.List:output_type -> starling.control.v1.ListResponse
-	31, // 47: starling.control.v1.Control.Delete:output_type -> starling.control.v1.DeleteResponse
-	33, // 48: starling.control.v1.Control.Watch:output_type -> starling.control.v1.WatchResponse
-	35, // 49: starling.control.v1.Control.Conflicts:output_type -> starling.control.v1.ConflictsResponse
-	38, // 50: starling.control.v1.Control.RestoreConflict:output_type -> starling.control.v1.RestoreConflictResponse
-	40, // 51: starling.control.v1.Control.Explain:output_type -> starling.control.v1.ExplainResponse
-	45, // 52: starling.control.v1.Control.Digest:output_type -> starling.control.v1.DigestResponse
-	5,  // 53: starling.control.v1.Control.RestartPlugin:output_type -> starling.control.v1.RestartPluginResponse
-	39, // [39:54] is the sub-list for method output_type
-	24, // [24:39] is the sub-list for method input_type
-	24, // [24:24] is the sub-list for extension type_name
-	24, // [24:24] is the sub-list for extension extendee
-	0,  // [0:24] is the sub-list for field type_name
+	11, // 0: starling.control.v1.StatusResponse.models:type_name -> starling.control.v1.ModelStatus
+	12, // 1: starling.control.v1.StatusResponse.transports:type_name -> starling.control.v1.TransportStatus
+	13, // 2: starling.control.v1.StatusResponse.sources:type_name -> starling.control.v1.SourceStatus
+	16, // 3: starling.control.v1.StatusResponse.peers:type_name -> starling.control.v1.Peer
+	8,  // 4: starling.control.v1.StatusResponse.refused_changes:type_name -> starling.control.v1.RefusedChange
+	26, // 5: starling.control.v1.StatusResponse.plugins:type_name -> starling.control.v1.Plugin
+	3,  // 6: starling.control.v1.StatusResponse.warnings:type_name -> starling.control.v1.StatusWarning
+	4,  // 7: starling.control.v1.StatusResponse.log:type_name -> starling.control.v1.LogStatus
+	5,  // 8: starling.control.v1.StatusResponse.shadow:type_name -> starling.control.v1.ShadowStatus
+	6,  // 9: starling.control.v1.StatusResponse.retention:type_name -> starling.control.v1.Retention
+	7,  // 10: starling.control.v1.StatusResponse.refusals:type_name -> starling.control.v1.RefusedInput
+	14, // 11: starling.control.v1.SourceStatus.progress:type_name -> starling.control.v1.Progress
+	15, // 12: starling.control.v1.SourceStatus.warnings:type_name -> starling.control.v1.Warning
+	17, // 13: starling.control.v1.Peer.audit:type_name -> starling.control.v1.Audit
+	17, // 14: starling.control.v1.AuditResponse.audit:type_name -> starling.control.v1.Audit
+	16, // 15: starling.control.v1.PeersResponse.peers:type_name -> starling.control.v1.Peer
+	26, // 16: starling.control.v1.PluginsResponse.plugins:type_name -> starling.control.v1.Plugin
+	32, // 17: starling.control.v1.PutRequest.records:type_name -> starling.control.v1.PutRecord
+	34, // 18: starling.control.v1.PutResponse.refused:type_name -> starling.control.v1.Refusal
+	38, // 19: starling.control.v1.ListRequest.where:type_name -> starling.control.v1.Where
+	34, // 20: starling.control.v1.DeleteResponse.refused:type_name -> starling.control.v1.Refusal
+	46, // 21: starling.control.v1.ConflictsResponse.conflicts:type_name -> starling.control.v1.Conflict
+	55, // 22: starling.control.v1.ExplainResponse.inserted:type_name -> starling.control.v1.Write
+	55, // 23: starling.control.v1.ExplainResponse.deleted:type_name -> starling.control.v1.Write
+	55, // 24: starling.control.v1.ExplainResponse.owned:type_name -> starling.control.v1.Write
+	56, // 25: starling.control.v1.ExplainResponse.fields:type_name -> starling.control.v1.ExplainedField
+	57, // 26: starling.control.v1.ExplainResponse.missing:type_name -> starling.control.v1.MissingRecord
+	8,  // 27: starling.control.v1.ExplainResponse.refused_changes:type_name -> starling.control.v1.RefusedChange
+	46, // 28: starling.control.v1.ExplainResponse.conflicts:type_name -> starling.control.v1.Conflict
+	51, // 29: starling.control.v1.ExplainResponse.elsewhere:type_name -> starling.control.v1.Whereabouts
+	54, // 30: starling.control.v1.WaitingResponse.records:type_name -> starling.control.v1.WaitingRecord
+	57, // 31: starling.control.v1.WaitingRecord.missing:type_name -> starling.control.v1.MissingRecord
+	55, // 32: starling.control.v1.ExplainedField.write:type_name -> starling.control.v1.Write
+	60, // 33: starling.control.v1.DigestResponse.digests:type_name -> starling.control.v1.ModelDigest
+	1,  // 34: starling.control.v1.Control.Status:input_type -> starling.control.v1.StatusRequest
+	22, // 35: starling.control.v1.Control.Peers:input_type -> starling.control.v1.PeersRequest
+	24, // 36: starling.control.v1.Control.Plugins:input_type -> starling.control.v1.PluginsRequest
+	27, // 37: starling.control.v1.Control.Invite:input_type -> starling.control.v1.InviteRequest
+	29, // 38: starling.control.v1.Control.Join:input_type -> starling.control.v1.JoinRequest
+	20, // 39: starling.control.v1.Control.Retire:input_type -> starling.control.v1.RetireRequest
+	31, // 40: starling.control.v1.Control.Put:input_type -> starling.control.v1.PutRequest
+	35, // 41: starling.control.v1.Control.Get:input_type -> starling.control.v1.GetRequest
+	37, // 42: starling.control.v1.Control.List:input_type -> starling.control.v1.ListRequest
+	40, // 43: starling.control.v1.Control.Delete:input_type -> starling.control.v1.DeleteRequest
+	42, // 44: starling.control.v1.Control.Watch:input_type -> starling.control.v1.WatchRequest
+	44, // 45: starling.control.v1.Control.Conflicts:input_type -> starling.control.v1.ConflictsRequest
+	47, // 46: starling.control.v1.Control.RestoreConflict:input_type -> starling.control.v1.RestoreConflictRequest
+	49, // 47: starling.control.v1.Control.Explain:input_type -> starling.control.v1.ExplainRequest
+	52, // 48: starling.control.v1.Control.Waiting:input_type -> starling.control.v1.WaitingRequest
+	58, // 49: starling.control.v1.Control.Digest:input_type -> starling.control.v1.DigestRequest
+	18, // 50: starling.control.v1.Control.Audit:input_type -> starling.control.v1.AuditRequest
+	9,  // 51: starling.control.v1.Control.RestartPlugin:input_type -> starling.control.v1.RestartPluginRequest
+	2,  // 52: starling.control.v1.Control.Status:output_type -> starling.control.v1.StatusResponse
+	23, // 53: starling.control.v1.Control.Peers:output_type -> starling.control.v1.PeersResponse
+	25, // 54: starling.control.v1.Control.Plugins:output_type -> starling.control.v1.PluginsResponse
+	28, // 55: starling.control.v1.Control.Invite:output_type -> starling.control.v1.InviteResponse
+	30, // 56: starling.control.v1.Control.Join:output_type -> starling.control.v1.JoinResponse
+	21, // 57: starling.control.v1.Control.Retire:output_type -> starling.control.v1.RetireResponse
+	33, // 58: starling.control.v1.Control.Put:output_type -> starling.control.v1.PutResponse
+	36, // 59: starling.control.v1.Control.Get:output_type -> starling.control.v1.GetResponse
+	39, // 60: starling.control.v1.Control.List:output_type -> starling.control.v1.ListResponse
+	41, // 61: starling.control.v1.Control.Delete:output_type -> starling.control.v1.DeleteResponse
+	43, // 62: starling.control.v1.Control.Watch:output_type -> starling.control.v1.WatchResponse
+	45, // 63: starling.control.v1.Control.Conflicts:output_type -> starling.control.v1.ConflictsResponse
+	48, // 64: starling.control.v1.Control.RestoreConflict:output_type -> starling.control.v1.RestoreConflictResponse
+	50, // 65: starling.control.v1.Control.Explain:output_type -> starling.control.v1.ExplainResponse
+	53, // 66: starling.control.v1.Control.Waiting:output_type -> starling.control.v1.WaitingResponse
+	59, // 67: starling.control.v1.Control.Digest:output_type -> starling.control.v1.DigestResponse
+	19, // 68: starling.control.v1.Control.Audit:output_type -> starling.control.v1.AuditResponse
+	10, // 69: starling.control.v1.Control.RestartPlugin:output_type -> starling.control.v1.RestartPluginResponse
+	52, // [52:70] is the sub-list for method output_type
+	34, // [34:52] is the sub-list for method input_type
+	34, // [34:34] is the sub-list for extension type_name
+	34, // [34:34] is the sub-list for extension extendee
+	0,  // [0:34] is the sub-list for field type_name
 }
 
 func init() { file_host_control_control_proto_init() }
@@ -3297,7 +4322,7 @@ func file_host_control_control_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_host_control_control_proto_rawDesc), len(file_host_control_control_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   47,
+			NumMessages:   61,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -28,7 +28,9 @@ func (y history) Explain(_ context.Context, model sdk.ModelName, id sdk.RecordID
 	if !ok {
 		return control.Explanation{}, sdk.Errorf(sdk.CodeNotFound, "no change of %s %s has arrived here", model, id)
 	}
-	e := control.Explanation{State: control.StateVisible, Inserted: r.Inserted, Owned: sdk.Version{Stamp: r.Stamp, Device: r.Owner}}
+	e := control.Explanation{
+		State: control.StateVisible, Inserted: r.Inserted, Owned: sdk.Version{Stamp: r.Stamp, Device: r.Owner}, Elsewhere: y.h.Elsewhere,
+	}
 	for i, f := range y.h.description(model).Fields {
 		state := sdk.FieldState{Name: f.Name, Value: r.Values[i]}
 		if i < len(r.Clocks) {
@@ -58,4 +60,21 @@ func (y history) ForgetConflict(_ context.Context, number int64) error {
 	defer y.h.mu.Unlock()
 	y.h.Journal = slices.DeleteFunc(y.h.Journal, func(c control.Conflict) bool { return c.Number == number })
 	return nil
+}
+
+// Waiting yields Awaiting.
+func (y history) Waiting(_ context.Context, model sdk.ModelName, limit int, yield func(control.WaitingRecord) error) error {
+	count := 0
+	for _, r := range y.h.Awaiting {
+		if model != "" && r.Model != model {
+			continue
+		}
+		if err := yield(r); err != nil {
+			return err
+		}
+		if count++; count == limit {
+			break
+		}
+	}
+	return y.h.fail("Waiting")
 }

@@ -11,6 +11,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/starling-sync/starling/hlc"
 	"github.com/starling-sync/starling/host/control"
@@ -26,6 +27,10 @@ type Host struct {
 	Processes    []control.Plugin
 	Journal      []control.Conflict
 	Explained    map[sdk.RecordID]control.Explanation // of records that are not visible
+	Elsewhere    []control.Whereabouts                // of every record that is visible
+	Awaiting     []control.WaitingRecord              // by model and id
+	Audits       []control.AuditResult                // what audits with the connected peers find
+	Now          func() time.Time                     // when devices are retired
 	Invitation   control.Invitation
 	Joined       control.Joined
 	Fail         func(call string) error // if set, may make a call fail; call is a method's name
@@ -40,7 +45,7 @@ type Host struct {
 // NewHost returns an empty host of device self whose stamps follow start.
 func NewHost(self sdk.DeviceID, start hlc.Stamp, descriptions ...sdk.Description) *Host {
 	h := &Host{
-		Self: self, Descriptions: descriptions, stamp: start,
+		Self: self, Descriptions: descriptions, stamp: start, Now: start.Time,
 		records: map[sdk.ModelName]map[sdk.RecordID]control.Record{},
 		watches: map[int]watch{},
 	}
@@ -289,10 +294,19 @@ func (h *Host) Watch(models []sdk.ModelName) (<-chan control.Event, func()) {
 }
 
 // Status returns State.
-func (h *Host) Status(context.Context) (control.Status, error) { return h.State, h.fail("Status") }
+func (h *Host) Status(context.Context) (control.Status, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	state := h.State
+	state.Peers = slices.Clone(state.Peers)
+	return state, h.fail("Status")
+}
 
 // Peers returns State's peers.
-func (h *Host) Peers(context.Context) ([]control.Peer, error) { return h.State.Peers, h.fail("Peers") }
+func (h *Host) Peers(ctx context.Context) ([]control.Peer, error) {
+	state, _ := h.Status(ctx) //nolint:errcheck // Peers fails by itself
+	return state.Peers, h.fail("Peers")
+}
 
 // Plugins returns Processes.
 func (h *Host) Plugins(context.Context) ([]control.Plugin, error) {
@@ -345,6 +359,43 @@ func (j journal) Digests(ctx context.Context) ([]control.ModelDigest, error) {
 	return out, nil
 }
 
+// Audit yields Audits, or the one with the peer.
+func (j journal) Audit(_ context.Context, peer sdk.DeviceID, yield func(control.AuditResult) error) error {
+	if err := j.h.fail("Audit"); err != nil {
+		return err
+	}
+	_, member := j.h.peer(peer)
+	if !peer.IsZero() && !member {
+		return sdk.Errorf(sdk.CodeNotFound, "no device %s in this library; its devices are listed by: starling peers", peer)
+	}
+	held := 0
+	for _, r := range j.h.Audits {
+		if !peer.IsZero() && r.ID != peer {
+			continue
+		}
+		held++
+		if err := yield(r); err != nil {
+			return err
+		}
+	}
+	if held == 0 {
+		return sdk.Errorf(sdk.CodeUnavailable, "no such peer is connected, so there is nothing to compare with; see: starling status")
+	}
+	return nil
+}
+
+// peer returns a copy of a peer in State.
+func (h *Host) peer(id sdk.DeviceID) (control.Peer, bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, p := range h.State.Peers {
+		if p.ID == id {
+			return p, true
+		}
+	}
+	return control.Peer{}, false
+}
+
 type pairing struct{ h *Host }
 
 func (p pairing) Invite(context.Context) (control.Invitation, error) {
@@ -359,4 +410,33 @@ func (p pairing) Join(_ context.Context, code string) (control.Joined, error) {
 		return control.Joined{}, sdk.Errorf(sdk.CodeInvalid, "this is not an invitation; copy the whole line that starling invite printed")
 	}
 	return p.h.Joined, nil
+}
+
+// Retire retires a peer of State, or the host itself.
+func (p pairing) Retire(_ context.Context, id sdk.DeviceID, evenSelf bool) (control.Retired, error) {
+	if err := p.h.fail("Retire"); err != nil {
+		return control.Retired{}, err
+	}
+	now := p.h.Now()
+	p.h.mu.Lock()
+	defer p.h.mu.Unlock()
+	if id == p.h.Self {
+		if !evenSelf {
+			return control.Retired{}, sdk.Errorf(sdk.CodeDenied, "%s is this device itself; to give it away, retire it with --self, or on another device", id)
+		}
+		p.h.State.RetiredAt = now
+		return control.Retired{ID: id, Name: p.h.State.DeviceName, At: now}, nil
+	}
+	for i := range p.h.State.Peers {
+		peer := &p.h.State.Peers[i]
+		switch {
+		case peer.ID != id:
+			continue
+		case !peer.RetiredAt.IsZero():
+			return control.Retired{}, sdk.Errorf(sdk.CodeInvalid, "%s (%s) was retired at %s; there is nothing left to do", peer.Name, id, peer.RetiredAt.Format(time.RFC3339))
+		}
+		*peer = control.Peer{ID: id, Name: peer.Name, State: "retired", Since: now, RetiredAt: now}
+		return control.Retired{ID: id, Name: peer.Name, At: now}, nil
+	}
+	return control.Retired{}, sdk.Errorf(sdk.CodeNotFound, "no device %s in this library; its devices are listed by: starling peers", id)
 }

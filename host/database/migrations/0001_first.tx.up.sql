@@ -12,9 +12,12 @@
 -- _conflict   the conflict journal: values that lost to a write that had not seen them
 -- _refused    remote changes that were not stored, and why
 -- _log        the peer log: shared operations of every origin
--- _watermark  up to where each stream is applied here, without a gap
--- _ack        up to where each peer has applied each stream
--- _epoch      starts of devices, and what each continued
+-- _log_size   how much the log holds of each origin up to a stamp, so that only what came after is counted
+-- _floor      up to where operations (or tombstones) of each stream have been pruned here
+-- _watermark  up to where each stream is applied here, without a gap: a position for each branch of its history
+-- _ack        up to where each peer has applied each stream, likewise
+-- _epoch      epochs of streams, and the positions that each continues: 16 bytes epoch and 8 bytes stamp a position
+-- _snapshot   where the snapshots stand that are being taken in; origin 0: of every device
 
 CREATE TABLE IF NOT EXISTS _device (n INTEGER PRIMARY KEY AUTOINCREMENT, id BLOB NOT NULL UNIQUE) STRICT;
 CREATE TABLE IF NOT EXISTS _name (n INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE) STRICT;
@@ -41,8 +44,14 @@ CREATE TABLE IF NOT EXISTS _refused (origin INTEGER NOT NULL, stamp INTEGER NOT 
     PRIMARY KEY (origin, stamp)) STRICT;
 CREATE TABLE IF NOT EXISTS _log (origin INTEGER NOT NULL, stamp INTEGER NOT NULL, columns INTEGER NOT NULL, op BLOB NOT NULL,
     PRIMARY KEY (origin, stamp)) STRICT, WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS _watermark (origin INTEGER NOT NULL, kind TEXT NOT NULL, epoch BLOB NOT NULL, stamp INTEGER NOT NULL,
+CREATE TABLE IF NOT EXISTS _log_size (origin INTEGER PRIMARY KEY, through INTEGER NOT NULL, ops INTEGER NOT NULL, bytes INTEGER NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS _floor (origin INTEGER NOT NULL, kind TEXT NOT NULL, stamp INTEGER NOT NULL,
     PRIMARY KEY (origin, kind)) STRICT, WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS _ack (peer INTEGER NOT NULL, origin INTEGER NOT NULL, kind TEXT NOT NULL, stamp INTEGER NOT NULL,
-    PRIMARY KEY (peer, origin, kind)) STRICT, WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS _epoch (id BLOB NOT NULL PRIMARY KEY, device INTEGER NOT NULL, parents TEXT NOT NULL, opened INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS _watermark (origin INTEGER NOT NULL, kind TEXT NOT NULL, epoch BLOB NOT NULL, stamp INTEGER NOT NULL,
+    PRIMARY KEY (origin, kind, epoch)) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS _ack (peer INTEGER NOT NULL, origin INTEGER NOT NULL, kind TEXT NOT NULL, epoch BLOB NOT NULL, stamp INTEGER NOT NULL,
+    PRIMARY KEY (peer, origin, kind, epoch)) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS _epoch (id BLOB NOT NULL PRIMARY KEY, origin INTEGER NOT NULL, kind TEXT NOT NULL, parents BLOB NOT NULL) STRICT, WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS _epoch_stream ON _epoch (origin, kind);
+CREATE TABLE IF NOT EXISTS _snapshot (kind TEXT NOT NULL, origin INTEGER NOT NULL, vector BLOB NOT NULL, after_model TEXT NOT NULL, after_id BLOB NOT NULL,
+    PRIMARY KEY (kind, origin)) STRICT, WITHOUT ROWID;

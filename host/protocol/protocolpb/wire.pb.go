@@ -74,7 +74,61 @@ func (Kind) EnumDescriptor() ([]byte, []int) {
 	return file_host_protocol_wire_proto_rawDescGZIP(), []int{0}
 }
 
-// Mark is a position in a stream.
+// Position is a place in a stream whose history may have branched. A list of positions ("heads") ascends by epoch, with at
+// most one of each.
+type Position struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Epoch         []byte                 `protobuf:"bytes,1,opt,name=epoch,proto3" json:"epoch,omitempty"`   // 16 bytes, not zeros
+	Stamp         uint64                 `protobuf:"fixed64,2,opt,name=stamp,proto3" json:"stamp,omitempty"` // not zero
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Position) Reset() {
+	*x = Position{}
+	mi := &file_host_protocol_wire_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Position) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Position) ProtoMessage() {}
+
+func (x *Position) ProtoReflect() protoreflect.Message {
+	mi := &file_host_protocol_wire_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Position.ProtoReflect.Descriptor instead.
+func (*Position) Descriptor() ([]byte, []int) {
+	return file_host_protocol_wire_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *Position) GetEpoch() []byte {
+	if x != nil {
+		return x.Epoch
+	}
+	return nil
+}
+
+func (x *Position) GetStamp() uint64 {
+	if x != nil {
+		return x.Stamp
+	}
+	return 0
+}
+
+// Mark is a position that somebody has in a stream.
 type Mark struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Origin        []byte                 `protobuf:"bytes,1,opt,name=origin,proto3" json:"origin,omitempty"` // 16 bytes
@@ -87,7 +141,7 @@ type Mark struct {
 
 func (x *Mark) Reset() {
 	*x = Mark{}
-	mi := &file_host_protocol_wire_proto_msgTypes[0]
+	mi := &file_host_protocol_wire_proto_msgTypes[1]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -99,7 +153,7 @@ func (x *Mark) String() string {
 func (*Mark) ProtoMessage() {}
 
 func (x *Mark) ProtoReflect() protoreflect.Message {
-	mi := &file_host_protocol_wire_proto_msgTypes[0]
+	mi := &file_host_protocol_wire_proto_msgTypes[1]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -112,7 +166,7 @@ func (x *Mark) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Mark.ProtoReflect.Descriptor instead.
 func (*Mark) Descriptor() ([]byte, []int) {
-	return file_host_protocol_wire_proto_rawDescGZIP(), []int{0}
+	return file_host_protocol_wire_proto_rawDescGZIP(), []int{1}
 }
 
 func (x *Mark) GetOrigin() []byte {
@@ -153,7 +207,7 @@ type Model struct {
 
 func (x *Model) Reset() {
 	*x = Model{}
-	mi := &file_host_protocol_wire_proto_msgTypes[1]
+	mi := &file_host_protocol_wire_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -165,7 +219,7 @@ func (x *Model) String() string {
 func (*Model) ProtoMessage() {}
 
 func (x *Model) ProtoReflect() protoreflect.Message {
-	mi := &file_host_protocol_wire_proto_msgTypes[1]
+	mi := &file_host_protocol_wire_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -178,7 +232,7 @@ func (x *Model) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Model.ProtoReflect.Descriptor instead.
 func (*Model) Descriptor() ([]byte, []int) {
-	return file_host_protocol_wire_proto_rawDescGZIP(), []int{1}
+	return file_host_protocol_wire_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *Model) GetName() string {
@@ -212,7 +266,7 @@ type Hello struct {
 
 func (x *Hello) Reset() {
 	*x = Hello{}
-	mi := &file_host_protocol_wire_proto_msgTypes[2]
+	mi := &file_host_protocol_wire_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -224,7 +278,7 @@ func (x *Hello) String() string {
 func (*Hello) ProtoMessage() {}
 
 func (x *Hello) ProtoReflect() protoreflect.Message {
-	mi := &file_host_protocol_wire_proto_msgTypes[2]
+	mi := &file_host_protocol_wire_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -237,7 +291,7 @@ func (x *Hello) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Hello.ProtoReflect.Descriptor instead.
 func (*Hello) Descriptor() ([]byte, []int) {
-	return file_host_protocol_wire_proto_rawDescGZIP(), []int{2}
+	return file_host_protocol_wire_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Hello) GetMinVersion() uint32 {
@@ -307,15 +361,14 @@ type Subscribe struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Number        uint32                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
 	Origin        []byte                 `protobuf:"bytes,2,opt,name=origin,proto3" json:"origin,omitempty"` // 16 bytes
-	Epoch         []byte                 `protobuf:"bytes,3,opt,name=epoch,proto3" json:"epoch,omitempty"`   // 16 bytes, or none
-	Since         uint64                 `protobuf:"fixed64,4,opt,name=since,proto3" json:"since,omitempty"`
+	Since         []*Position            `protobuf:"bytes,3,rep,name=since,proto3" json:"since,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Subscribe) Reset() {
 	*x = Subscribe{}
-	mi := &file_host_protocol_wire_proto_msgTypes[3]
+	mi := &file_host_protocol_wire_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -327,7 +380,7 @@ func (x *Subscribe) String() string {
 func (*Subscribe) ProtoMessage() {}
 
 func (x *Subscribe) ProtoReflect() protoreflect.Message {
-	mi := &file_host_protocol_wire_proto_msgTypes[3]
+	mi := &file_host_protocol_wire_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -340,7 +393,7 @@ func (x *Subscribe) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Subscribe.ProtoReflect.Descriptor instead.
 func (*Subscribe) Descriptor() ([]byte, []int) {
-	return file_host_protocol_wire_proto_rawDescGZIP(), []int{3}
+	return file_host_protocol_wire_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Subscribe) GetNumber() uint32 {
@@ -357,18 +410,11 @@ func (x *Subscribe) GetOrigin() []byte {
 	return nil
 }
 
-func (x *Subscribe) GetEpoch() []byte {
-	if x != nil {
-		return x.Epoch
-	}
-	return nil
-}
-
-func (x *Subscribe) GetSince() uint64 {
+func (x *Subscribe) GetSince() []*Position {
 	if x != nil {
 		return x.Since
 	}
-	return 0
+	return nil
 }
 
 type Request struct {
@@ -383,7 +429,7 @@ type Request struct {
 
 func (x *Request) Reset() {
 	*x = Request{}
-	mi := &file_host_protocol_wire_proto_msgTypes[4]
+	mi := &file_host_protocol_wire_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -395,7 +441,7 @@ func (x *Request) String() string {
 func (*Request) ProtoMessage() {}
 
 func (x *Request) ProtoReflect() protoreflect.Message {
-	mi := &file_host_protocol_wire_proto_msgTypes[4]
+	mi := &file_host_protocol_wire_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -408,7 +454,7 @@ func (x *Request) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Request.ProtoReflect.Descriptor instead.
 func (*Request) Descriptor() ([]byte, []int) {
-	return file_host_protocol_wire_proto_rawDescGZIP(), []int{4}
+	return file_host_protocol_wire_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Request) GetSubscribe() []*Subscribe {
@@ -452,7 +498,7 @@ type Batch struct {
 
 func (x *Batch) Reset() {
 	*x = Batch{}
-	mi := &file_host_protocol_wire_proto_msgTypes[5]
+	mi := &file_host_protocol_wire_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -464,7 +510,7 @@ func (x *Batch) String() string {
 func (*Batch) ProtoMessage() {}
 
 func (x *Batch) ProtoReflect() protoreflect.Message {
-	mi := &file_host_protocol_wire_proto_msgTypes[5]
+	mi := &file_host_protocol_wire_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -477,7 +523,7 @@ func (x *Batch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Batch.ProtoReflect.Descriptor instead.
 func (*Batch) Descriptor() ([]byte, []int) {
-	return file_host_protocol_wire_proto_rawDescGZIP(), []int{5}
+	return file_host_protocol_wire_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Batch) GetModel() string {
@@ -519,7 +565,7 @@ type Page struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Subscription  uint32                 `protobuf:"varint,1,opt,name=subscription,proto3" json:"subscription,omitempty"`
 	Origin        []byte                 `protobuf:"bytes,2,opt,name=origin,proto3" json:"origin,omitempty"` // 16 bytes
-	Epoch         []byte                 `protobuf:"bytes,3,opt,name=epoch,proto3" json:"epoch,omitempty"`   // 16 bytes, or none
+	Heads         []*Position            `protobuf:"bytes,3,rep,name=heads,proto3" json:"heads,omitempty"`
 	From          uint64                 `protobuf:"fixed64,4,opt,name=from,proto3" json:"from,omitempty"`
 	Through       uint64                 `protobuf:"fixed64,5,opt,name=through,proto3" json:"through,omitempty"`
 	Head          uint64                 `protobuf:"fixed64,6,opt,name=head,proto3" json:"head,omitempty"`
@@ -530,7 +576,7 @@ type Page struct {
 
 func (x *Page) Reset() {
 	*x = Page{}
-	mi := &file_host_protocol_wire_proto_msgTypes[6]
+	mi := &file_host_protocol_wire_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -542,7 +588,7 @@ func (x *Page) String() string {
 func (*Page) ProtoMessage() {}
 
 func (x *Page) ProtoReflect() protoreflect.Message {
-	mi := &file_host_protocol_wire_proto_msgTypes[6]
+	mi := &file_host_protocol_wire_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -555,7 +601,7 @@ func (x *Page) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Page.ProtoReflect.Descriptor instead.
 func (*Page) Descriptor() ([]byte, []int) {
-	return file_host_protocol_wire_proto_rawDescGZIP(), []int{6}
+	return file_host_protocol_wire_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Page) GetSubscription() uint32 {
@@ -572,9 +618,9 @@ func (x *Page) GetOrigin() []byte {
 	return nil
 }
 
-func (x *Page) GetEpoch() []byte {
+func (x *Page) GetHeads() []*Position {
 	if x != nil {
-		return x.Epoch
+		return x.Heads
 	}
 	return nil
 }
@@ -616,7 +662,7 @@ type Ack struct {
 
 func (x *Ack) Reset() {
 	*x = Ack{}
-	mi := &file_host_protocol_wire_proto_msgTypes[7]
+	mi := &file_host_protocol_wire_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -628,7 +674,7 @@ func (x *Ack) String() string {
 func (*Ack) ProtoMessage() {}
 
 func (x *Ack) ProtoReflect() protoreflect.Message {
-	mi := &file_host_protocol_wire_proto_msgTypes[7]
+	mi := &file_host_protocol_wire_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -641,7 +687,7 @@ func (x *Ack) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ack.ProtoReflect.Descriptor instead.
 func (*Ack) Descriptor() ([]byte, []int) {
-	return file_host_protocol_wire_proto_rawDescGZIP(), []int{7}
+	return file_host_protocol_wire_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Ack) GetVector() []*Mark {
@@ -657,13 +703,14 @@ type Heartbeat struct {
 	Echo          int64                  `protobuf:"varint,2,opt,name=echo,proto3" json:"echo,omitempty"`                            // the clock of the last Hello or Heartbeat received, Unix microseconds
 	EchoDelay     int64                  `protobuf:"varint,3,opt,name=echo_delay,json=echoDelay,proto3" json:"echo_delay,omitempty"` // microseconds since it was received
 	Vector        []*Mark                `protobuf:"bytes,4,rep,name=vector,proto3" json:"vector,omitempty"`
+	Known         []*Known               `protobuf:"bytes,5,rep,name=known,proto3" json:"known,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Heartbeat) Reset() {
 	*x = Heartbeat{}
-	mi := &file_host_protocol_wire_proto_msgTypes[8]
+	mi := &file_host_protocol_wire_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -675,7 +722,7 @@ func (x *Heartbeat) String() string {
 func (*Heartbeat) ProtoMessage() {}
 
 func (x *Heartbeat) ProtoReflect() protoreflect.Message {
-	mi := &file_host_protocol_wire_proto_msgTypes[8]
+	mi := &file_host_protocol_wire_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -688,7 +735,7 @@ func (x *Heartbeat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Heartbeat.ProtoReflect.Descriptor instead.
 func (*Heartbeat) Descriptor() ([]byte, []int) {
-	return file_host_protocol_wire_proto_rawDescGZIP(), []int{8}
+	return file_host_protocol_wire_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Heartbeat) GetClock() int64 {
@@ -719,6 +766,66 @@ func (x *Heartbeat) GetVector() []*Mark {
 	return nil
 }
 
+func (x *Heartbeat) GetKnown() []*Known {
+	if x != nil {
+		return x.Known
+	}
+	return nil
+}
+
+// Known is what a third device has.
+type Known struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Device        []byte                 `protobuf:"bytes,1,opt,name=device,proto3" json:"device,omitempty"` // 16 bytes
+	Vector        []*Mark                `protobuf:"bytes,2,rep,name=vector,proto3" json:"vector,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Known) Reset() {
+	*x = Known{}
+	mi := &file_host_protocol_wire_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Known) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Known) ProtoMessage() {}
+
+func (x *Known) ProtoReflect() protoreflect.Message {
+	mi := &file_host_protocol_wire_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Known.ProtoReflect.Descriptor instead.
+func (*Known) Descriptor() ([]byte, []int) {
+	return file_host_protocol_wire_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *Known) GetDevice() []byte {
+	if x != nil {
+		return x.Device
+	}
+	return nil
+}
+
+func (x *Known) GetVector() []*Mark {
+	if x != nil {
+		return x.Vector
+	}
+	return nil
+}
+
 type Error struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Code          string                 `protobuf:"bytes,1,opt,name=code,proto3" json:"code,omitempty"`
@@ -732,7 +839,7 @@ type Error struct {
 
 func (x *Error) Reset() {
 	*x = Error{}
-	mi := &file_host_protocol_wire_proto_msgTypes[9]
+	mi := &file_host_protocol_wire_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -744,7 +851,7 @@ func (x *Error) String() string {
 func (*Error) ProtoMessage() {}
 
 func (x *Error) ProtoReflect() protoreflect.Message {
-	mi := &file_host_protocol_wire_proto_msgTypes[9]
+	mi := &file_host_protocol_wire_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -757,7 +864,7 @@ func (x *Error) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Error.ProtoReflect.Descriptor instead.
 func (*Error) Descriptor() ([]byte, []int) {
-	return file_host_protocol_wire_proto_rawDescGZIP(), []int{9}
+	return file_host_protocol_wire_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Error) GetCode() string {
@@ -805,7 +912,7 @@ type Address struct {
 
 func (x *Address) Reset() {
 	*x = Address{}
-	mi := &file_host_protocol_wire_proto_msgTypes[10]
+	mi := &file_host_protocol_wire_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -817,7 +924,7 @@ func (x *Address) String() string {
 func (*Address) ProtoMessage() {}
 
 func (x *Address) ProtoReflect() protoreflect.Message {
-	mi := &file_host_protocol_wire_proto_msgTypes[10]
+	mi := &file_host_protocol_wire_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -830,7 +937,7 @@ func (x *Address) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Address.ProtoReflect.Descriptor instead.
 func (*Address) Descriptor() ([]byte, []int) {
-	return file_host_protocol_wire_proto_rawDescGZIP(), []int{10}
+	return file_host_protocol_wire_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Address) GetTransport() string {
@@ -860,7 +967,7 @@ type Join struct {
 
 func (x *Join) Reset() {
 	*x = Join{}
-	mi := &file_host_protocol_wire_proto_msgTypes[11]
+	mi := &file_host_protocol_wire_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -872,7 +979,7 @@ func (x *Join) String() string {
 func (*Join) ProtoMessage() {}
 
 func (x *Join) ProtoReflect() protoreflect.Message {
-	mi := &file_host_protocol_wire_proto_msgTypes[11]
+	mi := &file_host_protocol_wire_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -885,7 +992,7 @@ func (x *Join) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Join.ProtoReflect.Descriptor instead.
 func (*Join) Descriptor() ([]byte, []int) {
-	return file_host_protocol_wire_proto_rawDescGZIP(), []int{11}
+	return file_host_protocol_wire_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Join) GetMinVersion() uint32 {
@@ -934,7 +1041,7 @@ type Welcome struct {
 
 func (x *Welcome) Reset() {
 	*x = Welcome{}
-	mi := &file_host_protocol_wire_proto_msgTypes[12]
+	mi := &file_host_protocol_wire_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -946,7 +1053,7 @@ func (x *Welcome) String() string {
 func (*Welcome) ProtoMessage() {}
 
 func (x *Welcome) ProtoReflect() protoreflect.Message {
-	mi := &file_host_protocol_wire_proto_msgTypes[12]
+	mi := &file_host_protocol_wire_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -959,7 +1066,7 @@ func (x *Welcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Welcome.ProtoReflect.Descriptor instead.
 func (*Welcome) Descriptor() ([]byte, []int) {
-	return file_host_protocol_wire_proto_rawDescGZIP(), []int{12}
+	return file_host_protocol_wire_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Welcome) GetLibrary() []byte {
@@ -983,11 +1090,797 @@ func (x *Welcome) GetMembers() []byte {
 	return nil
 }
 
+type Epochs struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Epochs        []*Epoch               `protobuf:"bytes,1,rep,name=epochs,proto3" json:"epochs,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Epochs) Reset() {
+	*x = Epochs{}
+	mi := &file_host_protocol_wire_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Epochs) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Epochs) ProtoMessage() {}
+
+func (x *Epochs) ProtoReflect() protoreflect.Message {
+	mi := &file_host_protocol_wire_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Epochs.ProtoReflect.Descriptor instead.
+func (*Epochs) Descriptor() ([]byte, []int) {
+	return file_host_protocol_wire_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *Epochs) GetEpochs() []*Epoch {
+	if x != nil {
+		return x.Epochs
+	}
+	return nil
+}
+
+// Epoch is one epoch of a stream and the positions that it continues.
+type Epoch struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            []byte                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`         // 16 bytes, not zeros
+	Origin        []byte                 `protobuf:"bytes,2,opt,name=origin,proto3" json:"origin,omitempty"` // 16 bytes
+	Kind          Kind                   `protobuf:"varint,3,opt,name=kind,proto3,enum=starling.wire.v1.Kind" json:"kind,omitempty"`
+	Parents       []*Position            `protobuf:"bytes,4,rep,name=parents,proto3" json:"parents,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Epoch) Reset() {
+	*x = Epoch{}
+	mi := &file_host_protocol_wire_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Epoch) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Epoch) ProtoMessage() {}
+
+func (x *Epoch) ProtoReflect() protoreflect.Message {
+	mi := &file_host_protocol_wire_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Epoch.ProtoReflect.Descriptor instead.
+func (*Epoch) Descriptor() ([]byte, []int) {
+	return file_host_protocol_wire_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *Epoch) GetId() []byte {
+	if x != nil {
+		return x.Id
+	}
+	return nil
+}
+
+func (x *Epoch) GetOrigin() []byte {
+	if x != nil {
+		return x.Origin
+	}
+	return nil
+}
+
+func (x *Epoch) GetKind() Kind {
+	if x != nil {
+		return x.Kind
+	}
+	return Kind_KIND_UNSPECIFIED
+}
+
+func (x *Epoch) GetParents() []*Position {
+	if x != nil {
+		return x.Parents
+	}
+	return nil
+}
+
+// Place is a place in the order of all records: by model, then by id. Where none is given, it is before them all, or the end.
+type Place struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Model         string                 `protobuf:"bytes,1,opt,name=model,proto3" json:"model,omitempty"`
+	Id            []byte                 `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"` // 16 bytes
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Place) Reset() {
+	*x = Place{}
+	mi := &file_host_protocol_wire_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Place) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Place) ProtoMessage() {}
+
+func (x *Place) ProtoReflect() protoreflect.Message {
+	mi := &file_host_protocol_wire_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Place.ProtoReflect.Descriptor instead.
+func (*Place) Descriptor() ([]byte, []int) {
+	return file_host_protocol_wire_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *Place) GetModel() string {
+	if x != nil {
+		return x.Model
+	}
+	return ""
+}
+
+func (x *Place) GetId() []byte {
+	if x != nil {
+		return x.Id
+	}
+	return nil
+}
+
+type SnapshotRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Number        uint32                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
+	Kind          Kind                   `protobuf:"varint,2,opt,name=kind,proto3,enum=starling.wire.v1.Kind" json:"kind,omitempty"`
+	Origin        []byte                 `protobuf:"bytes,3,opt,name=origin,proto3" json:"origin,omitempty"` // 16 bytes; none: of every device
+	Since         []*Position            `protobuf:"bytes,4,rep,name=since,proto3" json:"since,omitempty"`
+	After         *Place                 `protobuf:"bytes,5,opt,name=after,proto3" json:"after,omitempty"`
+	Until         *Place                 `protobuf:"bytes,6,opt,name=until,proto3" json:"until,omitempty"`
+	PageBytes     uint32                 `protobuf:"varint,7,opt,name=page_bytes,json=pageBytes,proto3" json:"page_bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SnapshotRequest) Reset() {
+	*x = SnapshotRequest{}
+	mi := &file_host_protocol_wire_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SnapshotRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SnapshotRequest) ProtoMessage() {}
+
+func (x *SnapshotRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_host_protocol_wire_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SnapshotRequest.ProtoReflect.Descriptor instead.
+func (*SnapshotRequest) Descriptor() ([]byte, []int) {
+	return file_host_protocol_wire_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *SnapshotRequest) GetNumber() uint32 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *SnapshotRequest) GetKind() Kind {
+	if x != nil {
+		return x.Kind
+	}
+	return Kind_KIND_UNSPECIFIED
+}
+
+func (x *SnapshotRequest) GetOrigin() []byte {
+	if x != nil {
+		return x.Origin
+	}
+	return nil
+}
+
+func (x *SnapshotRequest) GetSince() []*Position {
+	if x != nil {
+		return x.Since
+	}
+	return nil
+}
+
+func (x *SnapshotRequest) GetAfter() *Place {
+	if x != nil {
+		return x.After
+	}
+	return nil
+}
+
+func (x *SnapshotRequest) GetUntil() *Place {
+	if x != nil {
+		return x.Until
+	}
+	return nil
+}
+
+func (x *SnapshotRequest) GetPageBytes() uint32 {
+	if x != nil {
+		return x.PageBytes
+	}
+	return 0
+}
+
+type SnapshotPage struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Number        uint32                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
+	Vector        []*Mark                `protobuf:"bytes,2,rep,name=vector,proto3" json:"vector,omitempty"`
+	Changes       []*Changes             `protobuf:"bytes,3,rep,name=changes,proto3" json:"changes,omitempty"`
+	Unchanged     []*RecordIDs           `protobuf:"bytes,4,rep,name=unchanged,proto3" json:"unchanged,omitempty"`
+	End           *Place                 `protobuf:"bytes,5,opt,name=end,proto3" json:"end,omitempty"` // none: to the end, if done
+	Done          bool                   `protobuf:"varint,6,opt,name=done,proto3" json:"done,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SnapshotPage) Reset() {
+	*x = SnapshotPage{}
+	mi := &file_host_protocol_wire_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SnapshotPage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SnapshotPage) ProtoMessage() {}
+
+func (x *SnapshotPage) ProtoReflect() protoreflect.Message {
+	mi := &file_host_protocol_wire_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SnapshotPage.ProtoReflect.Descriptor instead.
+func (*SnapshotPage) Descriptor() ([]byte, []int) {
+	return file_host_protocol_wire_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *SnapshotPage) GetNumber() uint32 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *SnapshotPage) GetVector() []*Mark {
+	if x != nil {
+		return x.Vector
+	}
+	return nil
+}
+
+func (x *SnapshotPage) GetChanges() []*Changes {
+	if x != nil {
+		return x.Changes
+	}
+	return nil
+}
+
+func (x *SnapshotPage) GetUnchanged() []*RecordIDs {
+	if x != nil {
+		return x.Unchanged
+	}
+	return nil
+}
+
+func (x *SnapshotPage) GetEnd() *Place {
+	if x != nil {
+		return x.End
+	}
+	return nil
+}
+
+func (x *SnapshotPage) GetDone() bool {
+	if x != nil {
+		return x.Done
+	}
+	return false
+}
+
+// Changes are changes that one device gave.
+type Changes struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Origin        []byte                 `protobuf:"bytes,1,opt,name=origin,proto3" json:"origin,omitempty"` // 16 bytes
+	Batches       []*Batch               `protobuf:"bytes,2,rep,name=batches,proto3" json:"batches,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Changes) Reset() {
+	*x = Changes{}
+	mi := &file_host_protocol_wire_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Changes) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Changes) ProtoMessage() {}
+
+func (x *Changes) ProtoReflect() protoreflect.Message {
+	mi := &file_host_protocol_wire_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Changes.ProtoReflect.Descriptor instead.
+func (*Changes) Descriptor() ([]byte, []int) {
+	return file_host_protocol_wire_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *Changes) GetOrigin() []byte {
+	if x != nil {
+		return x.Origin
+	}
+	return nil
+}
+
+func (x *Changes) GetBatches() []*Batch {
+	if x != nil {
+		return x.Batches
+	}
+	return nil
+}
+
+type RecordIDs struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Model         string                 `protobuf:"bytes,1,opt,name=model,proto3" json:"model,omitempty"`
+	Ids           []byte                 `protobuf:"bytes,2,opt,name=ids,proto3" json:"ids,omitempty"` // 16 bytes each, ascending
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RecordIDs) Reset() {
+	*x = RecordIDs{}
+	mi := &file_host_protocol_wire_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RecordIDs) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RecordIDs) ProtoMessage() {}
+
+func (x *RecordIDs) ProtoReflect() protoreflect.Message {
+	mi := &file_host_protocol_wire_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RecordIDs.ProtoReflect.Descriptor instead.
+func (*RecordIDs) Descriptor() ([]byte, []int) {
+	return file_host_protocol_wire_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *RecordIDs) GetModel() string {
+	if x != nil {
+		return x.Model
+	}
+	return ""
+}
+
+func (x *RecordIDs) GetIds() []byte {
+	if x != nil {
+		return x.Ids
+	}
+	return nil
+}
+
+type AuditRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Number        uint32                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
+	Vector        []byte                 `protobuf:"bytes,2,opt,name=vector,proto3" json:"vector,omitempty"` // a digest: 16 bytes
+	Models        []*ModelDigest         `protobuf:"bytes,3,rep,name=models,proto3" json:"models,omitempty"` // ascending by model
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AuditRequest) Reset() {
+	*x = AuditRequest{}
+	mi := &file_host_protocol_wire_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AuditRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AuditRequest) ProtoMessage() {}
+
+func (x *AuditRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_host_protocol_wire_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AuditRequest.ProtoReflect.Descriptor instead.
+func (*AuditRequest) Descriptor() ([]byte, []int) {
+	return file_host_protocol_wire_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *AuditRequest) GetNumber() uint32 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *AuditRequest) GetVector() []byte {
+	if x != nil {
+		return x.Vector
+	}
+	return nil
+}
+
+func (x *AuditRequest) GetModels() []*ModelDigest {
+	if x != nil {
+		return x.Models
+	}
+	return nil
+}
+
+type ModelDigest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Model         string                 `protobuf:"bytes,1,opt,name=model,proto3" json:"model,omitempty"`
+	Digest        []byte                 `protobuf:"bytes,2,opt,name=digest,proto3" json:"digest,omitempty"` // 16 bytes
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ModelDigest) Reset() {
+	*x = ModelDigest{}
+	mi := &file_host_protocol_wire_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ModelDigest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ModelDigest) ProtoMessage() {}
+
+func (x *ModelDigest) ProtoReflect() protoreflect.Message {
+	mi := &file_host_protocol_wire_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ModelDigest.ProtoReflect.Descriptor instead.
+func (*ModelDigest) Descriptor() ([]byte, []int) {
+	return file_host_protocol_wire_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *ModelDigest) GetModel() string {
+	if x != nil {
+		return x.Model
+	}
+	return ""
+}
+
+func (x *ModelDigest) GetDigest() []byte {
+	if x != nil {
+		return x.Digest
+	}
+	return nil
+}
+
+type AuditResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Number        uint32                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
+	Moved         bool                   `protobuf:"varint,2,opt,name=moved,proto3" json:"moved,omitempty"`
+	Models        []*RangeDigests        `protobuf:"bytes,3,rep,name=models,proto3" json:"models,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AuditResponse) Reset() {
+	*x = AuditResponse{}
+	mi := &file_host_protocol_wire_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AuditResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AuditResponse) ProtoMessage() {}
+
+func (x *AuditResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_host_protocol_wire_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AuditResponse.ProtoReflect.Descriptor instead.
+func (*AuditResponse) Descriptor() ([]byte, []int) {
+	return file_host_protocol_wire_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *AuditResponse) GetNumber() uint32 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *AuditResponse) GetMoved() bool {
+	if x != nil {
+		return x.Moved
+	}
+	return false
+}
+
+func (x *AuditResponse) GetModels() []*RangeDigests {
+	if x != nil {
+		return x.Models
+	}
+	return nil
+}
+
+type RangeDigests struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Model         string                 `protobuf:"bytes,1,opt,name=model,proto3" json:"model,omitempty"`
+	Ranges        []byte                 `protobuf:"bytes,2,opt,name=ranges,proto3" json:"ranges,omitempty"` // 32 bytes each, ascending: id of the record that may be the last of the range, digest
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RangeDigests) Reset() {
+	*x = RangeDigests{}
+	mi := &file_host_protocol_wire_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RangeDigests) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RangeDigests) ProtoMessage() {}
+
+func (x *RangeDigests) ProtoReflect() protoreflect.Message {
+	mi := &file_host_protocol_wire_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RangeDigests.ProtoReflect.Descriptor instead.
+func (*RangeDigests) Descriptor() ([]byte, []int) {
+	return file_host_protocol_wire_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *RangeDigests) GetModel() string {
+	if x != nil {
+		return x.Model
+	}
+	return ""
+}
+
+func (x *RangeDigests) GetRanges() []byte {
+	if x != nil {
+		return x.Ranges
+	}
+	return nil
+}
+
+type AuditRepair struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Number        uint32                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
+	Ranges        []*AuditRange          `protobuf:"bytes,2,rep,name=ranges,proto3" json:"ranges,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AuditRepair) Reset() {
+	*x = AuditRepair{}
+	mi := &file_host_protocol_wire_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AuditRepair) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AuditRepair) ProtoMessage() {}
+
+func (x *AuditRepair) ProtoReflect() protoreflect.Message {
+	mi := &file_host_protocol_wire_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AuditRepair.ProtoReflect.Descriptor instead.
+func (*AuditRepair) Descriptor() ([]byte, []int) {
+	return file_host_protocol_wire_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *AuditRepair) GetNumber() uint32 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *AuditRepair) GetRanges() []*AuditRange {
+	if x != nil {
+		return x.Ranges
+	}
+	return nil
+}
+
+type AuditRange struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Model         string                 `protobuf:"bytes,1,opt,name=model,proto3" json:"model,omitempty"`
+	After         []byte                 `protobuf:"bytes,2,opt,name=after,proto3" json:"after,omitempty"` // 16 bytes: the ids after this one ...
+	Until         []byte                 `protobuf:"bytes,3,opt,name=until,proto3" json:"until,omitempty"` // 16 bytes: ... up to and with this one
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AuditRange) Reset() {
+	*x = AuditRange{}
+	mi := &file_host_protocol_wire_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AuditRange) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AuditRange) ProtoMessage() {}
+
+func (x *AuditRange) ProtoReflect() protoreflect.Message {
+	mi := &file_host_protocol_wire_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AuditRange.ProtoReflect.Descriptor instead.
+func (*AuditRange) Descriptor() ([]byte, []int) {
+	return file_host_protocol_wire_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *AuditRange) GetModel() string {
+	if x != nil {
+		return x.Model
+	}
+	return ""
+}
+
+func (x *AuditRange) GetAfter() []byte {
+	if x != nil {
+		return x.After
+	}
+	return nil
+}
+
+func (x *AuditRange) GetUntil() []byte {
+	if x != nil {
+		return x.Until
+	}
+	return nil
+}
+
 var File_host_protocol_wire_proto protoreflect.FileDescriptor
 
 const file_host_protocol_wire_proto_rawDesc = "" +
 	"\n" +
-	"\x18host/protocol/wire.proto\x12\x10starling.wire.v1\"v\n" +
+	"\x18host/protocol/wire.proto\x12\x10starling.wire.v1\"6\n" +
+	"\bPosition\x12\x14\n" +
+	"\x05epoch\x18\x01 \x01(\fR\x05epoch\x12\x14\n" +
+	"\x05stamp\x18\x02 \x01(\x06R\x05stamp\"v\n" +
 	"\x04Mark\x12\x16\n" +
 	"\x06origin\x18\x01 \x01(\fR\x06origin\x12*\n" +
 	"\x04kind\x18\x02 \x01(\x0e2\x16.starling.wire.v1.KindR\x04kind\x12\x14\n" +
@@ -1007,12 +1900,11 @@ const file_host_protocol_wire_proto_rawDesc = "" +
 	"\x05epoch\x18\x06 \x01(\fR\x05epoch\x12\x14\n" +
 	"\x05clock\x18\a \x01(\x03R\x05clock\x12/\n" +
 	"\x06models\x18\b \x03(\v2\x17.starling.wire.v1.ModelR\x06models\x12.\n" +
-	"\x06vector\x18\t \x03(\v2\x16.starling.wire.v1.MarkR\x06vector\"g\n" +
+	"\x06vector\x18\t \x03(\v2\x16.starling.wire.v1.MarkR\x06vector\"m\n" +
 	"\tSubscribe\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\rR\x06number\x12\x16\n" +
-	"\x06origin\x18\x02 \x01(\fR\x06origin\x12\x14\n" +
-	"\x05epoch\x18\x03 \x01(\fR\x05epoch\x12\x14\n" +
-	"\x05since\x18\x04 \x01(\x06R\x05since\"\x9a\x01\n" +
+	"\x06origin\x18\x02 \x01(\fR\x06origin\x120\n" +
+	"\x05since\x18\x03 \x03(\v2\x1a.starling.wire.v1.PositionR\x05since\"\x9a\x01\n" +
 	"\aRequest\x129\n" +
 	"\tsubscribe\x18\x01 \x03(\v2\x1b.starling.wire.v1.SubscribeR\tsubscribe\x12\x12\n" +
 	"\x04drop\x18\x02 \x03(\fR\x04drop\x12\x1d\n" +
@@ -1024,23 +1916,27 @@ const file_host_protocol_wire_proto_rawDesc = "" +
 	"\aversion\x18\x02 \x01(\rR\aversion\x12\x18\n" +
 	"\acolumns\x18\x03 \x03(\tR\acolumns\x12\x14\n" +
 	"\x05count\x18\x04 \x01(\rR\x05count\x12\x12\n" +
-	"\x04rows\x18\x05 \x01(\fR\x04rows\"\xcd\x01\n" +
+	"\x04rows\x18\x05 \x01(\fR\x04rows\"\xe9\x01\n" +
 	"\x04Page\x12\"\n" +
 	"\fsubscription\x18\x01 \x01(\rR\fsubscription\x12\x16\n" +
-	"\x06origin\x18\x02 \x01(\fR\x06origin\x12\x14\n" +
-	"\x05epoch\x18\x03 \x01(\fR\x05epoch\x12\x12\n" +
+	"\x06origin\x18\x02 \x01(\fR\x06origin\x120\n" +
+	"\x05heads\x18\x03 \x03(\v2\x1a.starling.wire.v1.PositionR\x05heads\x12\x12\n" +
 	"\x04from\x18\x04 \x01(\x06R\x04from\x12\x18\n" +
 	"\athrough\x18\x05 \x01(\x06R\athrough\x12\x12\n" +
 	"\x04head\x18\x06 \x01(\x06R\x04head\x121\n" +
 	"\abatches\x18\a \x03(\v2\x17.starling.wire.v1.BatchR\abatches\"5\n" +
 	"\x03Ack\x12.\n" +
-	"\x06vector\x18\x01 \x03(\v2\x16.starling.wire.v1.MarkR\x06vector\"\x84\x01\n" +
+	"\x06vector\x18\x01 \x03(\v2\x16.starling.wire.v1.MarkR\x06vector\"\xb3\x01\n" +
 	"\tHeartbeat\x12\x14\n" +
 	"\x05clock\x18\x01 \x01(\x03R\x05clock\x12\x12\n" +
 	"\x04echo\x18\x02 \x01(\x03R\x04echo\x12\x1d\n" +
 	"\n" +
 	"echo_delay\x18\x03 \x01(\x03R\techoDelay\x12.\n" +
-	"\x06vector\x18\x04 \x03(\v2\x16.starling.wire.v1.MarkR\x06vector\"\x97\x01\n" +
+	"\x06vector\x18\x04 \x03(\v2\x16.starling.wire.v1.MarkR\x06vector\x12-\n" +
+	"\x05known\x18\x05 \x03(\v2\x17.starling.wire.v1.KnownR\x05known\"O\n" +
+	"\x05Known\x12\x16\n" +
+	"\x06device\x18\x01 \x01(\fR\x06device\x12.\n" +
+	"\x06vector\x18\x02 \x03(\v2\x16.starling.wire.v1.MarkR\x06vector\"\x97\x01\n" +
 	"\x05Error\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12\x1c\n" +
@@ -1061,7 +1957,61 @@ const file_host_protocol_wire_proto_rawDesc = "" +
 	"\aWelcome\x12\x18\n" +
 	"\alibrary\x18\x01 \x01(\fR\alibrary\x12!\n" +
 	"\flibrary_name\x18\x02 \x01(\tR\vlibraryName\x12\x18\n" +
-	"\amembers\x18\x03 \x01(\fR\amembers*=\n" +
+	"\amembers\x18\x03 \x01(\fR\amembers\"9\n" +
+	"\x06Epochs\x12/\n" +
+	"\x06epochs\x18\x01 \x03(\v2\x17.starling.wire.v1.EpochR\x06epochs\"\x91\x01\n" +
+	"\x05Epoch\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\fR\x02id\x12\x16\n" +
+	"\x06origin\x18\x02 \x01(\fR\x06origin\x12*\n" +
+	"\x04kind\x18\x03 \x01(\x0e2\x16.starling.wire.v1.KindR\x04kind\x124\n" +
+	"\aparents\x18\x04 \x03(\v2\x1a.starling.wire.v1.PositionR\aparents\"-\n" +
+	"\x05Place\x12\x14\n" +
+	"\x05model\x18\x01 \x01(\tR\x05model\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\fR\x02id\"\x9c\x02\n" +
+	"\x0fSnapshotRequest\x12\x16\n" +
+	"\x06number\x18\x01 \x01(\rR\x06number\x12*\n" +
+	"\x04kind\x18\x02 \x01(\x0e2\x16.starling.wire.v1.KindR\x04kind\x12\x16\n" +
+	"\x06origin\x18\x03 \x01(\fR\x06origin\x120\n" +
+	"\x05since\x18\x04 \x03(\v2\x1a.starling.wire.v1.PositionR\x05since\x12-\n" +
+	"\x05after\x18\x05 \x01(\v2\x17.starling.wire.v1.PlaceR\x05after\x12-\n" +
+	"\x05until\x18\x06 \x01(\v2\x17.starling.wire.v1.PlaceR\x05until\x12\x1d\n" +
+	"\n" +
+	"page_bytes\x18\a \x01(\rR\tpageBytes\"\x85\x02\n" +
+	"\fSnapshotPage\x12\x16\n" +
+	"\x06number\x18\x01 \x01(\rR\x06number\x12.\n" +
+	"\x06vector\x18\x02 \x03(\v2\x16.starling.wire.v1.MarkR\x06vector\x123\n" +
+	"\achanges\x18\x03 \x03(\v2\x19.starling.wire.v1.ChangesR\achanges\x129\n" +
+	"\tunchanged\x18\x04 \x03(\v2\x1b.starling.wire.v1.RecordIDsR\tunchanged\x12)\n" +
+	"\x03end\x18\x05 \x01(\v2\x17.starling.wire.v1.PlaceR\x03end\x12\x12\n" +
+	"\x04done\x18\x06 \x01(\bR\x04done\"T\n" +
+	"\aChanges\x12\x16\n" +
+	"\x06origin\x18\x01 \x01(\fR\x06origin\x121\n" +
+	"\abatches\x18\x02 \x03(\v2\x17.starling.wire.v1.BatchR\abatches\"3\n" +
+	"\tRecordIDs\x12\x14\n" +
+	"\x05model\x18\x01 \x01(\tR\x05model\x12\x10\n" +
+	"\x03ids\x18\x02 \x01(\fR\x03ids\"u\n" +
+	"\fAuditRequest\x12\x16\n" +
+	"\x06number\x18\x01 \x01(\rR\x06number\x12\x16\n" +
+	"\x06vector\x18\x02 \x01(\fR\x06vector\x125\n" +
+	"\x06models\x18\x03 \x03(\v2\x1d.starling.wire.v1.ModelDigestR\x06models\";\n" +
+	"\vModelDigest\x12\x14\n" +
+	"\x05model\x18\x01 \x01(\tR\x05model\x12\x16\n" +
+	"\x06digest\x18\x02 \x01(\fR\x06digest\"u\n" +
+	"\rAuditResponse\x12\x16\n" +
+	"\x06number\x18\x01 \x01(\rR\x06number\x12\x14\n" +
+	"\x05moved\x18\x02 \x01(\bR\x05moved\x126\n" +
+	"\x06models\x18\x03 \x03(\v2\x1e.starling.wire.v1.RangeDigestsR\x06models\"<\n" +
+	"\fRangeDigests\x12\x14\n" +
+	"\x05model\x18\x01 \x01(\tR\x05model\x12\x16\n" +
+	"\x06ranges\x18\x02 \x01(\fR\x06ranges\"[\n" +
+	"\vAuditRepair\x12\x16\n" +
+	"\x06number\x18\x01 \x01(\rR\x06number\x124\n" +
+	"\x06ranges\x18\x02 \x03(\v2\x1c.starling.wire.v1.AuditRangeR\x06ranges\"N\n" +
+	"\n" +
+	"AuditRange\x12\x14\n" +
+	"\x05model\x18\x01 \x01(\tR\x05model\x12\x14\n" +
+	"\x05after\x18\x02 \x01(\fR\x05after\x12\x14\n" +
+	"\x05until\x18\x03 \x01(\fR\x05until*=\n" +
 	"\x04Kind\x12\x14\n" +
 	"\x10KIND_UNSPECIFIED\x10\x00\x12\x0e\n" +
 	"\n" +
@@ -1081,38 +2031,72 @@ func file_host_protocol_wire_proto_rawDescGZIP() []byte {
 }
 
 var file_host_protocol_wire_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_host_protocol_wire_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
+var file_host_protocol_wire_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
 var file_host_protocol_wire_proto_goTypes = []any{
-	(Kind)(0),         // 0: starling.wire.v1.Kind
-	(*Mark)(nil),      // 1: starling.wire.v1.Mark
-	(*Model)(nil),     // 2: starling.wire.v1.Model
-	(*Hello)(nil),     // 3: starling.wire.v1.Hello
-	(*Subscribe)(nil), // 4: starling.wire.v1.Subscribe
-	(*Request)(nil),   // 5: starling.wire.v1.Request
-	(*Batch)(nil),     // 6: starling.wire.v1.Batch
-	(*Page)(nil),      // 7: starling.wire.v1.Page
-	(*Ack)(nil),       // 8: starling.wire.v1.Ack
-	(*Heartbeat)(nil), // 9: starling.wire.v1.Heartbeat
-	(*Error)(nil),     // 10: starling.wire.v1.Error
-	(*Address)(nil),   // 11: starling.wire.v1.Address
-	(*Join)(nil),      // 12: starling.wire.v1.Join
-	(*Welcome)(nil),   // 13: starling.wire.v1.Welcome
+	(Kind)(0),               // 0: starling.wire.v1.Kind
+	(*Position)(nil),        // 1: starling.wire.v1.Position
+	(*Mark)(nil),            // 2: starling.wire.v1.Mark
+	(*Model)(nil),           // 3: starling.wire.v1.Model
+	(*Hello)(nil),           // 4: starling.wire.v1.Hello
+	(*Subscribe)(nil),       // 5: starling.wire.v1.Subscribe
+	(*Request)(nil),         // 6: starling.wire.v1.Request
+	(*Batch)(nil),           // 7: starling.wire.v1.Batch
+	(*Page)(nil),            // 8: starling.wire.v1.Page
+	(*Ack)(nil),             // 9: starling.wire.v1.Ack
+	(*Heartbeat)(nil),       // 10: starling.wire.v1.Heartbeat
+	(*Known)(nil),           // 11: starling.wire.v1.Known
+	(*Error)(nil),           // 12: starling.wire.v1.Error
+	(*Address)(nil),         // 13: starling.wire.v1.Address
+	(*Join)(nil),            // 14: starling.wire.v1.Join
+	(*Welcome)(nil),         // 15: starling.wire.v1.Welcome
+	(*Epochs)(nil),          // 16: starling.wire.v1.Epochs
+	(*Epoch)(nil),           // 17: starling.wire.v1.Epoch
+	(*Place)(nil),           // 18: starling.wire.v1.Place
+	(*SnapshotRequest)(nil), // 19: starling.wire.v1.SnapshotRequest
+	(*SnapshotPage)(nil),    // 20: starling.wire.v1.SnapshotPage
+	(*Changes)(nil),         // 21: starling.wire.v1.Changes
+	(*RecordIDs)(nil),       // 22: starling.wire.v1.RecordIDs
+	(*AuditRequest)(nil),    // 23: starling.wire.v1.AuditRequest
+	(*ModelDigest)(nil),     // 24: starling.wire.v1.ModelDigest
+	(*AuditResponse)(nil),   // 25: starling.wire.v1.AuditResponse
+	(*RangeDigests)(nil),    // 26: starling.wire.v1.RangeDigests
+	(*AuditRepair)(nil),     // 27: starling.wire.v1.AuditRepair
+	(*AuditRange)(nil),      // 28: starling.wire.v1.AuditRange
 }
 var file_host_protocol_wire_proto_depIdxs = []int32{
 	0,  // 0: starling.wire.v1.Mark.kind:type_name -> starling.wire.v1.Kind
-	2,  // 1: starling.wire.v1.Hello.models:type_name -> starling.wire.v1.Model
-	1,  // 2: starling.wire.v1.Hello.vector:type_name -> starling.wire.v1.Mark
-	4,  // 3: starling.wire.v1.Request.subscribe:type_name -> starling.wire.v1.Subscribe
-	6,  // 4: starling.wire.v1.Page.batches:type_name -> starling.wire.v1.Batch
-	1,  // 5: starling.wire.v1.Ack.vector:type_name -> starling.wire.v1.Mark
-	1,  // 6: starling.wire.v1.Heartbeat.vector:type_name -> starling.wire.v1.Mark
-	0,  // 7: starling.wire.v1.Error.kind:type_name -> starling.wire.v1.Kind
-	11, // 8: starling.wire.v1.Join.addresses:type_name -> starling.wire.v1.Address
-	9,  // [9:9] is the sub-list for method output_type
-	9,  // [9:9] is the sub-list for method input_type
-	9,  // [9:9] is the sub-list for extension type_name
-	9,  // [9:9] is the sub-list for extension extendee
-	0,  // [0:9] is the sub-list for field type_name
+	3,  // 1: starling.wire.v1.Hello.models:type_name -> starling.wire.v1.Model
+	2,  // 2: starling.wire.v1.Hello.vector:type_name -> starling.wire.v1.Mark
+	1,  // 3: starling.wire.v1.Subscribe.since:type_name -> starling.wire.v1.Position
+	5,  // 4: starling.wire.v1.Request.subscribe:type_name -> starling.wire.v1.Subscribe
+	1,  // 5: starling.wire.v1.Page.heads:type_name -> starling.wire.v1.Position
+	7,  // 6: starling.wire.v1.Page.batches:type_name -> starling.wire.v1.Batch
+	2,  // 7: starling.wire.v1.Ack.vector:type_name -> starling.wire.v1.Mark
+	2,  // 8: starling.wire.v1.Heartbeat.vector:type_name -> starling.wire.v1.Mark
+	11, // 9: starling.wire.v1.Heartbeat.known:type_name -> starling.wire.v1.Known
+	2,  // 10: starling.wire.v1.Known.vector:type_name -> starling.wire.v1.Mark
+	0,  // 11: starling.wire.v1.Error.kind:type_name -> starling.wire.v1.Kind
+	13, // 12: starling.wire.v1.Join.addresses:type_name -> starling.wire.v1.Address
+	17, // 13: starling.wire.v1.Epochs.epochs:type_name -> starling.wire.v1.Epoch
+	0,  // 14: starling.wire.v1.Epoch.kind:type_name -> starling.wire.v1.Kind
+	1,  // 15: starling.wire.v1.Epoch.parents:type_name -> starling.wire.v1.Position
+	0,  // 16: starling.wire.v1.SnapshotRequest.kind:type_name -> starling.wire.v1.Kind
+	1,  // 17: starling.wire.v1.SnapshotRequest.since:type_name -> starling.wire.v1.Position
+	18, // 18: starling.wire.v1.SnapshotRequest.after:type_name -> starling.wire.v1.Place
+	18, // 19: starling.wire.v1.SnapshotRequest.until:type_name -> starling.wire.v1.Place
+	2,  // 20: starling.wire.v1.SnapshotPage.vector:type_name -> starling.wire.v1.Mark
+	21, // 21: starling.wire.v1.SnapshotPage.changes:type_name -> starling.wire.v1.Changes
+	22, // 22: starling.wire.v1.SnapshotPage.unchanged:type_name -> starling.wire.v1.RecordIDs
+	18, // 23: starling.wire.v1.SnapshotPage.end:type_name -> starling.wire.v1.Place
+	7,  // 24: starling.wire.v1.Changes.batches:type_name -> starling.wire.v1.Batch
+	24, // 25: starling.wire.v1.AuditRequest.models:type_name -> starling.wire.v1.ModelDigest
+	26, // 26: starling.wire.v1.AuditResponse.models:type_name -> starling.wire.v1.RangeDigests
+	28, // 27: starling.wire.v1.AuditRepair.ranges:type_name -> starling.wire.v1.AuditRange
+	28, // [28:28] is the sub-list for method output_type
+	28, // [28:28] is the sub-list for method input_type
+	28, // [28:28] is the sub-list for extension type_name
+	28, // [28:28] is the sub-list for extension extendee
+	0,  // [0:28] is the sub-list for field type_name
 }
 
 func init() { file_host_protocol_wire_proto_init() }
@@ -1126,7 +2110,7 @@ func file_host_protocol_wire_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_host_protocol_wire_proto_rawDesc), len(file_host_protocol_wire_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   13,
+			NumMessages:   28,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

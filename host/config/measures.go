@@ -1,0 +1,194 @@
+package config
+
+import (
+	"fmt"
+	"math"
+	"math/big"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/dustin/go-humanize"
+	"github.com/zclconf/go-cty/cty"
+)
+
+// duration returns the argument called name, between least and most; def if it is not there.
+func (s section) duration(name string, def, least, most time.Duration) time.Duration {
+	return s.durationOrZero(name, "", def, least, most)
+}
+
+// durationOrZero is duration, or 0, which means what zero says; "": 0 is none.
+func (s section) durationOrZero(name, zero string, def, least, most time.Duration) time.Duration {
+	v, ok := s.value(name)
+	if !ok {
+		return def
+	}
+	if v.cty.Type() == cty.Number {
+		likely := v.source + "s"
+		if zero != "" && v.source == "0" {
+			likely = "0"
+		}
+		s.failf(v.at, "%s: %s is not a duration; write %q", name, v.source, likely)
+		return def
+	}
+	text, ok := v.string()
+	if !ok {
+		return def
+	}
+	d, err := parseDuration(text)
+	switch {
+	case err != nil:
+		s.failf(v.at, "%s: %q is not a duration; write %q", name, text, likelyDuration(text, def))
+		return def
+	case d == 0 && zero != "":
+		return 0
+	case d < least || d > most:
+		s.failf(v.at, "%s: %q is out of range; want %s to %s%s", name, text, short(least), short(most), orZero(zero))
+		return def
+	}
+	return d
+}
+
+func orZero(meaning string) string {
+	if meaning == "" {
+		return ""
+	}
+	return fmt.Sprintf(", or \"0\": %s", meaning)
+}
+
+var daysFirst = regexp.MustCompile(`^(\d{1,6})d(.*)$`)
+
+// parseDuration reads a duration as Go writes them, which may begin with whole days: "90d", "1d12h".
+func parseDuration(text string) (time.Duration, error) {
+	parts := daysFirst.FindStringSubmatch(text)
+	if parts == nil {
+		return time.ParseDuration(text)
+	}
+	days, err := strconv.Atoi(parts[1])
+	if err != nil || int64(days) > math.MaxInt64/int64(day)-1 {
+		return 0, fmt.Errorf("%s days are too many", parts[1])
+	}
+	if parts[2] == "" {
+		return time.Duration(days) * day, nil
+	}
+	rest, err := time.ParseDuration(parts[2])
+	if err != nil || rest < 0 || rest >= day {
+		return 0, fmt.Errorf("%q is not part of a day", parts[2])
+	}
+	return time.Duration(days)*day + rest, nil
+}
+
+// likelyDuration guesses what text was meant to be.
+func likelyDuration(text string, def time.Duration) string {
+	parts := regexp.MustCompile(`^\s*(\d{1,9}(?:\.\d{1,9})?)\s*([a-zA-Z]*)\s*$`).FindStringSubmatch(text)
+	if parts == nil {
+		return short(def)
+	}
+	unit := strings.ToLower(parts[2])
+	whole, err := strconv.Atoi(parts[1])
+	switch {
+	case unit == "ms" || strings.HasPrefix(unit, "milli"):
+		return parts[1] + "ms"
+	case unit == "m" || strings.HasPrefix(unit, "min"):
+		return parts[1] + "m"
+	case strings.HasPrefix(unit, "h"):
+		return parts[1] + "h"
+	case strings.HasPrefix(unit, "d") && err == nil && whole < 1e6:
+		return parts[1] + "d"
+	case strings.HasPrefix(unit, "w") && err == nil && whole < 1e5:
+		return strconv.Itoa(7*whole) + "d"
+	case unit == "" || strings.HasPrefix(unit, "s"):
+		return parts[1] + "s"
+	}
+	return short(def)
+}
+
+// short writes d as a person would: "1m", not "1m0s"; "90d", not "2160h".
+func short(d time.Duration) string {
+	if d >= 2*day && d%day == 0 {
+		return strconv.Itoa(int(d/day)) + "d"
+	}
+	text := d.String()
+	if strings.HasSuffix(text, "m0s") {
+		text = strings.TrimSuffix(text, "0s")
+	}
+	if strings.HasSuffix(text, "h0m") {
+		text = strings.TrimSuffix(text, "0m")
+	}
+	return text
+}
+
+// size returns the argument called name in bytes, between least and most; def if it is not there.
+func (s section) size(name string, def, least, most int) int {
+	return int(s.sizeOrZero(name, "", int64(def), int64(least), int64(most)))
+}
+
+// sizeOrZero is size, or 0, which means what zero says; "": 0 is none.
+func (s section) sizeOrZero(name, zero string, def, least, most int64) int64 {
+	v, ok := s.value(name)
+	if !ok {
+		return def
+	}
+	if v.cty.Type() == cty.Number {
+		likely := compact(def)
+		if zero != "" && v.source == "0" {
+			likely = "0"
+		}
+		s.failf(v.at, "%s: %s has no unit; write %q", name, v.source, likely)
+		return def
+	}
+	text, ok := v.string()
+	if !ok {
+		return def
+	}
+	n, err := humanize.ParseBytes(text)
+	switch {
+	case err != nil:
+		s.failf(v.at, "%s: %q is not a size; write %q", name, text, compact(def))
+		return def
+	case n == 0 && zero != "":
+		return 0
+	case n < uint64(least) || n > uint64(most): //nolint:gosec // both are positive constants
+		s.failf(v.at, "%s: %q is out of range; want %s to %s%s", name, text, compact(least), compact(most), orZero(zero))
+		return def
+	}
+	return int64(n) //nolint:gosec // at most most
+}
+
+// compact writes a size as the file does: "256KiB".
+func compact[N int | int64](n N) string {
+	units := []string{"B", "KiB", "MiB", "GiB", "TiB"}
+	for n%1024 == 0 && n > 0 && len(units) > 1 {
+		n, units = n/1024, units[1:]
+	}
+	return strconv.FormatInt(int64(n), 10) + units[0]
+}
+
+// count returns the argument called name, a whole number between least and most; def if it is not there.
+func (s section) count(name string, def, least, most int) int {
+	v, ok := s.value(name)
+	if !ok {
+		return def
+	}
+	if v.cty.Type() != cty.Number {
+		s.failf(v.at, "%s: want a number, got %s; write %d", name, kind(v.cty), likelyCount(v, def))
+		return def
+	}
+	n, accuracy := v.cty.AsBigFloat().Int64()
+	if accuracy != big.Exact || n < int64(least) || n > int64(most) {
+		s.failf(v.at, "%s: %s is out of range; want a whole number from %d to %d", name, v.source, least, most)
+		return def
+	}
+	return int(n)
+}
+
+// likelyCount returns the number in a text, since "8192" is easily written for 8192.
+func likelyCount(v value, def int) int {
+	if v.cty.Type() == cty.String {
+		if n, err := strconv.Atoi(strings.TrimSpace(v.cty.AsString())); err == nil && n > 0 {
+			return n
+		}
+	}
+	return def
+}

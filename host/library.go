@@ -1,0 +1,229 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/starling-sync/starling/host/control"
+	"github.com/starling-sync/starling/host/peersync"
+	"github.com/starling-sync/starling/host/protocol"
+	"github.com/starling-sync/starling/host/registry"
+	"github.com/starling-sync/starling/sdk"
+)
+
+// auditTime bounds how long an audit that was asked for may take with one peer.
+const auditTime = time.Minute
+
+// auditLook is how often the engine is asked how an audit stands.
+const auditLook = 50 * time.Millisecond
+
+// Retire implements control.Pairing.
+func (b *backend) Retire(ctx context.Context, id sdk.DeviceID, evenSelf bool) (control.Retired, error) {
+	retire := b.members.Retire
+	if evenSelf && id == b.identity.ID() {
+		retire = func(ctx context.Context, _ sdk.DeviceID) error { return b.members.RetireSelf(ctx) }
+	}
+	if err := retire(ctx, id); err != nil {
+		return control.Retired{}, err
+	}
+	member, _ := b.members.Member(id)
+	return control.Retired{ID: id, Name: member.Name, At: member.RetiredAt}, nil
+}
+
+// Audit implements control.Journal.
+func (b *backend) Audit(ctx context.Context, peer sdk.DeviceID, yield func(control.AuditResult) error) error {
+	if !peer.IsZero() {
+		if _, ok := b.members.Member(peer); !ok {
+			return sdk.Errorf(sdk.CodeNotFound, "no device %s in this library; its devices are listed by: starling peers", peer)
+		}
+	}
+	before := map[sdk.DeviceID]time.Time{}
+	for _, p := range b.network.peers() {
+		if (peer.IsZero() || peer == p.ID) && p.Via != "" {
+			before[p.ID] = p.Audit.At
+		}
+	}
+	if len(before) == 0 {
+		return sdk.Errorf(sdk.CodeUnavailable, "there is nobody to compare with: no such device is connected; see: starling peers")
+	}
+	// What changed behind the host's back is to be found too.
+	b.registry.AuditAnew()
+	b.network.audit(peer)
+	deadline := time.After(auditTime)
+	ticker := time.NewTicker(auditLook)
+	defer ticker.Stop()
+	for len(before) > 0 {
+		late := false
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-deadline:
+			late = true
+		case <-ticker.C:
+		}
+		for _, p := range b.network.peers() {
+			at, asked := before[p.ID]
+			if !asked {
+				continue
+			}
+			result := control.AuditResult{ID: p.ID, Name: p.Name, Audit: auditOf(&p)}
+			switch {
+			case p.Audit.At.After(at):
+			case p.Via == "":
+				result.Audit = control.Audit{Outcome: control.AuditFailed, Reason: "it is gone meanwhile"}
+			case late:
+				result.Audit = control.Audit{Outcome: control.AuditNotAlike, Reason: fmt.Sprintf("the two did not have the same for %s; changes are still on their way", auditTime)}
+			default:
+				continue
+			}
+			delete(before, p.ID)
+			if err := yield(result); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func auditOf(p *peersync.PeerStatus) control.Audit {
+	a := p.Audit
+	if a.At.IsZero() {
+		return control.Audit{}
+	}
+	outcome := control.AuditEqual
+	if a.Ranges > 0 {
+		outcome = control.AuditRepaired
+	}
+	return control.Audit{At: a.At, Outcome: outcome, Ranges: int64(a.Ranges), Repaired: int64(a.Repaired), Took: a.Took}
+}
+
+// Waiting implements control.History.
+func (b *backend) Waiting(ctx context.Context, model sdk.ModelName, limit int, yield func(control.WaitingRecord) error) error {
+	most := limit
+	if limit == 0 || model != "" {
+		most = math.MaxInt32
+	}
+	list, err := b.registry.Waiting(ctx, most)
+	if err != nil {
+		return err
+	}
+	told := 0
+	for _, w := range list {
+		if model != "" && w.Model != model {
+			continue
+		}
+		if limit > 0 && told == limit {
+			break
+		}
+		record := control.WaitingRecord{Model: w.Model, ID: w.ID}
+		e, err := b.registry.Explain(ctx, w.Model, w.ID)
+		if sdk.CodeOf(err) == sdk.CodeNotFound || err == nil && len(e.Missing) == 0 {
+			continue // it has appeared meanwhile, or is gone
+		}
+		if err != nil {
+			return err
+		}
+		record.Missing = missingOf(&e)
+		told++
+		if err := yield(record); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func missingOf(e *registry.Explanation) (list []control.Missing) {
+	for _, m := range e.Missing {
+		list = append(list, control.Missing{Field: m.Field, Model: m.Model, ID: m.ID, State: string(m.State)})
+	}
+	return list
+}
+
+// elsewhere says which other devices are known to have the writes that made a record what it is here.
+func (b *backend) elsewhere(e *registry.Explanation) (list []control.Whereabouts) {
+	kind := sdk.SharedByAll
+	if desc, ok := b.registry.Description(e.Model); ok {
+		kind = desc.Ownership
+	}
+	versions := []sdk.Version{e.Inserted, e.Deleted, {Stamp: e.Stamp, Device: e.Owner}}
+	for i := range e.Fields {
+		versions = append(versions, e.Fields[i].Version)
+	}
+	versions = slices.DeleteFunc(versions, func(v sdk.Version) bool { return v.Stamp == 0 || v.Device.IsZero() })
+	for _, member := range b.members.All() {
+		id := member.Device()
+		if id == b.identity.ID() || member.Retired() {
+			continue
+		}
+		w := control.Whereabouts{Device: id, State: control.PresenceSame}
+		for _, v := range versions {
+			has, known := b.network.hasThrough(id, protocol.Stream{Origin: v.Device, Kind: kind}, v.Stamp)
+			if !known {
+				w.State, w.Detail = control.PresenceUnknown, "nothing has been heard of what it has"
+				break
+			}
+			if !has {
+				w.State, w.Detail = control.PresenceNotYet, fmt.Sprintf("it has not acknowledged what %s wrote at %s", b.nameOf(v.Device), v.Stamp.Time().UTC().Format("15:04:05.000"))
+				break
+			}
+		}
+		list = append(list, w)
+	}
+	return list
+}
+
+func (b *backend) nameOf(id sdk.DeviceID) string {
+	if member, ok := b.members.Member(id); ok && member.Name != "" {
+		return member.Name
+	}
+	return id.String()
+}
+
+// keeping fills in what is kept for others, and for how long.
+func (b *backend) keeping(ctx context.Context, s *control.Status) error {
+	var err error
+	if s.Log.Entries, s.Log.Bytes, err = b.network.journal.Size(ctx); err != nil {
+		return err
+	}
+	oldest, err := b.network.journal.Oldest(ctx)
+	if err != nil {
+		return err
+	}
+	if oldest > 0 {
+		s.Log.Oldest = oldest.Time()
+	}
+	sync := &b.config.Sync
+	s.Retention = control.Retention{Age: sync.Retention.Age, Bytes: sync.Retention.Bytes, Conflicts: sync.Retention.Conflicts}
+	s.Shadow.WaitingBound = int64(sync.Limits.WaitingRecords)
+	if own, ok := b.members.Member(b.identity.ID()); ok {
+		s.RetiredAt = own.RetiredAt
+	}
+	engine := b.network.status()
+	s.Repaired = int64(engine.Repairs)
+	for limit, count := range engine.Refusals {
+		s.Refusals = append(s.Refusals, control.RefusedInput{Limit: limit, Count: count})
+	}
+	slices.SortFunc(s.Refusals, func(a, b control.RefusedInput) int { return strings.Compare(a.Limit, b.Limit) })
+	b.warn(s, engine)
+	return nil
+}
+
+// warn adds what the backend alone knows to want a person.
+func (b *backend) warn(s *control.Status, engine peersync.SelfStatus) {
+	if engine.RunsTwice {
+		s.Warnings = append(s.Warnings, control.WarnRunsTwice())
+	}
+	if engine.Lost {
+		s.Warnings = append(s.Warnings, control.WarnRestored())
+	}
+	if ahead := b.network.pages.Clock.Ahead(); ahead > b.config.Sync.MaxClockDrift {
+		s.Warnings = append(s.Warnings, control.WarnClockAhead(ahead))
+	}
+	if n := b.network.start.restamped; n > 0 {
+		s.Warnings = append(s.Warnings, control.WarnRestamped(int64(n)))
+	}
+}

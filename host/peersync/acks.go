@@ -1,0 +1,275 @@
+package peersync
+
+import (
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+
+	"github.com/starling-sync/starling/hlc"
+	"github.com/starling-sync/starling/host/protocol"
+	"github.com/starling-sync/starling/sdk"
+)
+
+// gossipMembers is how many members a library may have for what each acknowledged to be passed on: it grows with the
+// square of them. In a larger one a device learns of acknowledgements from those it meets, and retention bounds the rest.
+const gossipMembers = 128
+
+// acks is what other devices have durably applied, as far as this device knows, and what follows from it.
+//
+// HAZARD: what is forgotten because of a false acknowledgement is not lost: who still needs it gets a snapshot.
+type acks struct {
+	of      map[sdk.DeviceID]acknowledged
+	version uint64    // counts changes
+	moved   bool      // something has, so that more may be forgotten than at the last look
+	lookAt  time.Time // next look at what may be forgotten
+	pruning *Prune    // under way; nil: none
+	shadow  hlc.Stamp // up to where shadows were last forgotten
+
+	changed hlc.Stamp // the latest shared change of another device that was applied here
+	sealing bool      // a Seal is under way
+	sealAt  time.Time // not before
+}
+
+// acknowledged is what one device has.
+type acknowledged map[protocol.Stream]acknowledgement
+
+type acknowledgement struct {
+	heads   protocol.Heads
+	version uint64    // of acks when it last changed
+	from    SessionID // which told of it
+}
+
+func newAcks() acks { return acks{of: map[sdk.DeviceID]acknowledged{}, moved: true} }
+
+func (a acknowledged) heads() map[protocol.Stream]protocol.Heads {
+	all := make(map[protocol.Stream]protocol.Heads, len(a))
+	for key, ack := range a {
+		all[key] = ack.heads
+	}
+	return all
+}
+
+func (a *acks) get(device sdk.DeviceID, key protocol.Stream) protocol.Heads {
+	return a.of[device][key].heads
+}
+
+func (a *acks) put(device sdk.DeviceID, key protocol.Stream, heads protocol.Heads, from SessionID) {
+	if a.of[device] == nil {
+		a.of[device] = acknowledged{}
+	}
+	a.version++
+	a.of[device][key] = acknowledgement{heads: heads, version: a.version, from: from}
+	a.moved = true
+}
+
+// replace makes vector all that a device has. What stands already is no news.
+func (a *acks) replace(device sdk.DeviceID, vector map[protocol.Stream]protocol.Heads, from SessionID) {
+	old := a.of[device]
+	a.of[device] = make(acknowledged, len(vector))
+	for _, key := range slices.SortedFunc(maps.Keys(vector), protocol.Stream.Compare) {
+		heads := vector[key]
+		if ack, known := old[key]; known && ack.heads.Equal(heads) {
+			a.of[device][key] = ack
+		} else {
+			a.put(device, key, heads, from)
+		}
+	}
+	a.moved = true
+}
+
+func (a *acks) forget(device sdk.DeviceID) {
+	delete(a.of, device)
+	a.moved = true
+}
+
+// noteChange takes in that a page of another device has brought changes.
+func (a *acks) noteChange(key protocol.Stream, through hlc.Stamp) {
+	if key.Kind == sdk.SharedByAll {
+		a.changed = max(a.changed, through)
+	}
+}
+
+// acknowledged takes in that a device has a stream up to heads, and reports whether that is news.
+func (m *Machine) acknowledged(device sdk.DeviceID, key protocol.Stream, heads protocol.Heads, from *session) bool {
+	old, known := m.acks.of[device][key]
+	if !known && len(m.acks.of[device]) >= m.limits.Marks {
+		return false
+	}
+	joined := m.graph.Join(old.heads, heads)
+	if joined.Equal(old.heads) || len(joined) > m.limits.Heads {
+		return false
+	}
+	m.acks.put(device, key, joined, from.id)
+	return true
+}
+
+// learnKnown takes in what a peer says of third devices. Who is connected speaks for itself.
+func (m *Machine) learnKnown(s *session, known []protocol.Known) {
+	for _, k := range known {
+		p := m.peers[k.Device]
+		if p == nil || p.member.Retired || p.session != nil {
+			continue
+		}
+		keys, vector := headsOf(k.Vector)
+		moved := make(map[protocol.Stream]protocol.Heads, len(keys))
+		for _, key := range keys {
+			if m.acknowledged(k.Device, key, vector[key], s) {
+				moved[key] = m.acks.get(k.Device, key)
+			}
+		}
+		if len(moved) > 0 {
+			m.act(Acknowledged{Peer: k.Device, Heads: moved})
+		}
+	}
+}
+
+// takeKnown returns what third devices have acknowledged since the peer was last told, oldest news first, about limit marks
+// at most; nothing until the next turn of gossip.
+func (m *Machine) takeKnown(s *session, limit int) []protocol.Known {
+	if m.now.Before(s.gossipAt) || s.gossip == m.acks.version || len(m.peers) > gossipMembers {
+		return nil
+	}
+	s.gossipAt = m.now.Add(m.config.GossipTime)
+	type news struct {
+		device sdk.DeviceID
+		key    protocol.Stream
+		acknowledgement
+	}
+	var list []news
+	for device, of := range m.acks.of {
+		if p := m.peers[device]; p == nil || p == s.peer || p.member.Retired {
+			continue
+		}
+		for key, ack := range of {
+			if ack.version > s.gossip && ack.from != s.id {
+				list = append(list, news{device, key, ack})
+			}
+		}
+	}
+	slices.SortFunc(list, func(a, b news) int { return int(a.version) - int(b.version) }) //nolint:gosec // counted up from one
+	var known []protocol.Known
+	var heads []protocol.Heads
+	at := make(map[sdk.DeviceID]int)
+	s.gossip = m.acks.version
+	for i := range list {
+		n := &list[i]
+		if limit -= len(n.heads); limit < 0 || len(known) == m.limits.Origins {
+			s.gossip = n.version - 1
+			break
+		}
+		if _, ok := at[n.device]; !ok {
+			at[n.device] = len(known)
+			known = append(known, protocol.Known{Device: n.device})
+		}
+		heads = append(heads, n.heads)
+		k := &known[at[n.device]]
+		k.Vector = appendMarks(k.Vector, n.key, n.heads)
+	}
+	m.tell(s, heads...)
+	return known
+}
+
+// tickAcks does what follows from acknowledgements, in its time: forgets what nobody needs, and closes a stamp.
+func (m *Machine) tickAcks() {
+	if m.acks.pruning == nil && m.acks.moved && !m.now.Before(m.acks.lookAt) {
+		m.acks.lookAt, m.acks.moved = m.now.Add(m.config.PruneTime), false
+		m.prune(nil)
+	}
+	own := m.streams[protocol.Stream{Origin: m.self.Device, Kind: sdk.SharedByAll}]
+	if !m.acks.sealing && m.acks.changed > own.applied.Top() && !m.now.Before(m.acks.sealAt) && m.isWhole() {
+		m.acks.sealing, m.acks.sealAt = true, m.now.Add(m.config.SealTime)
+		m.act(Seal{})
+	}
+}
+
+// isWhole reports whether this device is connected, and lacks nothing that it has written: what a restored device closes
+// before that is a branch.
+func (m *Machine) isWhole() bool {
+	return slices.ContainsFunc(m.sessionList, (*session).ready) && !m.Lost()
+}
+
+// enrolled returns the members that are not retired, this device left out.
+func (m *Machine) enrolled() []*peer {
+	return slices.DeleteFunc(slices.Clone(m.peerOrder), func(p *peer) bool { return p.member.Retired })
+}
+
+// prune decides what may be forgotten: up to where every enrolled device has acknowledged a stream, or what is older than
+// the retention time or below the floors asked for. From now on the floors hold: who asks for less gets a snapshot.
+func (m *Machine) prune(asked map[protocol.Stream]hlc.Stamp) {
+	enrolled := m.enrolled()
+	floors := make(map[protocol.Stream]hlc.Stamp)
+	shadow, newest := hlc.MaxStamp, hlc.Stamp(0)
+	for _, st := range m.streamList {
+		newest = max(newest, st.applied.Top())
+	}
+	for _, st := range m.streamList {
+		low := m.stable(st, enrolled)
+		if st.Kind == sdk.SharedByAll && (m.writes(st.Origin) || low < st.applied.Top()) {
+			shadow = min(shadow, low)
+		}
+		if m.config.RetentionAge > 0 { // counted back from the latest stamp, so that it does not depend on a wall clock
+			low = max(low, hlc.New(max(0, newest.Millis()-m.config.RetentionAge.Milliseconds()), 0))
+		}
+		st.floor = max(st.floor, min(max(low, asked[st.Stream]), st.applied.Top()))
+		if st.floor > st.kept {
+			floors[st.Stream] = st.floor
+		}
+	}
+	epochs := m.forgetEpochs(enrolled)
+	if len(floors)+len(epochs) > 0 || shadow > m.acks.shadow {
+		m.acks.pruning = &Prune{Floors: floors, Shadow: shadow, Epochs: epochs}
+		m.act(*m.acks.pruning)
+	}
+}
+
+// writes reports whether a device may still give stamps: it is this one, or an enrolled one.
+func (m *Machine) writes(id sdk.DeviceID) bool {
+	p := m.peers[id]
+	return id == m.self.Device || p != nil && !p.member.Retired
+}
+
+// stable returns up to where all enrolled devices have a stream. What a device that has never been met has is not known.
+func (m *Machine) stable(st *stream, enrolled []*peer) hlc.Stamp {
+	all := st.applied
+	for _, p := range enrolled {
+		all = m.graph.Join(all, m.acks.get(p.id, st.Stream))
+	}
+	low := m.graph.Low(st.applied, all)
+	for _, p := range enrolled {
+		low = min(low, m.graph.Low(m.acks.get(p.id, st.Stream), all))
+	}
+	return low
+}
+
+func (m *Machine) pruned(e Pruned) {
+	done := m.acks.pruning
+	m.acks.pruning = nil
+	if done == nil {
+		return
+	}
+	if e.Err != nil {
+		m.acks.moved = true // forget it at the next look
+		m.log(hclog.Warn, "what nobody needs any more could not be forgotten; it is tried again", "error", e.Err.Error())
+		return
+	}
+	m.acks.shadow = done.Shadow
+	for key, floor := range done.Floors {
+		st := m.streams[key]
+		st.kept = max(st.kept, floor)
+	}
+}
+
+// retain raises floors although somebody may still need what lies below, since the log has reached its limit.
+func (m *Machine) retain(e Retain) {
+	if m.acks.pruning != nil {
+		return // it will be asked again
+	}
+	m.prune(e.Floors)
+}
+
+// AcknowledgedBy returns what a device is known to have.
+func (m *Machine) AcknowledgedBy(device sdk.DeviceID) map[protocol.Stream]protocol.Heads {
+	return m.acks.of[device].heads()
+}

@@ -1,0 +1,283 @@
+package peersync
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/starling-sync/starling/hlc"
+	"github.com/starling-sync/starling/host/protocol"
+	"github.com/starling-sync/starling/sdk"
+)
+
+// patient is a configuration in which nothing is forgotten but what everybody has, and nobody audits.
+func patient() Config {
+	config := DefaultConfig()
+	config.RetentionAge, config.AuditTime = 0, 0
+	return config
+}
+
+// remembered counts tombstones, shadows and log entries.
+func (s *memoryStore) remembered() (tombstones, shadows, entries int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, r := range s.rows {
+		if r.deleted {
+			tombstones++
+		}
+	}
+	for _, r := range s.records {
+		if !r.exists() {
+			shadows++
+		}
+	}
+	for _, list := range s.log {
+		entries += len(list)
+	}
+	return tombstones, shadows, entries
+}
+
+// TestMachine_ForgetsWhatAllHave has devices that never meet learn from those between them what each has: all forget.
+func TestMachine_ForgetsWhatAllHave(t *testing.T) {
+	w := newWorldWith(t, 1, 5, patient())
+	w.cutAll(topologies["line"])
+	for _, d := range w.devices[:2] {
+		for _, kind := range kinds {
+			w.write(d, kind, 10*d.index, 6, "text")
+		}
+	}
+	w.pass(time.Minute)
+	for _, kind := range kinds {
+		w.commit(w.devices[0], kind, []write{{1, sdk.Delete, ""}, {2, sdk.Delete, ""}})
+	}
+	away := w.devices[4]
+	w.stop(away)
+	w.pass(time.Hour)
+	for _, d := range w.devices[:4] {
+		if tombstones, shadows, entries := d.store.remembered(); tombstones != 2 || shadows != 2 || entries < 2 {
+			t.Errorf("d%d remembers %d tombstones, %d shadows and %d entries while d4 may need them", d.index, tombstones, shadows, entries)
+		}
+	}
+	w.start(away)
+	w.pass(20 * time.Minute)
+	for _, d := range w.devices {
+		if tombstones, shadows, entries := d.store.remembered(); tombstones+shadows+entries > 0 {
+			t.Errorf("d%d remembers %d tombstones, %d shadows and %d entries that everybody is past", d.index, tombstones, shadows, entries)
+		}
+		if got := len(d.store.epochs); got > 2*len(w.devices)*(epochsKept+1) {
+			t.Errorf("d%d remembers %d epochs", d.index, got)
+		}
+	}
+	w.checkEqual("all forgotten")
+}
+
+// TestMachine_Idle leaves devices alone after a change, and after each of them has started anew: soon they say nothing but
+// that they live, and close as few stamps as need be.
+func TestMachine_Idle(t *testing.T) {
+	for topology := range topologies {
+		t.Run(topology, func(t *testing.T) {
+			w := newWorldWith(t, 3, 5, patient())
+			w.cutAll(topologies[topology])
+			w.write(w.devices[1], sdk.SharedByAll, 0, 3, "text")
+			w.write(w.devices[2], sdk.DeviceOwned, 0, 3, "text")
+			w.pass(30 * time.Minute)
+			w.checkSilence("after a change", 2*time.Hour)
+			for _, d := range w.devices {
+				if want := 1; d.index != 1 && d.seals != want || d.seals > want {
+					t.Errorf("d%d has closed %d stamps; want %d, none where the change was made", d.index, d.seals, want)
+				}
+				d.seals = 0
+			}
+			for round := range 3 {
+				for _, d := range w.devices {
+					w.stop(d)
+					w.start(d)
+					w.pass(30 * time.Second)
+				}
+				w.pass(30 * time.Minute)
+				w.checkSilence(fmt.Sprintf("after start %d", round+2), 2*time.Hour)
+			}
+			for _, d := range w.devices {
+				if d.seals > 3 {
+					t.Errorf("d%d has closed %d stamps in three starts", d.index, d.seals)
+				}
+			}
+			w.checkEqual("idle")
+		})
+	}
+}
+
+// pruneSolo is a machine with one peer, which has all that it has of a stream.
+func pruneSolo(t *testing.T) (s *solo, key protocol.Stream) {
+	s = newSolo(t)
+	s.m.config.RetentionAge = 0
+	s.step(MembersChanged{Members: []Member{{ID: deviceID(1), Name: "d1"}}})
+	key = protocol.Stream{Origin: deviceID(0), Kind: sdk.SharedByAll}
+	s.step(Advanced{Mark: mark(key, 100), Opened: []protocol.Epoch{{ID: at(1)[0].Epoch, Stream: key}}})
+	s.connect(1, 1, mark(key, 60))
+	return s, key
+}
+
+func (s *solo) look() []Prune {
+	s.now = s.now.Add(s.m.config.PruneTime)
+	s.step(Heard{Session: 1})
+	return only[Prune](s.step(Tick{}))
+}
+
+// TestMachine_PruneFails tries again what a store could not forget, and meanwhile sends nobody what may be half gone.
+func TestMachine_PruneFails(t *testing.T) {
+	s, key := pruneSolo(t)
+	prunes := s.look()
+	if len(prunes) != 1 || prunes[0].Floors[key] != 60 {
+		t.Fatalf("prunes %+v; want up to 60", prunes)
+	}
+	if got := s.look(); len(got) > 0 {
+		t.Fatalf("prunes %+v while a prune is under way", got)
+	}
+	s.step(Pruned{Err: sdk.Errorf(sdk.CodeUnavailable, "the disk is full")})
+	if prunes = s.look(); len(prunes) != 1 || prunes[0].Floors[key] != 60 {
+		t.Fatalf("prunes %+v; want up to 60 again", prunes)
+	}
+	request := protocol.RequestFor(key.Kind, protocol.Request{Subscribe: []protocol.Subscribe{{Number: 1, Origin: key.Origin, Since: at(50)}}})
+	actions := s.step(Received{Session: 1, Message: request})
+	if sends := only[Send](actions); len(sends) != 1 || len(only[ReadPage](actions)) > 0 || sends[0].Message.(*protocol.Error).Code != sdk.CodePruned {
+		t.Errorf("got %+v; want it refused below the floor", actions)
+	}
+	s.step(Pruned{})
+	if got := s.look(); len(got) > 0 {
+		t.Errorf("prunes %+v although nothing is left to forget", got)
+	}
+	s.step(Retain{Floors: map[protocol.Stream]hlc.Stamp{key: 80, {Origin: deviceID(1), Kind: sdk.SharedByAll}: 80}})
+	if got := s.m.streams[key].floor; got != 80 {
+		t.Errorf("floor %d after Retain of 80", got)
+	}
+}
+
+// TestMachine_PagesInFlight reads a page while the floor rises above its beginning: it may lack something and is not sent.
+func TestMachine_PagesInFlight(t *testing.T) {
+	s, key := pruneSolo(t)
+	request := protocol.RequestFor(key.Kind, protocol.Request{Subscribe: []protocol.Subscribe{{Number: 1, Origin: key.Origin, Since: at(50)}}})
+	reads := only[ReadPage](s.step(Received{Session: 1, Message: request}))
+	if len(reads) != 1 || reads[0].Since != 50 {
+		t.Fatalf("reads %+v; want one since 50", reads)
+	}
+	s.look()
+	actions := s.step(PageRead{Read: reads[0], Page: protocol.Page{Stream: key, Through: 70}})
+	if sends := only[Send](actions); len(sends) != 1 || sends[0].Message.Type() != protocol.TypeError {
+		t.Errorf("sent %+v; want a refusal", sends)
+	}
+	if used := s.m.sessions[1].window(key.Kind).used; used != 0 {
+		t.Errorf("%d bytes of the window are not given back", used)
+	}
+}
+
+// TestMachine_Acknowledgements are replaced by a greeting and moved by what follows; a third device speaks for itself where
+// it is connected.
+func TestMachine_Acknowledgements(t *testing.T) {
+	s, key := pruneSolo(t)
+	s.step(MembersChanged{Members: []Member{{ID: deviceID(1), Name: "d1"}, {ID: deviceID(2), Name: "d2"}, {ID: deviceID(3), Name: "d3", Retired: true}}})
+	acks := only[Acknowledged](s.step(Received{Session: 1, Message: &protocol.AckSharedChanges{Vector: []protocol.Mark{mark(key, 70), mark(rowsOf1, 5)}}}))
+	if len(acks) != 1 || acks[0].All || acks[0].Peer != deviceID(1) || !acks[0].Heads[key].Equal(at(70)) || len(acks[0].Heads) != 2 {
+		t.Errorf("acknowledged %+v; want two streams of d1", acks)
+	}
+	beat := &protocol.Heartbeat{Clock: s.now, Known: []protocol.Known{
+		{Device: deviceID(1), Vector: []protocol.Mark{mark(key, 99)}}, {Device: deviceID(2), Vector: []protocol.Mark{mark(key, 40)}},
+		{Device: deviceID(3), Vector: []protocol.Mark{mark(key, 40)}}, {Device: deviceID(8), Vector: []protocol.Mark{mark(key, 40)}},
+	}}
+	acks = only[Acknowledged](s.step(Received{Session: 1, Message: beat}))
+	if len(acks) != 1 || acks[0].Peer != deviceID(2) || !acks[0].Heads[key].Equal(at(40)) {
+		t.Errorf("acknowledged %+v; want only what d2 has, who is a member and not here", acks)
+	}
+	if acks = only[Acknowledged](s.step(Received{Session: 1, Message: beat})); len(acks) > 0 {
+		t.Errorf("acknowledged again: %+v", acks)
+	}
+	s.step(PeerDown{Session: 1})
+	acks = only[Acknowledged](s.connect(2, 1, mark(key, 50)))
+	if len(acks) != 1 || !acks[0].All || !acks[0].Heads[key].Equal(at(50)) || len(acks[0].Heads) != 1 {
+		t.Errorf("acknowledged %+v; want what d1 has now, and nothing else: it was restored", acks)
+	}
+	if has, known := s.m.HasThrough(deviceID(1), key, 60); has || !known {
+		t.Errorf("d1 has it up to 60: %t, known %t", has, known)
+	}
+	s.step(MembersChanged{Members: []Member{{ID: deviceID(1), Name: "d1", Retired: true}}})
+	if len(s.m.acks.of) > 0 {
+		t.Errorf("what retired devices have is remembered: %v", s.m.acks.of)
+	}
+}
+
+// TestMachine_AskedAgainAndAgain has a peer ask for a stream again and again while its window is full: nothing piles up.
+func TestMachine_AskedAgainAndAgain(t *testing.T) {
+	s := newSolo(t)
+	s.connect(1, 1)
+	mine := protocol.Stream{Origin: deviceID(0), Kind: sdk.DeviceOwned}
+	other := protocol.Stream{Origin: deviceID(2), Kind: sdk.DeviceOwned}
+	for _, key := range []protocol.Stream{mine, other} {
+		st := s.m.ensureStream(key)
+		st.applied, st.given, st.tail = at(1_000_000), at(1_000_000), at(1_000_000)
+	}
+	ask := func(key protocol.Stream, number uint32) []ReadPage {
+		request := protocol.RequestFor(key.Kind, protocol.Request{Subscribe: []protocol.Subscribe{{Number: number, Origin: key.Origin}}})
+		return only[ReadPage](s.step(Received{Session: 1, Message: request}))
+	}
+	for reads := ask(mine, 1); len(reads) > 0; {
+		page := protocol.Page{Stream: mine, Through: reads[0].Since + 10, Batches: []sdk.Batch{{Model: testModel, Count: 1, Rows: make([]byte, 4000)}}}
+		reads = only[ReadPage](s.step(PageRead{Read: reads[0], Page: page, More: true}))
+	}
+	for number := range uint32(1000) {
+		ask(other, 2+number)
+	}
+	if got := len(s.m.sessions[1].window(sdk.DeviceOwned).lagging); got > 2 {
+		t.Errorf("%d subscriptions wait for room, of two", got)
+	}
+}
+
+// TestMachine_Gossip passes on what third devices have to those who do not know, and not to who told it.
+func TestMachine_Gossip(t *testing.T) {
+	s, key := pruneSolo(t)
+	s.step(MembersChanged{Members: []Member{{ID: deviceID(1), Name: "d1"}, {ID: deviceID(2), Name: "d2"}, {ID: deviceID(3), Name: "d3"}}})
+	s.connect(2, 2)
+	s.step(Received{Session: 1, Message: &protocol.Heartbeat{Clock: s.now, Known: []protocol.Known{{Device: deviceID(3), Vector: []protocol.Mark{mark(key, 40)}}}}})
+	s.now = s.now.Add(s.m.config.GossipTime)
+	s.step(Heard{Session: 1})
+	s.step(Heard{Session: 2})
+	of := map[SessionID][]sdk.DeviceID{}
+	for _, send := range only[Send](s.step(Tick{})) {
+		if beat, ok := send.Message.(*protocol.Heartbeat); ok {
+			for _, k := range beat.Known {
+				of[send.Session] = append(of[send.Session], k.Device)
+			}
+		}
+	}
+	if len(of[1]) != 0 || !slices.Equal(of[2], []sdk.DeviceID{deviceID(1), deviceID(3)}) {
+		t.Errorf("d1 is told of %v, d2 of %v; want d1 of nobody, d2 of d1 and d3", of[1], of[2])
+	}
+}
+
+// TestMachine_HasMeanwhile has a peer get from others what is being read for it: that is not sent.
+func TestMachine_HasMeanwhile(t *testing.T) {
+	s, key := pruneSolo(t)
+	request := protocol.RequestFor(key.Kind, protocol.Request{Subscribe: []protocol.Subscribe{{Number: 1, Origin: key.Origin, Since: at(50)}}})
+	reads := only[ReadPage](s.step(Received{Session: 1, Message: request}))
+	s.step(Received{Session: 1, Message: &protocol.AckSharedChanges{Vector: []protocol.Mark{mark(key, 100)}}})
+	if actions := s.step(PageRead{Read: reads[0], Page: protocol.Page{Stream: key, Through: 90}}); len(actions) > 0 {
+		t.Errorf("got %+v; want nothing, since the peer has it all", actions)
+	}
+}
+
+// TestMachine_OldHold learns that a peer holds a stream of which it lacks nothing: that shows nowhere.
+func TestMachine_OldHold(t *testing.T) {
+	s, key := pruneSolo(t)
+	s.step(Received{Session: 1, Message: protocol.RequestFor(key.Kind, protocol.Request{Subscribe: []protocol.Subscribe{{Number: 1, Origin: key.Origin}}})})
+	hold := Received{Session: 1, Message: &protocol.Error{Code: sdk.CodeUnavailable, Message: "the disk is full", Stream: key}}
+	s.step(hold)
+	if p := s.m.Peers(s.now)[0]; p.State != Held {
+		t.Errorf("%s; want it held, since it lacks something", p.State)
+	}
+	s.step(Received{Session: 1, Message: &protocol.AckSharedChanges{Vector: []protocol.Mark{mark(key, 100)}}})
+	s.step(Received{Session: 1, Message: protocol.RequestFor(key.Kind, protocol.Request{Subscribe: []protocol.Subscribe{{Number: 2, Origin: key.Origin, Since: at(100)}}})})
+	s.step(hold)
+	if p := s.m.Peers(s.now)[0]; p.State != Live {
+		t.Errorf("%s (%s); want it live, since it lacks nothing", p.State, p.Reason)
+	}
+}

@@ -1,0 +1,127 @@
+package replica
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/starling-sync/starling/hlc"
+	"github.com/starling-sync/starling/host/database"
+	"github.com/starling-sync/starling/host/history"
+	"github.com/starling-sync/starling/host/peerlog"
+	"github.com/starling-sync/starling/host/registry"
+	"github.com/starling-sync/starling/sdk"
+)
+
+// Restamp gives what the device self wrote while its clock was ahead, and what no peer has accepted, stamps of now, in the
+// order in which it was written, and takes the clock's mark back. Without it peers would hold all that until their clocks
+// have come that far, and everything that is written meanwhile. A peer that has accepted some of it after all, and could not say so,
+// has a branch of this device's history, which comes back as any branch does.
+//
+// It does nothing unless the mark is ahead of the wall clock by more than maxDrift and can be taken back. Call it before
+// Clock, when nothing else runs. It returns how many stamps were changed, and how far back the mark was taken.
+func Restamp(ctx context.Context, db *database.DB, journal *peerlog.Log, r *registry.Registry, self sdk.DeviceID, epoch history.EpochID, now func() time.Time, maxDrift time.Duration) (changed int, back time.Duration, err error) {
+	mark, err := journal.LoadClock(ctx)
+	if err != nil || mark.Time().Sub(now()) <= maxDrift {
+		return 0, 0, err
+	}
+	acks, err := journal.Acknowledgements(ctx)
+	if err != nil {
+		return 0, 0, err
+	}
+	err = db.Write(ctx, func(tx *database.Tx) error {
+		p := restamping{tx: tx, journal: journal, registry: r, self: self, epoch: epoch, accepted: map[sdk.Ownership]hlc.Stamp{}}
+		if err := p.plan(acks, hlc.New(max(0, now().UnixMilli()), 0)); err != nil {
+			return err
+		}
+		if p.base >= mark || p.base.Time().Sub(now()) > mark.Time().Sub(now())/2 {
+			return nil // others have used such stamps too: going back a little helps nobody
+		}
+		changed, back = len(p.old), mark.Time().Sub(p.base.Time())
+		return p.apply()
+	})
+	if err != nil {
+		return 0, 0, fmt.Errorf("restamp what was written while the clock was ahead: %w", err)
+	}
+	return changed, back, nil
+}
+
+type restamping struct {
+	tx       *database.Tx
+	journal  *peerlog.Log
+	registry *registry.Registry
+	self     sdk.DeviceID
+	epoch    history.EpochID
+
+	accepted map[sdk.Ownership]hlc.Stamp // up to where some peer has the own streams
+	kept     map[sdk.Ownership]history.Heads
+	base     hlc.Stamp   // the new stamps come after it
+	old      []hlc.Stamp // ascending; old[i] becomes base + 1 + i
+}
+
+// plan finds what nobody has accepted, and after what it may be stamped again.
+func (p *restamping) plan(acks map[sdk.DeviceID]map[history.Stream]history.Heads, wall hlc.Stamp) error {
+	vector, err := p.journal.WatermarksIn(p.tx)
+	if err != nil {
+		return err
+	}
+	p.base, p.kept = wall, map[sdk.Ownership]history.Heads{}
+	for key, heads := range vector {
+		if key.Origin != p.self {
+			p.base = max(p.base, heads.Top())
+		}
+	}
+	for _, kind := range []sdk.Ownership{sdk.DeviceOwned, sdk.SharedByAll} {
+		key := history.Stream{Origin: p.self, Kind: kind}
+		graph, err := p.journal.Graph(p.tx, key)
+		if err != nil {
+			return err
+		}
+		var accepted hlc.Stamp
+		for _, of := range acks {
+			accepted = max(accepted, graph.Low(of[key], vector[key]))
+		}
+		p.accepted[kind], p.kept[kind] = accepted, graph.Until(vector[key], accepted)
+		p.base = max(p.base, accepted)
+	}
+	if p.old, err = p.registry.OwnStamps(p.tx, p.accepted[sdk.DeviceOwned]); err != nil {
+		return err
+	}
+	logged, err := p.journal.Stamps(p.tx, p.self, p.accepted[sdk.SharedByAll])
+	p.old = append(p.old, logged...)
+	slices.Sort(p.old)
+	p.old = slices.Compact(p.old)
+	return err
+}
+
+func (p *restamping) rename(stamp hlc.Stamp) hlc.Stamp {
+	if at, found := slices.BinarySearch(p.old, stamp); found {
+		return p.base + 1 + hlc.Stamp(at) //nolint:gosec // an index
+	}
+	return stamp
+}
+
+func (p *restamping) apply() error {
+	owned, shared := p.accepted[sdk.DeviceOwned], p.accepted[sdk.SharedByAll]
+	if err := p.registry.Restamp(p.tx, owned, shared, p.rename); err != nil {
+		return err
+	}
+	if err := p.journal.Restamp(p.tx, p.self, shared, p.rename); err != nil {
+		return err
+	}
+	last := p.base + hlc.Stamp(len(p.old)) //nolint:gosec // a length
+	for _, kind := range []sdk.Ownership{sdk.DeviceOwned, sdk.SharedByAll} {
+		key := history.Stream{Origin: p.self, Kind: kind}
+		if err := p.journal.SetHeads(p.tx, key, p.kept[kind], nil); err != nil {
+			return err
+		}
+		if len(p.old) == 0 {
+			continue
+		}
+		if _, _, _, err := p.journal.Extend(p.tx, key, p.epoch.Of(kind), last); err != nil {
+			return err
+		}
+	}
+	return p.journal.ResetClock(p.tx, last)
+}
