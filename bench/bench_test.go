@@ -224,6 +224,7 @@ func backfill(b *testing.B, n int) {
 	b.ReportMetric(sent, "peak-out-MiB")
 	b.ReportMetric(size(b, bob)/plainSize, "size-ratio")
 	reconnect(b, alice, bob, location)
+	audit(b, alice, bob)
 }
 
 // reconnect stops bob, makes ten changes, and starts him again.
@@ -239,6 +240,44 @@ func reconnect(b *testing.B, alice, bob *clustertest.Device, location sdk.Record
 	b.ReportMetric(float64(time.Since(began).Milliseconds()), "reconnect-ms")
 	b.ReportMetric(float64(peer.BytesIn), "reconnect-B")
 	sameDigests(b, a, c)
+}
+
+// audit measures two audits of what is equal: the first after a start, for which both read all records, and the next one, for
+// which they have the digests.
+func audit(b *testing.B, alice, bob *clustertest.Device) {
+	b.Helper()
+	for _, d := range []*clustertest.Device{alice, bob} {
+		d.Stop(b)
+		text, err := os.ReadFile(d.Config())
+		if err != nil {
+			b.Fatal(err)
+		}
+		often := strings.Replace(string(text), "\nsync {\n", "\nsync {\n  audit = \"1s\"\n  heartbeat = \"500ms\"\n", 1)
+		if err := os.WriteFile(d.Config(), []byte(often), 0o600); err != nil {
+			b.Fatal(err)
+		}
+		d.Start(b)
+	}
+	// The one with the smaller id of the pair asks.
+	clients := []*control.Client{dial(b, alice), dial(b, bob)}
+	var last time.Time
+	for _, name := range []string{"audit-first-ms", "audit-again-ms"} {
+		for asked := false; !asked; {
+			for _, c := range clients {
+				peer := untilLive(b, c)
+				if asked = peer.Audit.At.After(last); asked {
+					if peer.Audit.Outcome != control.AuditEqual {
+						b.Fatalf("an audit found %+v", peer.Audit)
+					}
+					last = peer.Audit.At
+					b.ReportMetric(float64(peer.Audit.Took.Microseconds())/1000, name)
+					break
+				}
+			}
+			<-time.After(10 * time.Millisecond)
+		}
+	}
+	b.ReportMetric(float64(untilLive(b, clients[0]).BytesIn+untilLive(b, clients[1]).BytesIn), "audit-session-B")
 }
 
 // size is the size of a device's database, in bytes, after what was written is in the database file itself.

@@ -32,7 +32,19 @@ type Clock struct {
 	maxDrift time.Duration
 
 	mu   sync.Mutex
+	salt uint16
 	last Stamp // every stamp issued or observed is <= last
+}
+
+// MaxSalt is one more than the greatest salt: what is left of the counter is for the stamps of one millisecond.
+const MaxSalt = 1 << 12
+
+// Salt has the first stamp of each millisecond begin with this counter, less than MaxSalt, instead of zero. Two copies of a device
+// that run at once, which draw their salts at random, so do not give two changes of one millisecond the same stamp.
+func (c *Clock) Salt(salt uint16) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.salt = salt % MaxSalt
 }
 
 // NewClock returns a clock that continues after last, reads wall time from now, and refuses remote stamps
@@ -46,7 +58,7 @@ func (c *Clock) Now() Stamp {
 	wall := c.wall()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.last = max(wall, c.last+1)
+	c.last = max(wall+Stamp(c.salt), c.last+1)
 	return c.last
 }
 

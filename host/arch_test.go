@@ -44,6 +44,7 @@ var allowed = map[string][]string{
 	"host/demo":                {"host/control", "sdk"},
 	"host":                     {"hlc", "sdk", "sdk/rpc", "host/..."},
 	"sim":                      {"hlc", "sdk", "host/history", "host/database", "host/registry", "host/peerlog", "host/transaction", "host/peersync", "host/protocol", "host/replica"},
+	"sim/scale":                {"hlc", "sdk", "host/history", "host/peersync", "host/protocol"},
 	"bench":                    {"hlc", "sdk", "sdk/rpc", "host/..."},
 }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/big"
 	"net"
 	"os"
 	"path/filepath"
@@ -158,15 +159,19 @@ func openDatabase(lc fx.Lifecycle, c *config.Config, log hclog.Logger) (*databas
 	return db, nil
 }
 
-// restamped is how many of this device's changes got new stamps at this start. The clock is made after it.
-type restamped int
+// restamped says what restamping has done at this start, which it names. The clock is made after it.
+type restamped struct {
+	epoch   history.EpochID
+	changes int
+}
 
 func newRestamped(c *config.Config, identity *membership.Identity, db *database.DB, journal *peerlog.Log, r *registry.Registry, log hclog.Logger) (restamped, error) {
-	n, back, err := replica.Restamp(context.Background(), db, journal, r, identity.ID(), history.EpochID(uuid.New()), time.Now, c.Sync.MaxClockDrift)
+	epoch := history.EpochID(uuid.New())
+	n, back, err := replica.Restamp(context.Background(), db, journal, r, identity.ID(), epoch, time.Now, c.Sync.MaxClockDrift)
 	if back > 0 {
 		log.Warn("this device's clock was ahead; what it wrote then and no peer has accepted got new stamps, in the same order", "changes", n, "ahead", back.Round(time.Second))
 	}
-	return restamped(n), err
+	return restamped{epoch, n}, err
 }
 
 func newClock(_ restamped, c *config.Config, db *database.DB, journal *peerlog.Log, log hclog.Logger) (*hlc.Clock, error) {
@@ -174,6 +179,11 @@ func newClock(_ restamped, c *config.Config, db *database.DB, journal *peerlog.L
 	if err != nil {
 		return nil, err
 	}
+	salt, err := rand.Int(rand.Reader, big.NewInt(hlc.MaxSalt))
+	if err != nil {
+		return nil, err
+	}
+	clock.Salt(uint16(salt.Int64())) //nolint:gosec // less than MaxSalt
 	if ahead := clock.Ahead(); ahead > c.Sync.MaxClockDrift {
 		log.Warn("this device has used stamps of the future, so its clock was ahead once, or is behind now; peers hold what it writes until that time",
 			"ahead", ahead.Round(time.Second))
@@ -186,11 +196,11 @@ type startID struct {
 	epoch history.EpochID
 	at    hlc.Stamp // whatever this device wrote before has no greater stamp
 
-	restamped restamped
+	restamped int // changes
 }
 
-func newStart(clock *hlc.Clock, n restamped) startID {
-	return startID{epoch: history.EpochID(uuid.New()), at: clock.Now(), restamped: n}
+func newStart(clock *hlc.Clock, r restamped) startID {
+	return startID{epoch: r.epoch, at: clock.Now(), restamped: r.changes}
 }
 
 // newRegistry serves the model of members itself: it is the library's own.

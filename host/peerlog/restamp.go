@@ -8,6 +8,7 @@ import (
 
 	"github.com/starling-sync/starling/hlc"
 	"github.com/starling-sync/starling/host/database"
+	"github.com/starling-sync/starling/host/history"
 	"github.com/starling-sync/starling/sdk"
 )
 
@@ -116,4 +117,16 @@ func (l *Log) Stamps(tx *database.Tx, origin sdk.DeviceID, after hlc.Stamp) (sta
 		return nil, fmt.Errorf("read stamps: %w", err)
 	}
 	return stamps, nil
+}
+
+// LowerFloor sets the floor of a stream whose stamps were changed, whatever it was.
+func (l *Log) LowerFloor(tx *database.Tx, stream history.Stream, stamp hlc.Stamp) error {
+	device, err := tx.DeviceNumber(stream.Origin)
+	if err == nil {
+		_, err = tx.Exec("UPDATE _floor SET stamp = ? WHERE origin = ? AND kind = ?", int64(stamp), device, string(stream.Kind)) //nolint:gosec // stamps fit
+	}
+	if err != nil {
+		return fmt.Errorf("lower floor: %w", err)
+	}
+	return nil
 }

@@ -27,6 +27,8 @@ type acks struct {
 	pruning *Prune    // under way; nil: none
 	shadow  hlc.Stamp // up to where shadows were last forgotten
 
+	retained map[protocol.Stream]hlc.Stamp // floors that rose while a Prune was under way
+
 	changed hlc.Stamp // the latest shared change of another device that was applied here
 	sealing bool      // a Seal is under way
 	sealAt  time.Time // not before
@@ -97,11 +99,13 @@ func (m *Machine) acknowledged(device sdk.DeviceID, key protocol.Stream, heads p
 	if !known && len(m.acks.of[device]) >= m.limits.Marks {
 		return false
 	}
-	joined := m.graph.Join(old.heads, heads)
-	if joined.Equal(old.heads) || len(joined) > m.limits.Heads {
+	if device != from.peer.id { // who is asked itself says all that it has
+		heads = m.graph.Join(old.heads, heads)
+	}
+	if heads.Equal(old.heads) || len(heads) > m.limits.Heads {
 		return false
 	}
-	m.acks.put(device, key, joined, from.id)
+	m.acks.put(device, key, heads, from.id)
 	return true
 }
 
@@ -173,7 +177,10 @@ func (m *Machine) takeKnown(s *session, limit int) []protocol.Known {
 
 // tickAcks does what follows from acknowledgements, in its time: forgets what nobody needs, and closes a stamp.
 func (m *Machine) tickAcks() {
-	if m.acks.pruning == nil && m.acks.moved && !m.now.Before(m.acks.lookAt) {
+	if m.acks.lookAt.IsZero() {
+		m.acks.lookAt = m.now.Add(m.config.PruneTime) // peers come first
+	}
+	if m.acks.pruning == nil && m.acks.moved && !m.now.Before(m.acks.lookAt) && !m.repairing() {
 		m.acks.lookAt, m.acks.moved = m.now.Add(m.config.PruneTime), false
 		m.prune(nil)
 	}
@@ -182,6 +189,12 @@ func (m *Machine) tickAcks() {
 		m.acks.sealing, m.acks.sealAt = true, m.now.Add(m.config.SealTime)
 		m.act(Seal{})
 	}
+}
+
+// repairing reports whether records are on their way to repair what an audit found. What is forgotten meanwhile could come
+// back with them.
+func (m *Machine) repairing() bool {
+	return slices.ContainsFunc(m.sessionList, func(s *session) bool { return s.audit.asked != 0 || s.audit.taking || len(s.audit.repairs) > 0 })
 }
 
 // isWhole reports whether this device is connected, and lacks nothing that it has written: what a restored device closes
@@ -204,18 +217,22 @@ func (m *Machine) prune(asked map[protocol.Stream]hlc.Stamp) {
 	for _, st := range m.streamList {
 		newest = max(newest, st.applied.Top())
 	}
+	newest = min(newest, hlc.New(max(0, m.now.UnixMilli()), 0)) // a stamp of the future, be it an own one, ages nothing
 	for _, st := range m.streamList {
-		low := m.stable(st, enrolled)
-		if st.Kind == sdk.SharedByAll && (m.writes(st.Origin) || low < st.applied.Top()) {
+		low, all := m.stable(st, enrolled)
+		if st.Kind == sdk.SharedByAll && (m.writes(st.Origin) || low < all.Top()) {
 			shadow = min(shadow, low)
 		}
-		if m.config.RetentionAge > 0 { // counted back from the latest stamp, so that it does not depend on a wall clock
+		if m.config.RetentionAge > 0 { // counted back from the latest change, so that where nothing changes nothing is forgotten
 			low = max(low, hlc.New(max(0, newest.Millis()-m.config.RetentionAge.Milliseconds()), 0))
 		}
-		st.floor = max(st.floor, min(max(low, asked[st.Stream]), st.applied.Top()))
-		if st.floor > st.kept {
+		switch low = min(max(low, asked[st.Stream]), st.applied.Top()); {
+		case low > max(st.floor, st.forgot):
+			floors[st.Stream] = low
+		case st.floor > st.kept:
 			floors[st.Stream] = st.floor
 		}
+		st.pending = max(st.pending, floors[st.Stream])
 	}
 	epochs := m.forgetEpochs(enrolled)
 	if len(floors)+len(epochs) > 0 || shadow > m.acks.shadow {
@@ -230,17 +247,18 @@ func (m *Machine) writes(id sdk.DeviceID) bool {
 	return id == m.self.Device || p != nil && !p.member.Retired
 }
 
-// stable returns up to where all enrolled devices have a stream. What a device that has never been met has is not known.
-func (m *Machine) stable(st *stream, enrolled []*peer) hlc.Stamp {
-	all := st.applied
+// stable returns up to where all enrolled devices have a stream, and what any of them has. What a device that has never
+// been met has is not known.
+func (m *Machine) stable(st *stream, enrolled []*peer) (low hlc.Stamp, all protocol.Heads) {
+	all = st.applied
 	for _, p := range enrolled {
 		all = m.graph.Join(all, m.acks.get(p.id, st.Stream))
 	}
-	low := m.graph.Low(st.applied, all)
+	low = m.graph.Low(st.applied, all)
 	for _, p := range enrolled {
 		low = min(low, m.graph.Low(m.acks.get(p.id, st.Stream), all))
 	}
-	return low
+	return low, all
 }
 
 func (m *Machine) pruned(e Pruned) {
@@ -249,22 +267,33 @@ func (m *Machine) pruned(e Pruned) {
 	if done == nil {
 		return
 	}
+	if asked := m.acks.retained; asked != nil {
+		m.acks.retained = nil
+		defer func() { m.prune(asked) }()
+	}
 	if e.Err != nil {
 		m.acks.moved = true // forget it at the next look
 		m.log(hclog.Warn, "what nobody needs any more could not be forgotten; it is tried again", "error", e.Err.Error())
 		return
 	}
 	m.acks.shadow = done.Shadow
-	for key, floor := range done.Floors {
-		st := m.streams[key]
-		st.kept = max(st.kept, floor)
+	for key, asked := range done.Floors {
+		st, floor := m.streams[key], asked
+		if e.Floors != nil {
+			floor = e.Floors[key]
+		}
+		st.floor, st.kept, st.forgot, st.pending = max(st.floor, floor), max(st.kept, floor), max(st.forgot, asked), 0
 	}
 }
 
 // retain raises floors although somebody may still need what lies below, since the log has reached its limit.
 func (m *Machine) retain(e Retain) {
 	if m.acks.pruning != nil {
-		return // it will be asked again
+		if m.acks.retained == nil {
+			m.acks.retained = map[protocol.Stream]hlc.Stamp{}
+		}
+		maps.Copy(m.acks.retained, e.Floors) // those that come later are greater
+		return
 	}
 	m.prune(e.Floors)
 }

@@ -115,6 +115,7 @@ func pruneSolo(t *testing.T) (s *solo, key protocol.Stream) {
 	s.step(MembersChanged{Members: []Member{{ID: deviceID(1), Name: "d1"}}})
 	key = protocol.Stream{Origin: deviceID(0), Kind: sdk.SharedByAll}
 	s.step(Advanced{Mark: mark(key, 100), Opened: []protocol.Epoch{{ID: at(1)[0].Epoch, Stream: key}}})
+	s.step(Tick{})
 	s.connect(1, 1, mark(key, 60))
 	return s, key
 }
@@ -149,7 +150,7 @@ func TestMachine_PruneFails(t *testing.T) {
 		t.Errorf("prunes %+v although nothing is left to forget", got)
 	}
 	s.step(Retain{Floors: map[protocol.Stream]hlc.Stamp{key: 80, {Origin: deviceID(1), Kind: sdk.SharedByAll}: 80}})
-	if got := s.m.streams[key].floor; got != 80 {
+	if got := s.m.streams[key].below(); got != 80 {
 		t.Errorf("floor %d after Retain of 80", got)
 	}
 }
@@ -265,6 +266,39 @@ func TestMachine_HasMeanwhile(t *testing.T) {
 	}
 }
 
+// TestMachine_BackfillOfABackfill passes rows on while it is itself being spared the tombstones of what was deleted before: who
+// has nothing gets them too, and is told up to where it lacks tombstones.
+func TestMachine_BackfillOfABackfill(t *testing.T) {
+	s := newSolo(t)
+	s.m.config.RetentionAge = 0
+	s.step(Tick{})
+	s.connect(2, 2)
+	sub, _ := s.subscribed(s.connect(1, 1, mark(rowsOf1, 90)), rowsOf1)
+	page := protocol.Page{Stream: rowsOf1, Heads: at(40), Through: 40, Head: 90}
+	applies := only[Apply](s.step(Received{Session: 1, Message: protocol.CatchUp(protocol.Delivery{Subscription: sub.Number, Page: page})}))
+	s.step(Applied{Page: applies[0].Page})
+	ask := func(since protocol.Heads) []Action {
+		return s.step(Received{Session: 2, Message: protocol.RequestFor(rowsOf1.Kind, protocol.Request{Subscribe: []protocol.Subscribe{{
+			Number: 1, Origin: rowsOf1.Origin, Since: since,
+		}}})})
+	}
+	if actions := ask(at(5)); len(only[ReadPage](actions)) > 0 {
+		t.Error("who has something is sent pages that may lack tombstones")
+	}
+	reads := only[ReadPage](ask(nil))
+	if len(reads) != 1 {
+		t.Fatal("who has nothing is not sent the rows")
+	}
+	for _, send := range only[Send](s.step(PageRead{Read: reads[0], Page: protocol.Page{Stream: rowsOf1, Through: 40}})) {
+		if d, ok := protocol.DeliveryOf(send.Message); ok && d.Page.Head != 90 {
+			t.Errorf("the page says that there are tombstones after %d; want 90", d.Page.Head)
+		}
+	}
+	if prunes := s.look(); len(prunes) != 1 || prunes[0].Floors[rowsOf1] != 90 {
+		t.Errorf("prunes %+v; want it kept that tombstones up to 90 are lacking", prunes)
+	}
+}
+
 // TestMachine_OldHold learns that a peer holds a stream of which it lacks nothing: that shows nowhere.
 func TestMachine_OldHold(t *testing.T) {
 	s, key := pruneSolo(t)
@@ -275,7 +309,11 @@ func TestMachine_OldHold(t *testing.T) {
 		t.Errorf("%s; want it held, since it lacks something", p.State)
 	}
 	s.step(Received{Session: 1, Message: &protocol.AckSharedChanges{Vector: []protocol.Mark{mark(key, 100)}}})
-	s.step(Received{Session: 1, Message: protocol.RequestFor(key.Kind, protocol.Request{Subscribe: []protocol.Subscribe{{Number: 2, Origin: key.Origin, Since: at(100)}}})})
+	if s.step(Advanced{Mark: mark(key, 110)}); s.m.Peers(s.now)[0].State != Live {
+		t.Error("held for what it got meanwhile")
+	}
+	s.step(Received{Session: 1, Message: &protocol.AckSharedChanges{Vector: []protocol.Mark{mark(key, 110)}}})
+	s.step(Received{Session: 1, Message: protocol.RequestFor(key.Kind, protocol.Request{Subscribe: []protocol.Subscribe{{Number: 2, Origin: key.Origin, Since: at(110)}}})})
 	s.step(hold)
 	if p := s.m.Peers(s.now)[0]; p.State != Live {
 		t.Errorf("%s (%s); want it live, since it lacks nothing", p.State, p.Reason)

@@ -104,8 +104,8 @@ func (m *Machine) tickAudit(s *session) {
 		return
 	}
 	if a.due.IsZero() {
-		a.due = m.now.Add(m.config.Heartbeat)
-		if last := s.peer.audit.At; !last.IsZero() { // a connection that breaks often must not cost as many audits
+		a.due = m.now.Add(max(m.config.Heartbeat, m.config.AuditTime/12)) // the first one reads all records: not at once
+		if last := s.peer.audit.At; !last.IsZero() {                      // a connection that breaks often must not cost as many audits
 			a.due = latest(a.due, last.Add(m.config.AuditTime))
 		}
 	}

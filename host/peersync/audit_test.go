@@ -233,7 +233,7 @@ func TestMachine_AuditOfOld(t *testing.T) {
 	audits := 0
 	for id := SessionID(2); s.now.Before(newSolo(t).now.Add(s.m.config.AuditTime + time.Hour/2)); id++ {
 		s.connect(id, 1, mark(rowsOf1, 90))
-		for range 30 {
+		for range 600 {
 			s.now = s.now.Add(time.Second)
 			s.step(Heard{Session: id})
 			for _, asked := range only[Digest](s.step(Tick{})) {

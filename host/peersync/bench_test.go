@@ -2,10 +2,15 @@ package peersync
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
+	"math/rand/v2"
+	"slices"
+	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/starling-sync/starling/hlc"
 	"github.com/starling-sync/starling/host/protocol"
@@ -121,20 +126,91 @@ func BenchmarkBackfill(b *testing.B) {
 	}
 }
 
-// BenchmarkLive announces commits of ten rows one after the other and waits until the other side has them all.
+// liveSource is a stream that grows, of pages that are kept as they are.
+type liveSource struct {
+	mu    sync.Mutex
+	pages []protocol.Page
+}
+
+// next adds a page of ten operations.
+func (s *liveSource) next(origin sdk.DeviceID, rows []byte) protocol.Page {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	from := hlc.New(1_767_225_600_000, 0) + 10*hlc.Stamp(len(s.pages))
+	page := protocol.Page{Stream: protocol.Stream{Origin: origin, Kind: sdk.SharedByAll}, Heads: at(from + 10), From: from, Through: from + 10, Head: from + 10}
+	if len(s.pages) == 0 {
+		page.From = 0
+	}
+	page.Batches = []sdk.Batch{{Model: sharedModel, Version: 1, Columns: testColumns, Count: 10, Rows: rows}}
+	s.pages = append(s.pages, page)
+	return page
+}
+
+func (s *liveSource) ReadPage(_ context.Context, _ protocol.Stream, since hlc.Stamp, _ int) (protocol.Page, bool, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	i, _ := slices.BinarySearchFunc(s.pages, since+1, func(p protocol.Page, stamp hlc.Stamp) int { return cmp.Compare(p.Through, stamp) })
+	page := s.pages[i]
+	return page, i < len(s.pages)-1, nil
+}
+
+// BenchmarkLive announces commits of ten operations one after the other and waits until the other side has them all.
 func BenchmarkLive(b *testing.B) {
 	network := sdktest.NewMemoryTransport()
-	sink := &countingApplier{until: 1 << 62, done: make(chan struct{})}
-	from, to := newHost(b, network, 1, nil), newHost(b, network, 2, func(o *Options) { o.Applier = sink })
+	sink, source := &countingApplier{until: 1 << 62, done: make(chan struct{})}, &liveSource{}
+	from, to := newHost(b, network, 1, func(o *Options) { o.Reader = source }), newHost(b, network, 2, func(o *Options) { o.Applier = sink })
 	members := []Member{from.member(), to.member()}
 	from.start(members...)
 	to.start(members...)
-	text := string(bytes.Repeat([]byte("x"), 100))
+	rows := bytes.Repeat([]byte("0123456789abcdef"), 80)
 	sent := int64(0)
 	for b.Loop() {
-		from.write(sdk.SharedByAll, int(sent%1000), 10, text)
+		from.engine.Committed(source.next(from.key.id(), rows))
 		sent += 10
 	}
 	eventually(b, "all has arrived", func() bool { return sink.rows.Load() >= sent })
 	b.ReportMetric(float64(sent)/b.Elapsed().Seconds(), "rows/s")
+}
+
+// BenchmarkMachine steps a machine alone: it serves a commit to eight peers, who acknowledge it, and takes in a page from one.
+func BenchmarkMachine(b *testing.B) {
+	const peers = 8
+	var members []Member
+	for i := range peers {
+		members = append(members, Member{ID: deviceID(i + 1)})
+	}
+	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	m := NewMachine(MachineOptions{
+		Self: Self{Device: deviceID(0), Library: protocol.LibraryID{1}, Epoch: protocol.EpochID{15: 1}}, Members: members,
+		Limits: protocol.DefaultLimits(), Config: DefaultConfig(), Rand: rand.New(rand.NewPCG(1, 1)),
+	})
+	mine, theirs := protocol.Stream{Origin: deviceID(0), Kind: sdk.SharedByAll}, protocol.Stream{Origin: deviceID(1), Kind: sdk.DeviceOwned}
+	for i := range peers {
+		id := SessionID(i + 1)
+		m.Step(now, PeerUp{Session: id, Peer: deviceID(i + 1)})
+		m.Step(now, Received{Session: id, Message: &protocol.Hello{MinVersion: 1, MaxVersion: 1, Library: protocol.LibraryID{1}, Device: deviceID(i + 1), Clock: now}})
+		m.Step(now, Received{Session: id, Message: protocol.RequestFor(mine.Kind, protocol.Request{Subscribe: []protocol.Subscribe{{Number: 1, Origin: mine.Origin}}})})
+	}
+	batches := []sdk.Batch{{Model: sharedModel, Version: 1, Columns: testColumns, Count: 10, Rows: make([]byte, 1000)}}
+	from := hlc.Stamp(0)
+	for b.Loop() {
+		through := from + 10
+		page := protocol.Page{Stream: mine, Heads: at(through), From: from, Through: through, Batches: batches}
+		m.Step(now, Committed{Page: page})
+		ack := &protocol.AckSharedChanges{Vector: []protocol.Mark{mark(mine, through)}}
+		for i := range peers {
+			m.Step(now, Received{Session: SessionID(i + 1), Message: ack})
+		}
+		page.Stream, page.Head = theirs, through
+		for _, a := range m.Step(now, Received{Session: 1, Message: protocol.Live(protocol.Delivery{Subscription: m.streams[theirs].number, Page: page})}) {
+			if apply, ok := a.(Apply); ok {
+				m.Step(now, Applied{Generation: apply.Generation, Page: apply.Page})
+				break
+			}
+		}
+		from = through
+	}
+	if m.streams[theirs].applied.Top() != from || m.sessions[1].window(mine.Kind).used != 0 {
+		b.Fatal("the pages were not applied or not acknowledged")
+	}
 }

@@ -214,7 +214,7 @@ func (e *Engine) act(action Action) {
 	case Digest:
 		e.spawn(func() { e.digest(a) })
 	case Prune:
-		e.spawn(func() { e.post(Pruned{Err: e.options.Keeper.Prune(e.ctx, a)}) })
+		e.spawn(func() { e.post(e.prune(a)) })
 	case Seal:
 		e.spawn(func() { e.post(Sealed{Err: e.options.Keeper.Seal(e.ctx)}) })
 	case Dial:
@@ -257,6 +257,14 @@ func (e *Engine) digest(a Digest) {
 	models, err := e.options.Ranges.Digests(e.ctx)
 	<-e.digests
 	e.post(Digested{Digest: a, Models: models, Err: err})
+}
+
+func (e *Engine) prune(a Prune) (done Pruned) {
+	if done.Err = e.options.Keeper.Prune(e.ctx, a); done.Err != nil {
+		return done
+	}
+	done.Floors, done.Err = e.options.Keeper.Floors(e.ctx)
+	return done
 }
 
 // learn has what a device acknowledged kept at the next beat: each would be a commit of its own.
@@ -416,7 +424,7 @@ type commitQueue struct {
 func (q *commitQueue) add(page protocol.Page) {
 	size := page.Bytes()
 	q.mu.Lock()
-	if q.bytes+size <= q.limit {
+	if _, over := q.marks[page.Stream]; !over && q.bytes+size <= q.limit { // pages of a stream keep their order
 		q.pages = append(q.pages, page)
 		q.bytes += size
 	} else {

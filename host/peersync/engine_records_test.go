@@ -182,12 +182,10 @@ func (s slowStore) Seal(ctx context.Context) error                          { re
 // TestEngine_StopsAtOnce stops while everything that a store is asked for is under way: Run ends it all (and goleak looks).
 func TestEngine_StopsAtOnce(t *testing.T) {
 	network := sdktest.NewMemoryTransport()
-	a, b := newHost(t, network, 1, nil), newHost(t, network, 2, nil)
+	a, b := newHost(t, network, 1, smallPages), newHost(t, network, 2, smallPages)
 	for _, h := range []*host{a, b} {
 		slow := slowStore{h.store}
 		h.engine.options.Ranges, h.engine.options.Keeper = slow, slow
-		h.engine.options.Config.Heartbeat = 20 * time.Millisecond
-		h.engine.machine.config.PruneTime = time.Millisecond
 	}
 	members := []Member{a.member(), b.member()}
 	a.start(members...)

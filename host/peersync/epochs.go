@@ -63,6 +63,9 @@ func (m *Machine) toStore(heads protocol.Heads) []protocol.Epoch {
 // store is to forget.
 func (m *Machine) forgetEpochs(enrolled []*peer) (ids []protocol.EpochID) {
 	needed := make(map[protocol.EpochID]bool)
+	for _, kind := range kinds {
+		needed[m.self.Epoch.Of(kind)] = true // it goes on being written in, also where another copy has continued it
+	}
 	for _, st := range m.streamList {
 		m.needEpochs(needed, st, enrolled)
 	}

@@ -170,6 +170,7 @@ func TestMachine_KnowsLessAndIsBelowFloor(t *testing.T) {
 func TestMachine_ForgetsEpochs(t *testing.T) {
 	s := newSolo(t)
 	s.m.setMembers([]Member{{ID: deviceID(1), Name: "d1"}})
+	s.step(Tick{})
 	var chain []protocol.Epoch
 	for n := range byte(60) {
 		e := epochOf1(n + 1)

@@ -73,8 +73,12 @@ type (
 		Models []ModelDigests
 		Err    error
 	}
-	// Pruned answers Prune.
-	Pruned struct{ Err error }
+	// Pruned answers Prune. Floors are those in force now, if they are known: where the store had nothing to forget, nobody needs
+	// a snapshot. Nil: those that were asked for.
+	Pruned struct {
+		Floors map[protocol.Stream]hlc.Stamp
+		Err    error
+	}
 	// Sealed answers Seal. What it closed is announced as Committed.
 	Sealed struct{ Err error }
 	// Retain asks that the log keeps nothing at or below these stamps, since it has grown too large.
@@ -198,7 +202,8 @@ type (
 		Answer  bool            // for an audit that the peer asked for
 		Vector  protocol.Digest // of this device's vector now
 	}
-	// Prune forgets what nobody needs any more; Pruned answers. Floors are in force from now on.
+	// Prune forgets what nobody needs any more; Pruned answers. Floors are in force until then. Those of device-owned rows are kept
+	// as they are: tombstones may be lacking that never came.
 	Prune struct {
 		Floors map[protocol.Stream]hlc.Stamp // log entries, or tombstones, up to here
 		Shadow hlc.Stamp                     // clocks of shared records that do not exist and have no greater stamp

@@ -137,6 +137,9 @@ func (m *Machine) Step(now time.Time, event Event) []Action {
 		m.pruned(e)
 	case Sealed:
 		m.acks.sealing = false
+		if e.Err != nil {
+			m.log(hclog.Warn, "this device could not say that its stream is complete up to now; it is tried again", "error", e.Err.Error())
+		}
 	case Retain:
 		m.retain(e)
 	case AuditNow:

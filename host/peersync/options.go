@@ -55,6 +55,8 @@ type Keeper interface {
 	Acknowledge(ctx context.Context, acks []Acknowledged) error
 	// Prune forgets what a names.
 	Prune(ctx context.Context, a Prune) error
+	// Floors returns up to where each stream has been forgotten: where there was nothing to forget, not at all.
+	Floors(ctx context.Context) (map[protocol.Stream]hlc.Stamp, error)
 	// Seal closes a stamp of this device's shared stream, and announces that like a commit.
 	Seal(ctx context.Context) error
 }

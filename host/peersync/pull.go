@@ -1,6 +1,7 @@
 package peersync
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -32,7 +33,9 @@ type stream struct {
 	given   protocol.Heads // covers applied; also counts pages that the Applier has
 	tail    protocol.Heads // covers given; also counts pages received; what is asked for next
 	floor   hlc.Stamp      // log entries, or tombstones, up to it have been forgotten here, or never came
-	kept    hlc.Stamp      // kept <= floor: the store knows it
+	pending hlc.Stamp      // likewise, while the store forgets them; zero: it does not
+	forgot  hlc.Stamp      // up to where the store was last asked to forget: it may have had nothing there
+	kept    hlc.Stamp      // of floor: the store knows it
 
 	queue      []protocol.Page // received, not yet handed to the Applier; each continues what is before it; ends at tail
 	queueBytes int
@@ -162,8 +165,11 @@ func (m *Machine) subscribe(st *stream, s *session) {
 	w.Subscribe = append(w.Subscribe, protocol.Subscribe{Number: st.number, Origin: st.Origin, Since: st.asked})
 }
 
-// catchingUp reports whether a stream is not yet where its upstream was when it was asked.
-func (m *Machine) catchingUp(st *stream) bool { return !m.graph.CoversAll(st.applied, st.target) }
+// catchingUp reports whether a stream is not yet where its upstream was when it was asked. The upstream may have learned since
+// that it was not so far.
+func (m *Machine) catchingUp(st *stream) bool {
+	return st.upstream != nil && !m.graph.CoversAll(st.applied, st.target) && !m.graph.CoversAll(st.applied, st.upstream.vector[st.Stream])
+}
 
 // unsubscribe ends the subscription and lets go of what was received and not handed to the Applier.
 func (m *Machine) unsubscribe(st *stream) {
@@ -405,7 +411,14 @@ func (m *Machine) tickStream(st *stream) {
 		st.avoid, st.avoidUntil = 0, time.Time{}
 		m.route(st)
 	}
-	if !st.unsure || st.upstream == nil || len(st.handed) > 0 {
+	if st.upstream == nil || len(st.handed) > 0 {
+		return
+	}
+	if s := st.upstream; m.isAhead(s, st) && m.now.Sub(st.movedAt) > patience*m.config.RequestTime {
+		m.end(s, fmt.Sprintf("no page of %s of %s within %s, although there are some", streamWord(st.Kind), m.nameOf(st.Origin), m.now.Sub(st.movedAt).Round(time.Second)))
+		return
+	}
+	if !st.unsure {
 		return
 	}
 	if st.unsure = m.aheadElsewhere(st); !st.unsure {
@@ -415,11 +428,11 @@ func (m *Machine) tickStream(st *stream) {
 	if st.aheadAt.IsZero() {
 		st.aheadAt = m.now
 	}
-	patience := m.config.StallTime
+	stall := m.config.StallTime
 	if !m.isAhead(st.upstream, st) {
-		patience /= 10
+		stall /= 10
 	}
-	if m.now.Sub(latest(st.aheadAt, st.movedAt)) < patience {
+	if m.now.Sub(latest(st.aheadAt, st.movedAt)) < stall {
 		return
 	}
 	m.log(hclog.Info, "upstream stalled; asking another peer", "origin", m.nameOf(st.Origin), "kind", st.Kind, "upstream", st.upstream.peer.String())

@@ -362,11 +362,16 @@ func (s *memoryStore) Prune(_ context.Context, a Prune) error {
 		return err
 	}
 	for key, floor := range a.Floors {
-		s.floors[key] = max(s.floors[key], floor)
 		if key.Kind == sdk.SharedByAll {
-			s.log[key.Origin] = slices.DeleteFunc(s.log[key.Origin], func(e logEntry) bool { return e.stamp <= floor })
+			s.log[key.Origin] = slices.DeleteFunc(s.log[key.Origin], func(e logEntry) bool {
+				if e.stamp <= floor {
+					s.floors[key] = max(s.floors[key], e.stamp) // where nothing was, nobody needs a snapshot
+				}
+				return e.stamp <= floor
+			})
 			continue
 		}
+		s.floors[key] = max(s.floors[key], floor)
 		for _, r := range s.byStamp[key.Origin] {
 			if r.deleted && r.stamp <= floor {
 				s.dropRow(r)
@@ -380,6 +385,12 @@ func (s *memoryStore) Prune(_ context.Context, a Prune) error {
 		s.graph.Remove(id)
 	}
 	return nil
+}
+
+func (s *memoryStore) Floors(context.Context) (map[protocol.Stream]hlc.Stamp, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return maps.Clone(s.floors), nil
 }
 
 // Seal is the Keeper's; the tests close stamps where they commit.

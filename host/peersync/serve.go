@@ -89,7 +89,7 @@ func (m *Machine) request(s *session, r *protocol.Request, kind sdk.Ownership) {
 		}
 		sub := &subscription{stream: key, number: want.Number, has: want.Since}
 		if st := m.streams[key]; st != nil && kind == sdk.DeviceOwned && len(want.Since) == 0 {
-			sub.exempt = max(st.applied.Top(), st.floor)
+			sub.exempt = max(st.applied.Top(), st.below())
 		}
 		s.subs[key] = sub
 		delete(s.holds, key)
@@ -159,8 +159,11 @@ func (m *Machine) fill(s *session, sub *subscription) {
 
 // isBelowFloor reports whether what comes after since is not all here any more.
 func (m *Machine) isBelowFloor(st *stream, sub *subscription, since hlc.Stamp) bool {
-	return since < st.floor && sub.exempt < st.floor
+	return since < st.below() && sub.exempt < st.below()
 }
+
+// below is the floor in force.
+func (st *stream) below() hlc.Stamp { return max(st.floor, st.pending) }
 
 // refuseBelowFloor tells a peer that it needs a snapshot, and ends the subscription.
 func (m *Machine) refuseBelowFloor(s *session, sub *subscription) {
@@ -192,10 +195,15 @@ func (m *Machine) pageRead(e PageRead) {
 	sub := s.subs[e.Read.Stream]
 	if sub != nil && sub.number == e.Read.Subscription && sub.reading {
 		sub.reading = false
-		if !m.isBelowFloor(m.streams[sub.stream], sub, e.Read.Since) {
+		switch {
+		case sdk.CodeOf(e.Err) == sdk.CodePruned: // the store knows of a floor of which this machine has not been told yet
+			m.refuseBelowFloor(s, sub)
+		case m.isBelowFloor(m.streams[sub.stream], sub, e.Read.Since):
+			m.fill(s, sub)
+		default:
 			m.sendRead(s, sub, &e)
+			m.fill(s, sub)
 		}
-		m.fill(s, sub)
 	}
 	m.serveLagging(s)
 }
@@ -240,7 +248,7 @@ func (m *Machine) fitsFrame(page *protocol.Page, size int) bool {
 
 func (m *Machine) sendPage(s *session, sub *subscription, page protocol.Page, size int, live bool) {
 	st := m.streams[sub.stream]
-	page.Head, page.Epochs = max(page.Through, st.applied.Top(), st.floor), nil // never below what the peer lacks tombstones of
+	page.Head, page.Epochs = max(page.Through, st.applied.Top(), st.below()), nil // never below what the peer lacks tombstones of
 	m.tell(s, page.Heads)
 	s.window(sub.stream.Kind).used += size
 	sub.sent = append(sub.sent, sentPage{heads: page.Heads, bytes: size})

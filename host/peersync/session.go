@@ -87,14 +87,19 @@ type session struct {
 	holds   map[protocol.Stream]string // streams that the peer holds, and why
 }
 
-// note takes in that the peer has a stream up to there. What a peer can make this device remember is limited.
+// note takes in that the peer has a stream up to there, and maybe more. What a peer can make this device remember is limited.
 func (m *Machine) note(s *session, key protocol.Stream, heads protocol.Heads) {
-	old, known := s.vector[key]
-	if !known && len(s.vector) >= m.limits.Marks {
+	m.noteAll(s, key, m.graph.Join(s.vector[key], heads))
+}
+
+// noteAll takes in all that the peer has of a stream. It may have fewer positions than before, where it has learned that some
+// cover others.
+func (m *Machine) noteAll(s *session, key protocol.Stream, heads protocol.Heads) {
+	if _, known := s.vector[key]; !known && len(s.vector) >= m.limits.Marks {
 		return
 	}
-	if joined := m.graph.Join(old, heads); len(joined) <= m.limits.Heads {
-		s.vector[key] = joined
+	if heads = m.graph.Join(nil, heads); len(heads) <= m.limits.Heads {
+		s.vector[key] = heads
 	}
 	if key.Origin == m.self.Device {
 		m.lookForTwin(s.peer, key.Kind, heads)
@@ -297,7 +302,7 @@ func (m *Machine) hello(s *session, h *protocol.Hello) {
 	}
 	keys, vector := headsOf(h.Vector)
 	for _, key := range keys {
-		m.note(s, key, vector[key])
+		m.noteAll(s, key, vector[key])
 		m.tellKnown(s, vector[key])
 		m.explain(s, vector[key])
 	}
@@ -327,7 +332,7 @@ func (m *Machine) prefer(s *session, h *protocol.Hello) bool {
 	}
 	if old.hello.Epoch != h.Epoch {
 		// A restarted device must not wait until its lost session is noticed. Two copies that run take turns.
-		return s.peer.twice.IsZero() || m.now.Sub(old.up) > m.config.StallTime
+		return !m.runsTwice(s.peer) || m.now.Sub(old.up) > m.config.StallTime
 	}
 	if old.dialed == s.dialed || m.now.Sub(old.up) > m.limits.HandshakeTime {
 		return true
@@ -432,9 +437,9 @@ func (m *Machine) learn(s *session, marks []protocol.Mark) {
 		if !m.graph.CoversAll(s.vector[key], vector[key]) {
 			delete(s.holds, key)
 		}
-		m.note(s, key, vector[key])
+		m.noteAll(s, key, vector[key])
 		m.explain(s, vector[key])
-		if m.acknowledged(s.peer.id, key, vector[key], s) {
+		if m.acknowledged(s.peer.id, key, s.vector[key], s) {
 			moved[key] = m.acks.get(s.peer.id, key)
 		}
 		if sub := s.subs[key]; sub != nil {

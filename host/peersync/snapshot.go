@@ -195,8 +195,8 @@ func (m *Machine) snapshotPage(s *session, page *protocol.SnapshotPage) {
 		return // it has been given up
 	}
 	sn := m.snapshots[at]
-	if !page.Done && page.End.Compare(sn.asked) <= 0 {
-		m.refuse(s, sdk.CodeInvalid, "a page of records that ends where it begins", false)
+	if !page.Done && page.End.Compare(sn.asked) <= 0 || page.Done && page.End != (protocol.Place{}) {
+		m.refuse(s, sdk.CodeInvalid, "a page of records that does not end where it should", false)
 		return
 	}
 	if sn.vector == nil {

@@ -194,7 +194,11 @@ func (w *world) act(d *worldDevice, a Action) {
 			w.answer(d, none, Digested{Digest: a, Models: models, Err: err})
 		})
 	case Prune:
-		do(func() { w.answer(d, none, Pruned{Err: d.store.Prune(context.Background(), a)}) })
+		do(func() {
+			done := Pruned{Err: d.store.Prune(context.Background(), a)}
+			done.Floors, _ = d.store.Floors(context.Background())
+			w.answer(d, none, done)
+		})
 	case Seal:
 		do(func() {
 			d.seals++

@@ -10,14 +10,15 @@ import (
 	"github.com/starling-sync/starling/sdk"
 )
 
-// OwnStamps returns the stamps after after that rows and deletes of this device's own records have, ascending.
-func (r *Registry) OwnStamps(tx *database.Tx, after hlc.Stamp) (stamps []hlc.Stamp, err error) {
+// OwnStamps returns the stamps that this device gave, ascending: those after owned of rows and deletes of its records, and
+// those after shared that records of all devices have from it.
+func (r *Registry) OwnStamps(tx *database.Tx, owned, shared hlc.Stamp) (stamps []hlc.Stamp, err error) {
 	owner, err := tx.DeviceNumber(r.self)
 	if err != nil {
 		return nil, err
 	}
 	for _, table := range r.stampedTables() {
-		err := tx.Each("SELECT _stamp FROM "+table.name+" WHERE "+table.owner+" = ? AND _stamp > ?", []any{owner, int64(after)}, func(rows *sql.Rows) error { //nolint:gosec // stamps fit
+		err := tx.Each("SELECT _stamp FROM "+table.name+" WHERE "+table.owner+" = ? AND _stamp > ?", []any{owner, int64(owned)}, func(rows *sql.Rows) error { //nolint:gosec // stamps fit
 			var stamp int64
 			err := rows.Scan(&stamp)
 			stamps = append(stamps, hlc.Stamp(stamp)) //nolint:gosec // not negative
@@ -25,6 +26,18 @@ func (r *Registry) OwnStamps(tx *database.Tx, after hlc.Stamp) (stamps []hlc.Sta
 		})
 		if err != nil {
 			return nil, fmt.Errorf("read own stamps: %w", err)
+		}
+	}
+	for _, s := range r.catalog.Load().order {
+		if !s.shared {
+			continue
+		}
+		err := eachShared(tx, s.model, func(state *sdk.Record) bool {
+			r.eachOwnVersion(state, shared, func(v *sdk.Version) { stamps = append(stamps, v.Stamp) })
+			return false
+		})
+		if err != nil {
+			return nil, fmt.Errorf("read own stamps of %s: %w", s.desc.Model, err)
 		}
 	}
 	slices.Sort(stamps)
@@ -64,7 +77,7 @@ func (r *Registry) Restamp(tx *database.Tx, owned, shared hlc.Stamp, rename func
 		if !s.shared {
 			continue
 		}
-		if err := r.restampShared(tx, s.model, shared, rename); err != nil {
+		if err := eachShared(tx, s.model, func(state *sdk.Record) bool { return r.renamed(state, shared, rename) }); err != nil {
 			return fmt.Errorf("restamp %s: %w", s.desc.Model, err)
 		}
 	}
@@ -94,29 +107,34 @@ func restampTable(tx *database.Tx, t stampedTable, owner int64, after hlc.Stamp,
 	return err
 }
 
-// renamed returns state with the versions after a stamp that this device gave, and what it saw of them, renamed; false if
-// there are none.
-func (r *Registry) renamed(state *sdk.Record, after hlc.Stamp, rename func(hlc.Stamp) hlc.Stamp) bool {
-	changed := false
-	version := func(v *sdk.Version) {
+// eachOwnVersion calls fn for the versions after a stamp that this device gave a record.
+func (r *Registry) eachOwnVersion(state *sdk.Record, after hlc.Stamp, fn func(*sdk.Version)) {
+	own := func(v *sdk.Version) {
 		if v.Device == r.self && v.Stamp > after {
-			v.Stamp, changed = rename(v.Stamp), true
+			fn(v)
 		}
 	}
-	version(&state.Inserted)
-	version(&state.Deleted)
+	own(&state.Inserted)
+	own(&state.Deleted)
 	for i := range state.Fields {
-		f := &state.Fields[i]
-		version(&f.Version)
-		if f.Version.Device == r.self && f.Seen > after {
+		own(&state.Fields[i].Version)
+	}
+}
+
+// renamed renames the versions after a stamp that this device gave a record, and what they saw; false if there are none.
+func (r *Registry) renamed(state *sdk.Record, after hlc.Stamp, rename func(hlc.Stamp) hlc.Stamp) (changed bool) {
+	for i := range state.Fields {
+		if f := &state.Fields[i]; f.Version.Device == r.self && f.Seen > after {
 			f.Seen, changed = rename(f.Seen), true
 		}
 	}
+	r.eachOwnVersion(state, after, func(v *sdk.Version) { v.Stamp, changed = rename(v.Stamp), true })
 	return changed
 }
 
-// restampShared changes this device's part in the records of a shared model, all of which it reads, a page at a time.
-func (r *Registry) restampShared(tx *database.Tx, m *model, after hlc.Stamp, rename func(hlc.Stamp) hlc.Stamp) error {
+// eachShared calls change for every record of a shared model, wherever it is kept, and stores those that it has changed. It
+// reads a page at a time.
+func eachShared(tx *database.Tx, m *model, change func(*sdk.Record) bool) error {
 	for last := (sdk.RecordID{}); ; {
 		var page []*record
 		err := tx.Each(m.sel+" WHERE id > ? ORDER BY id LIMIT ?", []any{last[:], listRows}, func(rows *sql.Rows) error {
@@ -132,7 +150,7 @@ func (r *Registry) restampShared(tx *database.Tx, m *model, after hlc.Stamp, ren
 		}
 		last = page[len(page)-1].id
 		for _, rec := range page {
-			if !r.renamed(rec.state, after, rename) {
+			if !change(rec.state) {
 				continue
 			}
 			clock, err := packRecord(tx, rec.state, m)
@@ -166,7 +184,7 @@ func (r *Registry) restampShared(tx *database.Tx, m *model, after hlc.Stamp, ren
 		}
 		last = page[len(page)-1].n
 		for _, s := range page {
-			if !r.renamed(s.state, after, rename) {
+			if !change(s.state) {
 				continue
 			}
 			data, err := packRecord(tx, s.state, nil)
@@ -184,7 +202,7 @@ func (r *Registry) restampShared(tx *database.Tx, m *model, after hlc.Stamp, ren
 	}
 }
 
-// restampConflicts changes this device's part in the conflict journal, and forgets what it noted of values that it saw.
+// restampConflicts changes this device's part in the conflict journal.
 func restampConflicts(tx *database.Tx, self int64, after hlc.Stamp, rename func(hlc.Stamp) hlc.Stamp) error {
 	type entry struct{ n, lost, lostBy, winner, winnerBy int64 }
 	var entries []entry

@@ -85,6 +85,11 @@ func (k *Keeper) Prune(ctx context.Context, a peersync.Prune) error {
 	return k.DB.Write(ctx, func(tx *database.Tx) error { return k.Journal.ForgetEpochs(tx, a.Epochs) })
 }
 
+// Floors implements peersync.Keeper.
+func (k *Keeper) Floors(ctx context.Context) (map[history.Stream]hlc.Stamp, error) {
+	return k.Journal.Floors(ctx)
+}
+
 // steps runs step, each in a transaction of its own, while there is more.
 func (k *Keeper) steps(ctx context.Context, step func(*database.Tx) (more bool, err error)) error {
 	for {

@@ -38,7 +38,14 @@ func (p *Pages) ReadRange(ctx context.Context, a peersync.ReadRange) (page proto
 // TakeRange implements peersync.Ranges: records, how far the snapshot is and, with the last page, the watermarks move in one
 // transaction.
 func (p *Pages) TakeRange(ctx context.Context, a peersync.TakeRange) (taken peersync.Taken, err error) {
-	for range attempts {
+	for try := range attempts {
+		if try == patience && p.Turn != nil { // local writers were ahead of it again and again
+			end, err := p.Turn(ctx)
+			if err != nil {
+				return taken, err
+			}
+			defer end()
+		}
 		if taken, err = p.takeRange(ctx, &a); sdk.CodeOf(err) != sdk.CodeStale {
 			break
 		}
@@ -56,20 +63,13 @@ func (p *Pages) takeRange(ctx context.Context, a *peersync.TakeRange) (taken pee
 	for _, ids := range a.Page.Unchanged {
 		in.Unchanged = append(in.Unchanged, registry.IDs{Model: ids.Model, IDs: ids.IDs})
 	}
-	latest, err := latestOf(a)
-	if err != nil {
-		return taken, err
-	}
-	if err := p.Clock.Check(latest); err != nil {
-		return taken, sdk.Errorf(sdk.CodeClockSkew, "%w", err)
-	}
 	if !a.Repair {
 		if in.Theirs, in.Mine, err = p.covered(ctx, a); err != nil {
 			return taken, err
 		}
 	}
 	for rest := &in; rest != nil; {
-		if rest, err = p.takePart(ctx, a, *rest, latest, &taken); err != nil {
+		if rest, err = p.takePart(ctx, a, *rest, &taken); err != nil {
 			return taken, err
 		}
 	}
@@ -77,10 +77,19 @@ func (p *Pages) takeRange(ctx context.Context, a *peersync.TakeRange) (taken pee
 }
 
 // takePart makes a part of a page durable, the last one together with how far the snapshot is, and returns the rest.
-func (p *Pages) takePart(ctx context.Context, a *peersync.TakeRange, in registry.IncomingRange, latest hlc.Stamp, taken *peersync.Taken) (rest *registry.IncomingRange, err error) {
+func (p *Pages) takePart(ctx context.Context, a *peersync.TakeRange, in registry.IncomingRange, taken *peersync.Taken) (rest *registry.IncomingRange, err error) {
 	prepared, rest, err := p.Registry.PrepareRange(ctx, in)
 	if err != nil {
 		return nil, err
+	}
+	latest := prepared.Latest()
+	if a.Page.Done {
+		for _, heads := range a.Vector {
+			latest = max(latest, heads.Top())
+		}
+	}
+	if err := p.Clock.Check(latest); err != nil {
+		return nil, sdk.Errorf(sdk.CodeClockSkew, "%w", err)
 	}
 	err = p.DB.Write(ctx, func(tx *database.Tx) error {
 		part := peersync.Taken{}
@@ -106,36 +115,6 @@ func (p *Pages) takePart(ctx context.Context, a *peersync.TakeRange, in registry
 		return nil
 	})
 	return rest, err
-}
-
-// latestOf returns the greatest stamp that a page of records brings.
-func latestOf(a *peersync.TakeRange) (latest hlc.Stamp, err error) {
-	if a.Page.Done {
-		for _, heads := range a.Vector {
-			latest = max(latest, heads.Top())
-		}
-	}
-	for i := range a.Page.Changes {
-		for k := range a.Page.Changes[i].Batches {
-			batch := &a.Page.Changes[i].Batches[k]
-			if a.Scope.Kind == sdk.DeviceOwned {
-				for row, err := range batch.StateRows() {
-					if err != nil {
-						return 0, err
-					}
-					latest = max(latest, row.Stamp)
-				}
-				continue
-			}
-			for op, err := range batch.Ops() {
-				if err != nil {
-					return 0, err
-				}
-				latest = max(latest, op.Stamp)
-			}
-		}
-	}
-	return latest, nil
 }
 
 // covered returns, for each device, up to where the sender of a snapshot has all of what either side has of its stream, and
@@ -226,9 +205,16 @@ func (p *Pages) moveSnapshot(tx *database.Tx, a *peersync.TakeRange, taken *peer
 	return p.Journal.EndSnapshot(tx, a.Scope.Kind, a.Scope.Origin)
 }
 
+// anewEvery is how many audits use what is known of records that have not changed since, before one reads them all again:
+// what changed behind the registry's back, as on a bad disk, is to be found too.
+const anewEvery = 24
+
 // Digests implements peersync.Ranges. A model of which changes wait for its plugin is left out: what is not merged is in no
 // digest.
 func (p *Pages) Digests(ctx context.Context) ([]peersync.ModelDigests, error) {
+	if p.audits.Add(1)%anewEvery == 0 {
+		p.Registry.AuditAnew()
+	}
 	list, err := p.Registry.AuditDigests(ctx)
 	if err != nil {
 		return nil, err

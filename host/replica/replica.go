@@ -8,6 +8,7 @@ package replica
 
 import (
 	"context"
+	"sync/atomic"
 
 	"github.com/hashicorp/go-hclog"
 
@@ -31,6 +32,8 @@ type Pages struct {
 	Clock    *hlc.Clock
 	Log      hclog.Logger // nil: none
 
+	audits atomic.Int64 // calls of Digests
+
 	// Turn, if set, keeps local writers who were late as well from the records of a page to which they were ahead too often
 	// (transaction.Manager.Turn). Without it a page to which they were ahead is a CodeStale error of its Commit at once.
 	Turn func(ctx context.Context) (end func(), err error)
@@ -38,28 +41,28 @@ type Pages struct {
 
 // Prepare implements peersync.Applier.
 func (p *Pages) Prepare(ctx context.Context, page protocol.Page) (peersync.Prepared, error) {
-	prepared, err := p.prepare(ctx, page)
-	if err != nil {
-		return nil, err
-	}
-	return &preparedPage{Pages: p, page: page, prepared: prepared}, nil
+	prepared := &preparedPage{Pages: p, page: page}
+	return prepared, prepared.prepare(ctx)
 }
 
-func (p *Pages) prepare(ctx context.Context, page protocol.Page) (*registry.Prepared, error) {
+func (p *preparedPage) prepare(ctx context.Context) (err error) {
+	page := &p.page
 	if err := p.Clock.Check(page.Through); err != nil {
-		return nil, sdk.Errorf(sdk.CodeClockSkew, "%w", err)
+		return sdk.Errorf(sdk.CodeClockSkew, "%w", err)
 	}
 	in := registry.Incoming{Origin: page.Origin, Kind: page.Kind, From: page.From, Through: page.Through, Batches: page.Batches}
 	if page.Kind == sdk.SharedByAll {
 		if err := p.DB.Read(ctx, func(tx *database.Tx) error {
-			at, err := p.place(tx, &page)
+			at, err := p.place(tx, page)
 			in.Applied = at.low
 			return err
 		}); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	return p.Registry.Prepare(ctx, in)
+	p.applied = in.Applied
+	p.prepared, err = p.Registry.Prepare(ctx, in)
+	return err
 }
 
 // place is where a stream stands, seen from a page of it.
@@ -89,6 +92,7 @@ func (p *Pages) place(tx *database.Tx, page *protocol.Page) (at place, err error
 type preparedPage struct {
 	*Pages
 	page     protocol.Page
+	applied  hlc.Stamp // shared: operations up to it were left out, as applied before
 	prepared *registry.Prepared
 }
 
@@ -114,7 +118,7 @@ func (p *preparedPage) Commit(ctx context.Context) error {
 			}
 			defer end()
 		}
-		if p.prepared, err = p.prepare(ctx, p.page); err != nil {
+		if err := p.prepare(ctx); err != nil {
 			return err
 		}
 	}
@@ -132,6 +136,9 @@ func (p *preparedPage) write(ctx context.Context) error {
 		if at.graph.CoversAll(at.heads, p.page.Heads) {
 			return nil
 		}
+		if p.page.Kind == sdk.SharedByAll && at.low != p.applied { // a snapshot has come between
+			return sdk.Errorf(sdk.CodeStale, "the stream has moved on from %s to %s; decide again", p.applied, at.low)
+		}
 		if _, err := p.prepared.Write(tx); err != nil {
 			return err
 		}
@@ -148,21 +155,21 @@ func (p *preparedPage) write(ctx context.Context) error {
 	})
 }
 
-// ReadPage implements peersync.Reader. What comes after since may have been pruned meanwhile: that is a CodePruned error,
-// decided in the snapshot that is read.
+// ReadPage implements peersync.Reader. Operations after since may have been pruned meanwhile, also by Keeper.Tidy: that is a
+// CodePruned error, decided in the snapshot that is read.
 func (p *Pages) ReadPage(ctx context.Context, stream protocol.Stream, since hlc.Stamp, maxBytes int) (page protocol.Page, more bool, err error) {
 	page = protocol.Page{Stream: stream, From: since}
 	err = p.DB.Read(ctx, func(tx *database.Tx) error {
-		floor, err := p.Journal.FloorIn(tx, stream)
-		if err != nil {
-			return err
-		}
-		if since < floor && (stream.Kind == sdk.SharedByAll || since > 0) {
-			return sdk.Errorf(sdk.CodePruned, "what comes after %s has been pruned up to %s", since, floor)
-		}
-		read := p.Journal.ReadIn
-		if stream.Kind == sdk.DeviceOwned {
-			read = p.Registry.ReadStateIn
+		read := p.Registry.ReadStateIn // tombstones go only when the machine has said so, and it looks again after the read
+		if stream.Kind == sdk.SharedByAll {
+			read = p.Journal.ReadIn
+			floor, err := p.Journal.FloorIn(tx, stream)
+			if err != nil {
+				return err
+			}
+			if since < floor {
+				return sdk.Errorf(sdk.CodePruned, "what comes after %s has been pruned up to %s", since, floor)
+			}
 		}
 		page.Batches, page.Through, more, err = read(tx, stream.Origin, since, maxBytes)
 		return err

@@ -19,11 +19,15 @@ import (
 // have come that far, and everything that is written meanwhile. A peer that has accepted some of it after all, and could not say so,
 // has a branch of this device's history, which comes back as any branch does.
 //
-// It does nothing unless the mark is ahead of the wall clock by more than maxDrift and can be taken back. Call it before
+// It does nothing unless the mark is ahead of the wall clock by more than maxDrift and can be taken back, and where the wall
+// clock itself is behind what peers have accepted, or before Starling was written: then it is the one that is wrong. Call it before
 // Clock, when nothing else runs. It returns how many stamps were changed, and how far back the mark was taken.
+//
+// HAZARD: what a peer had accepted and this device did not know of (an acknowledgement is kept a heartbeat after it came) comes
+// back as it was, and wins over what was written to the same field or row since, until the time of its stamps.
 func Restamp(ctx context.Context, db *database.DB, journal *peerlog.Log, r *registry.Registry, self sdk.DeviceID, epoch history.EpochID, now func() time.Time, maxDrift time.Duration) (changed int, back time.Duration, err error) {
 	mark, err := journal.LoadClock(ctx)
-	if err != nil || mark.Time().Sub(now()) <= maxDrift {
+	if err != nil || mark.Time().Sub(now()) <= maxDrift || now().Before(notBefore) {
 		return 0, 0, err
 	}
 	acks, err := journal.Acknowledgements(ctx)
@@ -35,8 +39,8 @@ func Restamp(ctx context.Context, db *database.DB, journal *peerlog.Log, r *regi
 		if err := p.plan(acks, hlc.New(max(0, now().UnixMilli()), 0)); err != nil {
 			return err
 		}
-		if p.base >= mark || p.base.Time().Sub(now()) > mark.Time().Sub(now())/2 {
-			return nil // others have used such stamps too: going back a little helps nobody
+		if p.base >= mark || p.base.Time().Sub(now()) > maxDrift {
+			return nil // others have used such stamps too, or this clock is behind theirs: going back helps nobody
 		}
 		changed, back = len(p.old), mark.Time().Sub(p.base.Time())
 		return p.apply()
@@ -46,6 +50,9 @@ func Restamp(ctx context.Context, db *database.DB, journal *peerlog.Log, r *regi
 	}
 	return changed, back, nil
 }
+
+// notBefore is a time that every clock has passed which is not simply unset.
+var notBefore = time.Date(2025, 1, 1, 0, 0, 0, 0, time.UTC)
 
 type restamping struct {
 	tx       *database.Tx
@@ -85,7 +92,7 @@ func (p *restamping) plan(acks map[sdk.DeviceID]map[history.Stream]history.Heads
 		p.accepted[kind], p.kept[kind] = accepted, graph.Until(vector[key], accepted)
 		p.base = max(p.base, accepted)
 	}
-	if p.old, err = p.registry.OwnStamps(p.tx, p.accepted[sdk.DeviceOwned]); err != nil {
+	if p.old, err = p.registry.OwnStamps(p.tx, p.accepted[sdk.DeviceOwned], p.accepted[sdk.SharedByAll]); err != nil {
 		return err
 	}
 	logged, err := p.journal.Stamps(p.tx, p.self, p.accepted[sdk.SharedByAll])
@@ -116,6 +123,9 @@ func (p *restamping) apply() error {
 		if err := p.journal.SetHeads(p.tx, key, p.kept[kind], nil); err != nil {
 			return err
 		}
+		if err := p.lowerFloor(key); err != nil {
+			return err
+		}
 		if len(p.old) == 0 {
 			continue
 		}
@@ -124,4 +134,17 @@ func (p *restamping) apply() error {
 		}
 	}
 	return p.journal.ResetClock(p.tx, last)
+}
+
+// lowerFloor takes the floor of an own stream back to where what was forgotten below it is now.
+func (p *restamping) lowerFloor(key history.Stream) error {
+	floor, err := p.journal.FloorIn(p.tx, key)
+	if err != nil || floor <= p.accepted[key.Kind] {
+		return err
+	}
+	at, found := slices.BinarySearch(p.old, floor)
+	if found {
+		at++
+	}
+	return p.journal.LowerFloor(p.tx, key, p.base+hlc.Stamp(at)) //nolint:gosec // an index
 }

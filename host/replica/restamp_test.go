@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -13,6 +14,7 @@ import (
 	"github.com/starling-sync/starling/host/database"
 	"github.com/starling-sync/starling/host/history"
 	"github.com/starling-sync/starling/host/peerlog"
+	"github.com/starling-sync/starling/host/peersync"
 	"github.com/starling-sync/starling/host/protocol"
 	"github.com/starling-sync/starling/host/registry"
 	"github.com/starling-sync/starling/host/replica"
@@ -285,5 +287,55 @@ func TestRestamp_accepted(t *testing.T) {
 	}
 	if diff := cmp.Diff(before, w.dump()); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// TestRestamp_pruned has a lone device forget its log, with stamps of the future in it, before its clock is set right: its records
+// get stamps of now all the same, and a new device gets them.
+func TestRestamp_pruned(t *testing.T) {
+	ctx := t.Context()
+	w := newWorld(t, 1)
+	w.tag(1, sdk.Insert, "before")
+	w.now = w.now.AddDate(1, 0, 0)
+	w.tag(2, sdk.Insert, "in a year")
+	w.tag(3, sdk.Insert, "deleted in a year")
+	w.tag(3, sdk.Delete, "")
+	w.file(1, "in a year")
+	keeper := &replica.Keeper{DB: w.db, Registry: w.registry, Journal: w.journal, Sealer: w.manager.Seal}
+	shared := history.Stream{Origin: w.self, Kind: sdk.SharedByAll}
+	if err := keeper.Prune(ctx, peersync.Prune{Floors: map[history.Stream]hlc.Stamp{shared: w.clock.Last()}}); err != nil {
+		t.Fatal(err)
+	}
+	w.now = w.now.AddDate(-1, 0, 0).Add(time.Hour)
+	if n, _ := w.start(); n != 5 {
+		t.Errorf("%d stamps were changed; want those of four operations and a row", n)
+	}
+	floors, err := w.journal.Floors(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if floor := floors[shared]; floor == 0 || floor.Time().After(w.now.Add(time.Second)) {
+		t.Errorf("the floor is at %s, and it is %s", floor.Time(), w.now)
+	}
+	for _, line := range w.dump() {
+		if strings.Contains(line, hlc.New(w.now.AddDate(1, 0, 0).UnixMilli(), 0).String()[:5]) {
+			t.Errorf("%s is still of the future", line)
+		}
+	}
+	w.tag(2, sdk.Update, "now")
+
+	fresh := newWorld(t, 2)
+	fresh.now = w.now
+	stored, err := replica.Stored(ctx, w.journal)
+	if err != nil {
+		t.Fatal(err)
+	}
+	page, err := w.pages.ReadRange(ctx, peersync.ReadRange{Request: protocol.SnapshotRequest{Kind: sdk.SharedByAll}, Bytes: 1 << 20})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = fresh.pages.TakeRange(ctx, peersync.TakeRange{Scope: peersync.Scope{Kind: sdk.SharedByAll}, Vector: map[protocol.Stream]protocol.Heads{shared: stored.Heads[shared]}, Epochs: stored.Epochs, Page: page})
+	if err != nil {
+		t.Errorf("a new device can not take the records: %v", err)
 	}
 }
