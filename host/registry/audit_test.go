@@ -370,8 +370,8 @@ func TestAudit_union(t *testing.T) {
 			}
 			d.checkInvariants()
 		}
-		if differ != (repairs > 0) {
-			rt.Fatalf("they differed: %v; %d repairs", differ, repairs)
+		if differ && repairs == 0 { // without a difference, what does not exist may have had other clocks
+			rt.Fatal("they differed, and nothing was repaired")
 		}
 		for _, d := range devices[1:] {
 			if diff := cmp.Diff(a.clocks(sharedModels, universe()), d.clocks(sharedModels, universe())); diff != "" {
