@@ -26,6 +26,7 @@ type account struct {
 	spared    map[protocol.Stream]hlc.Stamp
 	vague     map[key]bool     // of which the account does not know what is held until all is at rest
 	asRecords map[key]bool     // came, at some time, as they were
+	repaired  bool             // an audit has brought records
 	missing   map[*change]bool // deletes of rows that it never had
 	closed    hlc.Stamp        // up to where the clocks of what does not exist are forgotten
 	last      hlc.Stamp        // of the latest acknowledged own write

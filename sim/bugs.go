@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/hex"
+	"slices"
 
 	"github.com/starling-sync/starling/hlc"
 	"github.com/starling-sync/starling/host/database"
@@ -16,7 +17,7 @@ import (
 
 // bugs are the seeded bugs. A new checker, or a new part of the protocol, brings some of its own.
 func bugs() []*bug {
-	return append(append(storeBugs(), mergeBugs()...), talkBugs()...)
+	return slices.Concat(storeBugs(), mergeBugs(), talkBugs(), historyBugs())
 }
 
 func findBug(name string) *bug {

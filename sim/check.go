@@ -39,7 +39,7 @@ func (w *world) acknowledged(d *device, page *protocol.Page) {
 		}
 	}
 	w.setDurable(d, page.Stream, page.Heads)
-	d.seen = max(d.seen, page.Through)
+	d.last = max(d.last, page.Through)
 	d.shared.committed++
 }
 
@@ -54,6 +54,7 @@ func (w *world) opened(d *device, page *protocol.Page) {
 		if !e.Parents.Equal(before) && !(w.reaches(w.reachOf(e.Parents), before) && w.reaches(w.reachOf(before), e.Parents)) {
 			w.fail("epochs", "%s opens an epoch after %v, having %v", d, e.Parents, before)
 		}
+		d.epochs[e.ID] = true
 		if !w.graph.Add(e) {
 			w.fail("epochs", "%s opens an epoch twice", d)
 		}
@@ -86,7 +87,7 @@ func (w *world) applied(d *device, page *protocol.Page) {
 		delete(inside, c.stamp)
 		switch {
 		case got != nil && (got.key != c.key || got.kind != c.kind || !maps.Equal(got.fields, c.fields)) && !w.rotten[c.key]:
-			w.fail("ownership", "%s applied another %s than %s wrote at %s", d, c.key, name(c.stream.Origin), c.stamp)
+			w.fail("ownership", "%s applied another %s than %s wrote at %s: %s %q, and not %s %q", d, c.key, name(c.stream.Origin), c.stamp, got.kind, got.fields, c.kind, c.fields)
 		case got != nil:
 			d.seen = max(d.seen, c.stamp)
 			if !reached.covers(c) && c.stamp > at {
@@ -137,13 +138,19 @@ func (w *world) took(d *device, a *peersync.TakeRange, taken *peersync.Taken, be
 			w.doubtExtra(d, k, list)
 		}
 		for _, c := range list {
-			d.addExtra(c)
 			if inside[k] {
 				d.seen = max(d.seen, c.stamp)
 			}
+			if w.branched && !a.Repair && !w.reachOf(a.Vector[c.stream]).covers(c) && !d.covers(c) {
+				// Of a branch that neither side's heads have it may be taken for what was forgotten here, and comes again with that.
+				d.vague[k] = true
+				continue
+			}
+			d.addExtra(c)
 		}
 	}
 	if a.Repair {
+		d.repaired = true
 		w.checkRepair(d, a, before, explained)
 		return
 	}

@@ -56,6 +56,7 @@ type device struct {
 	epoch    protocol.EpochID
 	pipes    map[protocol.Stream]*pipe
 	known    []member
+	epochs   map[protocol.EpochID]bool // of which it knows what they continue
 	crashing crashPoint
 	slow     time.Duration // that its disk takes more
 	ticks    int
@@ -139,6 +140,7 @@ func (d *device) start() {
 		_, err := d.registry.Add(ctx, w.bug.wrapServer(server))
 		w.check(err, "start %s: model", d)
 	}
+	d.restamp(ctx)
 	d.clock, err = w.bug.openClock(d)
 	w.check(err, "start %s: clock", d)
 	w.rightClock(d)
@@ -166,6 +168,10 @@ func (d *device) startMachine(ctx context.Context) {
 	stored, err := replica.Stored(ctx, d.journal)
 	w.check(err, "start %s: what it remembers", d)
 	w.checkStored(d, &stored)
+	d.epochs = map[protocol.EpochID]bool{}
+	for _, e := range stored.Epochs {
+		d.epochs[e.ID] = true
+	}
 	w.bug.stored(d, &stored)
 	d.known = d.members()
 	d.machine = peersync.NewMachine(peersync.MachineOptions{
@@ -180,6 +186,9 @@ func (d *device) startMachine(ctx context.Context) {
 // rightClock sets the wall clock of a device right that was put back to a copy, if both its clock and its mark are behind what
 // it has ever written. Then stamps would go back, and what has been forgotten would be met again; nothing is promised of that.
 func (w *world) rightClock(d *device) {
+	if !d.shared.restored {
+		return
+	}
 	for st, heads := range w.ever[d.index] {
 		if top := heads.Top(); st.Origin == d.id && d.clock.Last() < top && d.wall().Before(top.Time()) {
 			d.offset, d.drift, d.frozen = 0, 0, false

@@ -90,10 +90,6 @@ func (w *world) fault() {
 	}
 }
 
-// yearsAhead says whether wall clocks may be years ahead for a while, so that peers hold what a device has stamped. It needs
-// a device that gives new stamps to what nobody has accepted (host/replica has no Restamp yet).
-const yearsAhead = false
-
 // kill crashes a device, by loss of power or by a signal, and starts it again later.
 func (w *world) kill(d *device, power bool, down time.Duration) {
 	d.crash()
@@ -182,10 +178,6 @@ func (w *world) jump(d *device, roll int, span time.Duration) {
 		by = -10 * 365 * 24 * time.Hour
 	case 2:
 		by = time.Duration(60+roll%240) * time.Second
-	case 3:
-		if yearsAhead {
-			by = 3 * 365 * 24 * time.Hour
-		}
 	}
 	w.trace(d, "jump", "by %s for %s", by, span)
 	w.stats.Jumps++
@@ -243,6 +235,10 @@ func (w *world) heal() {
 			w.join(d)
 		}
 		d.offset, d.drift, d.frozen, d.slow = 0, 0, false, 0
+		if d.up && d.clock.Ahead() > time.Hour { // it was years ahead
+			d.crash()
+			w.gone(d, false)
+		}
 		d.crashing = noCrash
 		if !d.up && d.joined {
 			d.start()

@@ -21,7 +21,7 @@ func (w *world) checkPrune(d *device, a *peersync.Prune) {
 		floor := a.Floors[st]
 		for _, c := range w.ledger.between(st, 0, floor) {
 			if !d.covers(c) {
-				if !w.branched && c.stamp > d.spared[st] {
+				if !w.branched && !c.forgiven && c.stamp > d.spared[st] {
 					w.fail("pruning", "%s raises the floor of %s's %s stream to %s, and lacks %s of %s", d, name(st.Origin), st.Kind, floor, c.stamp, c.key)
 				}
 				continue // of another branch, which is still to come
@@ -96,7 +96,7 @@ func (w *world) checkShadow(d *device, shadow hlc.Stamp) {
 			continue
 		}
 		for _, c := range w.ledger.between(st, 0, shadow) {
-			if !d.covers(c) {
+			if !d.reach[st].covers(c) {
 				_, enrolled := d.knows(indexOf(st.Origin))
 				if !w.branched && !c.forgiven && enrolled { // else who has heard it from a retired device passes it on later
 					w.fail("pruning", "%s forgets clocks up to %s, and lacks %s of %s", d, shadow, c.version(), c.key)
@@ -194,7 +194,7 @@ func (w *world) checkLog(d *device) {
 
 // checkForgotten checks that who has nothing to do for anybody keeps nothing for anybody: it has forgotten the log, the
 // deletes and the clocks of what does not exist. What lies below a floor that came with a snapshot, or with a first
-// backfill, may stay until that floor rises again.
+// backfill, may stay until that floor rises again; and an audit may bring back what others have not forgotten yet.
 func (w *world) checkForgotten(d *device) {
 	var ops, deletes, clocks int
 	count := func(n *int, kind sdk.Ownership) func(*stdsql.Rows) error {
@@ -219,7 +219,7 @@ func (w *world) checkForgotten(d *device) {
 		return err
 	})
 	w.check(err, "%s: read what it keeps", d)
-	if ops+deletes+clocks > 0 && !w.believesLost(d) {
+	if ops+deletes+clocks > 0 && !w.believesLost(d) && !d.repaired {
 		w.fail("kept", "%s still keeps %d operations, %d deletes and the clocks of %d records that do not exist, which everybody is past:\n%s", d, ops, deletes, clocks, w.describeAcks(d))
 	}
 }

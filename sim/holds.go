@@ -20,7 +20,7 @@ func (w *world) checkDevice(d *device) {
 	rows := w.read(d)
 	for _, k := range w.ledger.keys {
 		row, here := rows[k]
-		if (w.rotten[k] || d.vague[k]) && !w.sound {
+		if (w.rotten[k] || d.vague[k]) && !w.sound || w.rotten[k] && w.onlyCopy(k) {
 			continue
 		}
 		w.checkRecord(d, k, row, here)
@@ -33,9 +33,17 @@ func (w *world) checkDevice(d *device) {
 	for _, st := range w.streamsOf(d) {
 		w.stats.Checked += len(w.ledger.between(st, 0, d.durable[st].Top()))
 	}
-	w.checkVisible(d, rows)
+	if len(w.rotten) == 0 || w.sound {
+		w.checkVisible(d, rows)
+	}
 	w.checkWaiting(d)
 	w.checkLog(d)
+}
+
+// onlyCopy reports whether what was damaged of a record may have been all that there was. A snapshot from a store that has
+// lost a record takes it away elsewhere, since it looks as if it had been deleted and forgotten.
+func (w *world) onlyCopy(k key) bool {
+	return w.stats.Snapshots > 0 || slices.ContainsFunc(w.ledger.records[k], func(c *change) bool { return c.forgiven })
 }
 
 // sameHeld reports whether a record is as it was, with its clocks.
@@ -261,7 +269,7 @@ func (w *world) checkWaiting(d *device) {
 // lost, nor who had seen what; and what comes again with a branch is judged again, by what stands then.
 func (w *world) checkJournal(d *device) {
 	for _, k := range w.ledger.keys {
-		if k.model != topicModel {
+		if k.model != topicModel || w.rotten[k] {
 			continue
 		}
 		var writes []*change

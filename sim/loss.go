@@ -57,7 +57,7 @@ func (w *world) scheduleLosses() {
 
 // takeCopy keeps a copy of a store, as a crash now would leave it.
 func (w *world) takeCopy(d *device) {
-	if !d.joined || d.retired || d.crashing != noCrash {
+	if !d.joined || d.retired || d.crashing != noCrash || d.up && d.clock.Ahead() > time.Hour {
 		return
 	}
 	w.trace(d, "copy", "")
@@ -120,6 +120,9 @@ func (w *world) clone(d *device, runs time.Duration) {
 	if len(d.shared.copies) == 0 || w.faultRand.IntN(2) == 0 {
 		w.takeCopy(d)
 	}
+	if len(d.shared.copies) == 0 {
+		return
+	}
 	c := &d.shared.copies[w.faultRand.IntN(len(d.shared.copies))]
 	twin := &device{w: w, index: d.index, id: d.id, isTwin: true, joined: true, bootstrap: d.bootstrap, account: c.account.clone()}
 	w.trace(d, "clone", "of the copy of %s, for %s", c.taken, runs)
@@ -164,6 +167,9 @@ func (w *world) retire() {
 	if d == nil || d.retired || d.twin != nil || p.devices < 3 || !connected(p.edges, p.devices, d.index) || w.aloneKnowsMember(d, nil) {
 		return
 	}
+	if late := p.devices - 1; p.joins > 0 && late != d.index && !connected(p.edges, p.devices, d.index, late) {
+		return // the others must not have to learn through the new one that it belongs to them
+	}
 	at := slices.IndexFunc(w.devices, func(by *device) bool { return by.up && !by.stopped && by.belongs() && by != d })
 	if at < 0 {
 		return
@@ -175,8 +181,9 @@ func (w *world) retire() {
 		in.kind, in.fields["device"] = sdk.Insert, int64(d.index)
 	}
 	w.trace(d, "retire", "by %s", by)
-	if _, ok := w.commit(by, transaction.Request{Kind: sdk.SharedByAll, Batches: []sdk.Batch{sharedBatch([]intent{in})}}); !ok {
-		return
+	w.commit(by, transaction.Request{Kind: sdk.SharedByAll, Batches: []sdk.Batch{sharedBatch([]intent{in})}})
+	if w.written == nil {
+		return // the power went before it was durable
 	}
 	d.retired = true
 	p.diameter = diameter(p.edges, p.devices, d.index)
@@ -190,9 +197,19 @@ func (w *world) rot() {
 	if d == nil || d.retired || d.stopped || d.crashing != noCrash {
 		return
 	}
+	rows := w.read(d)
+	needed := map[sdk.RecordID]bool{} // what shows because it is there
+	for k, row := range rows {
+		for _, f := range row.Fields {
+			if _, strong := required(k.model)[f.Name]; strong {
+				id, _ := f.Value.(sdk.RecordID)
+				needed[id] = true
+			}
+		}
+	}
 	var visible []key
-	for k, row := range w.read(d) {
-		if row.Visible && k.model != memberModel && !w.rotten[k] {
+	for k, row := range rows {
+		if row.Visible && k.model != memberModel && !w.rotten[k] && !needed[k.id] {
 			visible = append(visible, k)
 		}
 	}
@@ -202,7 +219,8 @@ func (w *world) rot() {
 	slices.SortFunc(visible, func(a, b key) int { return a.place().Compare(b.place()) })
 	k := visible[roll%len(visible)]
 	statement := "DELETE FROM " + string(k.model)
-	if k.model == folderModel && roll&1 == 0 {
+	older := sdk.Version{Stamp: rows[k].Stamp - 1, Device: rows[k].Owner}
+	if k.model == folderModel && roll&1 == 0 && !w.ledger.drawn[older] {
 		statement = "UPDATE folder SET name = 'rotten', _stamp = _stamp - 1"
 	}
 	w.trace(d, "rot", "%s: %s", k, statement)

@@ -116,6 +116,7 @@ func (w *world) audit() {
 	}
 	began := w.now
 	for _, d := range w.enrolled() {
+		d.registry.AuditAnew() // as the host does where its operator asks
 		d.step(peersync.AuditNow{})
 	}
 	bound := 2 * w.bound()
@@ -213,7 +214,7 @@ func (w *world) finish() {
 			w.note(-1, string(m.Model), uint64(b))
 		}
 	}
-	if w.stats.Changes < w.setup.writes/4 || w.stats.Pages < 10 || w.stats.Checked < w.ledger.count {
+	if w.stats.Changes < w.setup.writes/4 || w.stats.Pages+w.stats.SnapshotPages < 10 || w.stats.Checked < w.ledger.count {
 		w.fail("too little", "%d changes in %d commits, %d pages, %d checked", w.stats.Changes, w.stats.Writes, w.stats.Pages, w.stats.Checked)
 	}
 }

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"fmt"
+
 	"github.com/starling-sync/starling/host/protocol"
 	"github.com/starling-sync/starling/sdk"
 )
@@ -68,10 +70,7 @@ func named(m protocol.Message) (ids []protocol.EpochID) {
 	case *protocol.Hello:
 		marks(m.Vector)
 	case *protocol.Heartbeat:
-		marks(m.Vector)
-		for _, k := range m.Known {
-			marks(k.Vector)
-		}
+		marks(m.Vector) // what third devices were heard to have may be in epochs that the sender does not know
 	case *protocol.AckSharedChanges:
 		marks(m.Vector)
 	case *protocol.SnapshotRequest:
@@ -87,7 +86,8 @@ func named(m protocol.Message) (ids []protocol.EpochID) {
 }
 
 // checkTold checks that the end from of a session names no epoch that the other end was not told of, and has not named itself.
-// Only a Hello comes before both could say anything; and what everybody is past is forgotten.
+// Only a Hello comes before both could say anything; what everybody is past is forgotten; and who has not been told what an
+// epoch continues can not tell.
 func (w *world) checkTold(d *device, c *conn, from int, m protocol.Message) {
 	if _, hello := m.(*protocol.Hello); hello {
 		return
@@ -105,7 +105,7 @@ func (w *world) checkTold(d *device, c *conn, from int, m protocol.Message) {
 
 func (w *world) checkNamed(d *device, c *conn, from int, told map[protocol.EpochID]bool, m protocol.Message) {
 	for _, id := range named(m) {
-		if !told[id] && !c.known[from][id] && !w.forgotten[id] {
+		if !told[id] && !c.known[from][id] && !w.forgotten[id] && d.epochs[id] {
 			w.fail("told", "%s names the epoch %x in a %s to %s, which it has not told of", d, id[:], m.Type(), c.ends[1-from])
 		}
 	}
@@ -117,6 +117,7 @@ func (w *world) hear(c *conn, to int, m protocol.Message) {
 	if epochs, ok := m.(*protocol.Epochs); ok {
 		for i := range epochs.Epochs {
 			ids = append(ids, epochs.Epochs[i].ID)
+			c.ends[to].epochs[epochs.Epochs[i].ID] = true
 		}
 	}
 	for len(ids) > 0 {
@@ -161,6 +162,12 @@ func (w *world) noteNoise(d, other *device, m protocol.Message) {
 
 // checkWindow checks that a device sends no more than the window (invariant 11).
 func (w *world) checkWindow(d *device, c *conn, f *flow, m protocol.Message) {
+	if refusal, ok := m.(*protocol.Error); ok && !refusal.Stream.Origin.IsZero() { // no more of it is sent
+		for _, page := range f.sent[refusal.Stream] {
+			f.unread[kindIndex(refusal.Stream.Kind)] -= page.bytes
+		}
+		delete(f.sent, refusal.Stream)
+	}
 	delivery, ok := protocol.DeliveryOf(m)
 	if !ok {
 		return
@@ -174,7 +181,13 @@ func (w *world) checkWindow(d *device, c *conn, f *flow, m protocol.Message) {
 	w.stats.MostUnread = max(w.stats.MostUnread, f.unread[kind])
 	reads := max(1, w.limits.WindowBytes/w.limits.PageBytes)
 	if f.unread[kind] > w.limits.WindowBytes+reads*pageHeads && f.unread[kind] != size {
-		w.fail("memory", "%s has sent %d bytes to %s that are not acknowledged; the window is %d", d, f.unread[kind], other(c, d), w.limits.WindowBytes)
+		text := ""
+		for _, st := range sortedStreams(f.sent) {
+			for _, p := range f.sent[st] {
+				text += fmt.Sprintf("\n  %s/%s (%s, %s] heads %s, %d bytes", name(st.Origin), st.Kind, p.page.From, p.page.Through, describeHeads(p.page.Heads), p.bytes)
+			}
+		}
+		w.fail("memory", "%s has sent %d bytes to %s that are not acknowledged; the window is %d:%s", d, f.unread[kind], other(c, d), w.limits.WindowBytes, text)
 	}
 }
 

@@ -78,12 +78,12 @@ type Stats struct {
 	Cuts, Stops, Jumps, Resets, Joins int
 	Hidden, MostUnread, Journalled    int
 
-	Restores, Clones, Retires, Aways, Rots int
-	Forgiven, MostHeads, Collisions        int // changes that may be gone; positions in one stream; stamps not drawn twice
-	Snapshots, SnapshotPages, Resumed      int // completed; taken in; went on at another peer
-	PrunesByAck, PrunesByAge, Seals        int
-	AuditsEqual, Repaired                  int // records that audits merged
-	Quiet                                  int // runs that were seen to come to rest
+	Restores, Clones, Retires, Aways, Rots, Restamps int
+	Forgiven, MostHeads, Collisions                  int // changes that may be gone; positions in one stream; stamps not drawn twice
+	Snapshots, SnapshotPages, Resumed                int // completed; taken in; went on at another peer
+	PrunesByAck, PrunesByAge, Seals                  int
+	AuditsEqual, Repaired                            int // records that audits merged
+	Quiet                                            int // runs that were seen to come to rest
 }
 
 // Failure is an invariant that did not hold. It is the panic of a world, and the error of a run.
