@@ -51,7 +51,7 @@ func (w *world) opened(d *device, page *protocol.Page) {
 	}
 	before := d.durable[page.Stream]
 	for _, e := range page.Epochs {
-		if !e.Parents.Equal(before) && !(w.reaches(w.reachOf(e.Parents), before) && w.reaches(w.reachOf(before), e.Parents)) {
+		if !e.Parents.Equal(before) && (!w.reaches(w.reachOf(e.Parents), before) || !w.reaches(w.reachOf(before), e.Parents)) {
 			w.fail("epochs", "%s opens an epoch after %v, having %v", d, e.Parents, before)
 		}
 		d.epochs[e.ID] = true
@@ -248,7 +248,7 @@ func (w *world) unsound() bool {
 func (w *world) checkStored(d *device, stored *peersync.Stored) {
 	for _, st := range w.streamsOf(d) {
 		have, want := stored.Heads[st], d.durable[st]
-		if !have.Equal(want) && !(w.branched && w.reaches(w.reachOf(have), want) && w.reaches(d.reach[st], have)) {
+		if !have.Equal(want) && (!w.branched || !w.reaches(w.reachOf(have), want) || !w.reaches(d.reach[st], have)) {
 			w.fail("durable", "%s comes back with %s's %s stream at %v; it was durable up to %v", d, name(st.Origin), st.Kind, have, want)
 		}
 	}

@@ -161,7 +161,7 @@ func (w *world) checkLog(d *device) {
 		origin sdk.DeviceID
 		stamp  hlc.Stamp
 	}
-	kept, floors := map[entry]bool{}, map[protocol.Stream]hlc.Stamp{}
+	kept := map[entry]bool{}
 	err := d.db.Read(context.Background(), func(tx *database.Tx) error {
 		add := func(rows *stdsql.Rows) error {
 			var origin []byte
@@ -176,7 +176,7 @@ func (w *world) checkLog(d *device) {
 		return tx.Each("SELECT d.id, t.stamp FROM _tombstone t JOIN _device d ON d.n = t.owner", nil, add)
 	})
 	w.check(err, "%s: read the log", d)
-	floors, err = d.journal.Floors(context.Background())
+	floors, err := d.journal.Floors(context.Background())
 	w.check(err, "%s: read the floors", d)
 	for _, st := range w.streamsOf(d) {
 		reached := d.reach[st]
