@@ -16,7 +16,7 @@ func (w *world) acknowledged(d *device, page *protocol.Page) {
 	w.written = page
 	w.traceStamp(d, "commit", page.Stream, page.From, page.Through)
 	w.opened(d, page)
-	if at := w.graph.Low(d.durable[page.Stream], page.Heads); page.From != at {
+	if at := w.graph.Low(d.durable[page.Stream], page.Heads); page.From > at {
 		w.fail("watermark", "%s announces a commit after %s, and its stream stood at %s", d, page.From, at)
 	}
 	for _, c := range w.changes(page) {

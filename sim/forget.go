@@ -111,7 +111,12 @@ func (w *world) checkShadow(d *device, shadow hlc.Stamp) {
 	for _, origin := range d.known {
 		for _, m := range d.known {
 			st := protocol.Stream{Origin: deviceID(origin.index), Kind: sdk.SharedByAll}
-			if top := w.ever[m.index][st].Top(); !origin.retired && !m.retired && top < shadow {
+			heard := w.ever[m.index][st]
+			top := heard.Top()
+			for _, p := range w.ever[origin.index][st] { // all before an epoch begins is all up to there; d may know one branch only
+				top = max(top, w.graph.Low(heard, protocol.Heads{p}))
+			}
+			if !origin.retired && !m.retired && top < shadow {
 				w.fail("pruning", "%s forgets clocks up to %s; %s has heard from %s up to %s only", d, shadow, w.devices[m.index], w.devices[origin.index], top)
 			}
 		}

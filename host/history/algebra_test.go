@@ -53,7 +53,8 @@ type world struct {
 	all    map[EpochID]changes // of the epoch and what it continues
 }
 
-// newWorld draws epochs that continue one, several or no positions of those before, which may go on afterwards.
+// newWorld draws epochs that continue one, several or no positions of those before, which may go on afterwards; some only
+// after a pause.
 func newWorld(rt *rapid.T) *world {
 	w := &world{rt: rt, last: map[EpochID]hlc.Stamp{}, all: map[EpochID]changes{}}
 	n := rapid.IntRange(1, 8).Draw(rt, "epochs")
@@ -70,6 +71,10 @@ func newWorld(rt *rapid.T) *world {
 			e.Parents = w.heads("parents", rapid.IntRange(0, 9).Draw(rt, "early parents") == 0)
 		}
 		start := e.Parents.Top()
+		if rapid.Bool().Draw(rt, "since") { // it goes on a while after what it continues
+			start += hlc.Stamp(rapid.IntRange(0, 6).Draw(rt, "pause"))
+			e.Since = start
+		}
 		w.last[e.ID] = start + hlc.Stamp(rapid.IntRange(1, 4).Draw(rt, "changes"))
 		own := w.set(e.Parents)
 		for s := start + 1; s <= w.last[e.ID]; s++ {
@@ -94,7 +99,7 @@ func (w *world) set(h Heads) changes {
 // position draws a position; if early is set, maybe one before the start of its epoch.
 func (w *world) position(name string, early bool) Position {
 	e := rapid.SampledFrom(w.epochs).Draw(w.rt, name)
-	least := e.Parents.Top() + 1
+	least := e.start() + 1
 	if early {
 		least = 1
 	}

@@ -112,7 +112,15 @@ type Epoch struct {
 	ID      EpochID
 	Stream  Stream
 	Parents Heads // every stamp of the epoch is greater than theirs
+
+	// Since is a stamp after which all changes of the epoch are, at least that of Parents; zero says no more than Parents do.
+	// A device that was restored from an old copy goes on long after it: what it had lost in between is not read again by
+	// those who have it.
+	Since hlc.Stamp
 }
+
+// start is the stamp after which all changes of the epoch are, as far as is known.
+func (e *Epoch) start() hlc.Stamp { return max(e.Since, e.Parents.Top()) }
 
 // Graph is the epochs that are known. Its zero value knows none. It is not safe for use at once with Add or Remove.
 type Graph struct {
@@ -143,9 +151,14 @@ func (g *Graph) Epoch(id EpochID) (Epoch, bool) {
 // Len returns how many epochs are known.
 func (g *Graph) Len() int { return len(g.epochs) }
 
+func (g *Graph) start(id EpochID) hlc.Stamp {
+	e := g.epochs[id]
+	return e.start()
+}
+
 // plain returns the same as h without positions that lie before the start of their epoch, as far as epochs are known.
 func (g *Graph) plain(h Heads) Heads {
-	if !slices.ContainsFunc(h, func(p Position) bool { return p.Stamp <= g.epochs[p.Epoch].Parents.Top() }) {
+	if !slices.ContainsFunc(h, func(p Position) bool { return p.Stamp <= g.start(p.Epoch) }) {
 		return h
 	}
 	return g.until(h, hlc.MaxStamp)
@@ -159,11 +172,12 @@ func (g *Graph) CoversAll(h, k Heads) bool {
 	if h.holds(k) {
 		return true
 	}
+	k = g.plain(k)
 	if k.Top() > h.Top() {
 		return false // what an epoch continues is before it
 	}
 	known := g.reach(h)
-	for _, p := range g.plain(k) {
+	for _, p := range k {
 		if p.Stamp > 0 && known.in(p.Epoch, p.Stamp-1) < p.Stamp {
 			return false
 		}
@@ -188,9 +202,7 @@ func (g *Graph) Low(h, k Heads) hlc.Stamp {
 	switch {
 	case h.holds(k):
 		return k.Top()
-	case len(h) == 0:
-		return 0
-	case len(h) == 1 && len(k) == 1 && h[0].Epoch == k[0].Epoch:
+	case len(h) == 1 && len(k) == 1 && h[0].Epoch == k[0].Epoch && h[0].Stamp >= g.start(h[0].Epoch):
 		return h[0].Stamp
 	}
 	b := behind{reach: g.reach(h), of: make(map[EpochID]hlc.Stamp)}
@@ -245,14 +257,14 @@ func (g *Graph) until(k Heads, t hlc.Stamp) Heads {
 	visit = func(k Heads, t hlc.Stamp) {
 		for _, p := range k {
 			p.Stamp = min(p.Stamp, t)
-			parents := g.epochs[p.Epoch].Parents
+			epoch := g.epochs[p.Epoch]
 			ring, seen := within[p]
 			switch {
-			case p.Stamp > parents.Top(), ring: // so also of an epoch that is not known
+			case p.Stamp > epoch.start(), ring: // so also of an epoch that is not known
 				out = append(out, p)
 			case !seen:
 				within[p] = true
-				visit(parents, p.Stamp)
+				visit(epoch.Parents, p.Stamp)
 				within[p] = false
 			}
 		}
@@ -328,8 +340,8 @@ func (b *behind) least(k Heads) (low hlc.Stamp, all bool) {
 
 // base returns up to where the history has all up to p: at least p.Stamp if it has p.
 func (b *behind) base(p Position) hlc.Stamp {
-	parents := b.graph.epochs[p.Epoch].Parents
-	start := parents.Top()
+	epoch := b.graph.epochs[p.Epoch]
+	start := epoch.start()
 	has := b.in(p.Epoch, min(start, p.Stamp-1))
 	if has > start || has >= p.Stamp {
 		return has // and so all that the epoch continues
@@ -337,7 +349,7 @@ func (b *behind) base(p Position) hlc.Stamp {
 	before, done := b.of[p.Epoch]
 	if !done {
 		b.of[p.Epoch] = 0 // a ring, which only a faulty peer makes, covers nothing
-		low, all := b.least(parents)
+		low, all := b.least(epoch.Parents)
 		if before = low; all {
 			before = start // all before this epoch, and nothing of it
 		}

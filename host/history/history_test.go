@@ -70,6 +70,35 @@ func TestGraph(t *testing.T) {
 	}
 }
 
+// TestGraph_Since has a device that was restored from a copy of 10 when it had written up to 30, and went on at 41.
+func TestGraph_Since(t *testing.T) {
+	g := graphOf(nil, Heads{pos(1, 10)})
+	g.Remove(EpochID{2})
+	g.Add(Epoch{ID: EpochID{2}, Parents: Heads{pos(1, 10)}, Since: 40})
+	for _, c := range []struct {
+		h    Heads
+		low  hlc.Stamp
+		what string
+	}{
+		{Heads{pos(1, 30)}, 40, "who has what was lost is not sent it again"},
+		{Heads{pos(1, 10)}, 40, "who has all before the start"},
+		{Heads{pos(1, 7)}, 7, "who has less"},
+		{Heads{pos(2, 35)}, 40, "who has the start, and nothing of it"},
+		{Heads{pos(2, 45)}, 45, "who has some of it"},
+		{nil, 0, "who has nothing"},
+	} {
+		if got := g.Low(c.h, Heads{pos(2, 50)}); got != c.low {
+			t.Errorf("%s: from %d, want %d", c.what, got, c.low)
+		}
+	}
+	if got := g.Until(Heads{pos(2, 50)}, 35); !got.Equal(Heads{pos(1, 10)}) {
+		t.Errorf("up to 35 there is %v, want what was before the start", got)
+	}
+	if !g.Covers(Heads{pos(1, 10)}, pos(2, 40)) || g.Covers(Heads{pos(1, 10)}, pos(2, 41)) {
+		t.Error("the start is a change")
+	}
+}
+
 // TestGraph_Ring has epochs that continue each other, as only a faulty peer says: nothing hangs, is lost or made up.
 func TestGraph_Ring(t *testing.T) {
 	g := graphOf(Heads{pos(2, 3)}, Heads{pos(3, 5)}, Heads{pos(1, 4)}, Heads{pos(1, 9)})

@@ -18,8 +18,8 @@ func (l *Log) storeEpoch(tx *database.Tx, e *history.Epoch) error {
 	if err != nil {
 		return fmt.Errorf("store epoch: %w", err)
 	}
-	_, err = tx.Exec("INSERT INTO _epoch (id, origin, kind, parents) VALUES (?, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
-		e.ID[:], device, string(e.Stream.Kind), appendHeads(make([]byte, 0, len(e.Parents)*positionBytes), e.Parents))
+	_, err = tx.Exec("INSERT INTO _epoch (id, origin, kind, parents, since) VALUES (?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
+		e.ID[:], device, string(e.Stream.Kind), appendHeads(make([]byte, 0, len(e.Parents)*positionBytes), e.Parents), int64(e.Since)) //nolint:gosec // stamps fit
 	if err != nil {
 		return fmt.Errorf("store epoch: %w", err)
 	}
@@ -33,12 +33,13 @@ func (l *Log) Graph(tx *database.Tx, stream history.Stream) (*history.Graph, err
 	if err != nil {
 		return nil, fmt.Errorf("read epochs: %w", err)
 	}
-	err = tx.Each("SELECT id, parents FROM _epoch WHERE origin = ? AND kind = ?", []any{device, string(stream.Kind)}, func(rows *sql.Rows) error {
+	err = tx.Each("SELECT id, parents, since FROM _epoch WHERE origin = ? AND kind = ?", []any{device, string(stream.Kind)}, func(rows *sql.Rows) error {
 		var id, parents sql.RawBytes
-		if err := rows.Scan(&id, &parents); err != nil {
+		var since int64
+		if err := rows.Scan(&id, &parents, &since); err != nil {
 			return err
 		}
-		e, err := epoch(id, parents)
+		e, err := epoch(id, parents, since)
 		e.Stream = stream
 		graph.Add(e)
 		return err
@@ -52,14 +53,14 @@ func (l *Log) Graph(tx *database.Tx, stream history.Stream) (*history.Graph, err
 // Epochs returns the epochs of all streams that are known, by id.
 func (l *Log) Epochs(ctx context.Context) (epochs []history.Epoch, err error) {
 	err = l.db.Read(ctx, func(tx *database.Tx) error {
-		return tx.Each("SELECT id, origin, kind, parents FROM _epoch ORDER BY id", nil, func(rows *sql.Rows) error {
+		return tx.Each("SELECT id, origin, kind, parents, since FROM _epoch ORDER BY id", nil, func(rows *sql.Rows) error {
 			var id, parents sql.RawBytes
-			var origin int64
+			var origin, since int64
 			var kind string
-			if err := rows.Scan(&id, &origin, &kind, &parents); err != nil {
+			if err := rows.Scan(&id, &origin, &kind, &parents, &since); err != nil {
 				return err
 			}
-			e, err := epoch(id, parents)
+			e, err := epoch(id, parents, since)
 			if err != nil {
 				return err
 			}
@@ -85,11 +86,12 @@ func (l *Log) ForgetEpochs(tx *database.Tx, ids []history.EpochID) error {
 	return nil
 }
 
-func epoch(id, parents []byte) (e history.Epoch, err error) {
+func epoch(id, parents []byte, since int64) (e history.Epoch, err error) {
 	if len(id) != len(e.ID) {
 		return e, sdk.Errorf(sdk.CodeInternal, "the database has an epoch with an id of %d bytes", len(id))
 	}
 	copy(e.ID[:], id)
+	e.Since = hlc.Stamp(since) //nolint:gosec // stamps fit
 	e.Parents, err = readHeads(parents)
 	if err != nil {
 		return e, fmt.Errorf("epoch %s: %w", e.ID, err)

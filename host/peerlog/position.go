@@ -117,11 +117,11 @@ func setHeads(tx *database.Tx, device int64, kind sdk.Ownership, heads history.H
 	return nil
 }
 
-// Extend moves a stream of this device's own to stamp in epoch, the one of this start of the device. from is the place
-// before: the device has written nothing to the stream between from and stamp. Where epoch is not among the positions of
-// the stream it is opened, and continues them all; opened then says so. heads is the watermark that results. A stamp
-// that is not after all of them is a CodeInternal error: the clock went wrong.
-func (l *Log) Extend(tx *database.Tx, stream history.Stream, epoch history.EpochID, stamp hlc.Stamp) (from hlc.Stamp, opened *history.Epoch, heads history.Heads, err error) {
+// Extend moves a stream of this device's own over changes from first to last, all in epoch, the one of this start of the
+// device. from is the place before: the device has written nothing to the stream between from and first. Where epoch is not
+// among the positions of the stream it is opened, and continues them all; opened then says so. heads is the watermark that
+// results. A first that is not after all of them is a CodeInternal error: the clock went wrong.
+func (l *Log) Extend(tx *database.Tx, stream history.Stream, epoch history.EpochID, first, last hlc.Stamp) (from hlc.Stamp, opened *history.Epoch, heads history.Heads, err error) {
 	device, err := tx.DeviceNumber(stream.Origin)
 	if err != nil {
 		return 0, nil, nil, fmt.Errorf("extend own stream: %w", err)
@@ -130,42 +130,41 @@ func (l *Log) Extend(tx *database.Tx, stream history.Stream, epoch history.Epoch
 	if err != nil {
 		return 0, nil, nil, err
 	}
-	if top := before.Top(); stamp <= top {
-		return 0, nil, nil, sdk.Errorf(sdk.CodeInternal, "the clock drew %s, which is not after the last own change %s", stamp, top)
+	if top := before.Top(); first <= top {
+		return 0, nil, nil, sdk.Errorf(sdk.CodeInternal, "the clock drew %s, which is not after the last own change %s", first, top)
 	}
 	if from, ok := before.In(epoch); ok {
-		_, err := tx.Exec("UPDATE _watermark SET stamp = ? WHERE origin = ? AND kind = ? AND epoch = ?", int64(stamp), device, string(stream.Kind), epoch[:]) //nolint:gosec // stamps fit
+		_, err := tx.Exec("UPDATE _watermark SET stamp = ? WHERE origin = ? AND kind = ? AND epoch = ?", int64(last), device, string(stream.Kind), epoch[:]) //nolint:gosec // stamps fit
 		if err != nil {
 			return 0, nil, nil, fmt.Errorf("extend own stream: %w", err)
 		}
 		for i := range before { // read above, so nobody else has it
 			if before[i].Epoch == epoch {
-				before[i].Stamp = stamp
+				before[i].Stamp = last
 			}
 		}
 		return from, nil, before, nil
 	}
-	from, opened, heads, err = l.open(tx, stream, epoch, stamp, before)
+	from, opened, heads, err = l.open(tx, history.Epoch{ID: epoch, Stream: stream, Parents: before, Since: first - 1}, last)
 	if err != nil {
 		return 0, nil, nil, err
 	}
 	return from, opened, heads, setHeads(tx, device, stream.Kind, heads)
 }
 
-// open opens epoch with a position at stamp, after heads. An epoch that was opened before, and is not among heads since
+// open opens epoch with a position at last, after its parents. One that was opened before, and is not among them since
 // another start of the device has continued it meanwhile, can not continue what continues it: its position is one more
 // branch, until the next start continues both.
-func (l *Log) open(tx *database.Tx, stream history.Stream, epoch history.EpochID, stamp hlc.Stamp, before history.Heads) (from hlc.Stamp, opened *history.Epoch, heads history.Heads, err error) {
-	graph, err := l.Graph(tx, stream)
+func (l *Log) open(tx *database.Tx, epoch history.Epoch, last hlc.Stamp) (from hlc.Stamp, opened *history.Epoch, heads history.Heads, err error) {
+	graph, err := l.Graph(tx, epoch.Stream)
 	if err != nil {
 		return 0, nil, nil, err
 	}
-	at := history.At(epoch, stamp)
-	if _, known := graph.Epoch(epoch); known {
+	before, at := epoch.Parents, history.At(epoch.ID, last)
+	if _, known := graph.Epoch(epoch.ID); known {
 		return graph.Low(before, at), nil, graph.Join(before, at), nil
 	}
-	opened = &history.Epoch{ID: epoch, Stream: stream, Parents: before}
-	return before.Top(), opened, at, l.storeEpoch(tx, opened)
+	return before.Top(), &epoch, at, l.storeEpoch(tx, &epoch)
 }
 
 // Acknowledge keeps that peer has durably applied what heads have of a stream, in place of what was kept before.

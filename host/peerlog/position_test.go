@@ -29,7 +29,7 @@ func TestLog_SetHeads(t *testing.T) {
 	db, log := open(t)
 	ctx := context.Background()
 	first := history.Epoch{ID: epochID(1), Stream: shared(7)}
-	second := history.Epoch{ID: epochID(2), Stream: shared(7), Parents: history.Heads{{Epoch: epochID(1), Stamp: 4}, {Epoch: epochID(9), Stamp: hlc.MaxStamp}}}
+	second := history.Epoch{ID: epochID(2), Stream: shared(7), Parents: history.Heads{{Epoch: epochID(1), Stamp: 4}, {Epoch: epochID(9), Stamp: hlc.MaxStamp}}, Since: hlc.MaxStamp - 1}
 	other := history.Epoch{ID: epochID(1).Of(sdk.DeviceOwned), Stream: owned(7)}
 	other.ID[1] = 1
 	branches := history.Heads{{Epoch: epochID(1), Stamp: 6}, {Epoch: epochID(2), Stamp: 12}}
@@ -151,7 +151,7 @@ func put(vector map[history.Stream]history.Heads, stream history.Stream, heads h
 func extend(tb testing.TB, db *database.DB, log *peerlog.Log, stream history.Stream, epoch history.EpochID, stamp hlc.Stamp) (from hlc.Stamp, opened *history.Epoch, heads history.Heads) {
 	tb.Helper()
 	write(tb, db, func(tx *database.Tx) (err error) {
-		from, opened, heads, err = log.Extend(tx, stream, epoch, stamp)
+		from, opened, heads, err = log.Extend(tx, stream, epoch, stamp, stamp)
 		return err
 	})
 	return from, opened, heads
@@ -174,9 +174,9 @@ func TestLog_Extend(t *testing.T) {
 			})
 		}
 	}
-	want("the first change", 0, &history.Epoch{ID: a, Stream: own}, history.At(a, 5))(extend(t, db, log, own, a, 5))
+	want("the first change", 0, &history.Epoch{ID: a, Stream: own, Since: 4}, history.At(a, 5))(extend(t, db, log, own, a, 5))
 	want("the next", 5, nil, history.At(a, 7))(extend(t, db, log, own, a, 7))
-	want("the next start", 7, &history.Epoch{ID: b, Stream: own, Parents: history.At(a, 7)}, history.At(b, 9))(extend(t, db, log, own, b, 9))
+	want("the next start", 7, &history.Epoch{ID: b, Stream: own, Parents: history.At(a, 7), Since: 8}, history.At(b, 9))(extend(t, db, log, own, b, 9))
 
 	// It was started from a copy elsewhere, whose epoch continues the first one.
 	branch := history.Epoch{ID: foreign, Stream: own, Parents: history.At(a, 7)}
@@ -184,7 +184,7 @@ func TestLog_Extend(t *testing.T) {
 	write(t, db, func(tx *database.Tx) error { return log.SetHeads(tx, own, both, []history.Epoch{branch}) })
 	for _, stamp := range []hlc.Stamp{8, 11} {
 		err := db.Write(t.Context(), func(tx *database.Tx) error {
-			_, _, _, err := log.Extend(tx, own, b, stamp)
+			_, _, _, err := log.Extend(tx, own, b, stamp, 30)
 			return err
 		})
 		if sdk.CodeOf(err) != sdk.CodeInternal {
@@ -193,7 +193,7 @@ func TestLog_Extend(t *testing.T) {
 	}
 	both = history.Heads{{Epoch: b, Stamp: 12}, {Epoch: foreign, Stamp: 11}}
 	want("beside a branch", 9, nil, both)(extend(t, db, log, own, b, 12))
-	want("the start after it", 12, &history.Epoch{ID: c, Stream: own, Parents: both}, history.At(c, 20))(extend(t, db, log, own, c, 20))
+	want("the start after it", 12, &history.Epoch{ID: c, Stream: own, Parents: both, Since: 19}, history.At(c, 20))(extend(t, db, log, own, c, 20))
 
 	// The other copy has gone on from where this one stands, and this one does not know of a new start.
 	later := history.Epoch{ID: epochID(5), Stream: own, Parents: history.At(c, 20)}
@@ -297,19 +297,20 @@ func (c *copyOfDevice) extend(rt *rapid.T, t *testing.T, by uint64) {
 	_, known := c.graph(t).Epoch(c.epoch)
 	c.clock += hlc.Stamp(by)
 	undone(t, c.db, func(tx *database.Tx) error {
-		_, _, _, err := c.log.Extend(tx, owned(1), c.epoch, c.clock)
+		_, _, _, err := c.log.Extend(tx, owned(1), c.epoch, c.clock, c.clock)
 		return err
 	})
 	from, opened, heads := extend(t, c.db, c.log, owned(1), c.epoch, c.clock)
 	c.has[history.Position{Epoch: c.epoch, Stamp: c.clock}] = true
 	graph := c.graph(t)
+	low := graph.Low(before, history.At(c.epoch, c.clock))
 	switch {
 	case known != (opened == nil):
 		rt.Fatalf("opened %v an epoch that was known: %v", opened, known)
-	case opened != nil && (!opened.Parents.Equal(before) || opened.ID != c.epoch):
+	case opened != nil && (!opened.Parents.Equal(before) || opened.ID != c.epoch || opened.Since != c.clock-1):
 		rt.Fatalf("opened %v after %v", opened, before)
-	case from != graph.Low(before, history.At(c.epoch, c.clock)):
-		rt.Fatalf("from %s; who has %v has %v up to %s", from, before, c.clock, graph.Low(before, history.At(c.epoch, c.clock)))
+	case from > low || from < low && opened == nil:
+		rt.Fatalf("from %s; who has %v has %v up to %s", from, before, c.clock, low)
 	case !heads.Equal(c.heads(t)) || !heads.Equal(graph.Join(nil, heads)):
 		rt.Fatalf("heads %v; %v are stored", heads, c.heads(t))
 	}

@@ -274,7 +274,11 @@ func epochsFromProto(_ *Limits, p *protocolpb.Epochs) (*Epochs, error) {
 		if _, own := parents.In(id); own {
 			return nil, sdk.Errorf(sdk.CodeInvalid, "epoch %s continues itself", id)
 		}
-		m.Epochs = append(m.Epochs, Epoch{ID: id, Stream: s, Parents: parents})
+		since := hlc.Stamp(e.GetSince())
+		if since > hlc.MaxStamp {
+			return nil, sdk.Errorf(sdk.CodeInvalid, "epoch %s begins at %x, beyond the greatest stamp", id, uint64(since))
+		}
+		m.Epochs = append(m.Epochs, Epoch{ID: id, Stream: s, Parents: parents, Since: since})
 	}
 	return m, nil
 }

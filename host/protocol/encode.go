@@ -121,7 +121,7 @@ func batchToProto(b *sdk.Batch) *protocolpb.Batch {
 
 func epochToProto(e *Epoch) *protocolpb.Epoch {
 	return &protocolpb.Epoch{
-		Id: e.ID[:], Origin: e.Stream.Origin[:], Kind: kindToProto(e.Stream.Kind), Parents: headsToProto(e.Parents),
+		Id: e.ID[:], Origin: e.Stream.Origin[:], Kind: kindToProto(e.Stream.Kind), Parents: headsToProto(e.Parents), Since: uint64(e.Since),
 	}
 }
 

@@ -185,7 +185,7 @@ func (s source) message(t Type) Message {
 		return &Epochs{some(s, 3, func() Epoch {
 			id := EpochID(s.id())
 			id[8] = 1 // not one of the parents
-			return Epoch{ID: id, Stream: s.stream(), Parents: s.heads(hlc.MaxStamp)}
+			return Epoch{ID: id, Stream: s.stream(), Parents: s.heads(hlc.MaxStamp), Since: s.stamp(0)}
 		})}
 	case TypeSnapshotRequest:
 		m := &SnapshotRequest{

@@ -129,7 +129,7 @@ func (p *restamping) apply() error {
 		if len(p.old) == 0 {
 			continue
 		}
-		if _, _, _, err := p.journal.Extend(p.tx, key, p.epoch.Of(kind), last); err != nil {
+		if _, _, _, err := p.journal.Extend(p.tx, key, p.epoch.Of(kind), p.base+1, last); err != nil {
 			return err
 		}
 	}

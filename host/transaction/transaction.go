@@ -33,9 +33,10 @@ type PrepareFunc func(ctx context.Context, kind sdk.Ownership, batches []sdk.Bat
 type Journal interface {
 	// Append adds operations of origin to the log.
 	Append(tx *database.Tx, origin sdk.DeviceID, batches []sdk.Batch) error
-	// Extend moves an own stream to stamp in epoch, which it opens, continuing the positions that the stream has, where it is
-	// not among them; opened then says so. from is the place before, and heads are the positions that result.
-	Extend(tx *database.Tx, stream history.Stream, epoch history.EpochID, stamp hlc.Stamp) (from hlc.Stamp, opened *history.Epoch, heads history.Heads, err error)
+	// Extend moves an own stream over changes from first to last in epoch, which it opens, continuing the positions that the
+	// stream has, where it is not among them; opened then says so. from is the place before, and heads are the positions that
+	// result. A first that is not after all the stream's positions is a CodeInternal error.
+	Extend(tx *database.Tx, stream history.Stream, epoch history.EpochID, first, last hlc.Stamp) (from hlc.Stamp, opened *history.Epoch, heads history.Heads, err error)
 }
 
 // Committed says what one commit added to one of this device's own streams.
@@ -210,12 +211,9 @@ func (m *Manager) record(tx *database.Tx, kind sdk.Ownership, result Result, sto
 func (m *Manager) extend(tx *database.Tx, kind sdk.Ownership, first, last hlc.Stamp, stored []sdk.Batch) error {
 	o := &m.options
 	epoch := o.Epoch.Of(kind)
-	from, opened, _, err := o.Journal.Extend(tx, history.Stream{Origin: o.Self, Kind: kind}, epoch, last)
+	from, opened, _, err := o.Journal.Extend(tx, history.Stream{Origin: o.Self, Kind: kind}, epoch, first, last)
 	if err != nil {
 		return err
-	}
-	if first <= from {
-		return sdk.Errorf(sdk.CodeInternal, "the clock drew %s, which is not after the last own change %s", first, from)
 	}
 	if o.Announce != nil {
 		committed := Committed{Kind: kind, Heads: history.At(epoch, last), Opened: opened, From: from, Through: last, Batches: stored}

@@ -47,21 +47,24 @@ type journal struct{ appended int }
 
 func (j *journal) Append(*database.Tx, sdk.DeviceID, []sdk.Batch) error { j.appended++; return nil }
 
-func (j *journal) Extend(tx *database.Tx, stream history.Stream, epoch history.EpochID, stamp hlc.Stamp) (from hlc.Stamp, opened *history.Epoch, heads history.Heads, err error) {
+func (j *journal) Extend(tx *database.Tx, stream history.Stream, epoch history.EpochID, first, last hlc.Stamp) (from hlc.Stamp, opened *history.Epoch, heads history.Heads, err error) {
 	var raw []byte
 	found, err := tx.One("SELECT epoch, stamp FROM mark WHERE kind = ?", []any{string(stream.Kind)}, &raw, &from)
 	if err != nil {
 		return 0, nil, nil, err
 	}
+	if first <= from {
+		return 0, nil, nil, sdk.Errorf(sdk.CodeInternal, "%s is not after %s", first, from)
+	}
 	if !found || history.EpochID(raw) != epoch {
-		opened = &history.Epoch{ID: epoch, Stream: stream}
+		opened = &history.Epoch{ID: epoch, Stream: stream, Since: first - 1}
 		if found {
 			opened.Parents = history.At(history.EpochID(raw), from)
 		}
 	}
 	_, err = tx.Exec("INSERT INTO mark (kind, epoch, stamp) VALUES (?, ?, ?) ON CONFLICT (kind) DO UPDATE SET epoch = excluded.epoch, stamp = excluded.stamp",
-		string(stream.Kind), epoch[:], int64(stamp))
-	return from, opened, history.At(epoch, stamp), err
+		string(stream.Kind), epoch[:], int64(last))
+	return from, opened, history.At(epoch, last), err
 }
 
 type fixture struct {
@@ -200,9 +203,9 @@ func TestManager_epochs(t *testing.T) {
 	seal()
 	commit()
 	want := []transaction.Committed{
-		{Kind: sdk.SharedByAll, Heads: history.At(first, 101), Opened: &history.Epoch{ID: first, Stream: stream}, Through: 101, Batches: row(101)},
+		{Kind: sdk.SharedByAll, Heads: history.At(first, 101), Opened: &history.Epoch{ID: first, Stream: stream, Since: 100}, Through: 101, Batches: row(101)},
 		{Kind: sdk.SharedByAll, Heads: history.At(first, 102), From: 101, Through: 102},
-		{Kind: sdk.SharedByAll, Heads: history.At(second, 103), Opened: &history.Epoch{ID: second, Stream: stream, Parents: history.At(first, 102)}, From: 102, Through: 103},
+		{Kind: sdk.SharedByAll, Heads: history.At(second, 103), Opened: &history.Epoch{ID: second, Stream: stream, Parents: history.At(first, 102), Since: 102}, From: 102, Through: 103},
 		{Kind: sdk.SharedByAll, Heads: history.At(second, 104), From: 103, Through: 104, Batches: row(104)},
 	}
 	if diff := cmp.Diff(want, f.told); diff != "" {

@@ -1141,6 +1141,7 @@ type Epoch struct {
 	Origin        []byte                 `protobuf:"bytes,2,opt,name=origin,proto3" json:"origin,omitempty"` // 16 bytes
 	Kind          Kind                   `protobuf:"varint,3,opt,name=kind,proto3,enum=starling.wire.v1.Kind" json:"kind,omitempty"`
 	Parents       []*Position            `protobuf:"bytes,4,rep,name=parents,proto3" json:"parents,omitempty"`
+	Since         uint64                 `protobuf:"varint,5,opt,name=since,proto3" json:"since,omitempty"` // all changes of the epoch are after it; zero: after its parents
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1201,6 +1202,13 @@ func (x *Epoch) GetParents() []*Position {
 		return x.Parents
 	}
 	return nil
+}
+
+func (x *Epoch) GetSince() uint64 {
+	if x != nil {
+		return x.Since
+	}
+	return 0
 }
 
 // Place is a place in the order of all records: by model, then by id. Where none is given, it is before them all, or the end.
@@ -1959,12 +1967,13 @@ const file_host_protocol_wire_proto_rawDesc = "" +
 	"\flibrary_name\x18\x02 \x01(\tR\vlibraryName\x12\x18\n" +
 	"\amembers\x18\x03 \x01(\fR\amembers\"9\n" +
 	"\x06Epochs\x12/\n" +
-	"\x06epochs\x18\x01 \x03(\v2\x17.starling.wire.v1.EpochR\x06epochs\"\x91\x01\n" +
+	"\x06epochs\x18\x01 \x03(\v2\x17.starling.wire.v1.EpochR\x06epochs\"\xa7\x01\n" +
 	"\x05Epoch\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x16\n" +
 	"\x06origin\x18\x02 \x01(\fR\x06origin\x12*\n" +
 	"\x04kind\x18\x03 \x01(\x0e2\x16.starling.wire.v1.KindR\x04kind\x124\n" +
-	"\aparents\x18\x04 \x03(\v2\x1a.starling.wire.v1.PositionR\aparents\"-\n" +
+	"\aparents\x18\x04 \x03(\v2\x1a.starling.wire.v1.PositionR\aparents\x12\x14\n" +
+	"\x05since\x18\x05 \x01(\x04R\x05since\"-\n" +
 	"\x05Place\x12\x14\n" +
 	"\x05model\x18\x01 \x01(\tR\x05model\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\fR\x02id\"\x9c\x02\n" +
