@@ -1,5 +1,6 @@
 # This device, for Starling. "starling config validate" checks the file and names every mistake by line and column.
-# Paths start from this file's folder. env("NAME") and env("NAME", "default") read the environment.
+# Paths start from this file's folder. env("NAME") and env("NAME", "default") read the environment, file("path") a text file,
+# secretfile("path") one that is never shown. "starling config show" prints what takes effect.
 
 # The library: the devices that sync with one another. This device founds it when it first starts.
 library "home" {}

@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -328,7 +329,7 @@ func newSupervisor(c *config.Config, p *plugins, log hclog.Logger) (*supervisor.
 		StoreDir: filepath.Join(c.Device.DataDir, "plugins"), RuntimeDir: filepath.Join(c.Device.DataDir, "run"),
 	}, specs(c))
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", c.File, err)
+		return nil, fmt.Errorf("%s: %w", strings.Join(c.Files, ", "), err)
 	}
 	p.network.ready = s.Settled
 	return s, nil

@@ -106,8 +106,8 @@ func report(out io.Writer, err error) {
 // app is what the commands share.
 type app struct {
 	Deps
-	configFile string
-	json       bool
+	configFiles []string
+	json        bool
 }
 
 // New returns the command line. Execute adds the exit status and the printing of errors.
@@ -127,7 +127,7 @@ func New(deps Deps) *cobra.Command {
 	root.SetIn(deps.In)
 	root.SetOut(deps.Out)
 	root.SetErr(deps.Err)
-	root.PersistentFlags().StringVar(&a.configFile, "config", "config.hcl", "the device's configuration `file`")
+	root.PersistentFlags().StringArrayVar(&a.configFiles, "config", []string{"config.hcl"}, "the device's configuration: a `file`, or a folder of .hcl files; may be repeated")
 	root.AddCommand(
 		a.initCommand(), a.runCommand(), a.demoCommand(),
 		a.statusCommand(), a.peersCommand(), a.pluginsCommand(), a.pluginCommand(),
@@ -209,13 +209,13 @@ func (a *app) reads(cmd *cobra.Command) *cobra.Command {
 
 // call runs do with a client of the running host.
 func (a *app) call(cmd *cobra.Command, do func(ctx context.Context, host *control.Client) error) error {
-	c, err := config.Load(a.configFile)
+	c, err := a.load()
 	if err != nil {
 		return err
 	}
 	host, err := control.Dial(cmd.Context(), c.Device.DataDir)
 	if errors.Is(err, control.ErrNoHost) {
-		return sdk.Errorf(sdk.CodeUnavailable, "%w for %s; start it with: starling run --config %s", control.ErrNoHost, relative(c.Device.DataDir), a.configFile)
+		return sdk.Errorf(sdk.CodeUnavailable, "%w for %s; start it with: starling run --config %s", control.ErrNoHost, relative(c.Device.DataDir), a.config())
 	}
 	if err != nil {
 		return err
@@ -223,6 +223,12 @@ func (a *app) call(cmd *cobra.Command, do func(ctx context.Context, host *contro
 	defer host.Close()
 	return do(cmd.Context(), host)
 }
+
+// load reads the configuration that the command line names.
+func (a *app) load() (*config.Config, error) { return config.Load(a.configFiles...) }
+
+// config returns what a person writes after --config to name the same configuration again.
+func (a *app) config() string { return strings.Join(a.configFiles, " --config ") }
 
 // relative returns path as a person in this folder would write it: ./data, or the whole path where it is elsewhere.
 func relative(path string) string {

@@ -154,7 +154,7 @@ func newWorld(t *testing.T, change func(*controltest.Host)) *world {
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	t.Chdir(dir)
-	for _, folder := range []string{"data", "pictures/summer", "music"} {
+	for _, folder := range []string{"data", "pictures/summer", "music", "parts"} {
 		if err := os.MkdirAll(folder, 0o700); err != nil {
 			t.Fatal(err)
 		}
@@ -163,6 +163,10 @@ func newWorld(t *testing.T, change func(*controltest.Host)) *world {
 	writeConfig(t, "config.hcl", config.Settings{Library: "home", Device: "alice"})
 	writeConfig(t, "asleep.hcl", config.Settings{Library: "home", Device: "asleep", DataDir: "./asleep"})
 	writeFile(t, "bad.hcl", "library \"home\" {}\ndevice \"alice\" { data_dir = \"./data\" }\n\ntransport \"tcp\" \"lan\" {\n  lisen = \"127.0.0.1:7420\"\n}\nsync {\n  heartbeat = \"1min\"\n}\n")
+	writeFile(t, "parts/base.hcl", "library \"home\" {}\ndevice \"alice\" { data_dir = \"../data\" }\nstore \"sqlite\" {}\nplugin_dir = \"/opt/plugins\"\n")
+	writeFile(t, "parts/tag.hcl", "model \"tag\" {\nconfig {\ntoken=secretfile(\"../token\")\n}\n}\n")
+	writeFile(t, "again.hcl", "plugin_dir = \"./plugins\"\n")
+	writeFile(t, "token", "s3cret\n")
 	host := fixture()
 	if change != nil {
 		change(host)

@@ -1,7 +1,6 @@
 package command
 
 import (
-	"errors"
 	"path/filepath"
 	"runtime"
 
@@ -61,7 +60,7 @@ func (a *app) runCommand() *cobra.Command {
 		Short: "Run the host in the foreground",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := config.Load(a.configFile)
+			c, err := a.load()
 			if err != nil {
 				return err
 			}
@@ -89,43 +88,6 @@ func (a *app) demoCommand() *cobra.Command {
 	}
 	cmd.Flags().BoolVar(&options.Once, "once", false, "end by itself; status 0 only if both devices are equal")
 	return cmd
-}
-
-func (a *app) configCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "config", Short: "Look at the configuration file"}
-	cmd.AddCommand(a.reads(&cobra.Command{
-		Use:   "validate",
-		Short: "Name every mistake in the configuration file",
-		Args:  cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error {
-			c, err := config.Load(a.configFile)
-			if a.json {
-				return errors.Join(a.printMistakes(err), err)
-			}
-			if err != nil {
-				return err
-			}
-			return a.printf("%s is valid: device %s, %s, %s\n", c.File, plain(c.Device.Name),
-				count(int64(len(c.Models)), "model"), count(int64(len(c.Transports)), "transport"))
-		},
-	}))
-	return cmd
-}
-
-// printMistakes prints one object for each mistake; none, for a valid file.
-func (a *app) printMistakes(err error) error {
-	mistakes, _ := errors.AsType[config.Diagnostics](err)
-	for _, m := range mistakes {
-		if err := a.object(struct {
-			File    string `json:"file"`
-			Line    int    `json:"line"`
-			Column  int    `json:"column"`
-			Message string `json:"message"`
-		}{m.Range.File, m.Range.StartLine, m.Range.StartColumn, m.Message}); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 func (a *app) versionCommand() *cobra.Command {

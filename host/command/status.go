@@ -61,9 +61,9 @@ func (a *app) printStatus(s *control.Status) error {
 	}
 	switch {
 	case s.LibraryID == "":
-		return a.printf("it waits for an invitation: starling --config %s join CODE\n", a.configFile)
+		return a.printf("it waits for an invitation: starling --config %s join CODE\n", a.config())
 	case len(s.Peers) == 0:
-		return a.printf("no peers yet; let one in with: starling --config %s invite\n", a.configFile)
+		return a.printf("no peers yet; let one in with: starling --config %s invite\n", a.config())
 	}
 	t := newTable(a.Out, "PEER", "STATE", "BEHIND", "BEHIND ME", "RTT", "VIA", "SINCE")
 	for i := range s.Peers {

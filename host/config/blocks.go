@@ -41,7 +41,7 @@ func (p *parser) document(c *Config, body *hclsyntax.Body) {
 	}
 	p.names(body, root, "")
 
-	start := hcl.Range{Start: hcl.InitialPos, End: hcl.InitialPos}
+	start := hcl.Range{Start: hcl.InitialPos, End: hcl.InitialPos} // of the first file
 	if b := p.one(body, "library"); b != nil {
 		c.Library = p.library(b, known["library"])
 	} else {
@@ -107,7 +107,7 @@ func (p *parser) device(s section) Device {
 	if _, given := s.block.Body.Attributes["data_dir"]; !given {
 		p.missingf(at, `the device has no data_dir; write data_dir = "./data"`)
 	}
-	result.DataDir = absolute(p.base, dir)
+	result.DataDir = absolute(p.fileOf(at).base, dir)
 	return result
 }
 
@@ -131,8 +131,8 @@ func (p *parser) log(b *hclsyntax.Block, shape shape) Log {
 		Format: s.choice("format", "text", "json"),
 		Range:  p.at(s.whole()),
 	}
-	if file, _ := s.text("file", ""); file != "" {
-		result.File = absolute(p.base, file)
+	if file, at := s.text("file", ""); file != "" {
+		result.File = absolute(p.fileOf(at).base, file)
 	}
 	return result
 }
@@ -141,8 +141,8 @@ func (p *parser) log(b *hclsyntax.Block, shape shape) Log {
 func (p *parser) plugins(body *hclsyntax.Body) string {
 	s := section{parser: p, block: &hclsyntax.Block{Body: body}}
 	if _, given := body.Attributes["plugin_dir"]; given {
-		dir, _ := s.text("plugin_dir", "")
-		return absolute(p.base, dir)
+		dir, at := s.text("plugin_dir", "")
+		return absolute(p.fileOf(at).base, dir)
 	}
 	dir, err := p.pluginDir()
 	if err != nil {
@@ -174,7 +174,7 @@ func (p *parser) models(c *Config, body *hclsyntax.Body, shape shape) {
 		m := Model{Name: sdk.ModelName(name), Range: p.at(s.whole())}
 		m.Path, m.PathRange = s.plugin(c.PluginDir, name)
 		m.SHA256 = s.digest()
-		m.Config = s.object()
+		m.Config, m.Shown = s.object()
 		c.Models = append(c.Models, m)
 	}
 }
@@ -182,7 +182,7 @@ func (p *parser) models(c *Config, body *hclsyntax.Body, shape shape) {
 // plugin returns the path of the block's plugin: the path argument, or the binary called name in dir.
 func (s section) plugin(dir, name string) (string, Range) {
 	if path, at := s.text("path", ""); path != "" {
-		return absolute(s.base, path), s.at(at)
+		return absolute(s.fileOf(at).base, path), s.at(at)
 	}
 	return binary(dir, name), s.at(s.whole())
 }
@@ -238,7 +238,7 @@ func (p *parser) transport(s section) Transport {
 	advertise, ranges := s.texts("advertise")
 	t.Advertise = advertise
 	t.SHA256 = s.digest()
-	t.Config = s.object()
+	t.Config, t.Shown = s.object()
 	if t.Kind != "tcp" {
 		return t // only the plugin knows what its addresses look like
 	}

@@ -1,8 +1,9 @@
-// Package config reads config.hcl, the description of one device.
+// Package config reads config.hcl, the description of one device, which may also be several files.
 //
-// It promises a plain, complete Config (every default filled in, every relative path made absolute from the file's
-// folder, every plugin's path resolved) or all mistakes at once, each with its file, line and columns and what to
-// write instead. It opens no file but the one it is given and leaves to others whether plugins, folders and ports exist.
+// It promises a plain, complete Config (every default filled in, every relative path made absolute from the folder of the
+// file that holds it, every plugin's path resolved) or all mistakes at once, each with its file, line and columns and what to
+// write instead. It opens the files that it is given and those that they read with file and secretfile, and leaves to others
+// whether plugins, folders and ports exist.
 package config
 
 import (
@@ -13,6 +14,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/starling-sync/starling/sdk"
@@ -20,7 +22,7 @@ import (
 
 // Config is a device's configuration. It is plain data: its readers must not change it.
 type Config struct {
-	File       string // path of the file, as given
+	Files      []string // paths of the files, as given or found in a folder that was given
 	Library    Library
 	Device     Device
 	Store      Store
@@ -68,6 +70,7 @@ type Model struct {
 	Path      string          // absolute path of the plugin's binary
 	SHA256    string          // 64 hexadecimal digits that the binary must have; empty: any
 	Config    json.RawMessage // the config block as a JSON object; "{}" if there is none
+	Shown     json.RawMessage // the same for people: without secrets
 	Range     Range
 	PathRange Range // of path; of the whole block if there is none
 }
@@ -81,6 +84,7 @@ type Transport struct {
 	Path        string          // absolute path of the plugin's binary
 	SHA256      string          // as in Model
 	Config      json.RawMessage // as in Model
+	Shown       json.RawMessage // as in Model
 	Range       Range
 	ListenRange Range // of listen; of the whole block if there is none
 	PathRange   Range // as in Model
@@ -133,26 +137,87 @@ func (r Range) String() string {
 // MaxFileBytes is the greatest size of a configuration file.
 const MaxFileBytes = 64 << 10
 
-// Load reads the file at path. Mistakes in it come as Diagnostics, all at once.
-func Load(path string) (*Config, error) {
+// Source is one file of a configuration.
+type Source struct {
+	Name    string // path, as messages give it; relative paths in it start from its folder
+	Content []byte
+}
+
+// Load reads the configuration that lies in paths, as Read finds it. What is given twice in it is a mistake. Mistakes come
+// as Diagnostics, all at once.
+func Load(paths ...string) (*Config, error) {
+	sources, err := Read(paths...)
+	if err != nil {
+		return nil, err
+	}
+	return Parse(sources...)
+}
+
+// Read returns the files in paths: files, and folders, of which the files NAME.hcl count, in the order of their names.
+func Read(paths ...string) ([]Source, error) {
+	var sources []Source
+	seen := make(map[string]bool)
+	for _, path := range paths {
+		files, err := filesAt(path)
+		if err != nil {
+			return nil, err
+		}
+		for _, name := range files {
+			source, err := read(name)
+			if err != nil {
+				return nil, err
+			}
+			absolute, err := filepath.Abs(name)
+			if err == nil && seen[absolute] {
+				return nil, sdk.Errorf(sdk.CodeInvalid, "%s is given twice; name it once", name)
+			}
+			seen[absolute] = true
+			sources = append(sources, source)
+		}
+	}
+	return sources, nil
+}
+
+// filesAt returns path, or the configuration files in it if it is a folder.
+func filesAt(path string) ([]string, error) {
+	if info, err := os.Stat(path); err != nil || !info.IsDir() {
+		return []string{path}, nil //nolint:nilerr // read says what is wrong with it
+	}
+	entries, err := os.ReadDir(path)
+	var files []string
+	for _, entry := range entries {
+		if !entry.IsDir() && strings.HasSuffix(entry.Name(), ".hcl") {
+			files = append(files, filepath.Join(path, entry.Name()))
+		}
+	}
+	if err == nil && len(files) == 0 {
+		err = errors.New("the folder has no file that ends in .hcl")
+	}
+	if err != nil {
+		return nil, sdk.Errorf(sdk.CodeInvalid, "%s: %w", path, reason(err))
+	}
+	return files, nil
+}
+
+func read(path string) (Source, error) {
 	f, err := os.Open(path) //nolint:gosec // the operator names the file
 	switch {
 	case os.IsNotExist(err):
-		return nil, sdk.Errorf(sdk.CodeNotFound, "%s: no such file; make a device with: starling init DIR, or name its file with: --config FILE", path)
+		return Source{}, sdk.Errorf(sdk.CodeNotFound, "%s: no such file; make a device with: starling init DIR, or name its file with: --config FILE", path)
 	case err != nil:
-		return nil, sdk.Errorf(sdk.CodeInvalid, "%s: cannot be read: %w", path, reason(err))
+		return Source{}, sdk.Errorf(sdk.CodeInvalid, "%s: cannot be read: %w", path, reason(err))
 	}
 	defer f.Close()
-	src, err := io.ReadAll(io.LimitReader(f, MaxFileBytes+1))
+	content, err := io.ReadAll(io.LimitReader(f, MaxFileBytes+1))
 	if err != nil {
-		return nil, sdk.Errorf(sdk.CodeInvalid, "%s: cannot be read: %w", path, reason(err))
+		return Source{}, sdk.Errorf(sdk.CodeInvalid, "%s: cannot be read: %w", path, reason(err))
 	}
-	return Parse(path, src)
+	return Source{Name: path, Content: content}, nil
 }
 
-// Parse reads src as the content of the file named filename, whose folder relative paths start from.
-func Parse(filename string, src []byte) (*Config, error) {
-	return parse(filename, src, environment{lookup: os.LookupEnv, executable: os.Executable})
+// Parse reads sources, one at least, as one configuration.
+func Parse(sources ...Source) (*Config, error) {
+	return parse(sources, environment{lookup: os.LookupEnv, executable: os.Executable})
 }
 
 func reason(err error) error {

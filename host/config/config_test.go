@@ -43,7 +43,7 @@ func TestParse_Mistakes(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			config, err := parse(filepath.Base(file), src, testEnvironment())
+			config, err := parse([]Source{{filepath.Base(file), src}}, testEnvironment())
 			if err == nil {
 				t.Fatalf("no mistakes found: %+v", config)
 			}
@@ -136,32 +136,32 @@ func TestParse_Complete(t *testing.T) {
 	if runtime.GOOS == "windows" {
 		t.Skip("the expected paths are written for other systems")
 	}
-	got, err := parse("/etc/starling/config.hcl", []byte(complete), testEnvironment())
+	got, err := parse([]Source{{"/etc/starling/config.hcl", []byte(complete)}}, testEnvironment())
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := &Config{
-		File:      "/etc/starling/config.hcl",
+		Files:     []string{"/etc/starling/config.hcl"},
 		Library:   Library{Name: "home"},
 		Device:    Device{Name: "alice", DataDir: "/home/alice/starling"},
 		Store:     Store{Kind: "sqlite", Durability: Normal},
 		PluginDir: "/etc/starling/plugins",
 		Models: []Model{
-			{Name: "entry", Path: "/etc/starling/plugins/entry", Config: json.RawMessage(`{}`)},
-			{Name: "location", Path: "/etc/starling/plugins/location", Config: json.RawMessage(`{"depth":9007199254740993,"ignore":[".git","value"]}`)},
+			{Name: "entry", Path: "/etc/starling/plugins/entry", Config: json.RawMessage(`{}`), Shown: json.RawMessage(`{}`)},
+			{Name: "location", Path: "/etc/starling/plugins/location", Config: json.RawMessage(`{"depth":9007199254740993,"ignore":[".git","value"]}`), Shown: json.RawMessage(`{"depth":9007199254740993,"ignore":[".git","value"]}`)},
 			{
-				Name: "tag", Path: "/etc/starling/bin/my-tag", Config: json.RawMessage(`{"colours":{"red":true}}`),
+				Name: "tag", Path: "/etc/starling/bin/my-tag", Config: json.RawMessage(`{"colours":{"red":true}}`), Shown: json.RawMessage(`{"colours":{"red":true}}`),
 				SHA256: "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef",
 			},
 		},
 		Transports: []Transport{
 			{
 				Kind: "tcp", Name: "lan", Listen: "0.0.0.0:7420", Advertise: []string{"nas:7420", "[2001:db8::1]:7420"},
-				Path: "/etc/starling/plugins/transport-tcp", Config: json.RawMessage(`{}`),
+				Path: "/etc/starling/plugins/transport-tcp", Config: json.RawMessage(`{}`), Shown: json.RawMessage(`{}`),
 			},
 			{
 				Kind: "nats", Name: "bus", Listen: "starling.devices",
-				Path: "/etc/starling/plugins/transport-nats", Config: json.RawMessage(`{}`),
+				Path: "/etc/starling/plugins/transport-nats", Config: json.RawMessage(`{}`), Shown: json.RawMessage(`{}`),
 			},
 		},
 		Sync: Sync{
@@ -191,7 +191,7 @@ store "sqlite" {}
 `
 
 func TestParse_Defaults(t *testing.T) {
-	got, err := parse("config.hcl", []byte(minimal), testEnvironment())
+	got, err := parse([]Source{{"config.hcl", []byte(minimal)}}, testEnvironment())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -200,7 +200,7 @@ func TestParse_Defaults(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := &Config{
-		File: "config.hcl", Library: Library{Name: "home"},
+		Files: []string{"config.hcl"}, Library: Library{Name: "home"},
 		Device:    Device{Name: "alice", DataDir: filepath.Join(folder, "data")},
 		Store:     Store{Kind: "sqlite", Durability: Full},
 		PluginDir: filepath.FromSlash("/opt/starling/plugins"),
@@ -273,12 +273,12 @@ func TestWrite_CommentsAreDefaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	plain, err := parse("config.hcl", content, testEnvironment())
+	plain, err := parse([]Source{{"config.hcl", content}}, testEnvironment())
 	if err != nil {
 		t.Fatal(err)
 	}
 	shown := regexp.MustCompile(`(?m)^( +)# (\w+ += )`).ReplaceAll(content, []byte("$1$2"))
-	explicit, err := parse("config.hcl", shown, testEnvironment())
+	explicit, err := parse([]Source{{"config.hcl", shown}}, testEnvironment())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -345,7 +345,7 @@ func TestParse_LimitsAreBounded(t *testing.T) {
 		}
 		for _, value := range []string{tiny, huge} {
 			src := minimal + "sync {\n limits {\n " + name + " = " + value + "\n}\n}\n"
-			_, err := parse("config.hcl", []byte(src), testEnvironment())
+			_, err := parse([]Source{{"config.hcl", []byte(src)}}, testEnvironment())
 			if err == nil || !strings.Contains(err.Error(), name+": "+value+" is out of range; want ") {
 				t.Errorf("%s = %s: %v", name, value, err)
 			}
@@ -378,7 +378,7 @@ func TestWrite_Settings(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	config, err := parse("config.hcl", content, testEnvironment())
+	config, err := parse([]Source{{"config.hcl", content}}, testEnvironment())
 	if err != nil {
 		t.Fatalf("%v\n%s", err, content)
 	}
@@ -403,7 +403,7 @@ func TestParse_Deep(t *testing.T) {
 			if part != "a {\n" {
 				src = append([]byte("a = "), src...)
 			}
-			_, err := parse("config.hcl", src, testEnvironment())
+			_, err := parse([]Source{{"config.hcl", src}}, testEnvironment())
 			var found Diagnostics
 			if !errors.As(err, &found) || len(found) > 100 {
 				t.Errorf("%d mistakes, the first %v", len(found), found[:min(1, len(found))])
@@ -428,7 +428,7 @@ func FuzzParse(f *testing.F) {
 	f.Add(bytes.Repeat([]byte("["), 1000))
 	f.Add([]byte("a = (" + strings.Repeat("-\n", 1000)))
 	f.Fuzz(func(t *testing.T, src []byte) {
-		config, err := parse("config.hcl", src, testEnvironment())
+		config, err := parse([]Source{{"config.hcl", src}}, testEnvironment())
 		var found Diagnostics
 		switch {
 		case err == nil && (config == nil || config.Sync.WindowBytes < config.Sync.PageBytes || !sound(config.Sync.Limits)):

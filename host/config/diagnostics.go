@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -19,7 +20,7 @@ type Diagnostic struct {
 
 func (d Diagnostic) String() string { return d.Range.String() + ": " + d.Message }
 
-// Diagnostics is every mistake of a file, in the order of the file. It is never empty.
+// Diagnostics is every mistake of a configuration, in the order of its files. It is never empty.
 type Diagnostics []Diagnostic
 
 // Error returns one line a mistake.
@@ -35,20 +36,21 @@ func (d Diagnostics) Error() string {
 func (d Diagnostics) Unwrap() error { return sdk.Errorf(sdk.CodeInvalid, "%s", d.Error()) }
 
 // inOrder returns d sorted by place, one of each.
-func (d Diagnostics) inOrder() Diagnostics {
+func (d Diagnostics) inOrder(files []string) Diagnostics {
 	slices.SortStableFunc(d, func(a, b Diagnostic) int {
-		if a.Range.StartLine != b.Range.StartLine {
-			return a.Range.StartLine - b.Range.StartLine
-		}
-		return a.Range.StartColumn - b.Range.StartColumn
+		return cmp.Or(
+			cmp.Compare(slices.Index(files, a.Range.File), slices.Index(files, b.Range.File)),
+			cmp.Compare(a.Range.StartLine, b.Range.StartLine),
+			cmp.Compare(a.Range.StartColumn, b.Range.StartColumn),
+		)
 	})
 	return slices.Compact(d)
 }
 
-// at returns r as a Range of the file that the operator named.
+// at returns r as a Range of the file that the operator named; of the first one, where r lies in none.
 func (p *parser) at(r hcl.Range) Range {
 	return Range{
-		File: p.file, StartLine: r.Start.Line, StartColumn: r.Start.Column,
+		File: p.fileOf(r).Name, StartLine: r.Start.Line, StartColumn: r.Start.Column,
 		EndLine: r.End.Line, EndColumn: r.End.Column,
 	}
 }
@@ -57,29 +59,28 @@ func (p *parser) failf(r hcl.Range, format string, args ...any) {
 	p.found = append(p.found, Diagnostic{Range: p.at(r), Message: fmt.Sprintf(format, args...)})
 }
 
-// missingf reports what is not there. It stays silent in a file with syntax errors, which may have hidden it.
+// missingf reports what is not there. It stays silent where there are syntax errors, which may have hidden it.
 func (p *parser) missingf(r hcl.Range, format string, args ...any) {
-	if len(p.broken) == 0 {
+	if !slices.ContainsFunc(p.files, func(f *file) bool { return len(f.broken) > 0 }) {
 		p.failf(r, format, args...)
 	}
 }
 
-// syntaxErrors reports the first syntax error of each line, and nothing after one that swallows what follows.
-func (p *parser) syntaxErrors(diags hcl.Diagnostics) {
-	p.cut = hcl.Pos{Line: 1 << 30}
+// syntaxErrors reports the first syntax error of each line of f, and nothing after one that swallows what follows.
+func (p *parser) syntaxErrors(f *file, diags hcl.Diagnostics) {
 	lines := map[int]bool{}
 	for _, d := range diags {
 		if d.Subject == nil {
-			d.Subject = &hcl.Range{Start: hcl.InitialPos, End: hcl.InitialPos}
+			d.Subject = &hcl.Range{Filename: f.Name, Start: hcl.InitialPos, End: hcl.InitialPos}
 		}
 		start := d.Subject.Start
-		p.broken = append(p.broken, start)
-		if lines[start.Line] || start.Line > p.cut.Line {
+		f.broken = append(f.broken, start)
+		if lines[start.Line] || start.Line > f.cut.Line {
 			continue
 		}
 		lines[start.Line] = true
 		if swallows(d.Summary) {
-			p.cut = start
+			f.cut = start
 		}
 		p.failf(*d.Subject, "%s", p.plain(d))
 	}
@@ -98,8 +99,9 @@ func swallows(summary string) bool {
 func (p *parser) withoutEcho(found Diagnostics, syntax int) Diagnostics {
 	kept := slices.Clone(found[:syntax])
 	for _, d := range found[syntax:] {
-		echo := d.Range.StartLine >= p.cut.Line ||
-			slices.ContainsFunc(p.broken, func(b hcl.Pos) bool { return b.Line == d.Range.StartLine })
+		f := p.named(d.Range.File)
+		echo := d.Range.StartLine >= f.cut.Line ||
+			slices.ContainsFunc(f.broken, func(b hcl.Pos) bool { return b.Line == d.Range.StartLine })
 		if !echo {
 			kept = append(kept, d)
 		}
@@ -121,13 +123,13 @@ func (p *parser) plain(d *hcl.Diagnostic) string {
 	case "Unclosed configuration block", "Unclosed configuration body":
 		return `the block that begins here is never closed; add a "}"`
 	case "Argument or block definition required":
-		if len(d.Subject.SliceBytes(p.src)) > 0 && identifier(text) {
+		if len(d.Subject.SliceBytes(p.fileOf(*d.Subject).Content)) > 0 && identifier(text) {
 			return fmt.Sprintf("want a value or a block after %q; write %s = ... or %s { ... }", text, text, text)
 		}
 		return fmt.Sprintf("%q does not belong here; want a name, then = and a value, or a block", text)
 	case "Invalid block definition":
 		if strings.Contains(d.Detail, "starting on the same line") {
-			word := p.firstWord(d.Subject.Start.Line)
+			word := p.fileOf(*d.Subject).firstWord(d.Subject.Start.Line)
 			return fmt.Sprintf("%s lacks an equals sign before its value (%s = ...), or a { on this line if it is a block", word, word)
 		}
 	case "Invalid character":
@@ -153,8 +155,12 @@ func (p *parser) plain(d *hcl.Diagnostic) string {
 		}
 	case "Call to unknown function":
 		name, _, _ := strings.Cut(text, "(")
-		return fmt.Sprintf("there is no function %q%s", name, didYouMean(name, []string{"env"}))
+		return fmt.Sprintf("there is no function %q%s", name, didYouMean(name, []string{"env", "file", "secretfile"}))
 	case "Not enough function arguments", "Too many function arguments":
+		if _, name, _ := strings.Cut(d.Detail, `"`); !strings.HasPrefix(name, "env") {
+			name, _, _ = strings.Cut(name, `"`)
+			return fmt.Sprintf(`%s takes the path of a file: %s("./token")`, name, name)
+		}
 		return `env takes a name and, if you like, a default: env("NAME", "default")`
 	}
 	return generic(d)
@@ -187,16 +193,17 @@ func identifier(s string) bool {
 
 // text returns the first line of the source at r.
 func (p *parser) text(r hcl.Range) string {
-	if !r.CanSliceBytes(p.src) {
+	src := p.fileOf(r).Content
+	if !r.CanSliceBytes(src) {
 		return ""
 	}
-	line, _, _ := strings.Cut(string(r.SliceBytes(p.src)), "\n")
+	line, _, _ := strings.Cut(string(r.SliceBytes(src)), "\n")
 	return strings.TrimRight(line, "\r")
 }
 
 // firstWord returns what line (from 1) begins with.
-func (p *parser) firstWord(line int) string {
-	lines := strings.Split(string(p.src), "\n")
+func (f *file) firstWord(line int) string {
+	lines := strings.Split(string(f.Content), "\n")
 	if line > len(lines) {
 		return "this"
 	}

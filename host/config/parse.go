@@ -2,6 +2,7 @@ package config
 
 import (
 	"errors"
+	"fmt"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -19,15 +20,30 @@ type environment struct {
 }
 
 type parser struct {
-	file string // as the operator named it
-	base string // absolute folder of the file
-	src  []byte
-	env  environment
-	eval *hcl.EvalContext
+	env   environment
+	files []*file // one at least
+	found Diagnostics
+}
 
-	found  Diagnostics
+// file is one of the files that make a configuration.
+type file struct {
+	Source
+	base   string // absolute folder of the file
+	eval   *hcl.EvalContext
 	broken []hcl.Pos // where syntax errors begin
 	cut    hcl.Pos   // from here on nothing can be trusted
+}
+
+// fileOf returns the file that r lies in; the first one for a place in none.
+func (p *parser) fileOf(r hcl.Range) *file { return p.named(r.Filename) }
+
+func (p *parser) named(name string) *file {
+	for _, f := range p.files {
+		if f.Name == name {
+			return f
+		}
+	}
+	return p.files[0]
 }
 
 // shape is what one type of block may hold.
@@ -54,36 +70,61 @@ type section struct {
 	labels []string
 }
 
-func parse(filename string, src []byte, env environment) (*Config, error) {
-	p := &parser{file: filename, src: src, env: env, eval: functions(env)}
-	if len(src) > MaxFileBytes {
-		return nil, Diagnostics{{Range: Range{File: filename}, Message: "the file is over 64 KiB; a configuration is smaller"}}
-	}
-	absolute, err := filepath.Abs(filename)
-	if err != nil {
-		return nil, Diagnostics{{Range: Range{File: filename}, Message: "the folder of the file can not be found: " + err.Error()}}
-	}
-	p.base = filepath.Dir(absolute)
-
-	if at, deep := p.tooDeep(); deep {
-		return nil, Diagnostics{{Range: p.at(at), Message: "this is nested too deeply; a configuration is simpler"}}
-	}
-	file, diags := hclsyntax.ParseConfig(src, filename, hcl.InitialPos)
-	p.syntaxErrors(diags)
-	syntax := len(p.found)
-	config := &Config{File: filename}
-	if file != nil {
-		if body, ok := file.Body.(*hclsyntax.Body); ok {
-			p.document(config, body)
+func parse(sources []Source, env environment) (*Config, error) {
+	p := &parser{env: env}
+	config, all := new(Config), new(hclsyntax.Body)
+	all.Attributes = make(hclsyntax.Attributes)
+	for _, source := range sources {
+		config.Files = append(config.Files, source.Name)
+		f, err := newFile(source, env)
+		if err != nil {
+			return nil, Diagnostics{{Range: Range{File: source.Name}, Message: err.Error()}}
+		}
+		p.files = append(p.files, f)
+		if at, deep := f.tooDeep(); deep {
+			return nil, Diagnostics{{Range: p.at(at), Message: "this is nested too deeply; a configuration is simpler"}}
+		}
+		parsed, diags := hclsyntax.ParseConfig(f.Content, f.Name, hcl.InitialPos)
+		p.syntaxErrors(f, diags)
+		if parsed != nil {
+			if body, ok := parsed.Body.(*hclsyntax.Body); ok {
+				p.merge(all, body)
+			}
 		}
 	}
+	syntax := len(p.found)
+	p.document(config, all)
 	if syntax > 0 {
 		p.found = p.withoutEcho(p.found, syntax)
 	}
 	if len(p.found) > 0 {
-		return nil, p.found.inOrder()
+		return nil, p.found.inOrder(config.Files)
 	}
 	return config, nil
+}
+
+func newFile(source Source, env environment) (*file, error) {
+	if len(source.Content) > MaxFileBytes {
+		return nil, errors.New("the file is over 64 KiB; a configuration is smaller")
+	}
+	absolute, err := filepath.Abs(source.Name)
+	if err != nil {
+		return nil, fmt.Errorf("the folder of the file can not be found: %w", err)
+	}
+	base := filepath.Dir(absolute)
+	return &file{Source: source, base: base, eval: functions(env, base), cut: hcl.Pos{Line: 1 << 30}}, nil
+}
+
+// merge adds what one file holds to what the files before it hold.
+func (p *parser) merge(all, body *hclsyntax.Body) {
+	all.Blocks = append(all.Blocks, body.Blocks...)
+	for name, attribute := range body.Attributes {
+		if first, twice := all.Attributes[name]; twice {
+			p.failf(attribute.NameRange, "%q is given twice, first at %s; keep one", name, p.place(first.NameRange))
+			continue
+		}
+		all.Attributes[name] = attribute
+	}
 }
 
 // The limits of nesting and of the operators on one line. The HCL library descends once for each, and a program does not
@@ -94,8 +135,8 @@ const (
 )
 
 // tooDeep returns where the source goes beyond these limits.
-func (p *parser) tooDeep() (hcl.Range, bool) {
-	tokens, _ := hclsyntax.LexConfig(p.src, p.file, hcl.InitialPos) // its diagnostics come again with the parser's
+func (f *file) tooDeep() (hcl.Range, bool) {
+	tokens, _ := hclsyntax.LexConfig(f.Content, f.Name, hcl.InitialPos) // its diagnostics come again with the parser's
 	depth, operators := 0, 0
 	inside := 0 // of brackets in which a line end does not end an expression
 	for _, token := range tokens {

@@ -32,7 +32,7 @@ func Write(w io.Writer, s Settings) error {
 	if err != nil {
 		return err
 	}
-	if _, err := Parse("config.hcl", content); err != nil {
+	if _, err := Parse(Source{"config.hcl", content}); err != nil {
 		return err
 	}
 	if _, err := w.Write(content); err != nil {

@@ -2,8 +2,12 @@ package config
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
+	"os"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/hashicorp/hcl/v2"
 	"github.com/hashicorp/hcl/v2/hclsyntax"
@@ -12,8 +16,27 @@ import (
 	ctyjson "github.com/zclconf/go-cty/cty/json"
 )
 
-// functions returns what an expression may call: env("NAME") and env("NAME", "default").
-func functions(env environment) *hcl.EvalContext {
+// secret marks what secretfile returned, and all that is made of it. It goes to a plugin's config and nowhere else.
+type secret struct{}
+
+// hidden stands for a secret wherever a configuration is shown.
+const hidden = "(secret)"
+
+// functions returns what an expression in a file of the folder base may call.
+func functions(env environment, base string) *hcl.EvalContext {
+	read := func(mark func(string) cty.Value) function.Function {
+		return function.New(&function.Spec{
+			Params: []function.Parameter{{Name: "path", Type: cty.String}},
+			Type:   function.StaticReturnType(cty.String),
+			Impl: func(args []cty.Value, _ cty.Type) (cty.Value, error) {
+				content, err := readText(absolute(base, args[0].AsString()))
+				if err != nil {
+					return cty.NilVal, fmt.Errorf("%s: %w", args[0].AsString(), err)
+				}
+				return mark(content), nil
+			},
+		})
+	}
 	return &hcl.EvalContext{Functions: map[string]function.Function{
 		"env": function.New(&function.Spec{
 			Params:   []function.Parameter{{Name: "name", Type: cty.String}},
@@ -33,7 +56,28 @@ func functions(env environment) *hcl.EvalContext {
 				return cty.NilVal, fmt.Errorf(`the environment variable %s is not set; set it, or give a default: env(%q, "default")`, name, name)
 			},
 		}),
+		"file":       read(cty.StringVal),
+		"secretfile": read(func(text string) cty.Value { return cty.StringVal(text).Mark(secret{}) }),
 	}}
+}
+
+// readText returns what the file at path holds, without the line end at its end.
+func readText(path string) (string, error) {
+	f, err := os.Open(path) //nolint:gosec // the operator names the file
+	if err != nil {
+		return "", fmt.Errorf("cannot be read: %w", reason(err))
+	}
+	defer f.Close()
+	content, err := io.ReadAll(io.LimitReader(f, MaxFileBytes+1))
+	switch {
+	case err != nil:
+		return "", fmt.Errorf("cannot be read: %w", reason(err))
+	case len(content) > MaxFileBytes:
+		return "", errors.New("is over 64 KiB; a value is smaller")
+	case !utf8.Valid(content):
+		return "", errors.New("is not UTF-8 text")
+	}
+	return strings.TrimSuffix(strings.TrimSuffix(string(content), "\n"), "\r"), nil
 }
 
 // value is the value of one argument.
@@ -42,7 +86,8 @@ type value struct {
 	name   string
 	at     hcl.Range // of the expression
 	cty    cty.Value
-	source string // as written, shortened
+	marked cty.Value // the same, with what of it is secret
+	source string    // as written, shortened
 }
 
 // value evaluates the argument called name. It returns false if there is none, or none that can be used.
@@ -51,7 +96,7 @@ func (s section) value(name string) (value, bool) {
 	if !ok || s.damaged(attribute.SrcRange) {
 		return value{}, false
 	}
-	result, diags := attribute.Expr.Value(s.eval)
+	result, diags := attribute.Expr.Value(s.fileOf(attribute.SrcRange).eval)
 	at := attribute.Expr.Range()
 	for _, d := range diags {
 		if d.Subject == nil {
@@ -62,16 +107,17 @@ func (s section) value(name string) (value, bool) {
 	if diags.HasErrors() {
 		return value{}, false
 	}
+	marked := result
 	result, _ = result.UnmarkDeep()
 	if result.IsNull() || !result.IsWhollyKnown() {
 		s.failf(at, "%s has no value; give it one, or remove the line", name)
 		return value{}, false
 	}
-	return value{section: s, name: name, at: at, cty: result, source: s.parser.text(at)}, true
+	return value{section: s, name: name, at: at, cty: result, marked: marked, source: s.parser.text(at)}, true
 }
 
 func (p *parser) damaged(r hcl.Range) bool {
-	for _, b := range p.broken {
+	for _, b := range p.fileOf(r).broken {
 		if r.Start.Byte <= b.Byte && b.Byte <= r.End.Byte {
 			return true
 		}
@@ -101,6 +147,10 @@ func (v value) string() (string, bool) {
 			hint = fmt.Sprintf("; write %q", v.source)
 		}
 		v.failf(v.at, "%s: want text in quotes, got %s%s", v.name, kind(v.cty), hint)
+		return "", false
+	}
+	if v.marked.ContainsMarked() {
+		v.failf(v.at, "%s: a secret can be given to a plugin only, in its config block; write the value here, or read it with file", v.name)
 		return "", false
 	}
 	text := v.cty.AsString()
@@ -189,7 +239,8 @@ func (s section) texts(name string) (texts []string, at []hcl.Range) {
 }
 
 // object returns a plugin's configuration as a JSON object: the block `config { ... }` or the argument `config = { ... }`.
-func (s section) object() json.RawMessage {
+// shown is the same without secrets.
+func (s section) object() (config, shown json.RawMessage) {
 	block := s.one(s.block.Body, "config")
 	v, given := s.value("config")
 	switch {
@@ -198,14 +249,14 @@ func (s section) object() json.RawMessage {
 	case given && !v.cty.Type().IsObjectType():
 		s.failf(v.at, "config: want an object, got %s; write config = { ... }", kind(v.cty))
 	case given:
-		return s.encode(v.at, v.cty)
+		return s.encode(v.at, v.marked)
 	case block != nil:
 		return s.configBlock(block)
 	}
-	return json.RawMessage("{}")
+	return json.RawMessage("{}"), json.RawMessage("{}")
 }
 
-func (s section) configBlock(block *hclsyntax.Block) json.RawMessage {
+func (s section) configBlock(block *hclsyntax.Block) (config, shown json.RawMessage) {
 	inner := section{parser: s.parser, block: block}
 	for _, label := range block.LabelRanges {
 		s.failf(label, "config takes no name; remove it")
@@ -216,17 +267,29 @@ func (s section) configBlock(block *hclsyntax.Block) json.RawMessage {
 	members := map[string]cty.Value{}
 	for name := range block.Body.Attributes {
 		if v, ok := inner.value(name); ok {
-			members[name] = v.cty
+			members[name] = v.marked
 		}
 	}
 	return s.encode(block.DefRange(), cty.ObjectVal(members))
 }
 
-func (s section) encode(at hcl.Range, v cty.Value) json.RawMessage {
-	encoded, err := ctyjson.Marshal(v, v.Type())
+func (s section) encode(at hcl.Range, v cty.Value) (config, shown json.RawMessage) {
+	open, err := cty.Transform(v, func(_ cty.Path, part cty.Value) (cty.Value, error) {
+		if part.IsMarked() {
+			return cty.StringVal(hidden), nil
+		}
+		return part, nil
+	})
+	if err == nil {
+		shown, err = ctyjson.Marshal(open, open.Type())
+	}
+	if err == nil {
+		v, _ = v.UnmarkDeep()
+		config, err = ctyjson.Marshal(v, v.Type())
+	}
 	if err != nil {
 		s.failf(at, "config can not be passed on as JSON: %s", err)
-		return json.RawMessage("{}")
+		return json.RawMessage("{}"), json.RawMessage("{}")
 	}
-	return encoded
+	return config, shown
 }
