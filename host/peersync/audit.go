@@ -29,7 +29,7 @@ type AuditStatus struct {
 //	asker      equal: done. Else AuditRepair ---> and both fetch the records of the ranges that differ, and merge.
 type audit struct {
 	due     time.Time // zero: not decided yet
-	wanted  bool      // the operator asks
+	wanted  bool      // the one under way is what the operator asked for
 	number  uint32    // of the one that this device asks for; zero: none is under way
 	began   time.Time
 	askedAt time.Time // the peer was last asked for something; zero: it need not answer anything
@@ -80,14 +80,23 @@ func (m *Machine) whole() bool {
 		!slices.ContainsFunc(m.streamList, func(st *stream) bool { return !st.given.Equal(st.applied) })
 }
 
-// auditNow makes an audit due.
+// auditNow makes an audit due: with who is not connected, or does not have the same, once that is so.
 func (m *Machine) auditNow(with sdk.DeviceID) {
-	for _, s := range m.sessionList {
-		if s.ready() && (with.IsZero() || with == s.peer.id) {
-			s.audit.wanted, s.audit.due = true, m.now
+	for _, p := range m.peerOrder {
+		if p.member.Retired || !with.IsZero() && with != p.id {
+			continue
+		}
+		p.auditWanted = true
+		if s := p.session; s != nil {
+			s.audit.due = m.now
 			m.tickAudit(s)
 		}
 	}
+}
+
+// leaveAudit lets what the operator asked for be done in another session.
+func (m *Machine) leaveAudit(s *session) {
+	s.peer.auditWanted = s.peer.auditWanted || s.audit.wanted
 }
 
 // tickAudit begins an audit that is due, and gives up one whose peer does not answer in time.
@@ -100,10 +109,14 @@ func (m *Machine) tickAudit(s *session) {
 		}
 		return
 	}
-	if len(a.repairs) > 0 || a.taking || !a.wanted && (m.config.AuditTime <= 0 || m.self.Device.Compare(s.peer.id) > 0) {
+	if len(a.repairs) > 0 || a.taking || !s.peer.auditWanted && (m.config.AuditTime <= 0 || m.self.Device.Compare(s.peer.id) > 0) {
 		return
 	}
-	if a.due.IsZero() {
+	switch {
+	case !a.due.IsZero():
+	case s.peer.auditWanted:
+		a.due = m.now
+	default:
 		a.due = m.now.Add(max(m.config.Heartbeat, m.config.AuditTime/12)) // the first one reads all records: not at once
 		if last := s.peer.audit.At; !last.IsZero() {                      // a connection that breaks often must not cost as many audits
 			a.due = latest(a.due, last.Add(m.config.AuditTime))
@@ -114,6 +127,7 @@ func (m *Machine) tickAudit(s *session) {
 	}
 	s.numbers++
 	a.number, a.began = s.numbers, m.now
+	a.wanted, s.peer.auditWanted = s.peer.auditWanted, false // asked for from now on is another one
 	m.act(Digest{Session: s.id, Number: a.number, Vector: m.vectorDigest()})
 }
 
@@ -130,9 +144,13 @@ func (m *Machine) endAudit(s *session, concluded bool) {
 	}
 	pause := m.config.AuditTime
 	if !concluded {
+		m.leaveAudit(s)
 		pause = min(6*m.config.Heartbeat, max(m.config.AuditTime, m.config.Heartbeat))
 	}
-	*a = audit{due: m.now.Add(pause), wanted: a.wanted && !concluded, answers: a.answers, given: a.given}
+	if concluded && s.peer.auditWanted {
+		pause = 0
+	}
+	*a = audit{due: m.now.Add(pause), answers: a.answers, given: a.given}
 }
 
 // digested takes in the sum of all records.

@@ -275,3 +275,35 @@ func TestMachine_AuditNeverAnswered(t *testing.T) {
 		t.Error("asks with digests that could not be computed")
 	}
 }
+
+// TestMachine_AuditWanted asks for an audit: it is done when the peer is there, again where the session ends in it, and once
+// more where it is asked for while one is under way.
+func TestMachine_AuditWanted(t *testing.T) {
+	s := auditSolo(t)
+	s.m.config.AuditTime = 0
+	s.step(PeerDown{Session: 1})
+	if got := only[Digest](s.step(AuditNow{Peer: deviceID(1)})); len(got) > 0 {
+		t.Fatalf("sums records %+v for nobody", got)
+	}
+	s.connect(2, 1, mark(rowsOf1, 90))
+	if got := only[Digest](s.step(Tick{})); len(got) != 1 {
+		t.Fatalf("%d audits once the peer is there, want one", len(got))
+	}
+	s.step(PeerDown{Session: 2})
+	s.connect(3, 1, mark(rowsOf1, 90))
+	asked := only[Digest](s.step(Tick{}))
+	if len(asked) != 1 {
+		t.Fatalf("%d audits after the session ended in one, want one", len(asked))
+	}
+	conclude := func() []Action {
+		s.step(Digested{Digest: asked[0], Models: digestsOf(1)})
+		return append(s.step(Received{Session: 3, Message: &protocol.AuditResponse{Number: asked[0].Number}}), s.step(Tick{})...)
+	}
+	s.step(AuditNow{})
+	if asked = only[Digest](conclude()); len(asked) != 1 {
+		t.Fatalf("%d audits after one was asked for while another was under way, want one", len(asked))
+	}
+	if again := only[Digest](conclude()); len(again) > 0 {
+		t.Errorf("audits %+v that nobody has asked for", again)
+	}
+}

@@ -32,10 +32,11 @@ type peer struct {
 	state State // as last noted; since when
 	since time.Time
 
-	vector map[protocol.Stream]protocol.Heads // what it had when its last session ended; nil: not known
-	starts []protocol.EpochID                 // of its latest sessions, the last one at the end: see twice
-	twice  time.Time                          // it last showed that it runs twice; zero: never
-	audit  AuditStatus                        // of the last one that ended
+	vector      map[protocol.Stream]protocol.Heads // what it had when its last session ended; nil: not known
+	starts      []protocol.EpochID                 // of its latest sessions, the last one at the end: see twice
+	twice       time.Time                          // it last showed that it runs twice; zero: never
+	audit       AuditStatus                        // of the last one that ended
+	auditWanted bool                               // the operator has asked for one, which is not under way
 }
 
 func (p *peer) String() string {
@@ -188,6 +189,7 @@ func (m *Machine) forget(s *session, reason string) {
 				m.detach(st)
 			}
 		}
+		m.leaveAudit(s)
 		m.leaveSnapshots(s)
 		m.routeAll()
 	}
@@ -348,6 +350,7 @@ func (m *Machine) replace(old, s *session) {
 			m.detach(st)
 		}
 	}
+	m.leaveAudit(old)
 	m.leaveSnapshots(old)
 	delete(m.sessions, old.id)
 	m.sessionList = slices.DeleteFunc(m.sessionList, func(other *session) bool { return other == old })
