@@ -116,11 +116,10 @@ func (m *Machine) learnKnown(s *session, known []protocol.Known) {
 		if p == nil || p.member.Retired || p.session != nil {
 			continue
 		}
-		keys, vector := headsOf(k.Vector)
-		moved := make(map[protocol.Stream]protocol.Heads, len(keys))
-		for _, key := range keys {
-			if m.acknowledged(k.Device, key, vector[key], s) {
-				moved[key] = m.acks.get(k.Device, key)
+		moved := make(map[protocol.Stream]protocol.Heads)
+		for _, has := range headsOf(k.Vector) {
+			if m.acknowledged(k.Device, has.Stream, has.heads, s) {
+				moved[has.Stream] = m.acks.get(k.Device, has.Stream)
 			}
 		}
 		if len(moved) > 0 {
@@ -234,7 +233,7 @@ func (m *Machine) prune(asked map[protocol.Stream]hlc.Stamp) {
 		}
 		st.pending = max(st.pending, floors[st.Stream])
 	}
-	epochs := m.forgetEpochs(enrolled)
+	epochs := m.oldEpochs(enrolled)
 	if len(floors)+len(epochs) > 0 || shadow > m.acks.shadow {
 		m.acks.pruning = &Prune{Floors: floors, Shadow: shadow, Epochs: epochs}
 		m.act(*m.acks.pruning)
@@ -277,6 +276,7 @@ func (m *Machine) pruned(e Pruned) {
 		return
 	}
 	m.acks.shadow = done.Shadow
+	m.epochsForgotten(done.Epochs)
 	for key, asked := range done.Floors {
 		st, floor := m.streams[key], asked
 		if e.Floors != nil {

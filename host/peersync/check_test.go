@@ -105,7 +105,7 @@ func (w *world) checkEqual(name string) {
 		}
 		for _, st := range d.machine.streamList {
 			stored := d.store.heads[st.Stream]
-			if !d.machine.graph.CoversAll(stored, st.applied) || !d.machine.graph.CoversAll(st.applied, stored) {
+			if !w.truth.CoversAll(stored, st.applied) || !w.truth.CoversAll(st.applied, stored) {
 				w.tb.Errorf("%s: device %d has %v up to %v, its store up to %v", name, d.index, st.Stream, st.applied, stored)
 			}
 		}

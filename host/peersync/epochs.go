@@ -59,16 +59,10 @@ func (m *Machine) toStore(heads protocol.Heads) []protocol.Epoch {
 	return m.graph.Missing(nil, heads, func(id protocol.EpochID) bool { return m.known[id].stored })
 }
 
-// forgetEpochs forgets the epochs that everybody is past, but for the latest of each stream, and returns those that the
-// store is to forget.
-func (m *Machine) forgetEpochs(enrolled []*peer) (ids []protocol.EpochID) {
-	needed := make(map[protocol.EpochID]bool)
-	for _, kind := range kinds {
-		needed[m.self.Epoch.Of(kind)] = true // it goes on being written in, also where another copy has continued it
-	}
-	for _, st := range m.streamList {
-		m.needEpochs(needed, st, enrolled)
-	}
+// oldEpochs returns the epochs that the store is to forget since everybody is past them, but for the latest of each stream. It
+// forgets those that the store never had.
+func (m *Machine) oldEpochs(enrolled []*peer) (ids []protocol.EpochID) {
+	needed := m.neededEpochs(enrolled)
 	spare := make(map[protocol.Stream][]protocol.Epoch)
 	for id, state := range m.known {
 		if needed[id] {
@@ -88,16 +82,46 @@ func (m *Machine) forgetEpochs(enrolled []*peer) (ids []protocol.EpochID) {
 				ids = append(ids, epoch.ID)
 			case !state.idle: // what names it may be on its way
 				m.known[epoch.ID] = epochState{idle: true}
-				continue
 			default:
-				m.unstored--
+				m.forgetEpoch(epoch.ID)
 			}
-			delete(m.known, epoch.ID)
-			m.graph.Remove(epoch.ID)
 		}
 	}
 	slices.SortFunc(ids, func(a, b protocol.EpochID) int { return bytes.Compare(a[:], b[:]) })
 	return ids
+}
+
+// epochsForgotten takes in that the store has forgotten epochs. One that is needed after all comes to it again.
+func (m *Machine) epochsForgotten(ids []protocol.EpochID) {
+	if len(ids) == 0 {
+		return
+	}
+	needed := m.neededEpochs(m.enrolled())
+	for _, id := range ids {
+		m.known[id] = epochState{}
+		if m.unstored++; !needed[id] {
+			m.forgetEpoch(id)
+		}
+	}
+}
+
+// forgetEpoch forgets an epoch that the store does not have.
+func (m *Machine) forgetEpoch(id protocol.EpochID) {
+	m.unstored--
+	delete(m.known, id)
+	m.graph.Remove(id)
+}
+
+// neededEpochs returns the epochs without which some position that somebody has could not be placed.
+func (m *Machine) neededEpochs(enrolled []*peer) map[protocol.EpochID]bool {
+	needed := make(map[protocol.EpochID]bool)
+	for _, kind := range kinds {
+		needed[m.self.Epoch.Of(kind)] = true // it goes on being written in, also where another copy has continued it
+	}
+	for _, st := range m.streamList {
+		m.needEpochs(needed, st, enrolled)
+	}
+	return needed
 }
 
 // needEpochs adds the epochs in which somebody is with a stream and, where not all are at the same place, those between.
@@ -135,19 +159,28 @@ func (m *Machine) needEpochs(needed map[protocol.EpochID]bool, st *stream, enrol
 func (m *Machine) tell(s *session, heads ...protocol.Heads) {
 	var epochs []protocol.Epoch
 	for _, h := range heads {
-		if slices.ContainsFunc(h, func(p protocol.Position) bool { return !s.hasToldOf(p.Epoch) }) {
-			for _, epoch := range m.graph.Missing(nil, h, s.hasToldOf) {
-				s.told[epoch.ID] = true
-				epochs = append(epochs, epoch)
-			}
+		if slices.ContainsFunc(h, func(p protocol.Position) bool { return m.canTell(s, p.Epoch) }) {
+			untold := m.graph.Missing(nil, h, func(id protocol.EpochID) bool { return s.told[id] })
+			s.noteTold(untold)
+			epochs = append(epochs, untold...)
 		}
 	}
 	m.sendEpochs(s, epochs)
 }
 
-func (s *session) hasToldOf(id protocol.EpochID) bool {
-	_, told := s.told[id]
-	return told
+// canTell reports whether a peer was not told of an epoch and this device knows it.
+func (m *Machine) canTell(s *session, id protocol.EpochID) bool {
+	if s.told[id] {
+		return false
+	}
+	_, known := m.known[id]
+	return known
+}
+
+func (s *session) noteTold(epochs []protocol.Epoch) {
+	for i := range epochs {
+		s.told[epochs[i].ID] = true
+	}
 }
 
 func (m *Machine) sendEpochs(s *session, epochs []protocol.Epoch) {
@@ -167,25 +200,23 @@ func (m *Machine) tellAll(s *session) {
 
 // tellKnown takes it that a peer knows the epochs of heads, which it has named, and those that they continue.
 func (m *Machine) tellKnown(s *session, heads protocol.Heads) {
-	for _, epoch := range m.graph.Missing(nil, heads, s.hasToldOf) {
-		s.told[epoch.ID] = false
-	}
+	s.noteTold(m.graph.Missing(nil, heads, func(id protocol.EpochID) bool { return s.told[id] }))
 	for _, p := range heads {
-		if !s.hasToldOf(p.Epoch) {
-			s.told[p.Epoch] = false
-		}
+		s.told[p.Epoch] = true
 	}
 }
 
-// explain tells a peer of the epochs that it seems to have forgotten: of the positions that it names some cover others.
+// explain tells a peer of the epochs that it seems to have forgotten, each once a heartbeat: of the positions that it names
+// some cover others.
 func (m *Machine) explain(s *session, heads protocol.Heads) {
 	if len(heads) < 2 || len(m.graph.Join(nil, heads)) == len(heads) {
 		return
 	}
-	epochs := m.graph.Missing(nil, heads, func(id protocol.EpochID) bool { return s.told[id] })
-	for _, epoch := range epochs {
-		s.told[epoch.ID] = true
+	epochs := m.graph.Missing(nil, heads, func(id protocol.EpochID) bool { return s.explained[id] })
+	for i := range epochs {
+		s.explained[epochs[i].ID] = true
 	}
+	s.noteTold(epochs)
 	m.sendEpochs(s, epochs)
 }
 
@@ -198,8 +229,8 @@ func (m *Machine) learnEpochs(s *session, epochs []protocol.Epoch) {
 		return
 	}
 	news := false
+	s.noteTold(epochs)
 	for _, epoch := range epochs {
-		s.told[epoch.ID] = true
 		if len(m.known) < 8*m.limits.Marks {
 			news = m.remember(epoch) || news
 		}
@@ -208,15 +239,29 @@ func (m *Machine) learnEpochs(s *session, epochs []protocol.Epoch) {
 		return
 	}
 	for _, other := range m.sessionList {
-		for key, heads := range other.vector {
-			other.vector[key] = m.graph.Join(nil, heads)
-		}
+		m.rejoinVector(other)
 	}
 	for _, st := range m.streamList {
 		m.rejoin(st)
 	}
 	m.acks.moved = true
 	m.routeAll()
+}
+
+// rejoinVector looks again at what a peer has said to have: it may turn out to have got pages, and to have named positions of
+// which one covers another.
+func (m *Machine) rejoinVector(s *session) {
+	for _, st := range m.streamList {
+		heads := s.vector[st.Stream]
+		if sub := s.subs[st.Stream]; sub != nil {
+			m.freeWindow(sub, s.window(st.Kind), heads)
+		}
+		if len(heads) > 1 {
+			m.explain(s, heads)
+			s.vector[st.Stream] = m.graph.Join(nil, heads)
+		}
+	}
+	m.serveLagging(s)
 }
 
 // rejoin leaves out of a stream's positions those that turn out to be covered by others. The store does so with its next

@@ -291,3 +291,100 @@ func TestMachine_Twins(t *testing.T) {
 		t.Error("a start that comes again after the next one shows two copies")
 	}
 }
+
+// TestMachine_EpochsOfAFailedPrune knows the epochs that a store could not forget, and gives back to it those that turn out to be
+// needed while it did.
+func TestMachine_EpochsOfAFailedPrune(t *testing.T) {
+	s := newSolo(t)
+	s.m.epochsKept = 0
+	s.m.setMembers([]Member{{ID: deviceID(1), Name: "d1"}})
+	s.step(Tick{})
+	s.m.markStored([]protocol.Epoch{epochOf1(1), epochOf1(2, in(1, 10)), epochOf1(3, in(2, 20))})
+	st := s.m.ensureStream(rowsOf1)
+	st.applied, st.given, st.tail = protocol.Heads{in(3, 30)}, protocol.Heads{in(3, 30)}, protocol.Heads{in(3, 30)}
+	s.connect(1, 1, marksOf(rowsOf1, in(3, 30))...)
+	first := []protocol.EpochID{in(1, 0).Epoch, in(2, 0).Epoch}
+	if prunes := s.look(); len(prunes) != 1 || !slices.Equal(prunes[0].Epochs, first) {
+		t.Fatalf("prunes %+v; want the first two epochs forgotten", prunes)
+	}
+	s.step(Pruned{Err: sdk.Errorf(sdk.CodeUnavailable, "the disk is full")})
+	if !s.m.graph.Covers(st.applied, in(1, 5)) || s.m.unstored != 0 {
+		t.Error("what the store still has is forgotten here")
+	}
+	if prunes := s.look(); len(prunes) != 1 || !slices.Equal(prunes[0].Epochs, first) {
+		t.Fatalf("prunes %+v; want the first two epochs again", prunes)
+	}
+	s.m.sessions[1].vector[rowsOf1] = protocol.Heads{in(1, 5)} // as where the peer goes on from an old copy
+	s.step(Pruned{})
+	if !s.m.graph.Covers(st.applied, in(1, 5)) || s.m.unstored != 2 || len(s.m.toStore(st.applied)) != 2 {
+		t.Errorf("%d epochs are to be stored; want the two that are needed after all", s.m.unstored)
+	}
+}
+
+// TestMachine_ExplainsRepetition is sent what it has, by a peer that does not know so: it tells why, and that frees the window.
+func TestMachine_ExplainsRepetition(t *testing.T) {
+	s := newSolo(t)
+	s.m.markStored([]protocol.Epoch{epochOf1(1), epochOf1(2, in(1, 10)), epochOf1(3, in(2, 20))})
+	st := s.m.ensureStream(rowsOf1)
+	st.applied, st.given, st.tail = protocol.Heads{in(3, 30)}, protocol.Heads{in(3, 30)}, protocol.Heads{in(3, 30)}
+	sub, _ := s.subscribed(s.connect(1, 1, marksOf(rowsOf1, in(3, 25))...), rowsOf1)
+	if got := toldIn(s.deliver(sub, 0, 5, in(1, 5))); len(got) != 3 {
+		t.Errorf("told of %v; want of the three epochs that show why", got)
+	}
+
+	s = newSolo(t) // the peer's side
+	own := protocol.Stream{Origin: deviceID(0), Kind: sdk.DeviceOwned}
+	s.connect(1, 1)
+	s.step(Received{Session: 1, Message: protocol.RequestFor(own.Kind, protocol.Request{Subscribe: []protocol.Subscribe{{Number: 1, Origin: own.Origin}}})})
+	s.step(Committed{Page: protocol.Page{Stream: own, Heads: protocol.Heads{in(1, 5)}, Through: 5, Batches: []sdk.Batch{{Model: testModel, Count: 1, Rows: make([]byte, 50)}}}})
+	s.step(Received{Session: 1, Message: &protocol.AckSharedChanges{Vector: marksOf(own, in(3, 30))}})
+	if s.m.sessions[1].window(own.Kind).used == 0 {
+		t.Fatal("the page counts as acknowledged before it is known why")
+	}
+	s.step(Received{Session: 1, Message: &protocol.Epochs{Epochs: []protocol.Epoch{epochOf1(2, in(1, 10)), epochOf1(3, in(2, 20))}}})
+	if used := s.m.sessions[1].window(own.Kind).used; used != 0 {
+		t.Errorf("%d bytes of the window are not given back", used)
+	}
+}
+
+// TestMachine_ExplainsLater learns only after a peer has named two positions that one covers the other: it tells the peer then.
+func TestMachine_ExplainsLater(t *testing.T) {
+	s := newSolo(t)
+	s.connect(1, 1, marksOf(rowsOf1, in(1, 5), in(3, 25))...)
+	s.connect(2, 2)
+	actions := s.step(Received{Session: 2, Message: &protocol.Epochs{Epochs: []protocol.Epoch{epochOf1(1), epochOf1(2, in(1, 10)), epochOf1(3, in(2, 20))}}})
+	if got := toldIn(actions); len(got) != 3 {
+		t.Errorf("told of %v; want of the three epochs", got)
+	}
+}
+
+// TestHeadsOf gathers marks by stream whatever their order, and keeps no position twice.
+func TestHeadsOf(t *testing.T) {
+	shared := protocol.Stream{Origin: deviceID(1), Kind: sdk.SharedByAll}
+	for _, many := range []int{0, 100} {
+		var marks []protocol.Mark
+		for i := range many {
+			marks = append(marks, mark(protocol.Stream{Origin: sdk.DeviceID{0xff, byte(i)}, Kind: sdk.SharedByAll}, 1))
+		}
+		marks = append(marks,
+			protocol.Mark{Stream: rowsOf1, Position: in(2, 7)}, protocol.Mark{Stream: shared, Position: in(1, 3)},
+			protocol.Mark{Stream: rowsOf1, Position: in(1, 4)}, protocol.Mark{Stream: rowsOf1, Position: in(2, 6)}, protocol.Mark{Stream: shared},
+		)
+		got := headsOf(marks)
+		if len(got) != many+2 {
+			t.Fatalf("%d streams, want %d", len(got), many+2)
+		}
+		want := map[protocol.Stream]protocol.Heads{rowsOf1: {in(1, 4), in(2, 7)}, shared: {in(1, 3)}}
+		for i, has := range got {
+			if heads, ok := want[has.Stream]; ok && !has.heads.Equal(heads) {
+				t.Errorf("%v: %v, want %v", has.Stream, has.heads, heads)
+			}
+			if i > 0 && got[i-1].Compare(has.Stream) >= 0 {
+				t.Errorf("%v after %v", has.Stream, got[i-1].Stream)
+			}
+		}
+	}
+	if got := headsOf(nil); len(got) != 0 {
+		t.Errorf("%v of nothing", got)
+	}
+}

@@ -182,20 +182,34 @@ func appendMarks(marks []protocol.Mark, key protocol.Stream, heads protocol.Head
 	return marks
 }
 
-// headsOf gathers the marks of a vector by stream, in the order of their first mark.
-func headsOf(marks []protocol.Mark) (keys []protocol.Stream, heads map[protocol.Stream]protocol.Heads) {
-	positions := make(map[protocol.Stream][]protocol.Position, len(marks))
-	for _, mark := range marks {
-		if _, known := positions[mark.Stream]; !known {
-			keys = append(keys, mark.Stream)
+// streamHeads is what somebody has of one stream.
+type streamHeads struct {
+	protocol.Stream
+	heads protocol.Heads
+}
+
+// headsOf gathers the marks of a vector by stream, in the order of streams.
+func headsOf(marks []protocol.Mark) []streamHeads {
+	byStream := func(a, b protocol.Mark) int { return a.Compare(b.Stream) }
+	if !slices.IsSortedFunc(marks, byStream) {
+		marks = slices.Clone(marks)
+		slices.SortFunc(marks, byStream)
+	}
+	list := make([]streamHeads, 0, len(marks))
+	for len(marks) > 0 {
+		positions := make([]protocol.Position, 0, 1)
+		n := 0
+		for ; n < len(marks) && marks[n].Stream == marks[0].Stream; n++ {
+			positions = append(positions, marks[n].Position)
 		}
-		positions[mark.Stream] = append(positions[mark.Stream], mark.Position)
+		heads := protocol.Heads(positions)
+		if n > 1 || positions[0].Stamp == 0 {
+			heads = history.Normal(positions)
+		}
+		list = append(list, streamHeads{marks[0].Stream, heads})
+		marks = marks[n:]
 	}
-	heads = make(map[protocol.Stream]protocol.Heads, len(keys))
-	for key, list := range positions {
-		heads[key] = history.Normal(list)
-	}
-	return keys, heads
+	return list
 }
 
 // kinds are a device's streams in the order in which they are asked for: shared first, since it carries the members

@@ -140,10 +140,10 @@ func (m *Machine) isAhead(s *session, st *stream) bool {
 
 // meet takes in streams that a member has and this device does not know of. A member can make this device remember no
 // more of them than leaves room for those of the members themselves.
-func (m *Machine) meet(keys []protocol.Stream) {
-	for _, key := range keys {
+func (m *Machine) meet(vector []streamHeads) {
+	for _, has := range vector {
 		if len(m.streams) < m.limits.Marks/2 {
-			m.ensureStream(key)
+			m.ensureStream(has.Stream)
 		}
 	}
 }
@@ -210,6 +210,9 @@ func (m *Machine) delivery(s *session, d *protocol.Delivery) {
 	switch {
 	case m.graph.CoversAll(st.tail, page.Heads):
 		s.unsent[st], s.ackNow = struct{}{}, true // a repetition: it still frees the sender's window
+		if slices.ContainsFunc(page.Heads, func(p protocol.Position) bool { _, ok := st.tail.In(p.Epoch); return !ok }) {
+			m.explain(s, slices.Concat(st.tail, page.Heads)) // the sender does not know that it is one
+		}
 		return
 	case page.From > m.graph.Low(st.tail, page.Heads):
 		m.gap(st, page)
@@ -380,10 +383,13 @@ func (m *Machine) hold(st *stream, from sdk.DeviceID, err error) {
 	m.noteStateOf(from)
 }
 
-// noticeAhead takes in that some peer may be ahead of what has been received.
-func (m *Machine) noticeAhead(st *stream) {
+// noticeAhead takes in that a peer may be ahead of what has been received.
+func (m *Machine) noticeAhead(st *stream, s *session) {
+	if st.Origin == m.self.Device && !m.isAhead(s, st) {
+		return // as nearly always: what is written here is acknowledged
+	}
 	st.unsure = true
-	if st.upstream == nil || m.needsSnapshot(st, st.upstream) {
+	if st.upstream == nil && st.snapshot == nil || m.needsSnapshot(st, st.upstream) {
 		m.route(st)
 	}
 }

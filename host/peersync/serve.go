@@ -51,10 +51,14 @@ type sentPage struct {
 
 // acknowledge frees the window of the pages that who has heads has.
 func (m *Machine) acknowledge(sub *subscription, w *window, heads protocol.Heads) {
+	m.freeWindow(sub, w, heads)
+	sub.has = m.graph.Join(sub.has, heads) // it may have more, from others
+}
+
+func (m *Machine) freeWindow(sub *subscription, w *window, heads protocol.Heads) {
 	for len(sub.sent) > 0 && m.graph.CoversAll(heads, sub.sent[0].heads) {
 		sub.free(w, 1)
 	}
-	sub.has = m.graph.Join(sub.has, heads) // it may have more, from others
 }
 
 // free gives back the room of the first n pages.

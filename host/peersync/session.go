@@ -62,18 +62,19 @@ type session struct {
 	peerClockAt time.Time
 	rtt, skew   time.Duration
 
-	vector   map[protocol.Stream]protocol.Heads // how far the peer is
-	unsent   map[*stream]struct{}               // streams whose watermark has moved since the peer was told
-	told     map[protocol.EpochID]bool          // epochs that the peer knows: true, it was told or has told; false, it should
-	epochs   int                                // that the peer has told of
-	gossip   uint64                             // acknowledgements of third devices up to this version were passed on ...
-	gossipAt time.Time                          // ... and the next ones not before
-	pruned   map[protocol.Stream]bool           // streams that the peer can not send from where this device is
-	ranges   int                                // that are being read for the peer, or are to be read again
-	again    []ReadRange                        // that could not be read; at againAt they are tried again
-	againAt  time.Time
-	numbers  uint32 // of requests for snapshots and audits
-	audit    audit
+	vector    map[protocol.Stream]protocol.Heads // how far the peer is
+	unsent    map[*stream]struct{}               // streams whose watermark has moved since the peer was told
+	told      map[protocol.EpochID]bool          // epochs that the peer knows, and all that they continue
+	explained map[protocol.EpochID]bool          // epochs that it was told of since the last heartbeat, although it should know them
+	epochs    int                                // that the peer has told of
+	gossip    uint64                             // acknowledgements of third devices up to this version were passed on ...
+	gossipAt  time.Time                          // ... and the next ones not before
+	pruned    map[protocol.Stream]bool           // streams that the peer can not send from where this device is
+	ranges    int                                // that are being read for the peer, or are to be read again
+	again     []ReadRange                        // that could not be read; at againAt they are tried again
+	againAt   time.Time
+	numbers   uint32 // of requests for snapshots and audits
+	audit     audit
 
 	// Receiving.
 	number uint32              // of the last subscription of ours
@@ -123,7 +124,7 @@ func (m *Machine) peerUp(e PeerUp) {
 	}
 	s := &session{
 		id: e.Session, peer: p, dialed: e.Dialed, via: e.Via, address: e.Address, up: m.now, heard: m.now, beatAt: m.now.Add(m.config.Heartbeat),
-		vector: map[protocol.Stream]protocol.Heads{}, unsent: map[*stream]struct{}{}, told: map[protocol.EpochID]bool{},
+		vector: map[protocol.Stream]protocol.Heads{}, unsent: map[*stream]struct{}{}, told: map[protocol.EpochID]bool{}, explained: map[protocol.EpochID]bool{},
 		pruned: map[protocol.Stream]bool{}, gossipAt: m.now.Add(m.config.GossipTime),
 		subs: map[protocol.Stream]*subscription{}, holds: map[protocol.Stream]string{},
 	}
@@ -302,15 +303,15 @@ func (m *Machine) hello(s *session, h *protocol.Hello) {
 	if h.Name != "" && p.member.Name == "" {
 		p.member.Name = h.Name
 	}
-	keys, vector := headsOf(h.Vector)
-	for _, key := range keys {
-		m.noteAll(s, key, vector[key])
-		m.tellKnown(s, vector[key])
-		m.explain(s, vector[key])
+	vector := headsOf(h.Vector)
+	for _, has := range vector {
+		m.noteAll(s, has.Stream, has.heads)
+		m.tellKnown(s, has.heads)
+		m.explain(s, has.heads)
 	}
 	m.acks.replace(p.id, s.vector, s.id) // what it has now counts: it may have been restored from an older copy
 	m.act(Acknowledged{Peer: p.id, Heads: m.acks.of[p.id].heads(), All: true})
-	m.meet(keys)
+	m.meet(vector)
 	s.peerClock, s.peerClockAt = h.Clock, m.now
 	s.skew = h.Clock.Sub(m.now)
 	m.log(hclog.Info, "peer connected", "peer", p.String(), "via", s.via, "address", s.address, "dialed", s.dialed)
@@ -420,6 +421,7 @@ func (m *Machine) tickSession(s *session) {
 		m.end(s, fmt.Sprintf("silent for %s", m.now.Sub(s.heard).Round(time.Second)))
 	case s.ready():
 		if !m.now.Before(s.beatAt) {
+			clear(s.explained)
 			m.sendHeartbeat(s)
 		}
 		m.retryReads(s)
@@ -433,23 +435,23 @@ func (m *Machine) learn(s *session, marks []protocol.Mark) {
 	if len(marks) == 0 {
 		return
 	}
-	keys, vector := headsOf(marks)
-	m.meet(keys)
-	moved := make(map[protocol.Stream]protocol.Heads, len(keys))
-	for _, key := range keys {
-		if !m.graph.CoversAll(s.vector[key], vector[key]) {
-			delete(s.holds, key)
+	vector := headsOf(marks)
+	m.meet(vector)
+	moved := make(map[protocol.Stream]protocol.Heads, len(vector))
+	for _, has := range vector {
+		if len(s.holds) > 0 && !m.graph.CoversAll(s.vector[has.Stream], has.heads) {
+			delete(s.holds, has.Stream)
 		}
-		m.noteAll(s, key, vector[key])
-		m.explain(s, vector[key])
-		if m.acknowledged(s.peer.id, key, s.vector[key], s) {
-			moved[key] = m.acks.get(s.peer.id, key)
+		m.noteAll(s, has.Stream, has.heads)
+		m.explain(s, has.heads)
+		if m.acknowledged(s.peer.id, has.Stream, s.vector[has.Stream], s) {
+			moved[has.Stream] = s.vector[has.Stream]
 		}
-		if sub := s.subs[key]; sub != nil {
-			m.acknowledge(sub, s.window(key.Kind), vector[key])
+		if sub := s.subs[has.Stream]; sub != nil {
+			m.acknowledge(sub, s.window(has.Kind), has.heads)
 		}
-		if st := m.streams[key]; st != nil {
-			m.noticeAhead(st)
+		if st := m.streams[has.Stream]; st != nil {
+			m.noticeAhead(st, s)
 		}
 	}
 	if len(moved) > 0 {

@@ -200,8 +200,12 @@ func (m *Machine) snapshotPage(s *session, page *protocol.SnapshotPage) {
 		return
 	}
 	if sn.vector == nil {
-		_, sn.vector = headsOf(page.Vector)
-		maps.DeleteFunc(sn.vector, func(key protocol.Stream, _ protocol.Heads) bool { return scopeOf(key) != sn.Scope })
+		sn.vector = map[protocol.Stream]protocol.Heads{}
+		for _, has := range headsOf(page.Vector) {
+			if scopeOf(has.Stream) == sn.Scope {
+				sn.vector[has.Stream] = has.heads
+			}
+		}
 	}
 	sn.queue = append(sn.queue, *page)
 	sn.asked, sn.movedAt, sn.done = page.End, m.now, page.Done
