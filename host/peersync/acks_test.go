@@ -319,3 +319,140 @@ func TestMachine_OldHold(t *testing.T) {
 		t.Errorf("%s (%s); want it live, since it lacks nothing", p.State, p.Reason)
 	}
 }
+
+// TestMachine_RetainDuringPrune is told of floors that rose while a prune is under way: they are in the next one.
+func TestMachine_RetainDuringPrune(t *testing.T) {
+	s, key := pruneSolo(t)
+	other := protocol.Stream{Origin: deviceID(2), Kind: sdk.SharedByAll}
+	s.step(Advanced{Mark: mark(other, 100)})
+	s.look()
+	for _, floors := range []map[protocol.Stream]hlc.Stamp{{key: 70}, {key: 80, other: 30}} {
+		if got := only[Prune](s.step(Retain{Floors: floors})); len(got) > 0 {
+			t.Fatalf("prunes %+v while a prune is under way", got)
+		}
+	}
+	prunes := only[Prune](s.step(Pruned{}))
+	if len(prunes) != 1 || prunes[0].Floors[key] != 80 || prunes[0].Floors[other] != 30 {
+		t.Errorf("prunes %+v; want up to 80 and 30, as was asked meanwhile", prunes)
+	}
+}
+
+// TestMachine_NothingToForget asks a store to forget what it never had: no floor rises, and it is not asked again.
+func TestMachine_NothingToForget(t *testing.T) {
+	s, key := pruneSolo(t)
+	if prunes := s.look(); len(prunes) != 1 || prunes[0].Floors[key] != 60 {
+		t.Fatalf("prunes %+v; want up to 60", prunes)
+	}
+	s.step(Pruned{Floors: map[protocol.Stream]hlc.Stamp{}})
+	if got := s.m.streams[key].below(); got != 0 {
+		t.Errorf("floor %d of a stream of which nothing was forgotten", got)
+	}
+	s.m.acks.moved = true
+	if got := s.look(); len(got) > 0 {
+		t.Errorf("prunes %+v again", got)
+	}
+}
+
+// TestMachine_StoreKnowsOfFloor reads a page from below a floor that only the store knows of: the peer is told at once.
+func TestMachine_StoreKnowsOfFloor(t *testing.T) {
+	s, key := pruneSolo(t)
+	request := protocol.RequestFor(key.Kind, protocol.Request{Subscribe: []protocol.Subscribe{{Number: 1, Origin: key.Origin, Since: at(50)}}})
+	reads := only[ReadPage](s.step(Received{Session: 1, Message: request}))
+	actions := s.step(PageRead{Read: reads[0], Err: sdk.Errorf(sdk.CodePruned, "pruned up to 55")})
+	refusal, ok := messageOf[*protocol.Error](actions)
+	if !ok || refusal.Code != sdk.CodePruned || refusal.Stream != key || s.m.sessions[1].subs[key] != nil {
+		t.Errorf("got %+v; want the peer told that it is below the floor", actions)
+	}
+}
+
+// TestMachine_ClocksOfRetired keeps the clocks of what does not exist while a retired device has written what somebody has and
+// somebody else has not: who has it passes it on.
+func TestMachine_ClocksOfRetired(t *testing.T) {
+	s, key := pruneSolo(t)
+	s.step(MembersChanged{Members: []Member{{ID: deviceID(1), Name: "d1"}, {ID: deviceID(2), Name: "d2"}, {ID: deviceID(3), Name: "d3", Retired: true}}})
+	retired := protocol.Stream{Origin: deviceID(3), Kind: sdk.SharedByAll}
+	all := []protocol.Mark{mark(key, 100)}
+	for _, n := range []int{1, 2} {
+		all = append(all, mark(protocol.Stream{Origin: deviceID(n), Kind: sdk.SharedByAll}, 100))
+	}
+	for _, m := range all {
+		s.step(Advanced{Mark: m})
+	}
+	s.step(PeerDown{Session: 1})
+	s.connect(1, 1, append(all, mark(retired, 40))...)
+	s.connect(2, 2, append(all, mark(retired, 30))...)
+	shadow := func() hlc.Stamp {
+		s.step(Heard{Session: 2})
+		s.m.acks.moved = true
+		s.now = s.now.Add(s.m.config.PruneTime)
+		s.step(Heard{Session: 2})
+		s.step(Heard{Session: 1})
+		prunes := only[Prune](s.step(Tick{}))
+		s.step(Pruned{})
+		if len(prunes) == 0 {
+			return s.m.acks.shadow
+		}
+		return prunes[0].Shadow
+	}
+	if got := shadow(); got != 0 {
+		t.Errorf("forgets clocks up to %d; this device has nothing of the retired one, of which d1 has 40", got)
+	}
+	s.step(Advanced{Mark: mark(retired, 40)})
+	if got := shadow(); got != 30 {
+		t.Errorf("forgets clocks up to %d; want 30, as d2 has of the retired one", got)
+	}
+	s.step(Received{Session: 2, Message: &protocol.AckSharedChanges{Vector: []protocol.Mark{mark(retired, 40)}}})
+	if got := shadow(); got != 100 {
+		t.Errorf("forgets clocks up to %d; want 100, once everybody has what the retired one wrote", got)
+	}
+}
+
+// TestMachine_FutureAgesNothing has a stamp from the future: what is old is reckoned from now.
+func TestMachine_FutureAgesNothing(t *testing.T) {
+	s, key := pruneSolo(t)
+	s.m.config.RetentionAge = time.Hour
+	at := func(d time.Duration) hlc.Stamp { return hlc.New(s.now.Add(d).UnixMilli(), 0) }
+	s.step(Advanced{Mark: mark(key, at(100*time.Hour))})
+	now := s.now.Add(s.m.config.PruneTime)
+	if prunes := s.look(); len(prunes) != 1 || prunes[0].Floors[key] != hlc.New(now.Add(-time.Hour).UnixMilli(), 0) {
+		t.Errorf("prunes %+v; want what is older than an hour before now", prunes)
+	}
+}
+
+// TestMachine_SealFails tries again, after a pause, to close a stamp.
+func TestMachine_SealFails(t *testing.T) {
+	s, _ := pruneSolo(t)
+	s.m.acks.noteChange(protocol.Stream{Origin: deviceID(1), Kind: sdk.SharedByAll}, 200)
+	sealed := func(d time.Duration) bool {
+		for end := s.now.Add(d); s.now.Before(end); {
+			s.now = s.now.Add(time.Second)
+			s.step(Heard{Session: 1})
+			if len(only[Seal](s.step(Tick{}))) > 0 {
+				return true
+			}
+		}
+		return false
+	}
+	if !sealed(s.m.config.SealTime) {
+		t.Fatal("an idle device does not close a stamp")
+	}
+	if sealed(2 * s.m.config.SealTime) {
+		t.Error("closes a stamp while it is closing one")
+	}
+	if logs := only[Log](s.step(Sealed{Err: sdk.Errorf(sdk.CodeUnavailable, "the disk is full")})); len(logs) != 1 {
+		t.Errorf("%d lines for the operator, want one", len(logs))
+	}
+	if !sealed(s.m.config.SealTime + time.Second) {
+		t.Error("does not try again")
+	}
+}
+
+// TestMachine_SpeaksForItself has a peer learn that of two positions which it has named one covers the other: then it has one.
+func TestMachine_SpeaksForItself(t *testing.T) {
+	s := newSolo(t)
+	s.connect(1, 1, marksOf(rowsOf1, in(1, 5), in(3, 25))...)
+	acks := only[Acknowledged](s.step(Received{Session: 1, Message: &protocol.AckSharedChanges{Vector: marksOf(rowsOf1, in(3, 25))}}))
+	if want := (protocol.Heads{in(3, 25)}); len(acks) != 1 || !acks[0].Heads[rowsOf1].Equal(want) || !s.m.sessions[1].vector[rowsOf1].Equal(want) {
+		t.Errorf("acknowledged %+v; want one position", acks)
+	}
+}

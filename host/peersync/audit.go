@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
+	"fmt"
 	"slices"
 	"time"
 
@@ -195,7 +196,7 @@ func (m *Machine) auditRequest(s *session, r *protocol.AuditRequest) {
 	}
 	a := &s.audit
 	if len(a.answers) >= rangesAtOnce {
-		m.refuse(s, sdk.CodeTooLarge, "too many audits at once", true)
+		m.refuse(s, sdk.CodeTooLarge, fmt.Sprintf("more than %d audits at once", rangesAtOnce), true)
 		return
 	}
 	if a.answers == nil {

@@ -307,3 +307,57 @@ func TestMachine_AuditWanted(t *testing.T) {
 		t.Errorf("audits %+v that nobody has asked for", again)
 	}
 }
+
+// TestMachine_AuditMeanwhile begins to take records in while it sums them for a peer, or for an audit of its own: what was
+// summed may hold a part of them, and is not compared.
+func TestMachine_AuditMeanwhile(t *testing.T) {
+	for name, meanwhile := range map[string]func(s *solo){
+		"records of a snapshot": func(s *solo) {
+			s.m.ensureSnapshot(Scope{Kind: sdk.SharedByAll}).vector = map[protocol.Stream]protocol.Heads{}
+		},
+		"a page": func(s *solo) { s.m.streams[rowsOf1].given = at(95) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := auditSolo(t)
+			asked := only[Digest](s.step(Received{Session: 1, Message: &protocol.AuditRequest{Number: 7, Vector: s.m.vectorDigest()}}))
+			asked = append(asked, only[Digest](s.step(AuditNow{}))...)
+			if len(asked) != 2 {
+				t.Fatalf("sums records %d times, want twice", len(asked))
+			}
+			meanwhile(s)
+			actions := s.step(Digested{Digest: asked[0], Models: digestsOf(1)})
+			if answer, ok := messageOf[*protocol.AuditResponse](actions); !ok || !answer.Moved || len(answer.Models) > 0 || s.m.sessions[1].audit.given != nil {
+				t.Errorf("answers %+v; want that it has moved", answer)
+			}
+			if msg, ok := messageOf[*protocol.AuditRequest](s.step(Digested{Digest: asked[1], Models: digestsOf(1)})); ok {
+				t.Errorf("asks %+v", msg)
+			}
+		})
+	}
+}
+
+// TestMachine_NothingForgottenInARepair looks for what may be forgotten when a repair is over: records on their way could bring
+// it back.
+func TestMachine_NothingForgottenInARepair(t *testing.T) {
+	s := auditSolo(t)
+	s.m.setMembers([]Member{{ID: deviceID(1), Name: "d1"}})
+	s.step(Tick{})
+	asked := only[Digest](s.step(AuditNow{}))
+	r := protocol.RangeDigest{Until: end(3), Digest: protocol.Digest{1}}
+	s.step(Digested{Digest: asked[0], Models: digestsOf(1, r)})
+	page := snapshotAsked(s.step(Received{Session: 1, Message: &protocol.AuditResponse{Number: asked[0].Number, Models: []protocol.RangeDigests{{Model: testModel}}}}))
+	if page == nil {
+		t.Fatal("no repair")
+	}
+	if got := s.look(); len(got) > 0 {
+		t.Errorf("prunes %+v while records are asked for", got)
+	}
+	takes := only[TakeRange](s.step(Received{Session: 1, Message: &protocol.SnapshotPage{Number: page.Number, Done: true}}))
+	if got := s.look(); len(got) > 0 {
+		t.Errorf("prunes %+v while records are merged", got)
+	}
+	s.step(RangeTaken{Take: takes[0]})
+	if got := s.look(); len(got) != 1 {
+		t.Errorf("prunes %+v after the repair; want the floor kept that came with the rows", got)
+	}
+}

@@ -212,14 +212,15 @@ func TestCommitQueue(t *testing.T) {
 	q := commitQueue{limit: 1000, wake: make(chan struct{}, 1)}
 	key := protocol.Stream{Origin: deviceID(0), Kind: sdk.SharedByAll}
 	for i := range 10 {
-		page := protocol.Page{Stream: key, Heads: at(hlc.Stamp(i + 1)), Through: hlc.Stamp(i + 1), Batches: []sdk.Batch{{Rows: make([]byte, 200)}}}
+		page := protocol.Page{Stream: key, Heads: at(hlc.Stamp(i + 1)), Through: hlc.Stamp(i + 1), Batches: []sdk.Batch{{Rows: make([]byte, 154)}}}
 		if i%4 == 3 {
 			page.Epochs = []protocol.Epoch{{ID: protocol.EpochID{byte(i)}, Stream: key}}
 		}
 		q.add(page)
 	}
+	q.add(protocol.Page{Stream: key, Heads: at(11), Through: 11}) // would fit, and comes after what does not
 	pages, advanced := q.take()
-	if len(pages) == 0 || len(pages) > 5 || len(advanced) != 1 || !at(10).Equal(protocol.Heads{advanced[0].Mark.Position}) || len(advanced[0].Opened) != 2 {
+	if len(pages) == 0 || len(pages) > 5 || len(advanced) != 1 || !at(11).Equal(protocol.Heads{advanced[0].Mark.Position}) || len(advanced[0].Opened) != 2 {
 		t.Errorf("%d pages, then %+v; want what fits, then how far it is and the two epochs of the rest", len(pages), advanced)
 	}
 	if pages, advanced = q.take(); len(pages)+len(advanced) > 0 {
@@ -227,5 +228,23 @@ func TestCommitQueue(t *testing.T) {
 	}
 	if maps.Clone(q.marks) != nil {
 		t.Error("marks are kept")
+	}
+}
+
+// TestMemoryStore_Floors has the store of the tests refuse to read operations from below a floor, as the real one does.
+func TestMemoryStore_Floors(t *testing.T) {
+	store := newMemoryStore(deviceID(0))
+	clock := hlc.NewClock(time.Now, 0, 0)
+	page := store.commit(sdk.SharedByAll, protocol.EpochID{1}, clock.Now, 0, 5, "text")
+	floor := page.Through - 1
+	if err := store.Prune(t.Context(), Prune{Floors: map[protocol.Stream]hlc.Stamp{page.Stream: floor}}); err != nil {
+		t.Fatal(err)
+	}
+	floor = store.floors[page.Stream]
+	if _, _, err := store.ReadPage(t.Context(), page.Stream, floor-1, 1000); sdk.CodeOf(err) != sdk.CodePruned {
+		t.Errorf("below the floor: %v; want code %s", err, sdk.CodePruned)
+	}
+	if got, _, err := store.ReadPage(t.Context(), page.Stream, floor, 1000); err != nil || got.Rows() != 1 {
+		t.Errorf("at the floor: %d operations, %v; want one", got.Rows(), err)
 	}
 }

@@ -224,8 +224,7 @@ func (m *Machine) explain(s *session, heads protocol.Heads) {
 // make this device remember is limited.
 func (m *Machine) learnEpochs(s *session, epochs []protocol.Epoch) {
 	if s.epochs += len(epochs); s.epochs > 8*m.limits.Marks {
-		m.over["marks"]++
-		m.refuse(s, sdk.CodeTooLarge, fmt.Sprintf("more than %d epochs", 8*m.limits.Marks), true)
+		m.refuseOver(s, "marks", fmt.Sprintf("more than %d epochs, eight for each mark", 8*m.limits.Marks), true)
 		return
 	}
 	news := false

@@ -221,8 +221,7 @@ func (m *Machine) delivery(s *session, d *protocol.Delivery) {
 	st.queue = append(st.queue, *page)
 	st.queueBytes += page.Bytes()
 	if st.queueBytes > 2*m.limits.WindowBytes+m.limits.MaxPageBytes {
-		m.over["window_bytes"]++
-		m.refuse(s, sdk.CodeTooLarge, "more pages than the window allows", true)
+		m.refuseOver(s, "window_bytes", "more pages than the window allows", true)
 		return
 	}
 	st.tail, st.movedAt, st.unsure = m.graph.Join(st.tail, page.Heads), m.now, true

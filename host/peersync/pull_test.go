@@ -138,3 +138,34 @@ func TestMachine_StuckPage(t *testing.T) {
 	s.step(Applied{Generation: applies[1].Generation, Page: applies[1].Page})
 	check("both are done", Live, "")
 }
+
+// TestMachine_SaysItHasMore leaves a peer that has more of a stream, lives, and sends nothing of it for long.
+func TestMachine_SaysItHasMore(t *testing.T) {
+	s := newSolo(t)
+	s.connect(1, 1, mark(rowsOf1, 90))
+	begun := s.now
+	for s.m.sessions[1] != nil && s.now.Sub(begun) < time.Hour {
+		s.now = s.now.Add(time.Second)
+		s.step(Heard{Session: 1})
+		s.step(Tick{})
+	}
+	if waited, least := s.now.Sub(begun), patience*s.m.config.RequestTime; waited < least || waited > least+time.Minute {
+		t.Errorf("the peer was left after %s, want %s", waited, least)
+	}
+}
+
+// TestMachine_UpstreamHasLess has an upstream turn out to have less than it said: nothing is waited for that it does not have.
+func TestMachine_UpstreamHasLess(t *testing.T) {
+	s := newSolo(t)
+	s.connect(1, 1, marksOf(rowsOf1, in(1, 50), in(3, 90))...)
+	st := s.m.streams[rowsOf1]
+	st.applied, st.given, st.tail = protocol.Heads{in(1, 50)}, protocol.Heads{in(1, 50)}, protocol.Heads{in(1, 50)}
+	s.step(Tick{})
+	if got := s.m.Peers(s.now)[0].State; got != CatchingUp && got != Backfilling {
+		t.Fatalf("%s; want it catching up", got)
+	}
+	s.step(Received{Session: 1, Message: &protocol.AckSharedChanges{Vector: marksOf(rowsOf1, in(1, 50))}})
+	if got := s.m.Peers(s.now)[0].State; got != Live {
+		t.Errorf("%s; want it live", got)
+	}
+}

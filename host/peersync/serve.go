@@ -87,8 +87,7 @@ func (m *Machine) request(s *session, r *protocol.Request, kind sdk.Ownership) {
 		key := protocol.Stream{Origin: want.Origin, Kind: kind}
 		m.cancel(s, key)
 		if len(s.subs) >= m.limits.Marks {
-			m.over["marks"]++
-			m.refuse(s, sdk.CodeTooLarge, fmt.Sprintf("more than %d subscriptions", m.limits.Marks), false)
+			m.refuseOver(s, "marks", fmt.Sprintf("more than %d subscriptions", m.limits.Marks), false)
 			return
 		}
 		sub := &subscription{stream: key, number: want.Number, has: want.Since}
@@ -231,7 +230,7 @@ func (m *Machine) sendRead(s *session, sub *subscription, e *PageRead) {
 		sub.small = true // a large record after many small ones: alone it fits
 		return
 	case !m.fitsFrame(&page, size):
-		err = sdk.Errorf(sdk.CodeTooLarge, "a page of %d bytes in %d batches; at most %d in %d can be sent",
+		err = sdk.Errorf(sdk.CodeTooLarge, "a page of %d bytes in %d batches; at most %d in %d can be sent: over the limits max_page_bytes or batches",
 			size, len(page.Batches), m.limits.MaxPageBytes, m.limits.Batches)
 	}
 	if err != nil {

@@ -166,6 +166,12 @@ func (m *Machine) refuse(s *session, code sdk.Code, message string, retryable bo
 	m.end(s, message)
 }
 
+// refuseOver refuses a session whose peer sends what is over a limit, and counts that by the limit's setting.
+func (m *Machine) refuseOver(s *session, limit protocol.Over, message string, retryable bool) {
+	m.over[string(limit)]++
+	m.refuse(s, sdk.CodeTooLarge, fmt.Sprintf("%s: %s", message, limit), retryable)
+}
+
 // forget drops all that depends on a session.
 func (m *Machine) forget(s *session, reason string) {
 	delete(m.sessions, s.id)

@@ -4,10 +4,12 @@ import (
 	"context"
 	"net"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/starling-sync/starling/hlc"
 	"github.com/starling-sync/starling/host/protocol"
 	"github.com/starling-sync/starling/sdk"
 	"github.com/starling-sync/starling/sdk/sdktest"
@@ -138,5 +140,113 @@ func TestMachine_DialsAfterRetirement(t *testing.T) {
 	s.now = s.now.Add(DefaultConfig().RetryMax)
 	if dials := only[Dial](s.step(Tick{})); len(dials) != 1 {
 		t.Errorf("dials %+v after the member was taken back; want one", dials)
+	}
+}
+
+// TestMachine_RetiredMidSession retires a peer from which streams come and which is served: it is told why, and nothing that it
+// sends counts any more.
+func TestMachine_RetiredMidSession(t *testing.T) {
+	s, key := pruneSolo(t)
+	members := []Member{{ID: deviceID(1), Name: "d1"}, {ID: deviceID(2), Name: "d2"}}
+	s.step(MembersChanged{Members: members})
+	s.connect(2, 2, mark(rowsOf1, 90))
+	s.step(Received{Session: 1, Message: protocol.RequestFor(key.Kind, protocol.Request{Subscribe: []protocol.Subscribe{{Number: 1, Origin: key.Origin, Since: at(100)}}})})
+	members[0].Retired = true
+	actions := s.step(MembersChanged{Members: members})
+	refusal, ok := messageOf[*protocol.Error](actions)
+	if closed := only[Close](actions); !ok || refusal.Code != sdk.CodeDenied || len(closed) != 1 || closed[0].Session != 1 {
+		t.Fatalf("got %+v; want the session refused", actions)
+	}
+	if sub, ok := s.subscribed(actions, rowsOf1); !ok || len(sub.Since) > 0 || s.m.streams[rowsOf1].upstream.peer.id != deviceID(2) {
+		t.Error("what it wrote is not asked for at the other peer")
+	}
+	for _, e := range []Event{
+		Received{Session: 1, Message: &protocol.AckSharedChanges{Vector: []protocol.Mark{mark(key, 100)}}},
+		Received{Session: 1, Message: protocol.RequestFor(key.Kind, protocol.Request{Subscribe: []protocol.Subscribe{{Number: 2, Origin: key.Origin}}})},
+		PeerDown{Session: 1},
+	} {
+		if actions := s.step(e); len(actions) > 0 {
+			t.Errorf("%+v: %+v", e, actions)
+		}
+	}
+	if len(s.m.acks.of[deviceID(1)]) > 0 {
+		t.Error("what it had is remembered")
+	}
+	refusal, ok = messageOf[*protocol.Error](s.step(PeerUp{Session: 3, Peer: deviceID(1)}))
+	if !ok || refusal.Code != sdk.CodeDenied || s.m.sessions[3] != nil {
+		t.Error("a retired device is greeted")
+	}
+}
+
+// TestMachine_CopiesTakeTurns lets a restarted peer take the place of its lost session at once, and two copies that run in turns:
+// also once the sign of them is old.
+func TestMachine_CopiesTakeTurns(t *testing.T) {
+	s := newSolo(t)
+	greet := func(id SessionID, start byte) (taken bool) {
+		s.step(PeerUp{Session: id, Peer: deviceID(2)})
+		s.step(Received{Session: id, Message: &protocol.Hello{
+			MinVersion: 1, MaxVersion: 1, Library: protocol.LibraryID{1}, Device: deviceID(2), Epoch: protocol.EpochID{start}, Clock: s.now,
+		}})
+		return s.m.peers[deviceID(2)].session.id == id
+	}
+	if !greet(1, 1) || !greet(2, 2) {
+		t.Fatal("a restarted peer waits for its lost session")
+	}
+	if greet(3, 1); !s.m.Peers(s.now)[1].RunsTwice {
+		t.Fatal("two copies are not noticed")
+	}
+	if greet(4, 2) {
+		t.Error("two copies throw each other out")
+	}
+	s.now = s.now.Add(s.m.config.StallTime + time.Second)
+	if !greet(5, 2) {
+		t.Error("the other copy does not get its turn")
+	}
+	s.now = s.now.Add(twiceFor)
+	s.step(PeerDown{Session: 5})
+	if !greet(6, 7) || !greet(7, 8) {
+		t.Error("a restarted peer waits for its lost session although nothing has shown two copies for long")
+	}
+}
+
+// TestMachine_NamesLimits goes over every limit that the machine keeps: the refusal names the setting, and it is counted.
+func TestMachine_NamesLimits(t *testing.T) {
+	for setting, exceed := range map[string]func(s *solo) []Action{
+		"marks of subscriptions": func(s *solo) (all []Action) {
+			s.m.limits.Marks = 4
+			for i := range 5 {
+				request := protocol.Request{Subscribe: []protocol.Subscribe{{Number: uint32(i + 1), Origin: sdk.DeviceID{0x11, byte(i)}}}}
+				all = append(all, s.step(Received{Session: 1, Message: protocol.RequestFor(sdk.SharedByAll, request)})...)
+			}
+			return all
+		},
+		"marks of epochs": func(s *solo) (all []Action) {
+			s.m.limits.Marks = 4
+			for i := range 33 {
+				epoch := protocol.Epoch{ID: protocol.EpochID{0x11, byte(i)}, Stream: rowsOf1}
+				all = append(all, s.step(Received{Session: 1, Message: &protocol.Epochs{Epochs: []protocol.Epoch{epoch}}})...)
+			}
+			return all
+		},
+		"window_bytes": func(s *solo) (all []Action) {
+			number := s.m.streams[rowsOf1].number
+			for i := range hlc.Stamp(8) {
+				all = append(all, s.page(1, number, 10*i, 10*i+10, 1<<20)...)
+			}
+			return all
+		},
+	} {
+		t.Run(setting, func(t *testing.T) {
+			setting, _, _ := strings.Cut(setting, " ")
+			s := newSolo(t)
+			s.connect(1, 1)
+			refusal, ok := messageOf[*protocol.Error](exceed(s))
+			if !ok || refusal.Code != sdk.CodeTooLarge || !strings.HasSuffix(refusal.Message, "over the limit "+setting) {
+				t.Errorf("refused with %+v; want the limit %s named", refusal, setting)
+			}
+			if got := s.m.over; len(got) != 1 || got[setting] != 1 {
+				t.Errorf("counted %v", got)
+			}
+		})
 	}
 }

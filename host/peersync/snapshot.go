@@ -407,7 +407,8 @@ func (m *Machine) rangeRead(e RangeRead) {
 		m.act(e.Read)
 		return
 	case e.Err == nil && !fits:
-		e.Err = sdk.Errorf(sdk.CodeTooLarge, "a page of records of %d bytes; at most %d can be sent", page.Bytes(), m.limits.MaxPageBytes)
+		e.Err = sdk.Errorf(sdk.CodeTooLarge, "a page of records of %d bytes; at most %d can be sent: over the limits max_page_bytes, batches, origins or models",
+			page.Bytes(), m.limits.MaxPageBytes)
 	}
 	if e.Err != nil {
 		m.log(hclog.Error, "read records for a peer", "peer", s.peer.String(), "error", e.Err.Error())

@@ -504,3 +504,44 @@ func TestMachine_StartsWithoutFloor(t *testing.T) {
 		}
 	}
 }
+
+// TestMachine_SnapshotNeedsAll goes on with a snapshot at a peer that has all of the first one's vector, and begins it anew
+// where the only one that is left lacks something of one stream.
+func TestMachine_SnapshotNeedsAll(t *testing.T) {
+	shared := func(n int) protocol.Stream { return protocol.Stream{Origin: deviceID(n), Kind: sdk.SharedByAll} }
+	for _, lacks := range []bool{false, true} {
+		s := newSolo(t)
+		s.connect(1, 1, mark(shared(8), 90), mark(shared(9), 50))
+		for _, key := range []protocol.Stream{shared(8), shared(9)} {
+			s.step(Received{Session: 1, Message: &protocol.Error{Code: sdk.CodePruned, Stream: key}})
+		}
+		second := []protocol.Mark{mark(shared(8), 95), mark(shared(9), 50)}
+		if lacks {
+			second[1].Stamp--
+		}
+		s.connect(2, 2, second...)
+		asked := uint32(1)
+		takes := only[TakeRange](s.step(Received{Session: 1, Message: &protocol.SnapshotPage{
+			Number: asked, Vector: []protocol.Mark{mark(shared(8), 90), mark(shared(9), 50)}, End: idPlace(1),
+		}}))
+		s.step(RangeTaken{Take: takes[0]})
+		actions := s.step(PeerDown{Session: 1})
+		for _, key := range []protocol.Stream{shared(8), shared(9)} { // the second peer is below its floor too
+			actions = append(actions, s.step(Received{Session: 2, Message: &protocol.Error{Code: sdk.CodePruned, Stream: key}})...)
+		}
+		actions = append(actions, s.step(Tick{})...)
+		next := snapshotAsked(actions)
+		if next == nil || (next.After == idPlace(1)) == lacks {
+			t.Errorf("lacks something: %t: asked for %+v", lacks, next)
+		}
+	}
+}
+
+// TestMachine_SnapshotEndsWhereItIsDone has a last page name an end, which it has not.
+func TestMachine_SnapshotEndsWhereItIsDone(t *testing.T) {
+	s, asked := snapshotSolo(t)
+	closed := only[Close](s.step(Received{Session: 1, Message: &protocol.SnapshotPage{Number: asked.Number, Vector: []protocol.Mark{mark(rowsOf1, 90)}, End: idPlace(1), Done: true}}))
+	if len(closed) != 1 {
+		t.Error("a last page that ends before the end is taken in")
+	}
+}

@@ -394,6 +394,9 @@ func (s *memoryStore) ReadPage(_ context.Context, key protocol.Stream, since hlc
 	if err := s.failed(); err != nil {
 		return page, false, err
 	}
+	if floor := s.floors[key]; key.Kind == sdk.SharedByAll && since < floor { // as replica.Pages, whose tombstones only the machine watches over
+		return page, false, sdk.Errorf(sdk.CodePruned, "what comes after %s has been pruned up to %s", since, floor)
+	}
 	batch := sdk.Batch{Model: modelOf(key.Kind), Version: 1, Columns: testColumns}
 	more := false
 	add := func(stamp hlc.Stamp, raw []byte) bool {
