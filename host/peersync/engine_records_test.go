@@ -212,7 +212,7 @@ func TestCommitQueue(t *testing.T) {
 	q := commitQueue{limit: 1000, wake: make(chan struct{}, 1)}
 	key := protocol.Stream{Origin: deviceID(0), Kind: sdk.SharedByAll}
 	for i := range 10 {
-		page := protocol.Page{Stream: key, Heads: at(hlc.Stamp(i + 1)), Through: hlc.Stamp(i + 1), Batches: []sdk.Batch{{Rows: make([]byte, 154)}}}
+		page := protocol.Page{Stream: key, Heads: at(hlc.Stamp(i + 1)), Through: hlc.Stamp(i + 1), Batches: []sdk.Batch{{Rows: make([]byte, 150)}}}
 		if i%4 == 3 {
 			page.Epochs = []protocol.Epoch{{ID: protocol.EpochID{byte(i)}, Stream: key}}
 		}
