@@ -16,12 +16,15 @@ import (
 //	device-owned, a delete:  [id, stamp]
 //	shared, an operation:    [id, stamp, kind, (column, value, seen) ...]   column is an index into Columns
 //
+// A column is the name of a field, with its merge kind behind a colon where that is not lww (Field.Column). The value of a set
+// or a counter in an operation is what it does to it (AppendOpParts).
+//
 // id is 16 bytes (bin), stamp and seen are unsigned integers, kind is an OpKind. A device-owned array of length 2 is a
 // delete whatever Columns holds, so that a row names one column at least; a model has one field at least.
 type Batch struct {
 	Model   ModelName
 	Version uint32   // of the schema that Columns comes from
-	Columns []string // names of the values
+	Columns []string // of the values
 	Count   int
 	Rows    []byte
 }
@@ -106,7 +109,8 @@ func appendColumn(dst []byte, column int) []byte { return msgp.AppendInt(dst, co
 
 func appendSeen(dst []byte, seen hlc.Stamp) []byte { return msgp.AppendUint64(dst, uint64(seen)) }
 
-// AppendValue appends v, which is nil or of a type that Type lists: string, int64, float64, bool, []byte or RecordID.
+// AppendValue appends v, which is nil or of a type that Type lists (string, int64, float64, bool, []byte or RecordID), or
+// Packed.
 // It panics on any other type, which is a defect of the caller: values from outside pass CheckValue first.
 func AppendValue(dst []byte, v any) []byte {
 	switch v := v.(type) {
@@ -124,6 +128,8 @@ func AppendValue(dst []byte, v any) []byte {
 		return msgp.AppendBytes(dst, v)
 	case RecordID:
 		return msgp.AppendBytes(dst, v[:])
+	case Packed:
+		return append(dst, v...)
 	}
 	panic(fmt.Sprintf("sdk: AppendValue of %T", v))
 }

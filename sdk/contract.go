@@ -80,9 +80,12 @@ func (r *Record) Exists() bool { return r.Inserted.Compare(r.Deleted) > 0 }
 // FieldState is the value of one field and the write that gave it.
 type FieldState struct {
 	Name    string
-	Value   any // as Type says
+	Value   any // as Field.ValueType says
 	Version Version
 	Seen    hlc.Stamp // the stamp of the value that this write replaced; zero if it saw none
+
+	Merge Merge  // of a field that the description lacks: how it merges, as its column says; empty: lww
+	State []byte // of a set or counter: what Value follows from, packed; see Parts. Version is that of the last write
 }
 
 // Conflict is a value that lost to a write that had not seen it.

@@ -29,15 +29,17 @@ type Merge string
 
 // The merge kinds.
 const (
-	LWW Merge = "lww" // the greatest version wins; the default
-	Max Merge = "max" // the greatest value wins
-	Min Merge = "min" // the least value wins
+	LWW     Merge = "lww"     // the greatest version wins; the default
+	Max     Merge = "max"     // the greatest value wins
+	Min     Merge = "min"     // the least value wins
+	AddWins Merge = "set"     // a set of elements of Field.Type, text or int; of an add and a concurrent remove the add wins
+	Sum     Merge = "counter" // a whole number: the sum of what every device has added
 )
 
 // Field describes one field, and one column of the model's table.
 type Field struct {
 	Name     string    // as ModelName; no leading underscore
-	Type     Type      //
+	Type     Type      // of a set: of its elements
 	Merge    Merge     // shared models only; empty means LWW
 	Ref      ModelName // Type UUID: the model referred to; empty means any model
 	Weak     bool      // Type UUID: the record is visible even while the one it refers to is not

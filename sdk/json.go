@@ -15,7 +15,9 @@ import (
 
 // DecodeJSON reads a record as a person writes it, one JSON object of fields of desc, into parallel names and values of
 // the types that Type lists. Times are RFC 3339 text or whole Unix microseconds, bytes base64 (standard alphabet, padded),
-// references UUIDs, null is nil; the value of a json field may be any JSON. Required is not checked here.
+// references UUIDs, null is nil; the value of a json field may be any JSON. Of a set it is a list of elements, or
+// {"add": [...], "remove": [...]}, of a counter a whole number, or {"add": 3}; these are Packed, as Field.Edit takes them.
+// Required is not checked here.
 // Errors name the field, what it wants and what it got.
 func DecodeJSON(desc Description, data []byte) (names []string, values []any, err error) {
 	if !utf8.Valid(data) {
@@ -60,7 +62,12 @@ func decodeJSONField(desc Description, decoder *json.Decoder) (name string, valu
 	if err := decoder.Decode(&raw); err != nil {
 		return name, nil, jsonSyntax(desc, err)
 	}
-	if value, err = decodeJSONValue(field.Type, raw); err != nil {
+	if field.Merge.inParts() {
+		value, err = decodeJSONEdit(&field, bytes.TrimSpace(raw))
+	} else {
+		value, err = decodeJSONValue(field.Type, raw)
+	}
+	if err != nil {
 		return name, nil, Errorf(CodeInvalid, "%s: field %q: %w", desc.Model, name, err)
 	}
 	return name, value, nil

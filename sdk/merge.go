@@ -17,8 +17,11 @@ import (
 //   - a record's Inserted and Deleted are the greatest versions of its inserts and deletes;
 //   - an lww field is the write of greatest version; a max or min field the greatest or least value, and of equal
 //     values the write of greatest version; nil never beats a value there;
-//   - an insert gives the fields that it names; a field that no operation named has no state;
-//   - fields that desc lacks, from a newer schema, merge as lww.
+//   - a set or counter field is the union of its parts (see FieldPart): an element is there while one of its adds is not
+//     removed, a counter is the sum of what every start of every device has added, within the range of an int64;
+//   - an insert gives the fields that it names; a field that no operation named has no state. Neither insert nor delete takes
+//     a field's state away: a record that is inserted again has the fields that it had, unless the insert names them;
+//   - fields that desc lacks, from a newer schema, merge as their columns say (Field.Column).
 //
 // A conflict is an lww write that lost to a write of another device which had not seen it, and whose value differs. A
 // write that saw another one than that which stands is reported in Resolved: what it saw is no conflict, whether it was
@@ -59,6 +62,7 @@ func MergeShared(desc *Description, in SharedChanges, validate func(merged *Reco
 	}
 	m.result.Refused = refuseRest(m.result.Refused, index+1, &in.Batch)
 	for _, r := range m.changed {
+		r.close()
 		m.result.Records = append(m.result.Records, r.Record)
 	}
 	return m.result, nil
@@ -79,12 +83,23 @@ type mergedRecord struct {
 	Record
 	own     bool // Fields belongs to the merger
 	changed bool
+
+	open map[string]*openField // sets and counters under way, by name
+}
+
+// openField is the state of a set or counter that has been read. The field's own is behind until close.
+type openField struct {
+	merge   Merge
+	parts   parts
+	changed bool
 }
 
 // fieldWrite is one field of the operation at hand.
 type fieldWrite struct {
 	field *Field // nil: not known here
+	merge Merge
 	state FieldState
+	parts []FieldPart // of a set or counter
 }
 
 // apply merges op, or returns why it is refused and changes nothing.
@@ -119,6 +134,7 @@ func (m *merger) applyLocal(op *Op, record *mergedRecord) error {
 	if err := m.checkLocal(op, record); err != nil {
 		return err
 	}
+	record.close()
 	trial := &mergedRecord{Record: record.Record, changed: record.changed}
 	conflicts, resolved, changed := len(m.result.Conflicts), len(m.result.Resolved), len(m.changed)
 	m.merge(op, trial)
@@ -142,13 +158,23 @@ func (m *merger) decode(op *Op) error {
 	m.writes = m.writes[:0]
 	for i := range op.Fields {
 		f := &op.Fields[i]
-		field, name := m.plan.columns[f.Column], m.plan.names[f.Column]
+		field, name, merge := m.plan.columns[f.Column], m.plan.names[f.Column], m.plan.merges[f.Column]
+		w := fieldWrite{field: field, merge: merge, state: FieldState{Name: name, Version: version, Seen: f.Seen}}
 		var value any
 		var err error
-		if field != nil {
+		switch {
+		case merge.inParts():
+			if w.parts, err = OpParts(merge, version, f.Value); err == nil && field != nil {
+				err = checkElements(field, w.parts)
+			}
+			w.state.Seen = 0
+		case field != nil:
 			value, _, err = DecodeValue(f.Value, field.Type)
-		} else {
+		default:
 			value, _, err = decodeUntyped(f.Value)
+		}
+		if field == nil && merge.rank() > 0 {
+			w.state.Merge = merge
 		}
 		if err != nil {
 			return fieldError(name, err)
@@ -156,12 +182,11 @@ func (m *merger) decode(op *Op) error {
 		if b, isBytes := value.([]byte); isBytes {
 			value = append([]byte{}, b...) // the batch belongs to the caller
 		}
-		for w := range m.writes {
-			if m.writes[w].state.Name == name {
-				return Errorf(CodeInvalid, "field %q is written twice in one operation", name)
-			}
+		if slices.ContainsFunc(m.writes, func(other fieldWrite) bool { return other.state.Name == name }) {
+			return Errorf(CodeInvalid, "field %q is written twice in one operation", name)
 		}
-		m.writes = append(m.writes, fieldWrite{field: field, state: FieldState{Name: name, Value: value, Version: version, Seen: f.Seen}})
+		w.state.Value = value
+		m.writes = append(m.writes, w)
 	}
 	return nil
 }
@@ -226,6 +251,7 @@ func (m *merger) checkMerged(op *Op, record *mergedRecord) error {
 			}
 		}
 	}
+	record.close()
 	if size := record.size(); size > MaxRecordBytes {
 		return Errorf(CodeTooLarge, "the record would have %d bytes; at most %d are allowed", size, MaxRecordBytes)
 	}
@@ -258,7 +284,20 @@ func (m *merger) merge(op *Op, record *mergedRecord) {
 func (m *merger) mergeField(record *mergedRecord, w *fieldWrite) {
 	x := &w.state
 	at, found := record.find(x.Name)
-	byValue := w.field != nil && (w.field.Merge == Max || w.field.Merge == Min)
+	if found && w.field == nil && record.Fields[at].Merge != x.Merge {
+		if x.Merge.rank() < record.Fields[at].Merge.rank() {
+			return // two peers say that it merges in different ways: on every device alike, one of them is right
+		}
+		record.takeFields()
+		record.Fields = slices.Delete(record.Fields, at, at+1)
+		delete(record.open, x.Name)
+		found = false
+	}
+	if w.merge.inParts() {
+		m.mergeParts(record, w)
+		return
+	}
+	byValue := w.merge == Max || w.merge == Min
 	if !found {
 		if x.Seen != 0 && !byValue {
 			m.resolve(record.ID, x.Name, x.Seen)
@@ -277,7 +316,7 @@ func (m *merger) mergeField(record *mergedRecord, w *fieldWrite) {
 		return // a repetition
 	}
 	if byValue {
-		if values := compareFor(w.field.Merge, x.Value, current.Value); values != 0 {
+		if values := compareFor(w.merge, x.Value, current.Value); values != 0 {
 			order = values
 		}
 		if order > 0 {
@@ -296,6 +335,68 @@ func (m *merger) mergeField(record *mergedRecord, w *fieldWrite) {
 	} else {
 		m.conflict(record.ID, x, current)
 	}
+}
+
+// mergeParts merges a write to a set or counter. What is concurrent there is no conflict: nothing is lost.
+func (m *merger) mergeParts(record *mergedRecord, w *fieldWrite) {
+	at, found := record.find(w.state.Name)
+	if !found {
+		m.touch(record)
+		record.Fields = slices.Insert(record.Fields, at, w.state)
+	}
+	f, changed := record.openField(at, w.merge), !found
+	for i := range w.parts {
+		changed = f.parts.add(&w.parts[i]) || changed
+	}
+	later := w.state.Version.Compare(record.Fields[at].Version) > 0
+	if !changed && !later {
+		return // a repetition
+	}
+	m.touch(record)
+	f.changed = f.changed || changed
+	if later {
+		record.Fields[at].Version = w.state.Version
+	}
+}
+
+// openField returns the state of the set or counter at.
+func (r *mergedRecord) openField(at int, merge Merge) *openField {
+	state := &r.Fields[at]
+	if f := r.open[state.Name]; f != nil {
+		return f
+	}
+	list, err := state.Parts()
+	if err != nil {
+		list = nil // the host gives none that is damaged
+	}
+	f := &openField{merge: merge, parts: partsOf(list)}
+	if r.open == nil {
+		r.open = make(map[string]*openField)
+	}
+	r.open[state.Name] = f
+	return f
+}
+
+// close packs what is open.
+func (r *mergedRecord) close() {
+	for name, f := range r.open {
+		if at, found := r.find(name); found && f.changed {
+			r.Fields[at].setParts(f.merge, f.parts)
+			f.changed = false
+		}
+	}
+}
+
+// checkElements returns why parts can not be of f.
+func checkElements(f *Field, list []FieldPart) error {
+	for i := range list {
+		if e := list[i].Element; e != nil {
+			if err := CheckValue(f.Type, e); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // conflict records lost if winner had not seen it. A device has seen its own earlier writes.
@@ -355,6 +456,7 @@ func (r *mergedRecord) value(name string) any {
 func (r *mergedRecord) size() int {
 	size := 0
 	for i := range r.Fields {
+		size += len(r.Fields[i].State)
 		switch v := r.Fields[i].Value.(type) {
 		case string:
 			size += msgp.StringPrefixSize + len(v)

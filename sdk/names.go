@@ -53,7 +53,7 @@ func (d *Description) checkField(f *Field) error {
 	}
 	switch f.Merge {
 	case "", LWW:
-	case Max, Min:
+	case Max, Min, AddWins, Sum:
 		if d.Ownership == DeviceOwned {
 			return Errorf(CodeInvalid, "merge %q is for shared models; a device-owned record has one writer", f.Merge)
 		}
@@ -61,6 +61,12 @@ func (d *Description) checkField(f *Field) error {
 		return Errorf(CodeInvalid, "merge kind %q is unknown", f.Merge)
 	}
 	switch {
+	case f.Merge == AddWins && f.Type != Text && f.Type != Int:
+		return Errorf(CodeInvalid, "a set of %s; the elements of a set are text or int", f.Type)
+	case f.Merge == Sum && f.Type != Int:
+		return Errorf(CodeInvalid, "a counter of %s; a counter is an int", f.Type)
+	case f.Merge.inParts() && f.Required:
+		return Errorf(CodeInvalid, "a %s is never nil, so that required says nothing", f.Merge)
 	case f.Type != UUID && (f.Ref != "" || f.Weak):
 		return Errorf(CodeInvalid, "only a reference can name a model or be weak")
 	case f.Ref != "" && checkName(string(f.Ref)) != nil:

@@ -26,7 +26,7 @@ func newPacker[T any](s *schema) *Packer[T] {
 	return p
 }
 
-// Put adds the whole record: a row of a device-owned model, an insert of every field of a shared one. A record without
+// Put adds the whole record (of sets and counters, that they are to become what it has): a row of a device-owned model, an insert of every field of a shared one. A record without
 // an id is given one in place: that of its natural key, or a new one.
 func (p *Packer[T]) Put(record *T) {
 	v := reflect.ValueOf(record).Elem()

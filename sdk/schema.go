@@ -36,6 +36,9 @@ const (
 	holdsRef
 	holdsTime
 	holdsJSON
+	holdsTexts // Set[string]
+	holdsInts  // Set[int64]
+	holdsCounter
 )
 
 func newSchema[T any](desc Description) (*schema, error) {
@@ -97,7 +100,19 @@ func bindField(f reflect.StructField, index int, tag string) (boundField, error)
 	if t.Kind() == reflect.Pointer {
 		b.pointer, t = true, t.Elem()
 	}
+	if t == reflect.TypeFor[Set[string]]() || t == reflect.TypeFor[Set[int64]]() || t == reflect.TypeFor[Counter]() {
+		if b.pointer {
+			return b, Errorf(CodeInvalid, "a field can not be a %s: a set or a counter is never NULL; use %s", f.Type, t)
+		}
+		b.Merge = AddWins
+	}
 	switch {
+	case t == reflect.TypeFor[Set[string]]():
+		b.Type, b.holds = Text, holdsTexts
+	case t == reflect.TypeFor[Set[int64]]():
+		b.Type, b.holds = Int, holdsInts
+	case t == reflect.TypeFor[Counter]():
+		b.Type, b.holds, b.Merge = Int, holdsCounter, Sum
 	case t == reflect.TypeFor[Ref](), t == reflect.TypeFor[AnyRef]():
 		b.Type, b.holds = UUID, holdsRef
 	case t == reflect.TypeFor[time.Time]():
@@ -115,7 +130,7 @@ func bindField(f reflect.StructField, index int, tag string) (boundField, error)
 	case t.Kind() == reflect.Bool:
 		b.Type, b.holds = Bool, holdsBool
 	default:
-		return b, Errorf(CodeInvalid, "a field can not be a %s; use string, int64, float64, bool, []byte, sdk.Ref, sdk.AnyRef, time.Time, json.RawMessage or a pointer to one", f.Type)
+		return b, Errorf(CodeInvalid, "a field can not be a %s; use string, int64, float64, bool, []byte, sdk.Ref, sdk.AnyRef, time.Time, json.RawMessage or a pointer to one, or sdk.Set[string], sdk.Set[int64] or sdk.Counter", f.Type)
 	}
 	name, options, _ := strings.Cut(tag, ",")
 	b.Name = name
@@ -138,6 +153,9 @@ func bindField(f reflect.StructField, index int, tag string) (boundField, error)
 
 func (b *boundField) setOption(option string) error {
 	name, value, _ := strings.Cut(option, "=")
+	if b.Merge.inParts() && (option == "max" || option == "min" || option == "lww") {
+		return Errorf(CodeInvalid, "a %s merges in its own way; remove %q", b.Merge, option)
+	}
 	switch {
 	case option == "required":
 		b.Required = true
@@ -213,11 +231,23 @@ func (b *boundField) appendValue(dst []byte, record reflect.Value) []byte {
 			return msgp.AppendNil(dst)
 		}
 		return msgp.AppendBytes(dst, id)
+	case holdsTexts, holdsInts:
+		dst = msgp.AppendArrayHeader(dst, uint32(v.Len())) //nolint:gosec // a record is bounded
+		for i := range v.Len() {
+			if b.holds == holdsTexts {
+				dst = msgp.AppendString(dst, v.Index(i).String())
+			} else {
+				dst = msgp.AppendInt64(dst, v.Index(i).Int())
+			}
+		}
+		return dst
+	case holdsCounter:
+		return msgp.AppendInt64(dst, v.Int())
 	}
 	return msgp.AppendNil(dst)
 }
 
-// set puts value, which is nil or as b.Type says, into record, a struct. It keeps no slice of value.
+// set puts value, which is nil or as b.ValueType says, into record, a struct. It keeps no slice of value.
 func (b *boundField) set(record reflect.Value, value any) error {
 	v := record.Field(b.index)
 	if value == nil {
@@ -238,10 +268,16 @@ func (b *boundField) set(record reflect.Value, value any) error {
 		case holdsJSON:
 			v.SetBytes([]byte(x))
 			return nil
+		case holdsTexts, holdsInts:
+			v.SetZero()
+			if err := json.Unmarshal([]byte(x), v.Addr().Interface()); err != nil {
+				return Errorf(CodeInvalid, "field %q: want a list of elements: %w", b.Name, err)
+			}
+			return nil
 		}
 	case int64:
 		switch b.holds {
-		case holdsInt:
+		case holdsInt, holdsCounter:
 			v.SetInt(x)
 			return nil
 		case holdsTime:
@@ -269,7 +305,7 @@ func (b *boundField) set(record reflect.Value, value any) error {
 			return nil
 		}
 	}
-	return Errorf(CodeInvalid, "field %q: want %s, got a Go %T", b.Name, b.Type, value)
+	return Errorf(CodeInvalid, "field %q: want %s, got a Go %T", b.Name, b.ValueType(), value)
 }
 
 // bindColumns returns, for each column of a batch, the field that it is, or nil.

@@ -61,7 +61,8 @@ func refuseRest(refused []Refusal, from int, b *Batch) []Refusal {
 type batchPlan struct {
 	desc    *Description
 	columns []*Field // nil: not known here
-	names   []string // of the columns
+	names   []string // of the fields that the columns are
+	merges  []Merge  // of the columns
 	keys    []int    // columns of the natural key, in the order of the description
 	keyed   bool     // the model has a natural key
 	whole   bool     // every key field has a column
@@ -78,11 +79,14 @@ func planBatch(desc *Description, b *Batch) (*batchPlan, error) {
 	case len(b.Columns) > maxFields:
 		return nil, Errorf(CodeTooLarge, "%s: a batch of %d columns; at most %d are allowed", b.Model, len(b.Columns), maxFields)
 	}
-	p := &batchPlan{desc: desc, columns: make([]*Field, len(b.Columns)), names: b.Columns, whole: true}
+	p := &batchPlan{desc: desc, columns: make([]*Field, len(b.Columns)), whole: true}
+	p.names, p.merges = make([]string, len(b.Columns)), make([]Merge, len(b.Columns))
 	position := make(map[string]int, len(b.Columns))
-	for i, name := range b.Columns {
+	for i, column := range b.Columns {
+		name, merge := ParseColumn(column)
+		p.names[i], p.merges[i] = name, merge
 		if err := checkFieldName(name); err != nil {
-			return nil, Errorf(CodeInvalid, "%s: column %q: %w", b.Model, name, err)
+			return nil, Errorf(CodeInvalid, "%s: column %q: %w", b.Model, column, err)
 		}
 		if _, twice := position[name]; twice {
 			return nil, Errorf(CodeInvalid, "%s: two columns are named %q", b.Model, name)
@@ -93,7 +97,7 @@ func planBatch(desc *Description, b *Batch) (*batchPlan, error) {
 		f := &desc.Fields[i]
 		column, given := position[f.Name]
 		if given {
-			p.columns[column] = f
+			p.columns[column], p.merges[column] = f, f.Merge
 		} else if f.Required && p.missing == nil {
 			p.missing = f
 		}

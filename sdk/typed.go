@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"iter"
+	"slices"
 
 	"github.com/starling-sync/starling/hlc"
 )
@@ -42,6 +43,16 @@ func (r AnyRef) IsZero() bool { return r == AnyRef{} }
 
 func (r AnyRef) String() string { return RecordID(r).String() }
 
+// Set is a set of elements, ascending and each once, that devices add to and remove from at the same time: of an add and a
+// remove that did not see one another, the add wins. A nil Set is empty.
+type Set[E int64 | string] []E
+
+// Has reports whether e is in the set.
+func (s Set[E]) Has(e E) bool { return slices.Contains(s, e) }
+
+// Counter is a whole number that devices add to at the same time, and to which everything that they add counts.
+type Counter int64
+
 // Model serves a plain model whose records are Go structs of type T, which embeds Shared or Owned.
 // It implements ModelServer, Source and Configurable; its methods may be called at once.
 //
@@ -57,6 +68,8 @@ func (r AnyRef) String() string { return RecordID(r).String() }
 //
 // and has one of these types, or is a pointer to one (nil is NULL): string, int, int64, float64, bool, []byte, Ref,
 // AnyRef, time.Time, json.RawMessage. A nil []byte or json.RawMessage, and a zero Ref, AnyRef or time.Time, is NULL.
+// Of a shared model it may also be Set[string], Set[int64] or Counter, which merge as their names say and are never NULL to
+// the author; docs/merge-kinds.md says how each kind merges.
 // A field tagged `starling:"-"` is left alone. A mistake in the tags is an error of Check and of every other method.
 type Model[T any] struct {
 	Name    ModelName

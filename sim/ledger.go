@@ -107,7 +107,8 @@ func changesOf(stream protocol.Stream, batches []sdk.Batch) (list []*change, err
 			}
 			c := &change{key: key{b.Model, op.ID}, stream: stream, stamp: op.Stamp, kind: op.Kind, fields: map[string]string{}, seen: map[string]hlc.Stamp{}}
 			for _, f := range op.Fields {
-				c.fields[b.Columns[f.Column]], c.seen[b.Columns[f.Column]] = string(f.Value), f.Seen
+				column, _ := sdk.ParseColumn(b.Columns[f.Column])
+				c.fields[column], c.seen[column] = string(f.Value), f.Seen
 			}
 			list = append(list, c)
 		}

@@ -14,9 +14,10 @@ import (
 
 // Restamp gives the operations of origin after a stamp new stamps: for a device whose clock was wrong, and of which nobody
 // has them yet. rename returns the new stamp of an old one, and any stamp that it does not rename as it is; it is called
-// with the stamps of those operations and with those that they saw. It must give different stamps different ones. It
+// with the stamps of those operations, with those that they saw, and with those of the own adds to sets that they remove. It must give different stamps different ones. It
 // runs in one transaction, however many there are: a log that is half restamped would say what never was.
 func (l *Log) Restamp(tx *database.Tx, origin sdk.DeviceID, after hlc.Stamp, rename func(old hlc.Stamp) hlc.Stamp) error {
+	floor := after
 	device, err := tx.DeviceNumber(origin)
 	if err != nil {
 		return fmt.Errorf("restamp: %w", err)
@@ -35,7 +36,7 @@ func (l *Log) Restamp(tx *database.Tx, origin sdk.DeviceID, after hlc.Stamp, ren
 			break
 		}
 		for i := range ops {
-			if err := ops[i].restamp(tx, device, rename); err != nil {
+			if err := ops[i].restamp(tx, origin, device, floor, rename); err != nil {
 				return fmt.Errorf("restamp %s of %s: %w", ops[i].stamp, origin, err)
 			}
 		}
@@ -73,8 +74,14 @@ func readLogged(tx *database.Tx, device int64, after hlc.Stamp, limit int) (ops 
 	return ops, last, err
 }
 
-// restamp writes the operation with its new stamp, negated.
-func (o *logged) restamp(tx *database.Tx, device int64, rename func(hlc.Stamp) hlc.Stamp) error {
+// restamp writes the operation with its new stamp, negated. device is the number of origin.
+func (o *logged) restamp(tx *database.Tx, origin sdk.DeviceID, device int64, after hlc.Stamp, rename func(hlc.Stamp) hlc.Stamp) error {
+	own := func(stamp hlc.Stamp) hlc.Stamp {
+		if stamp <= after {
+			return stamp
+		}
+		return rename(stamp)
+	}
 	for op, err := range o.batch.Ops() {
 		if err != nil {
 			return err
@@ -90,7 +97,10 @@ func (o *logged) restamp(tx *database.Tx, device int64, rename func(hlc.Stamp) h
 				seen = rename(seen)
 			}
 			packed = msgp.AppendInt(packed, f.Column)
-			packed = append(packed, f.Value...)
+			_, merge := sdk.ParseColumn(o.batch.Columns[f.Column])
+			if packed, err = sdk.RenameOp(packed, merge, f.Value, origin, own); err != nil {
+				return err
+			}
 			packed = msgp.AppendUint64(packed, uint64(seen))
 		}
 		_, err = tx.Exec("UPDATE _log SET stamp = ?, op = ? WHERE origin = ? AND stamp = ?", -int64(stamp), packed, device, int64(o.stamp)) //nolint:gosec // stamps fit

@@ -80,11 +80,6 @@ func (r *Registry) makeTable(tx *database.Tx, desc sdk.Description, next *served
 			return false, err
 		}
 		changed = len(desc.Fields) > len(old.Fields)
-		if names := mergedByValue(old, &desc); len(names) > 0 {
-			if err := remerge(tx, next.model, names); err != nil {
-				return false, fmt.Errorf("merge %v again: %w", names, err)
-			}
-		}
 		statements = next.extend(tx.Dialect(), old)
 	}
 	for _, statement := range statements {

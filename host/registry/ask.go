@@ -120,7 +120,7 @@ func recordBytes(state *sdk.Record) int {
 	size := 64
 	for i := range state.Fields {
 		f := &state.Fields[i]
-		size += 48 + len(f.Name)
+		size += 48 + len(f.Name) + len(f.State)
 		switch v := f.Value.(type) {
 		case string:
 			size += len(v)

@@ -63,6 +63,9 @@ func (c *canonical) shared(state *sdk.Record) {
 		c.buf = sdk.AppendValue(c.buf, f.Name)
 		c.version(f.Version)
 		c.buf = sdk.AppendValue(c.buf, f.Value)
+		if f.State != nil {
+			c.buf = sdk.AppendValue(c.buf, f.State)
+		}
 	}
 }
 

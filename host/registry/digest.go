@@ -21,7 +21,7 @@ type ModelDigest struct {
 // Digest returns the digests of all models, by name, over one snapshot: SHA-256 over every record that exists, visible or
 // not, in the order of ids, each as a packed array. A device-owned record is [id, owner, stamp, then name and value of each
 // field that is not nil, by name]; a shared one is [id, stamp and device of its insert, then name, stamp, device and value
-// of each field that was written, by name]. It reads all records, a page at a time.
+// of each field that was written, by name, and after a set's or counter's value its state]. It reads all records, a page at a time.
 func (r *Registry) Digest(ctx context.Context) (list []ModelDigest, err error) {
 	catalog := r.catalog.Load()
 	err = r.db.Read(ctx, func(tx *database.Tx) error {

@@ -43,7 +43,8 @@ func (p *parts) operation(columns []string, op *sdk.Op, origin sdk.DeviceID) {
 		p.deleted = later(p.deleted, version)
 	}
 	for i := range op.Fields {
-		p.field(columns[op.Fields[i].Column], version)
+		name, _ := sdk.ParseColumn(columns[op.Fields[i].Column])
+		p.field(name, version)
 	}
 }
 
@@ -90,8 +91,9 @@ func (p *parts) forgottenBy(other *parts, covers func(sdk.Version) bool) bool {
 	return false
 }
 
-// without returns what remains of state without what covers says; nil if that is nothing.
-func without(state *sdk.Record, covers func(sdk.Version) bool) *sdk.Record {
+// without returns what remains of a record of m without what covers says; nil if that is nothing. Of a set or counter those
+// parts remain that are not covered.
+func (m *model) without(state *sdk.Record, covers func(sdk.Version) bool) *sdk.Record {
 	rest := &sdk.Record{ID: state.ID}
 	if !covers(state.Inserted) {
 		rest.Inserted = state.Inserted
@@ -100,14 +102,32 @@ func without(state *sdk.Record, covers func(sdk.Version) bool) *sdk.Record {
 		rest.Deleted = state.Deleted
 	}
 	for i := range state.Fields {
-		if !covers(state.Fields[i].Version) {
-			rest.Fields = append(rest.Fields, state.Fields[i])
+		if f := state.Fields[i]; m.withoutParts(&f, covers) {
+			rest.Fields = append(rest.Fields, f)
 		}
 	}
 	if rest.Inserted.IsZero() && rest.Deleted.IsZero() && len(rest.Fields) == 0 {
 		return nil
 	}
 	return rest
+}
+
+// withoutParts takes from f what covers says, and reports whether anything remains.
+func (m *model) withoutParts(f *sdk.FieldState, covers func(sdk.Version) bool) bool {
+	merge := m.inParts(f)
+	list, err := f.Parts()
+	if merge == "" || err != nil {
+		return !covers(f.Version)
+	}
+	list = slices.DeleteFunc(list, func(p sdk.FieldPart) bool { return covers(p.Version) })
+	if covers(f.Version) {
+		f.Version = sdk.Version{}
+		for i := range list {
+			f.Version = later(f.Version, list[i].Version)
+		}
+	}
+	f.SetParts(merge, list)
+	return !f.Version.IsZero()
 }
 
 // spanRead is what a range is of one shared model, and what this device holds in it.
@@ -147,7 +167,7 @@ func (r *spanRead) decide(tx *database.Tx) (err error) {
 		if !r.judge(id, state) {
 			return nil
 		}
-		if without(state, r.p.theirs) != nil {
+		if r.m.s.without(state, r.p.theirs) != nil {
 			partly = append(partly, id)
 			return nil
 		}
@@ -246,7 +266,7 @@ func (r *spanRead) load(tx *database.Tx, partly []sdk.RecordID) error {
 		return err
 	}
 	for _, id := range partly {
-		r.b.replace(id, without(r.b.current[id], r.p.theirs))
+		r.b.replace(id, r.m.s.without(r.b.current[id], r.p.theirs))
 	}
 	if !r.p.infers() {
 		for id := range r.there {

@@ -39,7 +39,11 @@ type localState struct {
 // localOps is a batch of operations on shared records.
 type localOps struct {
 	*sharedBatch
-	columns []string
+	by      sdk.DeviceID // this device
+	start   sdk.PartID   // of it
+	columns []string     // of the operations that are stored
+	names   []string     // of their fields
+	edits   []*sdk.Field // by column: the sets and counters, whose values follow from what they hold; nil: others
 	ops     []localOp
 }
 
@@ -49,7 +53,8 @@ type localOp struct {
 	stamp  hlc.Stamp // provisional
 	names  []string  // of the columns
 	fields []sdk.OpField
-	no     bool // refused
+	edits  []*sdk.Field // of the columns
+	no     bool         // refused
 }
 
 // settler returns the real stamp in place of a provisional one: of an operation's field, or with "" of itself.
@@ -105,7 +110,8 @@ func (l *Local) Write(tx *database.Tx, next func() hlc.Stamp) (stored []sdk.Batc
 }
 
 func (l *Local) prepareOps(ctx context.Context, s *served, position int, batch *sdk.Batch, stamp *hlc.Stamp) error {
-	b := &localOps{sharedBatch: l.p.sharedBatch(s), columns: batch.Columns}
+	b := &localOps{sharedBatch: l.p.sharedBatch(s), by: l.p.origin, start: l.p.r.part}
+	b.bind(batch.Columns)
 	changes, err := changesOf(batch, true)
 	if err != nil {
 		return err
@@ -114,29 +120,127 @@ func (l *Local) prepareOps(ctx context.Context, s *served, position int, batch *
 		if err != nil {
 			return err
 		}
-		b.ops = append(b.ops, localOp{id: op.ID, kind: op.Kind, stamp: *stamp, names: batch.Columns, fields: slices.Clone(op.Fields)})
+		b.ops = append(b.ops, localOp{id: op.ID, kind: op.Kind, stamp: *stamp, names: b.names, edits: b.edits, fields: slices.Clone(op.Fields)})
 		*stamp++
 	}
 	if err := l.p.r.load(ctx, b.sharedBatch, changes); err != nil {
 		return err
 	}
 	b.see()
-	decided := sdk.Batch{Model: batch.Model, Version: s.desc.Version, Columns: batch.Columns, Count: len(b.ops)}
-	for i := range b.ops {
-		decided.Rows = b.ops[i].append(decided.Rows, nil)
+	for from := 0; from < len(b.ops); {
+		to := b.independent(from)
+		refused, err := b.decide(ctx, from, to)
+		if err != nil {
+			return err
+		}
+		l.refused[position] = append(l.refused[position], refused...)
+		from = to
 	}
-	a := b.asker(ctx, sdk.SharedChanges{Batch: decided, Origin: l.p.origin, Local: true})
-	if err := a.ask(); err != nil {
-		return err
+	l.shared = append(l.shared, b)
+	return nil
+}
+
+// bind says which fields the columns of a batch are.
+func (b *localOps) bind(columns []string) {
+	for _, column := range columns {
+		name, _ := sdk.ParseColumn(column)
+		var edit *sdk.Field
+		if at, known := b.index[name]; known {
+			column = b.wire[at]
+			if f := &b.desc.Fields[at]; f.Merge == sdk.AddWins || f.Merge == sdk.Sum {
+				edit = f
+			}
+		}
+		b.columns, b.names, b.edits = append(b.columns, column), append(b.names, name), append(b.edits, edit)
 	}
-	refused := a.refused
-	for _, no := range refused {
-		if no.Index >= 0 && no.Index < len(b.ops) {
-			b.ops[no.Index].no = true
+}
+
+// independent returns the end of the operations from from on that can be decided together: what one says of a set or counter
+// is not known before it is known whether an earlier one that writes the same was refused.
+func (b *localOps) independent(from int) int {
+	type place struct {
+		id     sdk.RecordID
+		column int
+	}
+	written := make(map[place]bool)
+	for i := from; i < len(b.ops); i++ {
+		for k := range b.ops[i].fields {
+			at := place{b.ops[i].id, b.ops[i].fields[k].Column}
+			if b.edits[at.column] == nil {
+				continue
+			}
+			if written[at] {
+				return i
+			}
+			written[at] = true
 		}
 	}
-	l.refused[position] = refused
-	l.shared = append(l.shared, b)
+	return len(b.ops)
+}
+
+// decide has the model decide on some of the operations, and returns which of them are refused, ascending.
+func (b *localOps) decide(ctx context.Context, from, to int) (refused []sdk.Refusal, err error) {
+	decided := sdk.Batch{Model: b.desc.Model, Version: b.desc.Version, Columns: b.columns}
+	var asked []int
+	for i := from; i < to; i++ {
+		op := &b.ops[i]
+		before := len(decided.Rows)
+		if err = b.edit(op); err == nil {
+			if decided.Rows, err = op.append(decided.Rows, b.by, nil); err != nil {
+				return nil, err
+			}
+			if size := len(decided.Rows) - before; b.hasEdits() && size > sdk.MaxRecordBytes-partRoom {
+				decided.Rows = decided.Rows[:before]
+				err = sdk.Errorf(sdk.CodeTooLarge, "an operation of %d bytes on a record with sets or counters; at most %d are allowed", size, sdk.MaxRecordBytes-partRoom)
+			}
+		}
+		if err != nil {
+			op.no = true
+			refused = append(refused, sdk.Refusal{Index: i, Code: sdk.CodeOf(err), Message: err.Error()})
+			continue
+		}
+		asked = append(asked, i)
+		decided.Count++
+	}
+	if len(asked) == 0 {
+		return refused, nil
+	}
+	a := b.asker(ctx, sdk.SharedChanges{Batch: decided, Origin: b.by, Local: true})
+	if err := a.ask(); err != nil {
+		return nil, err
+	}
+	for _, no := range a.refused {
+		if no.Index >= 0 && no.Index < len(asked) {
+			no.Index = asked[no.Index]
+			b.ops[no.Index].no = true
+			refused = append(refused, no)
+		}
+	}
+	slices.SortFunc(refused, func(x, y sdk.Refusal) int { return cmp.Compare(x.Index, y.Index) })
+	return refused, nil
+}
+
+// partRoom is what an operation that gives back a part of a set may take more than the one that wrote it.
+const partRoom = 4 << 10
+
+func (b *localOps) hasEdits() bool {
+	return slices.ContainsFunc(b.edits, func(f *sdk.Field) bool { return f != nil })
+}
+
+// edit makes what op says of sets and counters the values of an operation.
+func (b *localOps) edit(op *localOp) error {
+	for k := range op.fields {
+		f := &op.fields[k]
+		field := b.edits[f.Column]
+		if field == nil {
+			continue
+		}
+		value, err := field.Edit(fieldOf(b.current[op.id], field.Name), f.Value, sdk.Version{Stamp: op.stamp, Device: b.by}, b.start)
+		if err != nil {
+			return err
+		}
+		f.Value = value
+	}
 	return nil
 }
 
@@ -151,10 +255,13 @@ func (b *localOps) see() {
 		op := &b.ops[i]
 		for k := range op.fields {
 			f := &op.fields[k]
+			if b.edits[f.Column] != nil {
+				continue
+			}
 			at := place{op.id, f.Column}
 			seen, ok := written[at]
 			if !ok {
-				seen = fieldStamp(b.current[op.id], b.columns[f.Column])
+				seen = fieldStamp(b.current[op.id], b.names[f.Column])
 			}
 			f.Seen = seen
 			written[at] = op.stamp
@@ -163,19 +270,27 @@ func (b *localOps) see() {
 }
 
 func fieldStamp(state *sdk.Record, name string) hlc.Stamp {
-	if state == nil {
-		return 0
-	}
-	for i := range state.Fields {
-		if state.Fields[i].Name == name {
-			return state.Fields[i].Version.Stamp
-		}
+	if f := fieldOf(state, name); f != nil {
+		return f.Version.Stamp
 	}
 	return 0
 }
 
-// append packs the operation, with the stamps that actual returns if it is not nil.
-func (op *localOp) append(dst []byte, actual settler) []byte {
+// fieldOf returns a field of state, or nil.
+func fieldOf(state *sdk.Record, name string) *sdk.FieldState {
+	if state == nil {
+		return nil
+	}
+	for i := range state.Fields {
+		if state.Fields[i].Name == name {
+			return &state.Fields[i]
+		}
+	}
+	return nil
+}
+
+// append packs the operation of device self, with the stamps that actual returns if it is not nil.
+func (op *localOp) append(dst []byte, self sdk.DeviceID, actual settler) (_ []byte, err error) {
 	stamp := op.stamp
 	if actual != nil {
 		stamp = actual("", stamp)
@@ -188,10 +303,17 @@ func (op *localOp) append(dst []byte, actual settler) []byte {
 			seen = actual(op.names[f.Column], seen)
 		}
 		dst = msgp.AppendInt(dst, f.Column)
-		dst = append(dst, f.Value...)
+		if edit := op.edits[f.Column]; edit != nil && actual != nil {
+			dst, err = sdk.RenameOp(dst, edit.Merge, f.Value, self, func(stamp hlc.Stamp) hlc.Stamp { return actual("", stamp) })
+			if err != nil {
+				return dst, err
+			}
+		} else {
+			dst = append(dst, f.Value...)
+		}
 		dst = msgp.AppendUint64(dst, uint64(seen))
 	}
-	return dst
+	return dst, nil
 }
 
 func (l *Local) writeOps(pl *placer, next func() hlc.Stamp) (stored []sdk.Batch, err error) {
@@ -241,7 +363,9 @@ func (l *Local) writeOps(pl *placer, next func() hlc.Stamp) (stored []sdk.Batch,
 		batch := sdk.Batch{Model: b.desc.Model, Version: b.desc.Version, Columns: b.columns}
 		for i := range b.ops {
 			if !b.ops[i].no {
-				batch.Rows = b.ops[i].append(batch.Rows, actual)
+				if batch.Rows, err = b.ops[i].append(batch.Rows, l.p.origin, actual); err != nil {
+					return nil, err
+				}
 				batch.Count++
 			}
 		}
@@ -275,10 +399,18 @@ func (l *Local) checkClock(drawn map[hlc.Stamp]hlc.Stamp) error {
 	return nil
 }
 
+// versions returns all versions that state has, those of the parts of sets and counters included.
 func versions(state *sdk.Record) []sdk.Version {
 	all := []sdk.Version{state.Inserted, state.Deleted}
 	for i := range state.Fields {
-		all = append(all, state.Fields[i].Version)
+		f := &state.Fields[i]
+		all = append(all, f.Version)
+		list, err := f.Parts()
+		for k := range list {
+			if err == nil {
+				all = append(all, list[k].Version)
+			}
+		}
 	}
 	return all
 }
@@ -292,6 +424,7 @@ func (b *sharedBatch) settle(actual settler) {
 		for i := range state.Fields {
 			f := &state.Fields[i]
 			f.Version.Stamp, f.Seen = actual("", f.Version.Stamp), actual(f.Name, f.Seen)
+			b.settleParts(f, actual)
 		}
 	}
 	for _, list := range [][]sdk.Conflict{b.conflicts, b.resolved} {
@@ -300,6 +433,22 @@ func (b *sharedBatch) settle(actual settler) {
 			c.Lost.Stamp, c.Winner.Stamp = actual(c.Field, c.Lost.Stamp), actual("", c.Winner.Stamp)
 		}
 	}
+}
+
+// settleParts puts real stamps in place of provisional ones in the parts of a set or counter.
+func (m *model) settleParts(f *sdk.FieldState, actual settler) {
+	merge := m.inParts(f)
+	if merge == "" {
+		return
+	}
+	list, err := f.Parts()
+	if err != nil {
+		return // it was checked when the model returned it
+	}
+	for k := range list {
+		list[k].Version.Stamp = actual("", list[k].Version.Stamp)
+	}
+	f.SetParts(merge, list)
 }
 
 func (l *Local) prepareRows(ctx context.Context, s *served, position int, batch sdk.Batch) error {

@@ -22,7 +22,8 @@ type model struct {
 	n       int64 // local number of its name
 	columns int64 // local number of names, as a column set
 	names   []string
-	types   []sdk.Type
+	wire    []string       // names, as columns of batches: see sdk.Field.Column
+	types   []sdk.Type     // of the values, in records and in the table
 	index   map[string]int // of names
 	refs    []reference
 	shared  bool
@@ -45,8 +46,8 @@ func quote(name string) string { return `"` + name + `"` }
 func newModel(tx *database.Tx, desc sdk.Description) (*model, error) {
 	m := &model{desc: desc, shared: desc.Ownership == sdk.SharedByAll, table: quote(string(desc.Model)), index: make(map[string]int)}
 	for i, f := range desc.Fields {
-		m.names = append(m.names, f.Name)
-		m.types = append(m.types, f.Type)
+		m.names, m.wire = append(m.names, f.Name), append(m.wire, f.Column())
+		m.types = append(m.types, f.ValueType())
 		m.index[f.Name] = i
 		if f.Type == sdk.UUID && !f.Weak {
 			m.refs = append(m.refs, reference{field: i, column: quote(f.Name), to: f.Ref})
@@ -68,6 +69,27 @@ func newModel(tx *database.Tx, desc sdk.Description) (*model, error) {
 
 func (m *model) columnSet() database.ColumnSet {
 	return database.ColumnSet{Model: m.desc.Model, Version: m.desc.Version, Columns: strings.Join(m.names, ",")}
+}
+
+// inParts returns how a field merges if it is a set or a counter; "" otherwise. One that is not described says it itself.
+func (m *model) inParts(f *sdk.FieldState) sdk.Merge {
+	merge := f.Merge
+	if at, known := m.index[f.Name]; known {
+		merge = m.desc.Fields[at].Merge
+	}
+	if merge == sdk.AddWins || merge == sdk.Sum {
+		return merge
+	}
+	return ""
+}
+
+// column returns the column that a field has in batches, described or not.
+func (m *model) column(f *sdk.FieldState) string {
+	if at, known := m.index[f.Name]; known {
+		return m.wire[at]
+	}
+	described := sdk.Field{Name: f.Name, Merge: f.Merge}
+	return described.Column()
 }
 
 // kept are the columns that the host adds to those of the description.

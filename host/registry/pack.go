@@ -21,7 +21,7 @@ type packer struct {
 
 type packKey struct {
 	m      *model
-	extras string             // names, separated by commas
+	extras string             // columns, separated by commas
 	set    database.ColumnSet // of rows that came packed; then m is nil
 }
 
@@ -29,7 +29,7 @@ func (key *packKey) emptyBatch() sdk.Batch {
 	if key.m == nil {
 		return sdk.Batch{Model: key.set.Model, Version: key.set.Version, Columns: key.set.Names()}
 	}
-	columns := key.m.names
+	columns := key.m.wire
 	if key.extras != "" {
 		columns = append(append([]string{}, columns...), strings.Split(key.extras, ",")...)
 	}

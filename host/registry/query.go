@@ -43,7 +43,7 @@ func (r *record) row(visible bool) (Row, error) {
 		row.Inserted = r.state.Inserted
 		for _, f := range r.state.Fields {
 			if at, known := m.index[f.Name]; known {
-				row.Fields[at].Version, row.Fields[at].Seen = f.Version, f.Seen
+				row.Fields[at].Version, row.Fields[at].Seen, row.Fields[at].State = f.Version, f.Seen, f.State
 			} else {
 				row.Fields = append(row.Fields, f)
 			}

@@ -146,13 +146,23 @@ func (key *packKey) model() sdk.ModelName {
 type operation struct {
 	version sdk.Version
 	kind    sdk.OpKind
-	fields  []int // of the record's
+	fields  []operationField
+}
+
+// operationField is one of the record's fields, as an operation writes it.
+type operationField struct {
+	at    int
+	value sdk.Packed // of a set or counter: its part in it; nil: the record's value
 }
 
 // operationsOf returns operations that make state: merged in any order, they give its values and clocks.
 //
 // An operation on a natural key names all of its fields. So the insert does, also those that another operation has
 // written since, and that one names them all too; their values are the same in both.
+//
+// A set or counter is made by the writes whose parts stand, each at its own version, and by the last write. What is removed
+// is removed by an operation of the version that added it: so no operation is larger than one that was written, and what a
+// device must have seen to know a part is seen from its version.
 func (m *model) operationsOf(state *sdk.Record) []operation {
 	var list []operation
 	at := func(version sdk.Version, kind sdk.OpKind) *operation {
@@ -169,8 +179,16 @@ func (m *model) operationsOf(state *sdk.Record) []operation {
 	}
 	var keys []int
 	for i := range state.Fields {
-		op := at(state.Fields[i].Version, sdk.Update)
-		op.fields = append(op.fields, i)
+		f := &state.Fields[i]
+		if merge := m.inParts(f); merge != "" {
+			for _, made := range writesOf(f, merge) {
+				op := at(made.version, sdk.Update)
+				op.fields = append(op.fields, operationField{i, made.value})
+			}
+			continue
+		}
+		op := at(f.Version, sdk.Update)
+		op.fields = append(op.fields, operationField{at: i})
 		if known, ok := m.index[state.Fields[i].Name]; ok && m.desc.Fields[known].Key {
 			keys = append(keys, i)
 		}
@@ -188,16 +206,53 @@ func (m *model) operationsOf(state *sdk.Record) []operation {
 
 // nameKey has op name all the fields of a natural key, if it must name any.
 func (op *operation) nameKey(keys []int) {
-	isKey := func(i int) bool { return slices.Contains(keys, i) }
+	isKey := func(f operationField) bool { return slices.Contains(keys, f.at) }
 	if op.kind != sdk.Insert && !slices.ContainsFunc(op.fields, isKey) {
 		return
 	}
 	for _, key := range keys {
-		if !slices.Contains(op.fields, key) {
-			op.fields = append(op.fields, key)
+		if !slices.Contains(fieldsOf(op.fields), key) {
+			op.fields = append(op.fields, operationField{at: key})
 		}
 	}
-	slices.Sort(op.fields)
+	slices.SortFunc(op.fields, func(a, b operationField) int { return a.at - b.at })
+}
+
+func fieldsOf(fields []operationField) (at []int) {
+	for _, f := range fields {
+		at = append(at, f.at)
+	}
+	return at
+}
+
+// partWrite is a write to a set or counter: what stands of it.
+type partWrite struct {
+	version sdk.Version
+	value   sdk.Packed
+}
+
+// writesOf returns the writes that make the state of a set or counter.
+func writesOf(f *sdk.FieldState, merge sdk.Merge) (writes []partWrite) {
+	list, err := f.Parts()
+	if err != nil {
+		return nil // it was checked when it was stored
+	}
+	slices.SortStableFunc(list, func(a, b sdk.FieldPart) int { return a.Version.Compare(b.Version) })
+	last := false
+	for len(list) > 0 {
+		n := 1
+		for merge != sdk.Sum && n < len(list) && list[n].Version == list[0].Version {
+			n++
+		}
+		version := list[0].Version
+		last = last || version == f.Version
+		writes = append(writes, partWrite{version, sdk.AppendOpParts(nil, merge, version, list[:n])})
+		list = list[n:]
+	}
+	if !last && merge == sdk.AddWins { // it only removed
+		writes = append(writes, partWrite{f.Version, sdk.AppendOpParts(nil, merge, f.Version, nil)})
+	}
+	return writes
 }
 
 // maxColumns is how many columns a model takes in one batch.
@@ -208,45 +263,41 @@ func (p *rangePacker) operations(m *model, state *sdk.Record) {
 	for _, op := range m.operationsOf(state) {
 		key, column := m.opKey(state, &op)
 		raw := sdk.AppendOpHeader(nil, state.ID, op.version.Stamp, op.kind, len(op.fields))
-		for i, at := range op.fields {
-			f := &state.Fields[at]
+		for i := range op.fields {
+			f, value := &state.Fields[op.fields[i].at], op.fields[i].value
 			seen := f.Seen
 			if f.Version != op.version {
 				seen = 0 // it is not this one that saw it
 			}
-			raw = sdk.AppendOpField(raw, column(i, f.Name), f.Value, seen)
+			if value != nil {
+				raw = sdk.AppendOpField(raw, column(i), value, 0)
+			} else {
+				raw = sdk.AppendOpField(raw, column(i), f.Value, seen)
+			}
 		}
 		p.add(op.version.Device, key, op.version.Stamp, raw)
 	}
 }
 
 // opKey returns the key of a batch that takes op, and the columns of its fields there.
-func (m *model) opKey(state *sdk.Record, op *operation) (packKey, func(int, string) int) {
+func (m *model) opKey(state *sdk.Record, op *operation) (packKey, func(int) int) {
 	var extras []string
-	for _, at := range op.fields {
-		if name := state.Fields[at].Name; !m.has(name) {
-			extras = append(extras, name)
+	columns, at := make([]string, len(op.fields)), make([]int, len(op.fields))
+	for i := range op.fields {
+		f := &state.Fields[op.fields[i].at]
+		columns[i] = m.column(f)
+		known, ok := m.index[f.Name]
+		if !ok {
+			known = len(m.names) + len(extras)
+			extras = append(extras, columns[i])
 		}
+		at[i] = known
 	}
 	if len(m.names)+len(extras) <= maxColumns {
-		return packKey{m: m, extras: strings.Join(extras, ",")}, func(_ int, name string) int {
-			if at, known := m.index[name]; known {
-				return at
-			}
-			return len(m.names) + slices.Index(extras, name)
-		}
+		return packKey{m: m, extras: strings.Join(extras, ",")}, func(i int) int { return at[i] }
 	}
-	names := make([]string, len(op.fields))
-	for i, at := range op.fields {
-		names[i] = state.Fields[at].Name
-	}
-	set := database.ColumnSet{Model: m.desc.Model, Version: m.desc.Version, Columns: strings.Join(names, ",")}
-	return packKey{set: set}, func(i int, _ string) int { return i }
-}
-
-func (m *model) has(name string) bool {
-	_, known := m.index[name]
-	return known
+	set := database.ColumnSet{Model: m.desc.Model, Version: m.desc.Version, Columns: strings.Join(columns, ",")}
+	return packKey{set: set}, func(i int) int { return i }
 }
 
 // isDelete reports whether a packed device-owned row is a delete.

@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"bytes"
 	"database/sql"
 	"encoding/binary"
 	"slices"
@@ -364,9 +365,16 @@ func sameType(t sdk.Type, v any) bool { return sdk.CheckValue(t, v) == nil }
 
 const recordForm = 1 // the first byte of packRecord
 
+// What packRecord says follows the clocks of a field.
+const (
+	hasValue = 1 << iota // its packed value
+	hasMerge             // a byte for how it merges, of a field that is not described
+	hasState             // the length of its state, and the state
+)
+
 // packRecord returns the clocks of a record: a form byte, the versions of insert and delete, then for each field its
-// name's number, its version, the stamp it saw, and 0, or 1 and its packed value. Stamps of fields are relative to that of
-// the insert. With m, values that a column of m's table holds are left out.
+// name's number, its version, the stamp it saw, a byte that says what follows of it, and that. Stamps of fields are relative
+// to that of the insert. With m, values that a column of m's table holds are left out.
 func packRecord(tx *database.Tx, state *sdk.Record, m *model) ([]byte, error) {
 	dst := append(make([]byte, 0, 24+16*len(state.Fields)), recordForm)
 	var err error
@@ -388,16 +396,45 @@ func packRecord(tx *database.Tx, state *sdk.Record, m *model) ([]byte, error) {
 			return nil, err
 		}
 		dst = binary.AppendUvarint(dst, uint64(f.Seen))
-		if m != nil {
-			if at, known := m.index[f.Name]; known && sameType(m.types[at], f.Value) {
-				dst = append(dst, 0)
-				continue
-			}
-		}
-		dst = sdk.AppendValue(append(dst, 1), f.Value)
+		dst = appendRest(dst, f, m)
 	}
 	return dst, nil
 }
+
+// appendRest appends what packRecord keeps of a field beside its clocks.
+func appendRest(dst []byte, f *sdk.FieldState, m *model) []byte {
+	has := byte(hasValue)
+	if m != nil {
+		if at, known := m.index[f.Name]; known && sameType(m.types[at], f.Value) {
+			has = 0
+		}
+	}
+	if f.Merge != "" {
+		has |= hasMerge
+	}
+	if f.State != nil {
+		has |= hasState
+	}
+	dst = append(dst, has)
+	if has&hasValue != 0 {
+		dst = sdk.AppendValue(dst, f.Value)
+	}
+	if has&hasMerge != 0 {
+		kind := slices.Index(mergeKinds[:], f.Merge)
+		if kind < 0 {
+			kind = 0
+		}
+		dst = append(dst, byte(kind)) //nolint:gosec // one of a few
+	}
+	if has&hasState != 0 {
+		dst = binary.AppendUvarint(dst, uint64(len(f.State)))
+		dst = append(dst, f.State...)
+	}
+	return dst
+}
+
+// mergeKinds are the merge kinds as packRecord numbers them.
+var mergeKinds = [...]sdk.Merge{"", sdk.Max, sdk.Min, sdk.AddWins, sdk.Sum}
 
 func appendVersion(tx *database.Tx, dst []byte, v sdk.Version, base hlc.Stamp) ([]byte, error) {
 	if v.IsZero() {
@@ -426,16 +463,35 @@ func unpackRecord(tx *database.Tx, m *model, id sdk.RecordID, b []byte, values [
 		f := sdk.FieldState{Name: in.name()}
 		f.Version = in.version(state.Inserted.Stamp)
 		f.Seen = hlc.Stamp(in.uvarint())
-		at, known := m.index[f.Name]
-		switch {
-		case in.byte() == 1:
-			f.Value = in.value(m, at, known)
-		case known && values != nil:
-			f.Value = valueOf(m.types[at], values[at])
-		}
+		in.rest(&f, m, values)
 		state.Fields = append(state.Fields, f)
 	}
 	return state, in.err
+}
+
+// rest reads what appendRest wrote.
+func (in *recordReader) rest(f *sdk.FieldState, m *model, values []any) {
+	at, known := m.index[f.Name]
+	has := in.byte()
+	switch {
+	case has&hasValue != 0:
+		f.Value = in.value(m, at, known)
+	case known && values != nil:
+		f.Value = valueOf(m.types[at], values[at])
+	}
+	if has&hasMerge != 0 {
+		if kind := in.byte(); int(kind) < len(mergeKinds) && !known { // what is described says it itself
+			f.Merge = mergeKinds[kind]
+		}
+	}
+	if has&hasState != 0 {
+		n := in.uvarint()
+		if n > uint64(len(in.b)) {
+			in.fail()
+			return
+		}
+		f.State, in.b = bytes.Clone(in.b[:n]), in.b[n:]
+	}
 }
 
 // recordReader reads the parts of packRecord; after an error it reads zeros.

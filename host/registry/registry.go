@@ -4,8 +4,7 @@
 // only its owner changes a device-owned record; that model tables hold visible records only, so that they never have a
 // dangling reference, while what is not visible waits in the shadow; and that plugins are called with no transaction
 // and no lock held. A change that a model refuses is kept in a list with its reason and never stops the others. It leaves
-// streams, watermarks and the log to package peerlog, which writes in the same transactions, and reads the log only to merge
-// a new field from it (remerge.go).
+// streams, watermarks and the log to package peerlog, which writes in the same transactions.
 //
 // Beside streams it reads and takes in ranges of records as they are (range.go, take.go), forgets what nobody needs any more
 // (forget.go), and keeps digests by which devices find out that they hold the same (audit.go).
@@ -18,6 +17,7 @@ package registry
 import (
 	"cmp"
 	"context"
+	"crypto/rand"
 	"database/sql"
 	"encoding/json"
 	"fmt"
@@ -36,6 +36,7 @@ import (
 type Options struct {
 	DB   *database.DB
 	Self sdk.DeviceID // this device
+	Part sdk.PartID   // random, of this start of the device: what it adds to counters counts under it. Zero: New draws one
 	Log  hclog.Logger // nil: none
 }
 
@@ -43,6 +44,7 @@ type Options struct {
 type Registry struct {
 	db    *database.DB
 	self  sdk.DeviceID
+	part  sdk.PartID
 	log   hclog.Logger
 	feed  feed
 	audit *audit
@@ -70,7 +72,12 @@ type served struct {
 
 // New returns a registry with the models that the database has tables for; none is served yet.
 func New(ctx context.Context, options Options) (*Registry, error) {
-	r := &Registry{db: options.DB, self: options.Self, log: options.Log, audit: newAudit()}
+	r := &Registry{db: options.DB, self: options.Self, part: options.Part, log: options.Log, audit: newAudit()}
+	if r.part == (sdk.PartID{}) {
+		if _, err := rand.Read(r.part[:]); err != nil {
+			return nil, fmt.Errorf("draw the name of this start: %w", err)
+		}
+	}
 	if r.log == nil {
 		r.log = hclog.NewNullLogger()
 	}

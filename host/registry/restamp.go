@@ -33,7 +33,7 @@ func (r *Registry) OwnStamps(tx *database.Tx, owned, shared hlc.Stamp) (stamps [
 			continue
 		}
 		err := eachShared(tx, s.model, func(state *sdk.Record) bool {
-			r.eachOwnVersion(state, shared, func(v *sdk.Version) { stamps = append(stamps, v.Stamp) })
+			r.eachOwnVersion(s.model, state, shared, func(v *sdk.Version) { stamps = append(stamps, v.Stamp) })
 			return false
 		})
 		if err != nil {
@@ -77,7 +77,7 @@ func (r *Registry) Restamp(tx *database.Tx, owned, shared hlc.Stamp, rename func
 		if !s.shared {
 			continue
 		}
-		if err := eachShared(tx, s.model, func(state *sdk.Record) bool { return r.renamed(state, shared, rename) }); err != nil {
+		if err := eachShared(tx, s.model, func(state *sdk.Record) bool { return r.renamed(s.model, state, shared, rename) }); err != nil {
 			return fmt.Errorf("restamp %s: %w", s.desc.Model, err)
 		}
 	}
@@ -107,8 +107,9 @@ func restampTable(tx *database.Tx, t stampedTable, owner int64, after hlc.Stamp,
 	return err
 }
 
-// eachOwnVersion calls fn for the versions after a stamp that this device gave a record.
-func (r *Registry) eachOwnVersion(state *sdk.Record, after hlc.Stamp, fn func(*sdk.Version)) {
+// eachOwnVersion calls fn, which may change them, for the versions after a stamp that this device gave a record of m, those of
+// the parts of sets and counters included.
+func (r *Registry) eachOwnVersion(m *model, state *sdk.Record, after hlc.Stamp, fn func(*sdk.Version)) {
 	own := func(v *sdk.Version) {
 		if v.Device == r.self && v.Stamp > after {
 			fn(v)
@@ -117,18 +118,34 @@ func (r *Registry) eachOwnVersion(state *sdk.Record, after hlc.Stamp, fn func(*s
 	own(&state.Inserted)
 	own(&state.Deleted)
 	for i := range state.Fields {
-		own(&state.Fields[i].Version)
+		f := &state.Fields[i]
+		own(&f.Version)
+		merge := m.inParts(f)
+		if merge == "" {
+			continue
+		}
+		list, err := f.Parts()
+		if err != nil {
+			continue // it was checked when it was stored
+		}
+		before := slices.Clone(list)
+		for k := range list {
+			own(&list[k].Version)
+		}
+		if !slices.Equal(before, list) {
+			f.SetParts(merge, list)
+		}
 	}
 }
 
 // renamed renames the versions after a stamp that this device gave a record, and what they saw; false if there are none.
-func (r *Registry) renamed(state *sdk.Record, after hlc.Stamp, rename func(hlc.Stamp) hlc.Stamp) (changed bool) {
+func (r *Registry) renamed(m *model, state *sdk.Record, after hlc.Stamp, rename func(hlc.Stamp) hlc.Stamp) (changed bool) {
 	for i := range state.Fields {
 		if f := &state.Fields[i]; f.Version.Device == r.self && f.Seen > after {
 			f.Seen, changed = rename(f.Seen), true
 		}
 	}
-	r.eachOwnVersion(state, after, func(v *sdk.Version) { v.Stamp, changed = rename(v.Stamp), true })
+	r.eachOwnVersion(m, state, after, func(v *sdk.Version) { v.Stamp, changed = rename(v.Stamp), true })
 	return changed
 }
 

@@ -255,7 +255,7 @@ func (b *sharedBatch) merge(ctx context.Context, in sdk.SharedChanges) (result s
 		if !given[state.ID] {
 			return result, sdk.Errorf(sdk.CodeInternal, "model %q changed %s, which no operation names", b.desc.Model, state.ID)
 		}
-		if err := checkFields(state); err != nil {
+		if err := b.model.checkFields(state); err != nil {
 			return result, sdk.Errorf(sdk.CodeInternal, "model %q returned %s: %w", b.desc.Model, state.ID, err)
 		}
 	}
@@ -277,13 +277,18 @@ func (b *sharedBatch) take(result *sdk.SharedResult) {
 }
 
 // checkFields returns why a record that a model returned can not be stored.
-func checkFields(state *sdk.Record) error {
+func (m *model) checkFields(state *sdk.Record) error {
 	for i := range state.Fields {
 		f := &state.Fields[i]
 		switch f.Value.(type) {
 		case nil, string, int64, float64, bool, []byte, sdk.RecordID:
 		default:
 			return sdk.Errorf(sdk.CodeInvalid, "field %q holds a %T", f.Name, f.Value)
+		}
+		if merge := m.inParts(f); merge != "" {
+			if err := f.CheckParts(merge); err != nil {
+				return err
+			}
 		}
 		if i > 0 && state.Fields[i-1].Name >= f.Name {
 			return sdk.Errorf(sdk.CodeInvalid, "fields %q and %q are out of order", state.Fields[i-1].Name, f.Name)

@@ -15,6 +15,7 @@ import (
 //	conflict  [id, field, value, lost, winner]
 //	version   stamp, device (bin; empty: zero)
 //	value     tag, packed value     the tag tells types apart that MessagePack does not
+//	          tagMerged, merge kind, state (bin), value     in a record, of a set or counter and of what is not lww and unknown
 const (
 	tagNil = iota
 	tagText
@@ -23,6 +24,7 @@ const (
 	tagBool
 	tagBytes
 	tagID
+	tagMerged
 )
 
 const minFieldBytes = 7 // of a packed field: bounds what a malformed count can make the reader allocate
@@ -76,6 +78,11 @@ func appendRecords(dst []byte, records []sdk.Record) (_ []byte, err error) {
 		dst = msgp.AppendInt(dst, len(r.Fields))
 		for _, f := range r.Fields {
 			dst = msgp.AppendString(dst, f.Name)
+			if f.Merge != "" || f.State != nil {
+				dst = msgp.AppendUint8(dst, tagMerged)
+				dst = msgp.AppendString(dst, string(f.Merge))
+				dst = msgp.AppendBytes(dst, f.State)
+			}
 			if dst, err = appendValue(dst, f.Value); err != nil {
 				return nil, fmt.Errorf("record %s, field %s: %w", r.ID, f.Name, err)
 			}
@@ -224,11 +231,24 @@ func readRecords(b []byte) ([]sdk.Record, error) {
 			if r.err != nil {
 				break
 			}
-			rec.Fields = append(rec.Fields, sdk.FieldState{Name: r.name(), Value: r.value(), Version: r.version(), Seen: r.stamp()})
+			rec.Fields = append(rec.Fields, r.field())
 		}
 		records = append(records, rec)
 	}
 	return records, r.wrap("records")
+}
+
+func (r *reader) field() (f sdk.FieldState) {
+	f.Name = r.name()
+	if len(r.b) > 0 && r.b[0] == tagMerged { // a tag is one byte
+		take(r, msgp.ReadUint8Bytes)
+		f.Merge = sdk.Merge(r.name())
+		if f.State = take(r, msgp.ReadBytesZC); len(f.State) == 0 {
+			f.State = nil
+		}
+	}
+	f.Value, f.Version, f.Seen = r.value(), r.version(), r.stamp()
+	return f
 }
 
 func readConflicts(b []byte) ([]sdk.Conflict, error) {
