@@ -152,6 +152,12 @@ func (b *backend) elsewhere(e *registry.Explanation) (list []control.Whereabouts
 	versions := []sdk.Version{e.Inserted, e.Deleted, {Stamp: e.Stamp, Device: e.Owner}}
 	for i := range e.Fields {
 		versions = append(versions, e.Fields[i].Version)
+		parts, err := e.Fields[i].Parts()
+		for k := range parts {
+			if err == nil {
+				versions = append(versions, parts[k].Version)
+			}
+		}
 	}
 	versions = slices.DeleteFunc(versions, func(v sdk.Version) bool { return v.Stamp == 0 || v.Device.IsZero() })
 	for _, member := range b.members.All() {

@@ -439,6 +439,37 @@ func AppendOpParts(dst []byte, merge Merge, at Version, list []FieldPart) []byte
 	return dst
 }
 
+// PartWrite is a write to a set or counter: its version, and the value that an operation of that version has.
+type PartWrite struct {
+	Version Version
+	Value   Packed
+}
+
+// Writes returns writes that make the state of a field that merges by merge, AddWins or Sum, ascending: merged in any order,
+// into nothing or into what knows some of them, they give its parts and its version. Each has the version of the parts that it
+// makes; what is removed is removed by the version that added it, so that no write is more than a few bytes longer than the
+// one that added what it names.
+func (f *FieldState) Writes(merge Merge) (writes []PartWrite, err error) {
+	list, err := f.Parts()
+	if err != nil {
+		return nil, err
+	}
+	slices.SortStableFunc(list, func(a, b FieldPart) int { return a.Version.Compare(b.Version) })
+	for len(list) > 0 {
+		n := 1
+		for merge != Sum && n < len(list) && list[n].Version == list[0].Version {
+			n++
+		}
+		writes = append(writes, PartWrite{list[0].Version, AppendOpParts(nil, merge, list[0].Version, list[:n])})
+		list = list[n:]
+	}
+	last := slices.ContainsFunc(writes, func(w PartWrite) bool { return w.Version == f.Version })
+	if !last && merge == AddWins { // it only removed
+		writes = append(writes, PartWrite{f.Version, AppendOpParts(nil, merge, f.Version, nil)})
+	}
+	return writes, nil
+}
+
 // OpParts returns the parts of the value of an operation of version at. It returns an error for a value that is not packed as
 // AppendOpParts does, and for one that removes what is written after at.
 func OpParts(merge Merge, at Version, value []byte) (list []FieldPart, err error) {

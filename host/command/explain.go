@@ -55,6 +55,7 @@ func (a *app) printExplanation(e *control.ExplanationView, names names) error {
 	t := newTable(a.Out)
 	for i := range e.Fields {
 		t.row(a.fieldRow(e, &e.Fields[i], names)...)
+		a.partRows(t, &e.Fields[i], names)
 	}
 	if err := t.flush(); err != nil {
 		return printed(err)
@@ -127,6 +128,20 @@ func (a *app) fieldRow(e *control.ExplanationView, f *control.FieldView, names n
 		cells = append(cells, "over "+strings.Join(over, ", "))
 	}
 	return cells
+}
+
+// explainedParts bounds the rows of one field's parts; the rest is in the JSON.
+const explainedParts = 20
+
+// partRows adds a row for each element of a set, or each device that has added to a counter: by whom and when it was last.
+func (a *app) partRows(t *table, f *control.FieldView, names names) {
+	for i, p := range f.Parts {
+		if i == explainedParts {
+			t.row("", fmt.Sprintf("and %d more: --json", len(f.Parts)-i))
+			return
+		}
+		t.row("", "  "+cut(string(p.Value)), names.of(p.Write.Device), a.moment(p.Write.Stamp.Time()))
+	}
 }
 
 // writeOf returns the write that gave a field its value: of a device-owned record its owner's last.
@@ -204,7 +219,12 @@ type (
 		Name  string          `json:"name"`
 		Value json.RawMessage `json:"value"`
 		*explainedWrite
-		Over []explainedLoss `json:"over,omitempty"`
+		Parts []explainedPart `json:"parts,omitempty"` // of a set its elements, of a counter what each device has added
+		Over  []explainedLoss `json:"over,omitempty"`
+	}
+	explainedPart struct {
+		Value json.RawMessage `json:"value"`
+		explainedWrite
 	}
 	explainedLoss struct {
 		Number int64           `json:"number"` // in the conflict journal
@@ -233,6 +253,9 @@ func explained(e *control.ExplanationView, names names) explainedRecord {
 	for i := range e.Fields {
 		f := &e.Fields[i]
 		field := explainedField{Name: f.Name, Value: f.Value, explainedWrite: write(writeOf(e, f))}
+		for _, p := range f.Parts {
+			field.Parts = append(field.Parts, explainedPart{p.Value, *write(p.Write)})
+		}
 		for j := range e.Conflicts {
 			if c := &e.Conflicts[j]; c.Field == f.Name {
 				field.Over = append(field.Over, explainedLoss{Number: c.Number, Value: c.Value, explainedWrite: *write(c.Lost)})

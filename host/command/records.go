@@ -25,15 +25,22 @@ const (
 func (a *app) putCommand() *cobra.Command {
 	var id string
 	cmd := &cobra.Command{
-		Use:   "put MODEL JSON",
+		Use:   "put MODEL [ID] JSON",
 		Short: "Insert a record, or update the named fields of one; print its id",
-		Long: "Insert a record, or with --id update the named fields of the record with that id. Prints the id.\n\n" +
-			"JSON is an object of fields and values, or - to read objects from standard input, one after the other.",
-		Example: "  starling put tag '{\"name\":\"holiday\"}'\n  starling put tag - < tags.jsonl",
-		Args:    cobra.ExactArgs(2),
+		Long: "Insert a record, or with an ID update the named fields of the record with that id. Prints the id.\n\n" +
+			"JSON is an object of fields and values, or - to read objects from standard input, one after the other.\n" +
+			"Of a set write its elements as a list, or {\"add\": [...], \"remove\": [...]}; of a counter a number, or {\"add\": 3}.",
+		Example: "  starling put tag '{\"name\":\"holiday\"}'\n  starling put tag ID '{\"color\":\"red\"}'\n  starling put tag - < tags.jsonl",
+		Args:    cobra.RangeArgs(2, 3),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var record sdk.RecordID
-			if cmd.Flags().Changed("id") {
+			if len(args) == 3 {
+				if cmd.Flags().Changed("id") {
+					return misusef(cmd, "the id is given twice: as %s and by --id", args[1])
+				}
+				id = args[1]
+			}
+			if len(args) == 3 || cmd.Flags().Changed("id") {
 				var err error
 				if record, err = sdk.ParseRecordID(id); err != nil {
 					return err
@@ -41,10 +48,11 @@ func (a *app) putCommand() *cobra.Command {
 			}
 			return a.call(cmd, func(ctx context.Context, host *control.Client) error {
 				p := &putter{app: a, host: host, model: sdk.ModelName(args[0]), id: record}
-				if args[1] == "-" {
+				object := args[len(args)-1]
+				if object == "-" {
 					return p.stream(ctx, a.In)
 				}
-				return p.one(ctx, []byte(args[1]))
+				return p.one(ctx, []byte(object))
 			})
 		},
 	}

@@ -55,8 +55,9 @@ type Query struct {
 
 // Condition holds for records whose field has the value; nil is NULL. The field exists and the value is of its type.
 type Condition struct {
-	Field string
-	Value any
+	Field  string
+	Value  any
+	Member bool // Value is an element of the set that the field is. Records.List is not asked for these
 }
 
 // Record is one visible record.

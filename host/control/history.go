@@ -3,6 +3,7 @@ package control
 import (
 	"context"
 	"encoding/json"
+	"slices"
 
 	"github.com/starling-sync/starling/hlc"
 	"github.com/starling-sync/starling/host/control/controlpb"
@@ -101,6 +102,13 @@ type FieldView struct {
 	Name  string
 	Value json.RawMessage
 	Write sdk.Version // zero: nobody has written it
+	Parts []PartView  // of a set: its elements; of a counter: what each device has added
+}
+
+// PartView is a part of a set or a counter as JSON, and the last write that added it, or to it.
+type PartView struct {
+	Value json.RawMessage
+	Write sdk.Version
 }
 
 // Restored says which value stands again.
@@ -188,7 +196,7 @@ func (w *writer) restore(ctx context.Context, c *Conflict) (json.RawMessage, err
 		}
 		return nil, sdk.Errorf(no.Code, "%s", no.Message)
 	}
-	return sdk.AppendJSONValue(nil, field.Type, c.Value), nil
+	return sdk.AppendJSONValue(nil, field.ValueType(), c.Value), nil
 }
 
 // Explain returns what the device knows of a record, visible or not; CodeNotFound if no change of it has arrived.
@@ -201,7 +209,11 @@ func (c *Client) Explain(ctx context.Context, model sdk.ModelName, id sdk.Record
 		Model: model, ID: id, State: RecordState(out.GetState()), Parked: out.GetParked(),
 		Inserted: writeFromWire(out.GetInserted()), Deleted: writeFromWire(out.GetDeleted()), Owned: writeFromWire(out.GetOwned()),
 		Fields: eachFromWire(out.GetFields(), func(f *controlpb.ExplainedField) FieldView {
-			return FieldView{Name: f.GetName(), Value: f.GetJson(), Write: writeFromWire(f.GetWrite())}
+			view := FieldView{Name: f.GetName(), Value: f.GetJson(), Write: writeFromWire(f.GetWrite())}
+			for _, p := range f.GetParts() {
+				view.Parts = append(view.Parts, PartView{p.GetJson(), writeFromWire(p.GetWrite())})
+			}
+			return view
 		}),
 		Missing:   eachFromWire(out.GetMissing(), missingFromWire),
 		Refused:   eachFromWire(out.GetRefusedChanges(), refusedFromWire),
@@ -228,9 +240,11 @@ func explanationToWire(desc *sdk.Description, e *Explanation) *controlpb.Explain
 		Fields: each(e.Fields, func(f *sdk.FieldState) *controlpb.ExplainedField {
 			kind := typeOf(f.Value)
 			if known, ok := desc.Field(f.Name); ok {
-				kind = known.Type
+				kind = known.ValueType()
+			} else if f.Merge == sdk.AddWins {
+				kind = sdk.JSON
 			}
-			return &controlpb.ExplainedField{Name: f.Name, Json: sdk.AppendJSONValue(nil, kind, f.Value), Write: writeToWire(f.Version)}
+			return &controlpb.ExplainedField{Name: f.Name, Json: sdk.AppendJSONValue(nil, kind, f.Value), Write: writeToWire(f.Version), Parts: partsToWire(f)}
 		}),
 		Missing:        each(e.Missing, missingToWire),
 		RefusedChanges: each(e.Refused, refusedToWire),
@@ -238,6 +252,40 @@ func explanationToWire(desc *sdk.Description, e *Explanation) *controlpb.Explain
 			return &controlpb.Whereabouts{Device: w.Device[:], State: string(w.State), Detail: w.Detail}
 		}),
 	}
+}
+
+// partsToWire returns for each element of a set the last write that added it, and for each device what it has added to a
+// counter.
+func partsToWire(f *sdk.FieldState) (list []*controlpb.ExplainedPart) {
+	parts, err := f.Parts()
+	if err != nil {
+		return nil // then the field's value is all there is to say
+	}
+	shown := parts[:0]
+	for _, p := range parts {
+		at := slices.IndexFunc(shown, func(other sdk.FieldPart) bool {
+			return other.Element == p.Element && (p.Element != nil || other.Version.Device == p.Version.Device)
+		})
+		switch {
+		case p.Removed:
+			continue
+		case at < 0:
+			shown = append(shown, p)
+			continue
+		}
+		shown[at].Total += p.Total
+		if p.Version.Compare(shown[at].Version) > 0 {
+			shown[at].Version = p.Version
+		}
+	}
+	for _, p := range shown {
+		var value any = p.Total
+		if p.Element != nil {
+			value = p.Element
+		}
+		list = append(list, &controlpb.ExplainedPart{Json: sdk.AppendJSONValue(nil, typeOf(value), value), Write: writeToWire(p.Version)})
+	}
+	return list
 }
 
 func missingToWire(m *Missing) *controlpb.MissingRecord {

@@ -32,7 +32,7 @@ func appendFields(dst []byte, desc *sdk.Description, r *Record) []byte {
 		dst = append(dst, `,"`...)
 		dst = append(dst, f.Name...)
 		dst = append(dst, `":`...)
-		dst = sdk.AppendJSONValue(dst, f.Type, r.Values[i])
+		dst = sdk.AppendJSONValue(dst, f.ValueType(), r.Values[i])
 	}
 	if desc.Ownership == sdk.DeviceOwned {
 		dst = append(dst, `,"_owner":"`...)
@@ -101,7 +101,7 @@ func appendEvent(dst []byte, desc *sdk.Description, e *Event, record *Record) []
 // missed is the event that says that some were dropped.
 const missed = `{"_event":"missed"}`
 
-// condition reads a condition as a person types it. Empty means NULL, except for text.
+// condition reads a condition as a person types it. Empty means NULL, except for text. Of a set it is one of its elements.
 func condition(desc *sdk.Description, field, text string) (Condition, error) {
 	f, ok := desc.Field(field)
 	if !ok {
@@ -119,17 +119,15 @@ func condition(desc *sdk.Description, field, text string) (Condition, error) {
 	if err != nil {
 		return Condition{}, sdk.Errorf(sdk.CodeInvalid, "%s.%s=%s: %w", desc.Model, field, text, err)
 	}
-	return Condition{Field: field, Value: value}, nil
+	return Condition{Field: field, Value: value, Member: f.Merge == sdk.AddWins && value != nil}, nil
 }
 
 // list yields the records for which every condition holds, at most limit (0: all). The backend looks for the one
 // condition that it has an index for; the others are looked at here.
 func list(ctx context.Context, records Records, desc *sdk.Description, where []Condition, limit int, yield func(*Record) error) error {
 	query := Query{Model: desc.Model}
-	if best := slices.IndexFunc(where, func(c Condition) bool { return indexed(desc, c.Field) }); best >= 0 {
-		where[0], where[best] = where[best], where[0]
-	}
-	if len(where) > 0 {
+	slices.SortStableFunc(where, func(a, b Condition) int { return a.cost(desc) - b.cost(desc) })
+	if len(where) > 0 && !where[0].Member {
 		query.Where = &where[0]
 		where = where[1:]
 	}
@@ -156,6 +154,17 @@ func list(ctx context.Context, records Records, desc *sdk.Description, where []C
 	return err
 }
 
+// cost orders conditions by how little is looked at to find what they hold for.
+func (c *Condition) cost(desc *sdk.Description) int {
+	switch {
+	case c.Member:
+		return 2
+	case indexed(desc, c.Field):
+		return 0
+	}
+	return 1
+}
+
 func indexed(desc *sdk.Description, name string) bool {
 	f, ok := desc.Field(name)
 	return ok && (f.Index || f.Type == sdk.UUID)
@@ -164,11 +173,28 @@ func indexed(desc *sdk.Description, name string) bool {
 func holds(desc *sdk.Description, r *Record, where []Condition) bool {
 	for _, c := range where {
 		i := slices.IndexFunc(desc.Fields, func(f sdk.Field) bool { return f.Name == c.Field })
+		if c.Member {
+			if !c.isMember(&desc.Fields[i], r.Values[i]) {
+				return false
+			}
+			continue
+		}
 		if !bytes.Equal(sdk.AppendValue(nil, r.Values[i]), sdk.AppendValue(nil, c.Value)) {
 			return false
 		}
 	}
 	return true
+}
+
+// isMember reports whether a set, the JSON array of its elements, has the element.
+func (c *Condition) isMember(f *sdk.Field, set any) bool {
+	text, _ := set.(string)
+	var elements []json.RawMessage
+	if json.Unmarshal([]byte(text), &elements) != nil {
+		return false
+	}
+	want := sdk.AppendJSONValue(nil, f.Type, c.Value)
+	return slices.ContainsFunc(elements, func(e json.RawMessage) bool { return bytes.Equal(e, want) })
 }
 
 func appendMember(field string) []byte {

@@ -322,7 +322,7 @@ func (s *service) conflictToWire(ctx context.Context, c *Conflict) (*controlpb.C
 		out.LostJson = sdk.AppendJSONValue(nil, typeOf(c.Value), c.Value)
 		return out, nil
 	}
-	out.LostJson = sdk.AppendJSONValue(nil, field.Type, c.Value)
+	out.LostJson = sdk.AppendJSONValue(nil, field.ValueType(), c.Value)
 	record, err := s.backend.Records.Get(ctx, c.Model, c.ID)
 	if sdk.CodeOf(err) == sdk.CodeNotFound {
 		return out, nil
@@ -332,7 +332,7 @@ func (s *service) conflictToWire(ctx context.Context, c *Conflict) (*controlpb.C
 	}
 	for i, f := range desc.Fields {
 		if f.Name == c.Field {
-			out.WinnerJson = sdk.AppendJSONValue(nil, f.Type, record.Values[i])
+			out.WinnerJson = sdk.AppendJSONValue(nil, f.ValueType(), record.Values[i])
 		}
 	}
 	return out, nil

@@ -181,9 +181,13 @@ func (m *model) operationsOf(state *sdk.Record) []operation {
 	for i := range state.Fields {
 		f := &state.Fields[i]
 		if merge := m.inParts(f); merge != "" {
-			for _, made := range writesOf(f, merge) {
-				op := at(made.version, sdk.Update)
-				op.fields = append(op.fields, operationField{i, made.value})
+			writes, err := f.Writes(merge)
+			if err != nil {
+				continue // it was checked when it was stored
+			}
+			for _, made := range writes {
+				op := at(made.Version, sdk.Update)
+				op.fields = append(op.fields, operationField{i, made.Value})
 			}
 			continue
 		}
@@ -223,36 +227,6 @@ func fieldsOf(fields []operationField) (at []int) {
 		at = append(at, f.at)
 	}
 	return at
-}
-
-// partWrite is a write to a set or counter: what stands of it.
-type partWrite struct {
-	version sdk.Version
-	value   sdk.Packed
-}
-
-// writesOf returns the writes that make the state of a set or counter.
-func writesOf(f *sdk.FieldState, merge sdk.Merge) (writes []partWrite) {
-	list, err := f.Parts()
-	if err != nil {
-		return nil // it was checked when it was stored
-	}
-	slices.SortStableFunc(list, func(a, b sdk.FieldPart) int { return a.Version.Compare(b.Version) })
-	last := false
-	for len(list) > 0 {
-		n := 1
-		for merge != sdk.Sum && n < len(list) && list[n].Version == list[0].Version {
-			n++
-		}
-		version := list[0].Version
-		last = last || version == f.Version
-		writes = append(writes, partWrite{version, sdk.AppendOpParts(nil, merge, version, list[:n])})
-		list = list[n:]
-	}
-	if !last && merge == sdk.AddWins { // it only removed
-		writes = append(writes, partWrite{f.Version, sdk.AppendOpParts(nil, merge, f.Version, nil)})
-	}
-	return writes
 }
 
 // maxColumns is how many columns a model takes in one batch.

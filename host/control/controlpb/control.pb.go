@@ -3580,6 +3580,7 @@ type ExplainedField struct {
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	Json          []byte                 `protobuf:"bytes,2,opt,name=json,proto3" json:"json,omitempty"`
 	Write         *Write                 `protobuf:"bytes,3,opt,name=write,proto3" json:"write,omitempty"` // absent: nobody has written it
+	Parts         []*ExplainedPart       `protobuf:"bytes,4,rep,name=parts,proto3" json:"parts,omitempty"` // of a set: its elements; of a counter: what each device has added
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3635,6 +3636,66 @@ func (x *ExplainedField) GetWrite() *Write {
 	return nil
 }
 
+func (x *ExplainedField) GetParts() []*ExplainedPart {
+	if x != nil {
+		return x.Parts
+	}
+	return nil
+}
+
+// A part of a set or a counter.
+type ExplainedPart struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Json          []byte                 `protobuf:"bytes,1,opt,name=json,proto3" json:"json,omitempty"`   // the element, or the number
+	Write         *Write                 `protobuf:"bytes,2,opt,name=write,proto3" json:"write,omitempty"` // the last that added it, or to it
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExplainedPart) Reset() {
+	*x = ExplainedPart{}
+	mi := &file_host_control_control_proto_msgTypes[57]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExplainedPart) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExplainedPart) ProtoMessage() {}
+
+func (x *ExplainedPart) ProtoReflect() protoreflect.Message {
+	mi := &file_host_control_control_proto_msgTypes[57]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExplainedPart.ProtoReflect.Descriptor instead.
+func (*ExplainedPart) Descriptor() ([]byte, []int) {
+	return file_host_control_control_proto_rawDescGZIP(), []int{57}
+}
+
+func (x *ExplainedPart) GetJson() []byte {
+	if x != nil {
+		return x.Json
+	}
+	return nil
+}
+
+func (x *ExplainedPart) GetWrite() *Write {
+	if x != nil {
+		return x.Write
+	}
+	return nil
+}
+
 type MissingRecord struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Field         string                 `protobuf:"bytes,1,opt,name=field,proto3" json:"field,omitempty"`
@@ -3647,7 +3708,7 @@ type MissingRecord struct {
 
 func (x *MissingRecord) Reset() {
 	*x = MissingRecord{}
-	mi := &file_host_control_control_proto_msgTypes[57]
+	mi := &file_host_control_control_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3659,7 +3720,7 @@ func (x *MissingRecord) String() string {
 func (*MissingRecord) ProtoMessage() {}
 
 func (x *MissingRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[57]
+	mi := &file_host_control_control_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3672,7 +3733,7 @@ func (x *MissingRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MissingRecord.ProtoReflect.Descriptor instead.
 func (*MissingRecord) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{57}
+	return file_host_control_control_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *MissingRecord) GetField() string {
@@ -3711,7 +3772,7 @@ type DigestRequest struct {
 
 func (x *DigestRequest) Reset() {
 	*x = DigestRequest{}
-	mi := &file_host_control_control_proto_msgTypes[58]
+	mi := &file_host_control_control_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3723,7 +3784,7 @@ func (x *DigestRequest) String() string {
 func (*DigestRequest) ProtoMessage() {}
 
 func (x *DigestRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[58]
+	mi := &file_host_control_control_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3736,7 +3797,7 @@ func (x *DigestRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DigestRequest.ProtoReflect.Descriptor instead.
 func (*DigestRequest) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{58}
+	return file_host_control_control_proto_rawDescGZIP(), []int{59}
 }
 
 type DigestResponse struct {
@@ -3748,7 +3809,7 @@ type DigestResponse struct {
 
 func (x *DigestResponse) Reset() {
 	*x = DigestResponse{}
-	mi := &file_host_control_control_proto_msgTypes[59]
+	mi := &file_host_control_control_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3760,7 +3821,7 @@ func (x *DigestResponse) String() string {
 func (*DigestResponse) ProtoMessage() {}
 
 func (x *DigestResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[59]
+	mi := &file_host_control_control_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3773,7 +3834,7 @@ func (x *DigestResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DigestResponse.ProtoReflect.Descriptor instead.
 func (*DigestResponse) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{59}
+	return file_host_control_control_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *DigestResponse) GetDigests() []*ModelDigest {
@@ -3794,7 +3855,7 @@ type ModelDigest struct {
 
 func (x *ModelDigest) Reset() {
 	*x = ModelDigest{}
-	mi := &file_host_control_control_proto_msgTypes[60]
+	mi := &file_host_control_control_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3806,7 +3867,7 @@ func (x *ModelDigest) String() string {
 func (*ModelDigest) ProtoMessage() {}
 
 func (x *ModelDigest) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[60]
+	mi := &file_host_control_control_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3819,7 +3880,7 @@ func (x *ModelDigest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ModelDigest.ProtoReflect.Descriptor instead.
 func (*ModelDigest) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{60}
+	return file_host_control_control_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *ModelDigest) GetModel() string {
@@ -4120,11 +4181,15 @@ const file_host_control_control_proto_rawDesc = "" +
 	"\amissing\x18\x03 \x03(\v2\".starling.control.v1.MissingRecordR\amissing\"5\n" +
 	"\x05Write\x12\x14\n" +
 	"\x05stamp\x18\x01 \x01(\x04R\x05stamp\x12\x16\n" +
-	"\x06device\x18\x02 \x01(\fR\x06device\"j\n" +
+	"\x06device\x18\x02 \x01(\fR\x06device\"\xa4\x01\n" +
 	"\x0eExplainedField\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04json\x18\x02 \x01(\fR\x04json\x120\n" +
-	"\x05write\x18\x03 \x01(\v2\x1a.starling.control.v1.WriteR\x05write\"a\n" +
+	"\x05write\x18\x03 \x01(\v2\x1a.starling.control.v1.WriteR\x05write\x128\n" +
+	"\x05parts\x18\x04 \x03(\v2\".starling.control.v1.ExplainedPartR\x05parts\"U\n" +
+	"\rExplainedPart\x12\x12\n" +
+	"\x04json\x18\x01 \x01(\fR\x04json\x120\n" +
+	"\x05write\x18\x02 \x01(\v2\x1a.starling.control.v1.WriteR\x05write\"a\n" +
 	"\rMissingRecord\x12\x14\n" +
 	"\x05field\x18\x01 \x01(\tR\x05field\x12\x14\n" +
 	"\x05model\x18\x02 \x01(\tR\x05model\x12\x0e\n" +
@@ -4169,7 +4234,7 @@ func file_host_control_control_proto_rawDescGZIP() []byte {
 	return file_host_control_control_proto_rawDescData
 }
 
-var file_host_control_control_proto_msgTypes = make([]protoimpl.MessageInfo, 61)
+var file_host_control_control_proto_msgTypes = make([]protoimpl.MessageInfo, 62)
 var file_host_control_control_proto_goTypes = []any{
 	(*ErrorDetail)(nil),             // 0: starling.control.v1.ErrorDetail
 	(*StatusRequest)(nil),           // 1: starling.control.v1.StatusRequest
@@ -4228,10 +4293,11 @@ var file_host_control_control_proto_goTypes = []any{
 	(*WaitingRecord)(nil),           // 54: starling.control.v1.WaitingRecord
 	(*Write)(nil),                   // 55: starling.control.v1.Write
 	(*ExplainedField)(nil),          // 56: starling.control.v1.ExplainedField
-	(*MissingRecord)(nil),           // 57: starling.control.v1.MissingRecord
-	(*DigestRequest)(nil),           // 58: starling.control.v1.DigestRequest
-	(*DigestResponse)(nil),          // 59: starling.control.v1.DigestResponse
-	(*ModelDigest)(nil),             // 60: starling.control.v1.ModelDigest
+	(*ExplainedPart)(nil),           // 57: starling.control.v1.ExplainedPart
+	(*MissingRecord)(nil),           // 58: starling.control.v1.MissingRecord
+	(*DigestRequest)(nil),           // 59: starling.control.v1.DigestRequest
+	(*DigestResponse)(nil),          // 60: starling.control.v1.DigestResponse
+	(*ModelDigest)(nil),             // 61: starling.control.v1.ModelDigest
 }
 var file_host_control_control_proto_depIdxs = []int32{
 	11, // 0: starling.control.v1.StatusResponse.models:type_name -> starling.control.v1.ModelStatus
@@ -4260,55 +4326,57 @@ var file_host_control_control_proto_depIdxs = []int32{
 	55, // 23: starling.control.v1.ExplainResponse.deleted:type_name -> starling.control.v1.Write
 	55, // 24: starling.control.v1.ExplainResponse.owned:type_name -> starling.control.v1.Write
 	56, // 25: starling.control.v1.ExplainResponse.fields:type_name -> starling.control.v1.ExplainedField
-	57, // 26: starling.control.v1.ExplainResponse.missing:type_name -> starling.control.v1.MissingRecord
+	58, // 26: starling.control.v1.ExplainResponse.missing:type_name -> starling.control.v1.MissingRecord
 	8,  // 27: starling.control.v1.ExplainResponse.refused_changes:type_name -> starling.control.v1.RefusedChange
 	46, // 28: starling.control.v1.ExplainResponse.conflicts:type_name -> starling.control.v1.Conflict
 	51, // 29: starling.control.v1.ExplainResponse.elsewhere:type_name -> starling.control.v1.Whereabouts
 	54, // 30: starling.control.v1.WaitingResponse.records:type_name -> starling.control.v1.WaitingRecord
-	57, // 31: starling.control.v1.WaitingRecord.missing:type_name -> starling.control.v1.MissingRecord
+	58, // 31: starling.control.v1.WaitingRecord.missing:type_name -> starling.control.v1.MissingRecord
 	55, // 32: starling.control.v1.ExplainedField.write:type_name -> starling.control.v1.Write
-	60, // 33: starling.control.v1.DigestResponse.digests:type_name -> starling.control.v1.ModelDigest
-	1,  // 34: starling.control.v1.Control.Status:input_type -> starling.control.v1.StatusRequest
-	22, // 35: starling.control.v1.Control.Peers:input_type -> starling.control.v1.PeersRequest
-	24, // 36: starling.control.v1.Control.Plugins:input_type -> starling.control.v1.PluginsRequest
-	27, // 37: starling.control.v1.Control.Invite:input_type -> starling.control.v1.InviteRequest
-	29, // 38: starling.control.v1.Control.Join:input_type -> starling.control.v1.JoinRequest
-	20, // 39: starling.control.v1.Control.Retire:input_type -> starling.control.v1.RetireRequest
-	31, // 40: starling.control.v1.Control.Put:input_type -> starling.control.v1.PutRequest
-	35, // 41: starling.control.v1.Control.Get:input_type -> starling.control.v1.GetRequest
-	37, // 42: starling.control.v1.Control.List:input_type -> starling.control.v1.ListRequest
-	40, // 43: starling.control.v1.Control.Delete:input_type -> starling.control.v1.DeleteRequest
-	42, // 44: starling.control.v1.Control.Watch:input_type -> starling.control.v1.WatchRequest
-	44, // 45: starling.control.v1.Control.Conflicts:input_type -> starling.control.v1.ConflictsRequest
-	47, // 46: starling.control.v1.Control.RestoreConflict:input_type -> starling.control.v1.RestoreConflictRequest
-	49, // 47: starling.control.v1.Control.Explain:input_type -> starling.control.v1.ExplainRequest
-	52, // 48: starling.control.v1.Control.Waiting:input_type -> starling.control.v1.WaitingRequest
-	58, // 49: starling.control.v1.Control.Digest:input_type -> starling.control.v1.DigestRequest
-	18, // 50: starling.control.v1.Control.Audit:input_type -> starling.control.v1.AuditRequest
-	9,  // 51: starling.control.v1.Control.RestartPlugin:input_type -> starling.control.v1.RestartPluginRequest
-	2,  // 52: starling.control.v1.Control.Status:output_type -> starling.control.v1.StatusResponse
-	23, // 53: starling.control.v1.Control.Peers:output_type -> starling.control.v1.PeersResponse
-	25, // 54: starling.control.v1.Control.Plugins:output_type -> starling.control.v1.PluginsResponse
-	28, // 55: starling.control.v1.Control.Invite:output_type -> starling.control.v1.InviteResponse
-	30, // 56: starling.control.v1.Control.Join:output_type -> starling.control.v1.JoinResponse
-	21, // 57: starling.control.v1.Control.Retire:output_type -> starling.control.v1.RetireResponse
-	33, // 58: starling.control.v1.Control.Put:output_type -> starling.control.v1.PutResponse
-	36, // 59: starling.control.v1.Control.Get:output_type -> starling.control.v1.GetResponse
-	39, // 60: starling.control.v1.Control.List:output_type -> starling.control.v1.ListResponse
-	41, // 61: starling.control.v1.Control.Delete:output_type -> starling.control.v1.DeleteResponse
-	43, // 62: starling.control.v1.Control.Watch:output_type -> starling.control.v1.WatchResponse
-	45, // 63: starling.control.v1.Control.Conflicts:output_type -> starling.control.v1.ConflictsResponse
-	48, // 64: starling.control.v1.Control.RestoreConflict:output_type -> starling.control.v1.RestoreConflictResponse
-	50, // 65: starling.control.v1.Control.Explain:output_type -> starling.control.v1.ExplainResponse
-	53, // 66: starling.control.v1.Control.Waiting:output_type -> starling.control.v1.WaitingResponse
-	59, // 67: starling.control.v1.Control.Digest:output_type -> starling.control.v1.DigestResponse
-	19, // 68: starling.control.v1.Control.Audit:output_type -> starling.control.v1.AuditResponse
-	10, // 69: starling.control.v1.Control.RestartPlugin:output_type -> starling.control.v1.RestartPluginResponse
-	52, // [52:70] is the sub-list for method output_type
-	34, // [34:52] is the sub-list for method input_type
-	34, // [34:34] is the sub-list for extension type_name
-	34, // [34:34] is the sub-list for extension extendee
-	0,  // [0:34] is the sub-list for field type_name
+	57, // 33: starling.control.v1.ExplainedField.parts:type_name -> starling.control.v1.ExplainedPart
+	55, // 34: starling.control.v1.ExplainedPart.write:type_name -> starling.control.v1.Write
+	61, // 35: starling.control.v1.DigestResponse.digests:type_name -> starling.control.v1.ModelDigest
+	1,  // 36: starling.control.v1.Control.Status:input_type -> starling.control.v1.StatusRequest
+	22, // 37: starling.control.v1.Control.Peers:input_type -> starling.control.v1.PeersRequest
+	24, // 38: starling.control.v1.Control.Plugins:input_type -> starling.control.v1.PluginsRequest
+	27, // 39: starling.control.v1.Control.Invite:input_type -> starling.control.v1.InviteRequest
+	29, // 40: starling.control.v1.Control.Join:input_type -> starling.control.v1.JoinRequest
+	20, // 41: starling.control.v1.Control.Retire:input_type -> starling.control.v1.RetireRequest
+	31, // 42: starling.control.v1.Control.Put:input_type -> starling.control.v1.PutRequest
+	35, // 43: starling.control.v1.Control.Get:input_type -> starling.control.v1.GetRequest
+	37, // 44: starling.control.v1.Control.List:input_type -> starling.control.v1.ListRequest
+	40, // 45: starling.control.v1.Control.Delete:input_type -> starling.control.v1.DeleteRequest
+	42, // 46: starling.control.v1.Control.Watch:input_type -> starling.control.v1.WatchRequest
+	44, // 47: starling.control.v1.Control.Conflicts:input_type -> starling.control.v1.ConflictsRequest
+	47, // 48: starling.control.v1.Control.RestoreConflict:input_type -> starling.control.v1.RestoreConflictRequest
+	49, // 49: starling.control.v1.Control.Explain:input_type -> starling.control.v1.ExplainRequest
+	52, // 50: starling.control.v1.Control.Waiting:input_type -> starling.control.v1.WaitingRequest
+	59, // 51: starling.control.v1.Control.Digest:input_type -> starling.control.v1.DigestRequest
+	18, // 52: starling.control.v1.Control.Audit:input_type -> starling.control.v1.AuditRequest
+	9,  // 53: starling.control.v1.Control.RestartPlugin:input_type -> starling.control.v1.RestartPluginRequest
+	2,  // 54: starling.control.v1.Control.Status:output_type -> starling.control.v1.StatusResponse
+	23, // 55: starling.control.v1.Control.Peers:output_type -> starling.control.v1.PeersResponse
+	25, // 56: starling.control.v1.Control.Plugins:output_type -> starling.control.v1.PluginsResponse
+	28, // 57: starling.control.v1.Control.Invite:output_type -> starling.control.v1.InviteResponse
+	30, // 58: starling.control.v1.Control.Join:output_type -> starling.control.v1.JoinResponse
+	21, // 59: starling.control.v1.Control.Retire:output_type -> starling.control.v1.RetireResponse
+	33, // 60: starling.control.v1.Control.Put:output_type -> starling.control.v1.PutResponse
+	36, // 61: starling.control.v1.Control.Get:output_type -> starling.control.v1.GetResponse
+	39, // 62: starling.control.v1.Control.List:output_type -> starling.control.v1.ListResponse
+	41, // 63: starling.control.v1.Control.Delete:output_type -> starling.control.v1.DeleteResponse
+	43, // 64: starling.control.v1.Control.Watch:output_type -> starling.control.v1.WatchResponse
+	45, // 65: starling.control.v1.Control.Conflicts:output_type -> starling.control.v1.ConflictsResponse
+	48, // 66: starling.control.v1.Control.RestoreConflict:output_type -> starling.control.v1.RestoreConflictResponse
+	50, // 67: starling.control.v1.Control.Explain:output_type -> starling.control.v1.ExplainResponse
+	53, // 68: starling.control.v1.Control.Waiting:output_type -> starling.control.v1.WaitingResponse
+	60, // 69: starling.control.v1.Control.Digest:output_type -> starling.control.v1.DigestResponse
+	19, // 70: starling.control.v1.Control.Audit:output_type -> starling.control.v1.AuditResponse
+	10, // 71: starling.control.v1.Control.RestartPlugin:output_type -> starling.control.v1.RestartPluginResponse
+	54, // [54:72] is the sub-list for method output_type
+	36, // [36:54] is the sub-list for method input_type
+	36, // [36:36] is the sub-list for extension type_name
+	36, // [36:36] is the sub-list for extension extendee
+	0,  // [0:36] is the sub-list for field type_name
 }
 
 func init() { file_host_control_control_proto_init() }
@@ -4322,7 +4390,7 @@ func file_host_control_control_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_host_control_control_proto_rawDesc), len(file_host_control_control_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   61,
+			NumMessages:   62,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -38,6 +38,7 @@ type Host struct {
 	mu      sync.Mutex
 	stamp   hlc.Stamp // the last one used
 	records map[sdk.ModelName]map[sdk.RecordID]control.Record
+	states  map[string]sdk.FieldState // of sets and counters, by model, field and record
 	watches map[int]watch
 	next    int
 }
@@ -225,7 +226,7 @@ func (h *Host) op(desc *sdk.Description, op *sdk.Op) (control.Record, error) {
 		record.Inserted = version
 	}
 	for _, f := range op.Fields {
-		value, _, err := sdk.DecodeValue(f.Value, desc.Fields[f.Column].Type)
+		value, err := h.merged(desc, op.ID, &desc.Fields[f.Column], f.Value, version)
 		if err != nil {
 			return record, err
 		}
@@ -235,6 +236,34 @@ func (h *Host) op(desc *sdk.Description, op *sdk.Op) (control.Record, error) {
 		return record, nil
 	}
 	return record, required(desc, &record)
+}
+
+// merged returns the value of a field after a write: of a set or a counter, after what its edit does to what it has.
+func (h *Host) merged(desc *sdk.Description, id sdk.RecordID, f *sdk.Field, packed []byte, at sdk.Version) (any, error) {
+	if f.Merge != sdk.AddWins && f.Merge != sdk.Sum {
+		value, _, err := sdk.DecodeValue(packed, f.Type)
+		return value, err
+	}
+	name := string(desc.Model) + "." + f.Name + "." + id.String()
+	state := h.states[name]
+	written, err := f.Edit(&state, packed, at, sdk.PartID{1})
+	if err != nil {
+		return nil, err
+	}
+	parts, err := sdk.OpParts(f.Merge, at, written)
+	if err != nil {
+		return nil, err
+	}
+	before, err := state.Parts()
+	if err != nil {
+		return nil, err
+	}
+	state.SetParts(f.Merge, append(before, parts...))
+	if h.states == nil {
+		h.states = map[string]sdk.FieldState{}
+	}
+	h.states[name] = state
+	return state.Value, nil
 }
 
 func required(desc *sdk.Description, r *control.Record) error {
