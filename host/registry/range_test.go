@@ -131,6 +131,9 @@ func (d *device) clocks(models []sdk.ModelName, ids []sdk.RecordID) map[string]s
 				}
 				if !f.Version.IsZero() {
 					text += fmt.Sprintf("\n%s = %#v at %v seen %v", f.Name, f.Value, f.Version, f.Seen)
+					if f.State != nil {
+						text += fmt.Sprintf(" %x", f.State)
+					}
 				}
 			}
 			all[fmt.Sprint(model, " ", id)] = text

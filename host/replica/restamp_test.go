@@ -28,6 +28,13 @@ type File struct {
 	Name string `starling:"name"`
 }
 
+// Song is shared, with a set and a counter.
+type Song struct {
+	sdk.Shared
+	Words sdk.Set[string] `starling:"words"`
+	Plays sdk.Counter     `starling:"plays"`
+}
+
 // world is a device on a database of its own, whose wall clock a test sets.
 type world struct {
 	t        *testing.T
@@ -79,6 +86,8 @@ func (w *world) start() (restamped int, back time.Duration) {
 	check()
 	_, err = w.registry.Add(ctx, sdk.Model[File]{Name: "file", Version: 1})
 	check()
+	_, err = w.registry.Add(ctx, sdk.Model[Song]{Name: "song", Version: 1})
+	check()
 	restamped, back, err = replica.Restamp(ctx, w.db, w.journal, w.registry, w.self, history.EpochID{w.self[0], w.starts, 1}, wall, time.Minute)
 	check()
 	w.clock, err = replica.Clock(ctx, w.db, w.journal, wall, time.Minute)
@@ -97,6 +106,21 @@ func (w *world) tag(id byte, kind sdk.OpKind, name string) {
 		b.Rows = sdk.AppendOpHeader(nil, sdk.RecordID{id}, 0, kind, 0)
 	} else {
 		b.Rows = sdk.AppendOpField(sdk.AppendOpHeader(nil, sdk.RecordID{id}, 0, kind, 1), 0, name, 0)
+	}
+	w.commit(w.manager.CommitShared(w.t.Context(), b))
+}
+
+// song writes what a person says of a song.
+func (w *world) song(kind sdk.OpKind, object string) {
+	w.t.Helper()
+	desc, _ := w.registry.Description("song")
+	names, values, err := sdk.DecodeJSON(desc, []byte(object))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	b := sdk.Batch{Model: "song", Version: 1, Columns: names, Count: 1, Rows: sdk.AppendOpHeader(nil, sdk.RecordID{7}, 0, kind, len(names))}
+	for i := range names {
+		b.Rows = sdk.AppendOpField(b.Rows, i, values[i], 0)
 	}
 	w.commit(w.manager.CommitShared(w.t.Context(), b))
 }
@@ -162,11 +186,14 @@ func (w *world) take(page protocol.Page) error {
 // dump lists the records with their clocks, as one that is told of them sees them.
 func (w *world) dump() (lines []string) {
 	w.t.Helper()
-	for _, model := range []sdk.ModelName{"tag", "file"} {
+	for _, model := range []sdk.ModelName{"tag", "file", "song"} {
 		err := w.registry.List(w.t.Context(), model, registry.Filter{}, func(row registry.Row) error {
 			line := fmt.Sprint(model, " ", row.ID, " ", row.Owner, " ", row.Stamp, " ", row.Inserted)
 			for _, f := range row.Fields {
 				line += fmt.Sprint(" ", f.Name, "=", f.Value, " ", f.Version)
+				if parts, err := f.Parts(); err != nil || len(parts) > 0 {
+					line += fmt.Sprint(" ", parts, err)
+				}
 			}
 			lines = append(lines, line)
 			return nil
@@ -247,6 +274,55 @@ func TestRestamp(t *testing.T) {
 		if len(heads) != 1 {
 			t.Errorf("the peer has %v of %v: a restamped device has made a branch that nobody needs", heads, key)
 		}
+	}
+}
+
+// TestRestamp_parts has a device write a set and a counter with a clock ten years ahead, and remove what it added then.
+func TestRestamp_parts(t *testing.T) {
+	w, peer := newWorld(t, 1), newWorld(t, 2)
+	w.song(sdk.Insert, `{"words": ["kept", "taken"], "plays": 1}`)
+	if err := peer.pull(w); err != nil {
+		t.Fatal(err)
+	}
+	acknowledge(t, w, peer)
+	peer.song(sdk.Update, `{"words": {"add": ["theirs"]}, "plays": {"add": 10}}`)
+	if err := w.pull(peer); err != nil {
+		t.Fatal(err)
+	}
+	w.now = w.now.AddDate(10, 0, 0)
+	w.song(sdk.Update, `{"words": {"add": ["new", "short"]}, "plays": {"add": 100}}`)
+	w.song(sdk.Update, `{"words": {"remove": ["taken", "theirs", "short"]}}`)
+	w.song(sdk.Update, `{"words": {"add": ["last"]}, "plays": {"add": 1000}}`)
+	w.now = w.now.AddDate(-10, 0, 0).Add(time.Hour)
+	peer.now = w.now
+	if n, _ := w.start(); n != 3 {
+		t.Errorf("%d stamps were changed; want those of three operations", n)
+	}
+	if err := peer.pull(w); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(w.dump(), peer.dump()); diff != "" {
+		t.Errorf("the two differ (-device +peer):\n%s", diff)
+	}
+	row, err := peer.registry.Get(t.Context(), "song", sdk.RecordID{7})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if row.Value("words") != `["kept","last","new"]` || row.Value("plays") != int64(1111) {
+		t.Errorf("got %v, %v", row.Value("words"), row.Value("plays"))
+	}
+	for _, line := range w.dump() {
+		if strings.Contains(line, hlc.New(w.now.AddDate(9, 0, 0).UnixMilli(), 0).String()[:3]) {
+			t.Errorf("%s is still of the future", line)
+		}
+	}
+	// A remove by one that knows the new stamps only.
+	peer.song(sdk.Update, `{"words": {"remove": ["new"]}}`)
+	if err := w.pull(peer); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(w.dump(), peer.dump()); diff != "" {
+		t.Errorf("the two differ (-device +peer):\n%s", diff)
 	}
 }
 
