@@ -471,7 +471,7 @@ func (f *FieldState) Writes(merge Merge) (writes []PartWrite, err error) {
 }
 
 // OpParts returns the parts of the value of an operation of version at. It returns an error for a value that is not packed as
-// AppendOpParts does, and for one that removes what is written after at.
+// AppendOpParts does, and for one that removes what it can not have seen: an add of another version that is not earlier.
 func OpParts(merge Merge, at Version, value []byte) (list []FieldPart, err error) {
 	r := partReader{b: value}
 	r.tuple(2)
@@ -500,7 +500,7 @@ func (r *partReader) removes(at Version, list []FieldPart) []FieldPart {
 		r.failf("a remove of %d parts", n)
 	}
 	dot := Version{Device: r.device(), Stamp: r.stamp()}
-	if r.err == nil && (dot.Stamp == 0 || dot.Stamp > at.Stamp) {
+	if r.err == nil && (dot.Stamp == 0 || (dot.Stamp >= at.Stamp && dot != at)) {
 		r.failf("it removes what was added at %s, and is of %s itself", dot.Stamp, at.Stamp)
 	}
 	for ; n > 2 && r.err == nil; n-- {

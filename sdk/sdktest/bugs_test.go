@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -72,6 +73,49 @@ var sharedBugs = map[string]struct {
 			}
 		}
 	}},
+	"the later write decides on an element": {"Shared/AddWins", func(in sdk.SharedChanges, out *sdk.SharedResult) {
+		eachState(out, sdk.AddWins, func(parts []sdk.FieldPart) []sdk.FieldPart {
+			for op := range in.Batch.Ops() {
+				for i := range parts { // what was removed is removed whoever added it, if that was before
+					for _, p := range parts {
+						if p.Removed && p.Element == parts[i].Element && parts[i].Version.Stamp < op.Stamp {
+							parts[i].Removed = true
+						}
+					}
+				}
+			}
+			return parts
+		})
+	}},
+	"removes are forgotten": {"Shared/EqualsReference", func(_ sdk.SharedChanges, out *sdk.SharedResult) {
+		eachState(out, sdk.AddWins, func(parts []sdk.FieldPart) []sdk.FieldPart {
+			return slices.DeleteFunc(parts, func(p sdk.FieldPart) bool { return p.Removed })
+		})
+	}},
+	"a start counts for its device": {"Shared/CounterSums", func(_ sdk.SharedChanges, out *sdk.SharedResult) {
+		eachState(out, sdk.Sum, func(parts []sdk.FieldPart) []sdk.FieldPart {
+			for i := range parts {
+				parts[i].Part[1] = 0
+			}
+			return parts
+		})
+	}},
+	"unknown sets are registers": {"Shared/UnknownFieldsMerge", func(in sdk.SharedChanges, out *sdk.SharedResult) {
+		for i := range out.Records {
+			for k := range out.Records[i].Fields {
+				f := &out.Records[i].Fields[k]
+				if f.Merge != sdk.AddWins {
+					continue
+				}
+				for op := range in.Batch.Ops() {
+					parts, err := sdk.OpParts(f.Merge, sdk.Version{Stamp: op.Stamp, Device: in.Origin}, op.Fields[0].Value)
+					if err == nil {
+						f.SetParts(f.Merge, parts)
+					}
+				}
+			}
+		}
+	}},
 	"conflicts are lost":        {"Shared/Conflicts", func(_ sdk.SharedChanges, out *sdk.SharedResult) { out.Conflicts = nil }},
 	"resolved ones are kept":    {"Shared/Conflicts", func(_ sdk.SharedChanges, out *sdk.SharedResult) { out.Resolved = nil }},
 	"refused operations vanish": {"Shared/BadValuesAreRefused", func(_ sdk.SharedChanges, out *sdk.SharedResult) { out.Refused = nil }},
@@ -91,6 +135,20 @@ var sharedBugs = map[string]struct {
 			in.Current[i].Inserted.Stamp++
 		}
 	}},
+}
+
+// eachState changes the parts of every set or counter among the records that a model returns.
+func eachState(out *sdk.SharedResult, merge sdk.Merge, change func([]sdk.FieldPart) []sdk.FieldPart) {
+	for i := range out.Records {
+		for k := range out.Records[i].Fields {
+			f := &out.Records[i].Fields[k]
+			parts, err := f.Parts()
+			if err != nil || len(parts) == 0 || (parts[0].Element == nil) != (merge == sdk.Sum) {
+				continue
+			}
+			f.SetParts(merge, change(parts))
+		}
+	}
 }
 
 // faultyState is a device-owned model with one seeded bug.

@@ -78,6 +78,9 @@ type modelSuite struct {
 
 // values returns values of f to choose from: few, so that equal ones meet.
 func (s *modelSuite) values(f *sdk.Field) []any {
+	if inParts(f.Merge) {
+		return partValues(f)
+	}
 	if values := s.accepted[f.Name]; len(values) > 0 {
 		return values
 	}
@@ -102,8 +105,11 @@ func (s *modelSuite) values(f *sdk.Field) []any {
 	return []any{nil}
 }
 
-// draw returns a value of f, now and then nil where that is allowed.
-func (s *modelSuite) draw(rt *rapid.T, f *sdk.Field) any {
+// draw returns a value of f for a write of version at, now and then nil where that is allowed.
+func (s *modelSuite) draw(rt *rapid.T, f *sdk.Field, at sdk.Version) any {
+	if inParts(f.Merge) {
+		return drawParts(rt, f, at)
+	}
 	values := s.values(f)
 	if !f.Required && !f.Key {
 		values = append(slices.Clip(values), nil)
@@ -165,6 +171,9 @@ type badValue struct {
 
 // badValues returns what must be refused for f.
 func badValues(f *sdk.Field) []badValue {
+	if inParts(f.Merge) {
+		return badParts(f)
+	}
 	pack := func(v any) []byte { return sdk.AppendValue(nil, v) }
 	bad := []badValue{{"Map", []byte{0x81, 0xa1, 'a', 0x01}}, {"List", []byte{0x91, 0x01}}}
 	if f.Type != sdk.Text && f.Type != sdk.JSON {

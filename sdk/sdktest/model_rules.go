@@ -38,7 +38,7 @@ func (s *modelSuite) free(t *testing.T) (string, []any) {
 	t.Helper()
 	for i := range s.desc.Fields {
 		f := &s.desc.Fields[i]
-		if values := s.values(f); !f.Key && f.Merge != sdk.Max && f.Merge != sdk.Min && len(values) >= 3 {
+		if values := s.values(f); !f.Key && (f.Merge == "" || f.Merge == sdk.LWW) && len(values) >= 3 {
 			return f.Name, values[:3]
 		}
 	}

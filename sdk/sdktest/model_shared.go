@@ -32,7 +32,11 @@ func (s *modelSuite) shared(t *testing.T) {
 	t.Run("Existence", s.sharedExistence)
 	t.Run("Conflicts", s.sharedConflicts)
 	t.Run("Local", s.sharedLocal)
+	t.Run("AddWins", s.sharedAddWins)
+	t.Run("CounterSums", s.sharedCounter)
+	t.Run("SnapshotIsEqual", s.sharedSnapshot)
 	t.Run("UnknownFieldsAreKept", s.sharedUnknown)
+	t.Run("UnknownFieldsMerge", s.sharedUnknownMerges)
 	t.Run("BadValuesAreRefused", s.sharedBad)
 	t.Run("OversizeIsRefused", s.sharedOversize)
 	t.Run("AnotherModelIsAnError", s.sharedOtherModel)
@@ -59,7 +63,7 @@ func (o operation) String() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s %s by %x at %d", o.kind, o.id.String()[34:], o.at.Device[15], o.at.Stamp)
 	for _, w := range o.writes {
-		fmt.Fprintf(&b, " %s=%.20q(saw %d)", w.field, fmt.Sprint(w.value), w.seen)
+		fmt.Fprintf(&b, " %s=%.20q(saw %d)", w.field, describeParts(w.value), w.seen)
 	}
 	return b.String()
 }
@@ -145,7 +149,7 @@ func (s *modelSuite) history(rt *rapid.T) []operation {
 		bases[i] = map[string]any{}
 		for f := range s.desc.Fields {
 			if field := &s.desc.Fields[f]; field.Key {
-				bases[i][field.Name] = s.draw(rt, field)
+				bases[i][field.Name] = s.draw(rt, field, sdk.Version{})
 			}
 		}
 	}
@@ -167,7 +171,7 @@ func (s *modelSuite) history(rt *rapid.T) []operation {
 				op.writes = append(op.writes, write{field: field.Name, value: bases[which][field.Name]})
 			case op.kind != sdk.Delete && !field.Key && rapid.Bool().Draw(rt, "write"):
 				seen := hlc.Stamp(rapid.Uint64Range(0, uint64(op.at.Stamp-1)).Draw(rt, "seen"))
-				op.writes = append(op.writes, write{field: field.Name, value: s.draw(rt, field), seen: seen})
+				op.writes = append(op.writes, write{field: field.Name, value: s.draw(rt, field, op.at), seen: seen})
 			}
 		}
 		ops = append(ops, op)
@@ -204,7 +208,7 @@ func (s *modelSuite) sharedReference(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		ops := s.history(rt)
 		got := s.replica().replay(rt, interleave(rt, ops))
-		got.mustEqual(rt, "the merge differs from a replay of the sorted operations", s.reference(ops))
+		got.mustEqual(rt, "the merge differs from a replay of the sorted operations", s.reference(rt, ops))
 	})
 }
 
@@ -285,6 +289,7 @@ func copyRecord(r sdk.Record) sdk.Record {
 		if b, isBytes := f.Value.([]byte); isBytes {
 			r.Fields[i].Value = append([]byte{}, b...)
 		}
+		r.Fields[i].State = bytes.Clone(f.State)
 	}
 	return r
 }
@@ -299,7 +304,7 @@ func sortedIDs(records map[sdk.RecordID]sdk.Record) []sdk.RecordID {
 }
 
 // reference merges in the dumbest way: it keeps all operations, sorts them, and replays.
-func (s *modelSuite) reference(ops []operation) map[sdk.RecordID]sdk.Record {
+func (s *modelSuite) reference(t fataler, ops []operation) map[sdk.RecordID]sdk.Record {
 	ops = slices.Clone(ops)
 	slices.SortFunc(ops, func(a, b operation) int { return a.at.Compare(b.at) })
 	records := map[sdk.RecordID]sdk.Record{}
@@ -322,6 +327,10 @@ func (s *modelSuite) reference(ops []operation) map[sdk.RecordID]sdk.Record {
 		}
 		for _, w := range op.writes {
 			old, written := fields[op.id][w.field]
+			if field, _ := s.desc.Field(w.field); inParts(field.Merge) {
+				fields[op.id][w.field] = mergeParts(t, field.Merge, old, w, op.at)
+				continue
+			}
 			if field, _ := s.desc.Field(w.field); !written || replaces(field.Merge, old.Value, w.value) {
 				fields[op.id][w.field] = sdk.FieldState{Name: w.field, Value: w.value, Version: op.at, Seen: w.seen}
 			}

@@ -67,7 +67,7 @@ func (s *modelSuite) stateTwice(t *testing.T) {
 		for i := range rapid.IntRange(1, 20).Draw(rt, "rows") {
 			record := map[string]any{}
 			for f := range s.desc.Fields {
-				record[s.desc.Fields[f].Name] = s.draw(rt, &s.desc.Fields[f])
+				record[s.desc.Fields[f].Name] = s.draw(rt, &s.desc.Fields[f], sdk.Version{})
 			}
 			id := s.id(record, byte(i)) //nolint:gosec // small
 			if rapid.IntRange(0, 4).Draw(rt, "delete") == 0 {

@@ -25,6 +25,9 @@ type note struct {
 	Lowest  *float64        `starling:"lowest,min"`
 	First   string          `starling:"first,min"`
 	Bits    []byte          `starling:"bits,max"`
+	Words   sdk.Set[string] `starling:"words"`
+	Years   sdk.Set[int64]  `starling:"years"`
+	Plays   sdk.Counter     `starling:"plays"`
 }
 
 type tie struct {
