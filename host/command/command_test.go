@@ -379,6 +379,12 @@ var (
 
 // changed says how the host differs for the scripts that need another.
 var changed = map[string]func(*controltest.Host){
+	"parts": func(h *controltest.Host) {
+		h.Serve(sdk.Description{Model: "song", Version: 1, Ownership: sdk.SharedByAll, Fields: []sdk.Field{
+			{Name: "title", Type: sdk.Text}, {Name: "words", Type: sdk.Text, Merge: sdk.AddWins},
+			{Name: "years", Type: sdk.Int, Merge: sdk.AddWins}, {Name: "plays", Type: sdk.Int, Merge: sdk.Sum},
+		}})
+	},
 	"retire": func(h *controltest.Host) {
 		lost := now().Add(-72 * time.Hour)
 		h.State.Peers = append(h.State.Peers,

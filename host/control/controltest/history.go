@@ -36,6 +36,7 @@ func (y history) Explain(_ context.Context, model sdk.ModelName, id sdk.RecordID
 		if i < len(r.Clocks) {
 			state.Version = r.Clocks[i]
 		}
+		state.State = y.h.states[stateName(model, f.Name, id)].State
 		e.Fields = append(e.Fields, state)
 	}
 	return e, nil

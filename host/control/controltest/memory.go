@@ -238,13 +238,25 @@ func (h *Host) op(desc *sdk.Description, op *sdk.Op) (control.Record, error) {
 	return record, required(desc, &record)
 }
 
+func stateName(model sdk.ModelName, field string, id sdk.RecordID) string {
+	return string(model) + "." + field + "." + id.String()
+}
+
+// Serve adds a model.
+func (h *Host) Serve(desc sdk.Description) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.Descriptions = append(h.Descriptions, desc)
+	h.records[desc.Model] = map[sdk.RecordID]control.Record{}
+}
+
 // merged returns the value of a field after a write: of a set or a counter, after what its edit does to what it has.
 func (h *Host) merged(desc *sdk.Description, id sdk.RecordID, f *sdk.Field, packed []byte, at sdk.Version) (any, error) {
 	if f.Merge != sdk.AddWins && f.Merge != sdk.Sum {
 		value, _, err := sdk.DecodeValue(packed, f.Type)
 		return value, err
 	}
-	name := string(desc.Model) + "." + f.Name + "." + id.String()
+	name := stateName(desc.Model, f.Name, id)
 	state := h.states[name]
 	written, err := f.Edit(&state, packed, at, sdk.PartID{1})
 	if err != nil {
