@@ -251,7 +251,9 @@ func (m *Machine) pump(st *stream) {
 		st.queue = st.queue[:rest]
 		st.queueBytes -= size
 		if len(st.given) == 0 && st.Kind == sdk.DeviceOwned {
-			st.floor = max(st.floor, page.Head) // who has nothing is spared what was deleted, also on the pages that follow
+			// Who has nothing is spared what was deleted, also on the pages that follow. A sender that is ahead of time is not
+			// believed: it will take its stamps back, and a floor does not go down.
+			st.floor = max(st.floor, min(page.Head, hlc.New(max(0, m.now.UnixMilli()), 0)))
 		}
 		st.given = m.graph.Join(st.given, page.Heads)
 		page.Epochs = m.toStore(slices.Concat(page.Heads, st.applied))

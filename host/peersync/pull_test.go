@@ -169,3 +169,25 @@ func TestMachine_UpstreamHasLess(t *testing.T) {
 		t.Errorf("%s; want it live", got)
 	}
 }
+
+// TestMachine_FloorOfTheFuture gets the first rows from a device whose clock is years ahead: what that deleted until then is not
+// what this device lacks once the clock is right.
+func TestMachine_FloorOfTheFuture(t *testing.T) {
+	s := newSolo(t)
+	now, ahead := hlc.New(s.now.UnixMilli(), 0), hlc.New(s.now.AddDate(9, 0, 0).UnixMilli(), 0)
+	sub, _ := s.subscribed(s.connect(1, 1), rowsOf1)
+	page := protocol.Page{Stream: rowsOf1, Heads: at(ahead), Through: ahead, Head: ahead}
+	a := only[Apply](s.step(Received{Session: 1, Message: protocol.CatchUp(protocol.Delivery{Subscription: sub.Number, Page: page})}))
+	s.step(Applied{Generation: a[0].Generation, Page: a[0].Page, Err: sdk.Errorf(sdk.CodeClockSkew, "ahead")})
+	for range 2 {
+		for _, p := range s.look() {
+			if p.Floors[rowsOf1] > now {
+				t.Errorf("the store is told to forget up to %s", p.Floors[rowsOf1])
+			}
+			s.step(Pruned{})
+		}
+	}
+	if got := s.m.streams[rowsOf1].below(); got > now {
+		t.Errorf("the floor is %s, and it is %s", got, now)
+	}
+}
