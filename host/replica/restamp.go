@@ -19,6 +19,9 @@ import (
 // have come that far, and everything that is written meanwhile. A peer that has accepted some of it after all, and could not say so,
 // has a branch of this device's history, which comes back as any branch does.
 //
+// What is not ahead of the wall clock, nor of what others have written and accepted, keeps its stamp, accepted or not: another
+// device's later change may have won over it here, and it would win over that elsewhere.
+//
 // It does nothing unless the mark is ahead of the wall clock by more than maxDrift and can be taken back, and where the wall
 // clock itself is behind what peers have accepted, or before Starling was written: then it is the one that is wrong. Call it before
 // Clock, when nothing else runs. It returns how many stamps were changed, and how far back the mark was taken.
@@ -35,7 +38,7 @@ func Restamp(ctx context.Context, db *database.DB, journal *peerlog.Log, r *regi
 		return 0, 0, err
 	}
 	err = db.Write(ctx, func(tx *database.Tx) error {
-		p := restamping{tx: tx, journal: journal, registry: r, self: self, epoch: epoch, accepted: map[sdk.Ownership]hlc.Stamp{}}
+		p := restamping{tx: tx, journal: journal, registry: r, self: self, epoch: epoch}
 		if err := p.plan(acks, hlc.New(max(0, now().UnixMilli()), 0)); err != nil {
 			return err
 		}
@@ -61,10 +64,9 @@ type restamping struct {
 	self     sdk.DeviceID
 	epoch    history.EpochID
 
-	accepted map[sdk.Ownership]hlc.Stamp // up to where some peer has the own streams
-	kept     map[sdk.Ownership]history.Heads
-	base     hlc.Stamp   // the new stamps come after it
-	old      []hlc.Stamp // ascending; old[i] becomes base + 1 + i
+	base hlc.Stamp                       // what is after it gets new stamps, which come after it: now, and all that anybody else has used
+	kept map[sdk.Ownership]history.Heads // of the own streams, up to base
+	old  []hlc.Stamp                     // ascending; old[i] becomes base + 1 + i
 }
 
 // plan finds what nobody has accepted, and after what it may be stamped again.
@@ -79,23 +81,23 @@ func (p *restamping) plan(acks map[sdk.DeviceID]map[history.Stream]history.Heads
 			p.base = max(p.base, heads.Top())
 		}
 	}
+	graphs := map[history.Stream]*history.Graph{}
 	for _, kind := range []sdk.Ownership{sdk.DeviceOwned, sdk.SharedByAll} {
 		key := history.Stream{Origin: p.self, Kind: kind}
-		graph, err := p.journal.Graph(p.tx, key)
-		if err != nil {
+		if graphs[key], err = p.journal.Graph(p.tx, key); err != nil {
 			return err
 		}
-		var accepted hlc.Stamp
 		for _, of := range acks {
-			accepted = max(accepted, graph.Low(of[key], vector[key]))
+			p.base = max(p.base, graphs[key].Low(of[key], vector[key]))
 		}
-		p.accepted[kind], p.kept[kind] = accepted, graph.Until(vector[key], accepted)
-		p.base = max(p.base, accepted)
 	}
-	if p.old, err = p.registry.OwnStamps(p.tx, p.accepted[sdk.DeviceOwned], p.accepted[sdk.SharedByAll]); err != nil {
+	for key, graph := range graphs {
+		p.kept[key.Kind] = graph.Until(vector[key], p.base)
+	}
+	if p.old, err = p.registry.OwnStamps(p.tx, p.base, p.base); err != nil {
 		return err
 	}
-	logged, err := p.journal.Stamps(p.tx, p.self, p.accepted[sdk.SharedByAll])
+	logged, err := p.journal.Stamps(p.tx, p.self, p.base)
 	p.old = append(p.old, logged...)
 	slices.Sort(p.old)
 	p.old = slices.Compact(p.old)
@@ -110,11 +112,10 @@ func (p *restamping) rename(stamp hlc.Stamp) hlc.Stamp {
 }
 
 func (p *restamping) apply() error {
-	owned, shared := p.accepted[sdk.DeviceOwned], p.accepted[sdk.SharedByAll]
-	if err := p.registry.Restamp(p.tx, owned, shared, p.rename); err != nil {
+	if err := p.registry.Restamp(p.tx, p.base, p.base, p.rename); err != nil {
 		return err
 	}
-	if err := p.journal.Restamp(p.tx, p.self, shared, p.rename); err != nil {
+	if err := p.journal.Restamp(p.tx, p.self, p.base, p.rename); err != nil {
 		return err
 	}
 	last := p.base + hlc.Stamp(len(p.old)) //nolint:gosec // a length
@@ -139,7 +140,7 @@ func (p *restamping) apply() error {
 // lowerFloor takes the floor of an own stream back to where what was forgotten below it is now.
 func (p *restamping) lowerFloor(key history.Stream) error {
 	floor, err := p.journal.FloorIn(p.tx, key)
-	if err != nil || floor <= p.accepted[key.Kind] {
+	if err != nil || floor <= p.base {
 		return err
 	}
 	at, found := slices.BinarySearch(p.old, floor)
