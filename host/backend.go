@@ -215,5 +215,5 @@ func (b *backend) Plugins(context.Context) ([]control.Plugin, error) {
 
 // RestartPlugin implements control.Reporter.
 func (b *backend) RestartPlugin(_ context.Context, name string) error {
-	return b.supervisor.Restart(name)
+	return b.supervisor.Restart(name, "starling plugin restart")
 }

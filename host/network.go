@@ -57,8 +57,18 @@ type attachment struct {
 	ctx   context.Context
 	label string
 	sdk.Transport
-	address string // where it listens; empty: it only dials
-	deaf    error  // why it takes no connections; guarded by network.mu
+	address   string          // where it listens; empty: it only dials
+	deaf      error           // why it takes no connections; guarded by network.mu
+	listening chan struct{}   // closed when it first takes connections
+	heard     sync.Once       // closes listening
+	staying   context.Context // ends when another takes its place: it takes no more connections
+	leave     context.CancelFunc
+}
+
+func newAttachment(ctx context.Context, label string, t sdk.Transport, address string) *attachment {
+	a := &attachment{ctx: ctx, label: label, Transport: t, address: address, listening: make(chan struct{})}
+	a.staying, a.leave = context.WithCancel(ctx)
+	return a
 }
 
 // Run waits until the device belongs to a library, then syncs until ctx ends.
@@ -251,7 +261,7 @@ func (n *network) serve(a *attachment) {
 		pause := backoff.NewExponentialBackOff()
 		for {
 			err := n.listen(ctx, engine, a)
-			if ctx.Err() != nil {
+			if ctx.Err() != nil || a.staying.Err() != nil {
 				return
 			}
 			wait := pause.NextBackOff()
@@ -260,6 +270,8 @@ func (n *network) serve(a *attachment) {
 			select {
 			case <-time.After(wait):
 			case <-ctx.Done():
+				return
+			case <-a.staying.Done():
 				return
 			}
 		}
@@ -272,7 +284,15 @@ func (n *network) listen(ctx context.Context, engine *peersync.Engine, a *attach
 	if err != nil {
 		return fmt.Errorf("listen at %s: %w", a.address, err)
 	}
+	defer context.AfterFunc(a.staying, func() {
+		if l, ok := listener.(interface{ Shutdown() }); ok {
+			l.Shutdown() // what it has accepted already is served
+			return
+		}
+		_ = listener.Close()
+	})()
 	n.deaf(a, nil)
+	a.heard.Do(func() { close(a.listening) })
 	return engine.Serve(ctx, listener, a.label)
 }
 
@@ -294,19 +314,108 @@ func (n *network) deafness(label string) error {
 }
 
 // attach takes a transport into use until ctx ends.
-func (n *network) attach(ctx context.Context, label string, t sdk.Transport) {
-	a := &attachment{ctx: ctx, label: label, Transport: t}
-	for _, c := range n.config.Transports {
-		if c.Name == label {
-			a.address = c.Listen
-		}
-	}
+func (n *network) attach(ctx context.Context, label string, t sdk.Transport, address string) {
+	a := newAttachment(ctx, label, t, address)
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.transports[label] = a
 	if n.engine != nil {
 		n.serve(a)
 	}
+}
+
+// What a transport that takes the place of another is given to take connections, and the other one to end its sessions.
+const (
+	listenTime = 5 * time.Second
+	leaveTime  = 5 * time.Second
+)
+
+// replace has a transport, which can be used until ctx ends, take the place of the one of the same label: it takes
+// connections before the other one stops to, then the sessions of the other are ended and begin anew. After an error the
+// other one goes on.
+func (n *network) replace(ctx context.Context, label string, t sdk.Transport, address string) error {
+	a := newAttachment(ctx, label, t, address)
+	n.mu.Lock()
+	old, engine := n.transports[label], n.engine
+	n.transports[label] = a
+	if engine != nil {
+		n.serve(a)
+	}
+	n.mu.Unlock()
+	if engine != nil && address != "" {
+		if err := n.awaitListening(ctx, a); err != nil {
+			n.giveBack(a, old)
+			return err
+		}
+	}
+	n.retire(ctx, engine, old)
+	return nil
+}
+
+// awaitListening returns when a takes connections, or why it does not.
+func (n *network) awaitListening(ctx context.Context, a *attachment) error {
+	giveUp := time.NewTimer(listenTime)
+	defer giveUp.Stop()
+	select {
+	case <-a.listening:
+		return nil
+	case <-giveUp.C:
+		why := n.deafness(a.label)
+		if why == nil {
+			why = errors.New("it does not answer")
+		}
+		return sdk.Errorf(sdk.CodeUnavailable, "it takes no connections at %s after %s: %w", a.address, listenTime, why)
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// giveBack takes a out of use again, and old, if there is one, back into it.
+func (n *network) giveBack(a, old *attachment) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	a.leave()
+	if n.transports[a.label] != a {
+		return
+	}
+	delete(n.transports, a.label)
+	if n.engine != nil {
+		n.engine.RemoveTransport(a.label)
+	}
+	if old != nil {
+		n.transports[old.label] = old
+		if n.engine != nil {
+			n.engine.AddTransport(old.label, old.Transport)
+		}
+	}
+}
+
+// retire has a transport take no more connections, and its sessions end; their peers connect anew.
+func (n *network) retire(ctx context.Context, engine *peersync.Engine, old *attachment) {
+	if old == nil {
+		return
+	}
+	old.leave()
+	if engine != nil {
+		leaving, cancel := context.WithTimeout(ctx, leaveTime)
+		defer cancel()
+		engine.Leave(leaving, old.Transport)
+	}
+}
+
+// via returns the devices that the transport of a label connects now.
+func (n *network) via(label string) (devices []sdk.DeviceID) {
+	for _, p := range n.peers() {
+		if p.Via == label {
+			devices = append(devices, p.ID)
+		}
+	}
+	return devices
+}
+
+// connected reports whether one of devices is connected now, by whatever transport.
+func (n *network) connected(devices []sdk.DeviceID) bool {
+	return slices.ContainsFunc(n.peers(), func(p peersync.PeerStatus) bool { return p.Via != "" && slices.Contains(devices, p.ID) })
 }
 
 // detach forgets a transport whose plugin is gone.

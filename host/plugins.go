@@ -3,10 +3,14 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"reflect"
+	"sync"
+	"time"
 
 	"github.com/hashicorp/go-hclog"
 
 	"github.com/starling-sync/starling/host/config"
+	"github.com/starling-sync/starling/host/peersync"
 	"github.com/starling-sync/starling/host/registry"
 	"github.com/starling-sync/starling/host/source"
 	"github.com/starling-sync/starling/host/supervisor"
@@ -19,6 +23,9 @@ type plugins struct {
 	network  *network
 	sources  *source.Runner
 	log      hclog.Logger
+	fault    func(*supervisor.Instance, error) // tells the supervisor that an instance does not do its work
+
+	watching sync.WaitGroup // the goroutines of returning
 }
 
 // PluginUp implements supervisor.Observer.
@@ -32,12 +39,133 @@ func (p *plugins) PluginUp(ctx context.Context, instance *supervisor.Instance) e
 		p.network.modelsChanged()
 	}
 	for _, m := range instance.Models {
-		if src, ok := m.Server.(sdk.Source); ok && m.Description.Source {
-			p.sources.Set(m.Description.Model, src)
+		if m.Source != nil {
+			p.sources.Set(m.Description.Model, m.Source)
 		}
 	}
 	if instance.Transport != nil {
-		p.network.attach(ctx, instance.Name, instance.Transport)
+		p.network.attach(ctx, instance.Name, instance.Transport, instance.Address)
+	}
+	return nil
+}
+
+// PluginCheck implements supervisor.Observer: the tables must be able to serve what the new one describes, and a connected
+// device that writes a model must be able to write what it asks for.
+func (p *plugins) PluginCheck(_ context.Context, _, to *supervisor.Instance) error {
+	for _, m := range to.Models {
+		desc := m.Description
+		if err := p.registry.Check(desc); err != nil {
+			return err
+		}
+		old, known := p.registry.Description(desc.Model)
+		if !known || desc.Ownership != sdk.SharedByAll {
+			continue
+		}
+		for _, f := range desc.Fields {
+			if _, known := old.Field(f.Name); known || !f.Required {
+				continue
+			}
+			for _, peer := range p.network.peers() {
+				if version, serves := versionAt(&peer, desc.Model); serves && version < desc.Version {
+					return sdk.Errorf(sdk.CodeUnsupported, "version %d of model %q requires the field %q, which %s can not write: it is connected and serves version %d; swap the plugin there first, or do not require the field",
+						desc.Version, desc.Model, f.Name, peer.Name, version)
+				}
+			}
+		}
+	}
+	return nil
+}
+
+func versionAt(peer *peersync.PeerStatus, model sdk.ModelName) (version uint32, serves bool) {
+	for _, m := range peer.Models {
+		if m.Model == model && peer.Via != "" {
+			return m.Version, true
+		}
+	}
+	return 0, false
+}
+
+// PluginSwitch implements supervisor.Observer. The calls of the models have been switched already. A schema is raised only
+// when there is no way back (PluginSettled), and so is the source of its rows.
+func (p *plugins) PluginSwitch(ctx context.Context, from, to *supervisor.Instance) error {
+	if to.Transport != nil {
+		before := p.network.via(to.Name)
+		if err := p.network.replace(ctx, to.Name, to.Transport, to.Address); err != nil {
+			return err
+		}
+		if len(before) > 0 {
+			p.watching.Go(func() { p.returning(ctx, to, before) })
+		}
+	}
+	for _, m := range to.Models {
+		desc := m.Description
+		was := versionOf(from, desc.Model)
+		if desc.Version > was {
+			continue
+		}
+		if desc.Version < was { // back: what the newer one failed on waits
+			if _, err := p.registry.Add(ctx, m.Server); err != nil {
+				return err
+			}
+			continue // the source never left
+		}
+		if m.Source != nil {
+			p.sources.Set(desc.Model, m.Source)
+		}
+	}
+	return nil
+}
+
+func versionOf(p *supervisor.Instance, model sdk.ModelName) uint32 {
+	for _, m := range p.Models {
+		if m.Description.Model == model {
+			return m.Description.Version
+		}
+	}
+	return 0
+}
+
+// returnTime is how long a transport that took the place of another has to bring back one of the peers.
+const returnTime = 10 * time.Second
+
+// returning finds fault with a transport by which none of the devices comes back that the one before connected.
+func (p *plugins) returning(ctx context.Context, to *supervisor.Instance, before []sdk.DeviceID) {
+	again := time.NewTicker(100 * time.Millisecond)
+	defer again.Stop()
+	late := time.NewTimer(returnTime)
+	defer late.Stop()
+	for !p.network.connected(before) {
+		select {
+		case <-again.C:
+		case <-ctx.Done():
+			return
+		case <-late.C:
+			p.fault(to, sdk.Errorf(sdk.CodeUnavailable, "none of %d devices that were connected came back within %s", len(before), returnTime))
+			return
+		}
+	}
+}
+
+// PluginSettled implements supervisor.Observer.
+func (p *plugins) PluginSettled(ctx context.Context, instance *supervisor.Instance) error {
+	changed := false
+	for _, m := range instance.Models {
+		if old, known := p.registry.Description(m.Description.Model); known && reflect.DeepEqual(old, m.Description) {
+			continue
+		}
+		if _, err := p.registry.Add(ctx, m.Server); err != nil {
+			return err
+		}
+		changed = true
+	}
+	if !changed {
+		return nil
+	}
+	p.network.modelsChanged()
+	for _, m := range instance.Models {
+		if m.Source != nil {
+			p.sources.Set(m.Description.Model, m.Source)
+		}
 	}
 	return nil
 }
@@ -71,7 +199,7 @@ func specs(c *config.Config) []supervisor.Spec {
 	}
 	for _, t := range c.Transports {
 		all = append(all, supervisor.Spec{
-			Name: t.Name, Path: t.Path, SHA256: t.SHA256, Transport: t.Kind, Listen: t.Listen, Config: map[sdk.ModelName]json.RawMessage{"": t.Config},
+			Name: t.Name, Path: t.Path, SHA256: t.SHA256, Transport: t.Kind, Address: t.Listen, Listen: t.Listen, Config: map[sdk.ModelName]json.RawMessage{"": t.Config},
 		})
 	}
 	return all

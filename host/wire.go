@@ -99,6 +99,7 @@ type parts struct {
 	Members    *membership.Members
 	Network    *network
 	Supervisor *supervisor.Supervisor
+	Plugins    *plugins
 	Sources    *source.Runner
 	Control    *control.Server
 }
@@ -107,7 +108,10 @@ type parts struct {
 func start(p parts) {
 	lc, failed := p.Lifecycle, p.Failed
 	loop(lc, failed, "members", p.Members.Run)
-	loop(lc, failed, "plugins", p.Supervisor.Run)
+	loop(lc, failed, "plugins", func(ctx context.Context) error {
+		defer p.Plugins.watching.Wait()
+		return p.Supervisor.Run(ctx)
+	})
 	loop(lc, failed, "network", p.Network.Run)
 	// A source yields records of other plugins' models, and people's first commands mean any model.
 	afterPlugins := func(run func(context.Context) error) func(context.Context) error {
@@ -332,6 +336,8 @@ func newSupervisor(c *config.Config, p *plugins, log hclog.Logger) (*supervisor.
 		return nil, fmt.Errorf("%s: %w", strings.Join(c.Files, ", "), err)
 	}
 	p.network.ready = s.Settled
+	p.fault = s.Fault
+	p.registry.OnDefect(s.Defect)
 	return s, nil
 }
 

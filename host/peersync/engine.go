@@ -44,6 +44,7 @@ type Engine struct {
 	learned    []Acknowledged // to be kept at the next beat
 	keeping    bool           // that is under way
 	refusals   map[string]int64
+	carried    map[sdk.Transport]int // connections of each transport, from the time that they are dialled or accepted
 }
 
 type transport struct {
@@ -66,7 +67,7 @@ func New(o Options) (*Engine, error) {
 		options: o, codec: codec, events: make(chan Event, 256), ctx: ctx, cancel: cancel,
 		commits: commitQueue{limit: o.Config.CommitsQueue, wake: make(chan struct{}, 1)},
 		reads:   make(chan struct{}, o.Config.ReadsAtOnce), digests: make(chan struct{}, 1),
-		links: map[SessionID]*link{}, pipes: map[protocol.Stream]*pipe{},
+		links: map[SessionID]*link{}, carried: map[sdk.Transport]int{}, pipes: map[protocol.Stream]*pipe{},
 		machine: NewMachine(MachineOptions{
 			Self: o.Self, Models: o.Models, Stored: o.Stored, Members: o.Members, Limits: o.Limits, Config: o.Config, Rand: o.Rand,
 		}),
@@ -379,6 +380,72 @@ func (e *Engine) RemoveTransport(label string) {
 		}
 	}
 	e.transports = kept
+}
+
+// Leave ends the sessions that t carries, which should be out of use already, and asks their peers to connect again at
+// once. It returns when t carries nothing any more, or ctx ends.
+func (e *Engine) Leave(ctx context.Context, t sdk.Transport) {
+	again := time.NewTicker(leaveLook)
+	defer again.Stop()
+	told := map[SessionID]bool{}
+	for {
+		e.mu.Lock()
+		left := e.carried[t]
+		var leaving []SessionID
+		for id, l := range e.links {
+			if l.carrier == t && !told[id] {
+				leaving = append(leaving, id)
+				told[id] = true
+			}
+		}
+		e.mu.Unlock()
+		if len(leaving) > 0 {
+			slices.Sort(leaving)
+			e.post(Leave{Sessions: leaving})
+		}
+		if left == 0 {
+			return
+		}
+		select {
+		case <-again.C:
+		case <-ctx.Done():
+			return
+		case <-e.ctx.Done():
+			return
+		}
+	}
+}
+
+// leaveLook is how often Leave looks for what is left.
+const leaveLook = 5 * time.Millisecond
+
+// carry counts a connection of t until the function that it returns is called.
+func (e *Engine) carry(t sdk.Transport) (done func()) {
+	if t == nil {
+		return func() {}
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.carried[t]++
+	return func() {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		if e.carried[t]--; e.carried[t] == 0 {
+			delete(e.carried, t)
+		}
+	}
+}
+
+// carrierOf returns the transport of a label; nil if there is none.
+func (e *Engine) carrierOf(label string) sdk.Transport {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, t := range e.transports {
+		if t.label == label {
+			return t.Transport
+		}
+	}
+	return nil
 }
 
 // Peers returns the state of every member but this device, ascending by id.

@@ -94,6 +94,8 @@ type (
 		Peer sdk.DeviceID
 		Err  error
 	}
+	// Leave ends sessions because the transport that carries them goes: the peers are asked to connect again at once.
+	Leave struct{ Sessions []SessionID }
 	// Redial forgets the pauses between attempts to dial: the ways to reach peers have changed.
 	Redial struct{}
 	// Tick says that time has passed. Ticks come several times per heartbeat.
@@ -118,6 +120,7 @@ func (AuditNow) event()       {}
 func (MembersChanged) event() {}
 func (ModelsChanged) event()  {}
 func (DialFailed) event()     {}
+func (Leave) event()          {}
 func (Redial) event()         {}
 func (Tick) event()           {}
 

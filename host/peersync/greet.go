@@ -80,7 +80,7 @@ func remoteHost(conn sdk.Conn) string {
 	return "from " + remote
 }
 
-// Serve takes the connections of one transport and closes the listener when it returns: nil when ctx or Run ends, else
+// Serve takes the connections of one transport, the one that AddTransport was last given for its label, and closes the listener when it returns: nil when ctx or Run ends, else
 // the error of the listener. via is the transport's label. Call it again with the listener of a restarted transport.
 func (e *Engine) Serve(ctx context.Context, listener sdk.Listener, via string) error {
 	stop := context.AfterFunc(ctx, func() { _ = listener.Close() })
@@ -88,6 +88,7 @@ func (e *Engine) Serve(ctx context.Context, listener sdk.Listener, via string) e
 	stopToo := context.AfterFunc(e.ctx, func() { _ = listener.Close() })
 	defer stopToo()
 	defer func() { _ = listener.Close() }()
+	carrier := e.carrierOf(via)
 	for {
 		conn, err := listener.Accept()
 		if err != nil {
@@ -96,14 +97,16 @@ func (e *Engine) Serve(ctx context.Context, listener sdk.Listener, via string) e
 			}
 			return fmt.Errorf("accept connections of transport %s at %s: %w", via, listener.Address(), err)
 		}
-		if !e.spawn(func() { e.inbound(conn, via) }) {
+		done := e.carry(carrier)
+		if !e.spawn(func() { defer done(); e.inbound(conn, via, carrier) }) {
+			done()
 			_ = conn.Close()
 		}
 	}
 }
 
 // inbound greets a connection from outside and, if it is a peer's, runs it.
-func (e *Engine) inbound(conn sdk.Conn, via string) {
+func (e *Engine) inbound(conn sdk.Conn, via string, carrier sdk.Transport) {
 	place := e.greetings.enter(conn)
 	l, up, first, err := e.greet(conn, via)
 	e.greetings.leave(place)
@@ -115,6 +118,7 @@ func (e *Engine) inbound(conn sdk.Conn, via string) {
 	if first == nil {
 		return // it was a pairing
 	}
+	l.carrier = carrier
 	e.run(l, up, first)
 }
 

@@ -26,6 +26,7 @@ type link struct {
 	id      SessionID
 	conn    *tls.Conn
 	wire    *netConn
+	carrier sdk.Transport // what carries it; nil: not known
 	reader  *protocol.Reader
 	codec   *protocol.Codec
 	wake    chan struct{} // something to send, or ending; holds one
@@ -236,11 +237,15 @@ func (e *Engine) dial(a Dial) {
 	failed := error(sdk.Errorf(sdk.CodeUnavailable, "no address is known"))
 	for _, address := range a.Addresses {
 		for _, t := range e.transportsFor(address.Transport) {
+			done := e.carry(t.Transport)
 			l, err := e.connect(t, a.Peer, address.Address)
 			if err == nil {
+				l.carrier = t.Transport
 				e.run(l, PeerUp{Peer: a.Peer, Dialed: true, Via: t.label, Address: address.Address}, nil)
+				done()
 				return
 			}
+			done()
 			failed = fmt.Errorf("%s %s: %w", address.Transport, address.Address, err)
 			if e.ctx.Err() != nil {
 				return

@@ -154,6 +154,12 @@ func (m *Machine) Step(now time.Time, event Event) []Action {
 		m.models = e.Models
 	case DialFailed:
 		m.dialFailed(e)
+	case Leave:
+		for _, id := range e.Sessions {
+			if s := m.sessions[id]; s != nil {
+				m.leave(s)
+			}
+		}
 	case Redial:
 		for _, p := range m.peerOrder {
 			p.failures, p.retryAt = 0, time.Time{}

@@ -172,6 +172,31 @@ func (m *Machine) refuseOver(s *session, limit protocol.Over, message string, re
 	m.refuse(s, sdk.CodeTooLarge, fmt.Sprintf("%s: %s", message, limit), retryable)
 }
 
+// leave ends a session whose transport goes, and has the peer connect again at once; so does this device.
+func (m *Machine) leave(s *session) {
+	const reason = "the transport of this session is being replaced; connect again"
+	if s.hello != nil {
+		m.send(s, &protocol.Error{Code: sdk.CodeUnavailable, Message: reason, Retryable: true})
+	}
+	m.end(s, reason)
+	m.returnSoon(s)
+}
+
+// returnSoon dials the peer of a session that has ended by agreement: at once, unless it was so short that this may go on
+// for ever.
+func (m *Machine) returnSoon(s *session) {
+	p := s.peer
+	if p.session != nil {
+		return
+	}
+	p.failures = 0
+	p.retryAt = m.now
+	if m.now.Sub(s.up) < m.config.RetryMin {
+		p.retryAt = m.now.Add(m.backoff(0, m.config.RetryMin, m.config.RetryMax))
+	}
+	m.dialIfDue(p)
+}
+
 // forget drops all that depends on a session.
 func (m *Machine) forget(s *session, reason string) {
 	delete(m.sessions, s.id)
@@ -390,6 +415,12 @@ func (m *Machine) refused(s *session, e *protocol.Error) {
 			"code", e.Code, "reason", e.Message)
 		m.cancel(s, e.Stream)
 		m.noteState(s.peer)
+		return
+	}
+	if e.Code == sdk.CodeUnavailable && e.Retryable {
+		m.log(hclog.Info, "peer ends the session to begin another", "peer", s.peer.String(), "reason", e.Message)
+		m.end(s, fmt.Sprintf("%s: %s", s.peer, e.Message))
+		m.returnSoon(s)
 		return
 	}
 	s.peer.refuses = e.Code == sdk.CodeDenied

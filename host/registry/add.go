@@ -45,7 +45,7 @@ func (r *Registry) add(ctx context.Context, server sdk.ModelServer) (sdk.Descrip
 func (r *Registry) bind(ctx context.Context, desc sdk.Description, server sdk.ModelServer) error {
 	r.adding.Lock()
 	defer r.adding.Unlock()
-	next := &served{server: server, changes: new(atomic.Uint64)}
+	next := &served{server: server, defect: r.reporter(desc.Model), changes: new(atomic.Uint64)}
 	if before := r.catalog.Load().models[desc.Model]; before != nil {
 		next.changes = before.changes
 	}

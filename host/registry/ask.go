@@ -146,7 +146,10 @@ func (a *asker) part(from, to int) error {
 	}
 	var err error
 	for try := 0; try < tries && (try == 0 || a.isDefect(err)) && a.failures < maxFailures; try++ {
-		if err = a.call(part); err == nil {
+		if err = a.call(part); a.unusable(err) && a.defect(err) {
+			err = a.call(part)
+		}
+		if err == nil {
 			return a.take(from, part)
 		}
 	}
@@ -170,8 +173,11 @@ func (a *asker) part(from, to int) error {
 }
 
 // isDefect reports whether err may be the fault of one change. A model is pure: the same call ends so again.
-func (a *asker) isDefect(err error) bool {
-	return a.park != nil && sdk.CodeOf(err) == sdk.CodeInternal && !isPassing(err)
+func (a *asker) isDefect(err error) bool { return a.park != nil && a.unusable(err) }
+
+// unusable reports whether err says that the model failed, or answered what can not be used.
+func (a *asker) unusable(err error) bool {
+	return err != nil && sdk.CodeOf(err) == sdk.CodeInternal && !isPassing(err)
 }
 
 // all deals with an error that halving does not help against.

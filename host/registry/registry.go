@@ -51,6 +51,8 @@ type Registry struct {
 
 	catalog atomic.Pointer[catalog]
 
+	defect atomic.Pointer[func(sdk.ModelName, error) bool] // see OnDefect
+
 	adding sync.Mutex // held by who replaces catalog; never across a plugin call
 }
 
@@ -64,6 +66,8 @@ type catalog struct {
 type served struct {
 	*model
 	server sdk.ModelServer // nil: no plugin serves it now
+
+	defect func(error) bool // tells OnDefect's; nil: nobody serves the model
 
 	// changes counts attempts to write shared records of the model, and their commits: as long as it stands, what was
 	// read before still holds.
@@ -155,6 +159,32 @@ func (c *catalog) candidates(to sdk.ModelName) []*served {
 	}
 	if s := c.models[to]; s != nil {
 		return []*served{s}
+	}
+	return nil
+}
+
+// OnDefect has report called with what is wrong with an answer of a model's server that can not be used. It reports
+// whether another server answers from now on: then the model is asked once more. It is called before anything else is, or
+// not at all.
+func (r *Registry) OnDefect(report func(model sdk.ModelName, why error) bool) {
+	r.defect.Store(&report)
+}
+
+// reporter returns what tells of defects of a model.
+func (r *Registry) reporter(model sdk.ModelName) func(error) bool {
+	return func(why error) bool {
+		report := r.defect.Load()
+		return report != nil && (*report)(model, why)
+	}
+}
+
+// Check returns why the table of a model can not serve desc, as Add would. It changes nothing.
+func (r *Registry) Check(desc sdk.Description) error {
+	if err := desc.Check(); err != nil {
+		return err
+	}
+	if s := r.catalog.Load().models[desc.Model]; s != nil {
+		return checkChange(&s.desc, &desc)
 	}
 	return nil
 }

@@ -3,9 +3,7 @@ package supervisor
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
@@ -17,20 +15,29 @@ import (
 var errRestart = errors.New("restart asked for")
 
 // keep runs the plugin, again and again, until ctx ends.
-func (k *keeper) keep(ctx context.Context, socketDir string) {
+func (k *keeper) keep(ctx context.Context) {
+	defer close(k.ended)
 	pause := backoff.NewExponentialBackOff()
 	pause.InitialInterval, pause.MaxInterval = k.options.MinBackoff, k.options.MaxBackoff
 	var (
 		bin     binary
+		next    *generation // started by a swap while nothing ran
 		crashes []time.Time // within the budget's window
 	)
 	for ctx.Err() == nil {
 		life, asked := k.begin(ctx)
-		if asked {
+		if asked || next != nil {
 			bin, crashes = binary{}, nil
 			pause.Reset()
 		}
-		err := k.live(life, socketDir, &bin)
+		if why := k.pausedNow(); why != "" {
+			k.closeSockets() // who connects is refused, rather than left waiting
+			k.set(Stopped, why, func(s *Status) { s.PID = 0 })
+			<-life.Done()
+			continue
+		}
+		err := k.live(life, next, &bin, asked)
+		next = nil
 		if life.Err() != nil {
 			continue
 		}
@@ -46,6 +53,7 @@ func (k *keeper) keep(ctx context.Context, socketDir string) {
 		}
 		crashes = append(crashes, now)
 		wait := pause.NextBackOff()
+		k.record(Event{Kind: Crashed, Why: err.Error(), From: k.lastBuild()})
 		switch {
 		case permanent(err):
 			k.log.Error("plugin quarantined: starting it again would not help; the rest goes on", "reason", err)
@@ -56,9 +64,21 @@ func (k *keeper) keep(ctx context.Context, socketDir string) {
 		default:
 			k.log.Warn("plugin ended; starting it again", "in", wait.Round(time.Millisecond), "failures", len(crashes), "of", k.options.Budget, "reason", err)
 		}
-		k.rest(life, wait, err)
+		if wait == 0 {
+			k.record(Event{Kind: WasQuarantined, Why: err.Error(), From: k.lastBuild()})
+		}
+		next = k.rest(life, wait, err)
+	}
+	if next != nil {
+		k.drop(ctx, next)
 	}
 	k.end()
+}
+
+// lastBuild is the build that runs, or ran last.
+func (k *keeper) lastBuild() Build {
+	s := k.snapshot()
+	return Build{Version: s.Version, SHA256: s.SHA256, Path: s.Path}
 }
 
 // begin returns the context of the next life and of the rest after it, which ends with ctx or when Restart is called.
@@ -92,16 +112,24 @@ func (k *keeper) end() {
 }
 
 // startAgain ends what the plugin is doing, be it starting, running or resting.
-func (k *keeper) startAgain() {
+func (k *keeper) startAgain(by string) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.cut != nil { // else its first start is yet to come
+	switch {
+	case k.trial != nil:
+		return k.trial.busy(k.name, k.options.Now())
+	case k.paused != "":
+		return sdk.Errorf(sdk.CodeUnavailable, "plugin %s is stopped: %s", k.name, k.paused)
+	case k.cut != nil: // else its first start is yet to come
 		k.cut(errRestart)
+		go k.record(Event{Kind: WasRestarted, By: by, From: Build{Version: k.status.Version, SHA256: k.status.SHA256, Path: k.status.Path}})
 	}
+	return nil
 }
 
-// rest waits before the next start: for wait, or where that is 0 until life ends.
-func (k *keeper) rest(life context.Context, wait time.Duration, reason error) {
+// rest waits before the next start: for wait, or where that is 0 until life ends. It returns the process that a swap has
+// started meanwhile, if one did.
+func (k *keeper) rest(life context.Context, wait time.Duration, reason error) *generation {
 	var over <-chan time.Time
 	state := Quarantined
 	if wait > 0 {
@@ -110,9 +138,21 @@ func (k *keeper) rest(life context.Context, wait time.Duration, reason error) {
 		over, state = timer.C, BackingOff
 	}
 	k.set(state, reason.Error(), func(s *Status) { s.PID = 0 })
-	select {
-	case <-life.Done():
-	case <-over:
+	for {
+		select {
+		case <-life.Done():
+			return nil
+		case <-over:
+			return nil
+		case a := <-k.asks:
+			if g := k.swapDead(life, a); g != nil && life.Err() == nil {
+				return g
+			} else if g != nil {
+				k.drop(life, g)
+				return nil
+			}
+			k.set(state, reason.Error(), nil)
+		}
 	}
 }
 
@@ -126,40 +166,26 @@ func permanent(err error) bool {
 }
 
 // live is one life of the plugin: it returns when the process is gone, with the reason; after ctx ended, that is any.
-func (k *keeper) live(ctx context.Context, socketDir string, bin *binary) error {
-	if err := bin.stage(k.options.StoreDir, k.spec.Path); err != nil {
-		return err
+// g is the process to use; nil: it is started. bin is the build of the last life, if there was one that stays.
+func (k *keeper) live(ctx context.Context, g *generation, bin *binary, fresh bool) (err error) {
+	if g == nil {
+		if !bin.intact() {
+			if *bin, err = k.choose(fresh); err != nil {
+				*bin = binary{}
+				return err
+			}
+		}
+		k.mu.Lock()
+		spec, sockets := k.spec, k.sockets
+		k.status.Path, k.status.SHA256 = bin.origin, bin.sum
+		k.mu.Unlock()
+		if g, err = k.start(ctx, spec, *bin, sockets); err != nil {
+			return err
+		}
 	}
-	if want := k.spec.SHA256; want != "" && !strings.EqualFold(want, bin.sum) {
-		sum := bin.sum
-		*bin = binary{} // what lies there is read anew when it is asked for again
-		return sdk.Errorf(sdk.CodeInvalid, "the binary at %s is not the one that is configured: its SHA-256 is %s, want %s; it was not run", k.spec.Path, sum, want)
-	}
-	starting, cancel := context.WithTimeout(ctx, k.options.StartTimeout)
-	defer cancel()
-	process, err := rpc.Start(starting, rpc.Command{
-		Name: k.spec.Name, Path: bin.path, Origin: k.spec.Path, Env: k.spec.Env, SocketDir: socketDir, Sockets: k.sockets,
-		Timeout: k.options.StartTimeout, CallTimeout: k.options.CallTimeout, Log: k.options.Log,
-	})
-	if err != nil {
-		return err
-	}
-	up, err := k.probe(starting, process)
-	if err != nil {
-		process.Kill()
-		return err
-	}
-	return k.watch(ctx, process, up, bin.sum)
-}
-
-// hungError says that a process worked on one batch for too long.
-type hungError struct {
-	call   string
-	lasted time.Duration
-}
-
-func (e *hungError) Error() string {
-	return fmt.Sprintf("%s had been running for %s", e.call, e.lasted.Round(time.Millisecond))
+	g, err = k.serve(ctx, g)
+	*bin = g.bin
+	return err
 }
 
 func stateOf(h rpc.Health) State {
@@ -169,149 +195,94 @@ func stateOf(h rpc.Health) State {
 	return Unhealthy
 }
 
-// watch tells the observer of the instance, and returns when its process is gone.
-func (k *keeper) watch(ctx context.Context, process *rpc.Process, up *probed, sum string) error {
+// serve tells the observer of the process, and returns when it is gone, or the one that a swap put in its place.
+func (k *keeper) serve(ctx context.Context, g *generation) (*generation, error) {
 	using, release := context.WithCancel(ctx)
-	defer release()
-	if err := k.options.Observer.PluginUp(using, up.instance); err != nil {
+	g.release = release
+	k.point(g, nil)
+	if err := k.options.Observer.PluginUp(using, g.instance); err != nil {
 		release()
-		k.options.Observer.PluginDown(up.instance, err)
-		k.stop(ctx, process)
-		return sdk.Errorf(sdk.CodeOf(err), "the host can not use plugin %s: %w", k.spec.Name, err)
+		k.options.Observer.PluginDown(g.instance, err)
+		k.stop(ctx, g)
+		return g, sdk.Errorf(sdk.CodeOf(err), "the host can not use plugin %s: %w", k.name, err)
 	}
-	k.set(stateOf(up.health), up.health.String(), func(s *Status) {
-		s.PID, s.SHA256, s.Version, s.Transport = process.PID(), sum, up.info.Version, up.info.Transport
+	k.prove(g)
+	k.use(g)
+	k.log.Info("plugin is up", "pid", g.process.PID(), "version", g.info.Version, "sha256", g.bin.sum)
+	for {
+		select {
+		case a := <-k.asks:
+			g = k.swap(ctx, g, a)
+		case <-ctx.Done():
+			g.release()
+			k.use(nil)
+			k.options.Observer.PluginDown(g.instance, nil)
+			k.stop(ctx, g)
+			k.set(Stopped, "", func(s *Status) { s.PID = 0 })
+			return g, nil
+		case <-g.ended:
+			g.release()
+			k.use(nil)
+			k.options.Observer.PluginDown(g.instance, g.reason)
+			return g, g.reason
+		}
+	}
+}
+
+// use makes g the process that the status is of; nil: none is.
+func (k *keeper) use(g *generation) {
+	k.mu.Lock()
+	k.current = g
+	k.mu.Unlock()
+	if g == nil {
+		return
+	}
+	k.set(stateOf(g.health), g.health.String(), func(s *Status) {
+		s.PID, s.SHA256, s.Path, s.Version, s.Transport = g.process.PID(), g.bin.sum, g.bin.origin, g.info.Version, g.info.Transport
 		s.Models = nil
-		for _, d := range up.info.Models {
+		for _, d := range g.info.Models {
 			s.Models = append(s.Models, d.Model)
 		}
 	})
-	k.log.Info("plugin is up", "pid", process.PID(), "version", up.info.Version, "sha256", sum)
-	reason := k.untilEnd(ctx, process)
-	release()
-	if ctx.Err() != nil {
-		k.options.Observer.PluginDown(up.instance, nil)
-		k.stop(ctx, process)
-		return reason
-	}
-	process.Kill()
-	k.options.Observer.PluginDown(up.instance, reason)
-	return reason
 }
 
-// untilEnd checks the plugin's health until its process ends, hangs (a defect of the plugin: it is killed), or should.
-func (k *keeper) untilEnd(ctx context.Context, process *rpc.Process) error {
-	tick := time.NewTicker(k.options.HealthInterval)
-	defer tick.Stop()
-	misses := 0
-	for {
+// feels takes in how a process says that it is.
+func (k *keeper) feels(g *generation, health rpc.Health) {
+	k.mu.Lock()
+	current := k.current == g
+	k.mu.Unlock()
+	if current {
+		k.set(stateOf(health), health.String(), nil)
+	}
+	if !health.OK && g.health.OK {
 		select {
-		case <-ctx.Done():
-			return nil
-		case <-process.Done():
-			return sdk.Errorf(sdk.CodeUnavailable, "process %d ended: %s", process.PID(), process.Reason())
-		case <-tick.C:
-		}
-		asking, cancel := context.WithTimeout(ctx, k.options.HealthTimeout)
-		health, err := process.Client().Health(asking)
-		cancel()
-		switch {
-		case ctx.Err() != nil:
-		case err == nil && health.Oldest > k.options.CallTimeout:
-			process.Kill()
-			hung := &hungError{health.OldestCall, health.Oldest}
-			return sdk.Errorf(sdk.CodeUnavailable, "process %d hung: %w; that is a defect of the plugin", process.PID(), hung)
-		case err == nil:
-			misses = 0
-			k.set(stateOf(health), health.String(), nil)
-		default:
-			misses++
-			k.log.Warn("plugin did not answer its health call", "misses", misses, "of", k.options.HealthMisses, "error", err)
-		}
-		if misses >= k.options.HealthMisses {
-			process.Kill()
-			return sdk.Errorf(sdk.CodeUnavailable, "process %d hung: it did not answer %d health calls of %s each", process.PID(), misses, k.options.HealthTimeout)
+		case g.sick <- sdk.Errorf(sdk.CodeUnavailable, "it says that it is not well: %s", health):
+		default: // it has been said
 		}
 	}
 }
 
-// stop ends a process that still works. ctx may have ended.
-func (k *keeper) stop(ctx context.Context, process *rpc.Process) {
+// prove remembers that the host can use a build.
+func (k *keeper) prove(g *generation) {
+	err := k.choices.change(k.name, g.spec.Path, func(c *choice) { c.proved(pick{SHA256: g.bin.sum, Path: g.bin.origin}) })
+	if err != nil {
+		k.log.Warn("after a restart of the host another build may be started", "reason", err)
+	}
+}
+
+// stop ends a process that still works, or is gone already. ctx may have ended.
+func (k *keeper) stop(ctx context.Context, g *generation) {
 	draining, cancel := context.WithTimeout(context.WithoutCancel(ctx), k.options.DrainTimeout)
 	defer cancel()
-	if err := process.Stop(draining); err != nil {
-		k.log.Warn("plugin did not stop cleanly", "reason", err)
+	if err := g.process.Stop(draining); err != nil && !g.gone() {
+		k.log.Warn("plugin did not stop cleanly", "pid", g.process.PID(), "reason", err)
 	}
-	k.set(Stopped, "", func(s *Status) { s.PID = 0 })
+	<-g.ended
 }
 
-// probed is what probe found.
-type probed struct {
-	instance *Instance
-	info     rpc.Info
-	health   rpc.Health
-}
-
-// probe asks the plugin what it serves, checks that this is what the configuration expects, and configures it.
-func (k *keeper) probe(ctx context.Context, process *rpc.Process) (*probed, error) {
-	client := process.Client()
-	info, err := client.Info(ctx)
-	if err != nil {
-		return nil, err
-	}
-	if err := k.expected(info); err != nil {
-		return nil, err
-	}
-	instance := &Instance{Name: k.spec.Name, PID: process.PID()}
-	for _, d := range info.Models {
-		m := client.Model(d)
-		if err := k.configure(ctx, m, d.Model); err != nil {
-			return nil, err
-		}
-		instance.Models = append(instance.Models, Model{Description: d, Server: m})
-	}
-	if info.Transport != "" {
-		instance.Transport = client.Transport(info.Transport)
-		if err := k.configure(ctx, instance.Transport, ""); err != nil {
-			return nil, err
-		}
-	}
-	health, err := client.Health(ctx)
-	return &probed{instance, info, health}, err
-}
-
-func (k *keeper) configure(ctx context.Context, target any, model sdk.ModelName) error {
-	c, ok := target.(sdk.Configurable)
-	if !ok {
-		return nil
-	}
-	what := "transport " + k.spec.Transport
-	if model != "" {
-		what = "model " + string(model)
-	}
-	if err := c.Configure(ctx, k.spec.Config[model]); err != nil {
-		return sdk.Errorf(sdk.CodeOf(err), "configure %s: %w", what, err)
-	}
-	return nil
-}
-
-// expected checks that the plugin serves what the configuration says it does.
-func (k *keeper) expected(info rpc.Info) error {
-	serves := func(model sdk.ModelName) bool {
-		return slices.ContainsFunc(info.Models, func(d sdk.Description) bool { return d.Model == model })
-	}
-	for _, model := range k.spec.Models {
-		if !serves(model) {
-			return sdk.Errorf(sdk.CodeInvalid, "the plugin at %s does not serve model %q; is it the right binary?", k.spec.Path, model)
-		}
-	}
-	for model := range k.spec.Config {
-		if model != "" && !serves(model) {
-			return sdk.Errorf(sdk.CodeInvalid, "there is configuration for model %q, which the plugin at %s does not serve", model, k.spec.Path)
-		}
-	}
-	if k.spec.Transport != "" && info.Transport != k.spec.Transport {
-		return sdk.Errorf(sdk.CodeInvalid, "the plugin at %s serves transport %q, not %q; is it the right binary?", k.spec.Path, info.Transport, k.spec.Transport)
-	}
-	return nil
+// pausedNow says why the plugin is not to run; empty: it is to run.
+func (k *keeper) pausedNow() string {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.paused
 }

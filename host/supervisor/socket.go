@@ -19,31 +19,46 @@ const maxRuntimePath = 60
 
 // openSockets opens the listening sockets that the plugins accept on. They stay open while a plugin is away: peers
 // wait in the queue. Where descriptors can not be passed on, the plugin opens its socket by itself.
-func openSockets(ctx context.Context, plugins []*keeper) (open []net.Listener, err error) {
-	if runtime.GOOS == "windows" {
-		return nil, nil
-	}
+func openSockets(ctx context.Context, plugins []*keeper) error {
 	for _, k := range plugins {
-		if k.spec.Listen == "" {
-			continue
-		}
-		var config net.ListenConfig
-		l, err := config.Listen(ctx, "tcp", k.spec.Listen)
-		if errors.Is(err, syscall.EADDRINUSE) {
-			return open, sdk.Errorf(sdk.CodeUnavailable, "%s: listen on %s: another program uses that port; choose another or stop it: %w", k.spec.Name, k.spec.Listen, err)
-		}
+		sockets, err := openSocket(ctx, k.specNow())
 		if err != nil {
-			return open, sdk.Errorf(sdk.CodeInvalid, "%s: listen on %q: %w", k.spec.Name, k.spec.Listen, err)
+			return err
 		}
-		open = append(open, l)
-		k.sockets = []rpc.Socket{{Address: k.spec.Listen, Listener: l.(*net.TCPListener)}} //nolint:forcetypeassert // "tcp"
+		k.mu.Lock()
+		k.sockets = sockets
+		k.mu.Unlock()
 	}
-	return open, nil
+	return nil
 }
 
-func closeSockets(sockets []net.Listener) {
-	for _, l := range sockets {
-		_ = l.Close() // nothing is accepted on it here
+// openSocket opens the socket of one plugin, if it has one.
+func openSocket(ctx context.Context, spec Spec) ([]rpc.Socket, error) {
+	if spec.Listen == "" || runtime.GOOS == "windows" {
+		return nil, nil
+	}
+	var config net.ListenConfig
+	l, err := config.Listen(ctx, "tcp", spec.Listen)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return nil, sdk.Errorf(sdk.CodeUnavailable, "%s: listen on %s: another program uses that port; choose another or stop it: %w", spec.Name, spec.Listen, err)
+	}
+	if err != nil {
+		return nil, sdk.Errorf(sdk.CodeInvalid, "%s: listen on %q: %w", spec.Name, spec.Listen, err)
+	}
+	return []rpc.Socket{{Address: spec.Listen, Listener: l.(*net.TCPListener)}}, nil //nolint:forcetypeassert // "tcp"
+}
+
+func (k *keeper) closeSockets() {
+	k.mu.Lock()
+	sockets := k.sockets
+	k.sockets = nil
+	k.mu.Unlock()
+	closeAll(sockets)
+}
+
+func closeAll(sockets []rpc.Socket) {
+	for _, s := range sockets {
+		_ = s.Listener.Close() // nothing is accepted on it here
 	}
 }
 

@@ -19,25 +19,18 @@ const incoming = "incoming-"
 
 // binary is a plugin's binary in the store, where nobody changes it: <store>/sha256/<sum>/<name>.
 type binary struct {
-	path string
-	sum  string // SHA-256, in hexadecimal; empty: not staged yet
+	path   string
+	sum    string // SHA-256, in hexadecimal; empty: not staged yet
+	origin string // where it was taken from
 }
 
-// stage copies the binary at source into the store, or, once it has been staged, checks that it is still the same:
-// a restart after a crash runs what ran before, whatever happened to source.
-func (b *binary) stage(store, source string) error {
-	if b.sum != "" {
-		sum, err := hashOf(b.path)
-		if err == nil && sum == b.sum {
-			return nil
-		}
+// intact reports whether the copy in the store is still what it was.
+func (b binary) intact() bool {
+	if b.sum == "" {
+		return false
 	}
-	staged, err := stage(store, source)
-	if err != nil {
-		return err
-	}
-	*b = staged
-	return nil
+	sum, err := hashOf(b.path)
+	return err == nil && sum == b.sum
 }
 
 // stage returns source's copy in the store. The sum is of the bytes copied, so what is run is what was summed.
@@ -70,7 +63,7 @@ func stage(store, source string) (_ binary, err error) {
 	if err = errors.Join(err, temp.Chmod(0o555), temp.Close()); err != nil {
 		return binary{}, fmt.Errorf("copy %s to the plugin store: %w", source, err)
 	}
-	b := binary{sum: hex.EncodeToString(hash.Sum(nil))}
+	b := binary{sum: hex.EncodeToString(hash.Sum(nil)), origin: source}
 	dir := filepath.Join(root, b.sum)
 	b.path = filepath.Join(dir, filepath.Base(source))
 	if there, err := hashOf(b.path); err == nil && there == b.sum {
@@ -85,10 +78,13 @@ func stage(store, source string) (_ binary, err error) {
 	return b, nil
 }
 
-// sweep removes from the store what none of sources would be staged as now: builds of the past, plugins that are no
+// sweep removes from the store what is not among kept and what none of sources would be staged as now: builds of the past, plugins that are no
 // longer configured, and copies that a host which was killed did not finish. Call it before anything is staged.
-func sweep(store string, sources []string) error {
+func sweep(store string, sources, kept []string) error {
 	wanted := make(map[string]bool)
+	for _, sum := range kept {
+		wanted[sum] = true
+	}
 	for _, source := range sources {
 		if info, err := os.Stat(source); err != nil || !info.Mode().IsRegular() {
 			continue // staging says what is wrong with it
@@ -96,6 +92,10 @@ func sweep(store string, sources []string) error {
 		if sum, err := hashOf(source); err == nil {
 			wanted[sum] = true
 		}
+	}
+	left, _ := filepath.Glob(filepath.Join(store, incoming+"*")) // the pattern is well formed
+	for _, path := range left {
+		_ = os.Remove(path) // a choice that was being written
 	}
 	root := filepath.Join(store, "sha256")
 	entries, err := os.ReadDir(root)

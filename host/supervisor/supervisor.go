@@ -1,20 +1,22 @@
 // Package supervisor owns the plugin processes of a host: it stages their binaries, starts and probes them, watches
-// their health, restarts those that crash, and stops them all.
+// their health, restarts those that crash, replaces them with other builds, and stops them all.
 //
 // It promises that no process outlives Run, that one bad plugin never stops the others, that a plugin which keeps
-// failing is left alone and named (quarantined), and that a listening socket stays open while the plugin that serves
-// it is away. It leaves to its observer what the plugins are used for.
+// failing is left alone and named (quarantined), that a listening socket stays open while the plugin that serves it is
+// away, and that a plugin is replaced while it works: the new process is started beside the old one and proved before it
+// takes over, and the old one stays ready until the new one has shown for a while that it works. It leaves to its observer
+// what the plugins are used for.
 package supervisor
 
 import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/starling-sync/starling/sdk"
 	"github.com/starling-sync/starling/sdk/rpc"
@@ -28,6 +30,7 @@ type Spec struct {
 	Models    []sdk.ModelName                   // that it must serve; it may serve more
 	Transport string                            // that it must serve; empty: none
 	Config    map[sdk.ModelName]json.RawMessage // config blocks by model; the transport's under ""
+	Address   string                            // where the transport is asked to listen; empty: it only dials
 	Listen    string                            // host:port of a TCP socket that the host owns and the plugin accepts on; empty: none
 	Env       []string                          // added to the process's environment
 }
@@ -51,30 +54,36 @@ type Status struct {
 	State     State
 	PID       int       // 0 if no process runs
 	Since     time.Time // of the state
-	Restarts  int       // since Run began, those asked for among them
+	Restarts  int       // since Run began, those asked for among them; swaps are none
 	Reason    string    // why it is not running, or not well
+	Swap      string    // what the swap under way is doing; empty: there is none
 	Version   string    // of the build, as it says itself
-	Path      string    // as configured
+	Path      string    // where the build was taken from, or will be
 	SHA256    string    // of the binary that runs, in hexadecimal
 	Models    []sdk.ModelName
 	Transport string
 }
 
-// Instance is one life of a plugin process that has been probed and configured.
+// Instance is one process of a plugin that has been probed and configured.
 type Instance struct {
 	Name      string
 	PID       int
+	Version   string // of the build, as it says itself
 	Models    []Model
-	Transport sdk.Transport // nil if it serves none; Listen with Spec.Listen and no listener uses the host's socket
+	Transport sdk.Transport // nil if it serves none; Listen with Address and no listener uses the host's socket
+	Address   string        // of its Spec
 }
 
-// Model is a model that an instance serves. Server is an sdk.Source too if Description.Source.
+// Model is a model that an instance serves. Server is the same for every instance of a plugin: its calls go to the
+// process that serves the model now. Source is this instance's own, nil unless Description.Source.
 type Model struct {
 	Description sdk.Description
 	Server      sdk.ModelServer
+	Source      sdk.Source
 }
 
-// Observer is told when plugins come and go. Calls about one plugin come one after another, an Up before each Down.
+// Observer is told when plugins come and go. Calls about one plugin come one after another: an Up before each Down, and
+// between them a Check, and a Switch after it, for each swap, and a Settled or another Switch (back) after that.
 type Observer interface {
 	// PluginUp says that an instance can be used until ctx ends. It returns soon; what it starts ends with ctx. An
 	// error says that the host can not use this plugin: it is stopped. By the error's code it is started again later,
@@ -82,6 +91,14 @@ type Observer interface {
 	PluginUp(ctx context.Context, p *Instance) error
 	// PluginDown says that the instance is gone, or about to be stopped (then reason is nil).
 	PluginDown(p *Instance, reason error)
+	// PluginCheck returns why to can not take the place of from. It changes nothing.
+	PluginCheck(ctx context.Context, from, to *Instance) error
+	// PluginSwitch has to, which can be used until ctx ends, take the place of from, which may be dead. It returns when
+	// nothing new goes to from and what from carries is told to end; then from stays, unused. After an error from is in
+	// use as before. A switch back (a rollback) is a PluginSwitch too.
+	PluginSwitch(ctx context.Context, from, to *Instance) error
+	// PluginSettled says that there is no way back from the last switch any more. After an error it is switched back.
+	PluginSettled(ctx context.Context, p *Instance) error
 }
 
 // Options configures a Supervisor. Zero durations and counts stand for the defaults.
@@ -89,7 +106,8 @@ type Options struct {
 	Log      hclog.Logger
 	Observer Observer
 	Now      func() time.Time
-	StoreDir string // the content-addressed store of binaries; made if missing. It belongs to this host alone, and is swept
+	Record   func(Event) // is told what happens, in order for each plugin; it may block for a moment. nil: nobody is
+	StoreDir string      // the content-addressed store of binaries; made if missing. It belongs to this host alone, and is swept
 	// RuntimeDir is for sockets between host and plugins. It belongs to this host alone, and is emptied.
 	RuntimeDir string
 
@@ -103,6 +121,10 @@ type Options struct {
 	MaxBackoff     time.Duration // 30 s
 	Budget         int           // restarts within BudgetWindow, 5; one more quarantines
 	BudgetWindow   time.Duration // 10 min
+
+	WatchInterval time.Duration // as HealthInterval, of a process that a swap watches; 1 s
+	WatchTimeout  time.Duration // as HealthTimeout, likewise; 2 s
+	WatchCallTime time.Duration // as CallTimeout, likewise; 10 s. The one before then decides
 }
 
 func (o *Options) setDefaults() {
@@ -110,6 +132,7 @@ func (o *Options) setDefaults() {
 		&o.StartTimeout: 30 * time.Second, &o.HealthInterval: 5 * time.Second, &o.HealthTimeout: 5 * time.Second,
 		&o.DrainTimeout: 5 * time.Second, &o.MinBackoff: 500 * time.Millisecond, &o.MaxBackoff: 30 * time.Second,
 		&o.CallTimeout: 2 * time.Minute, &o.BudgetWindow: 10 * time.Minute,
+		&o.WatchInterval: time.Second, &o.WatchTimeout: 2 * time.Second, &o.WatchCallTime: 10 * time.Second,
 	} {
 		if *d == 0 {
 			*d = v
@@ -126,29 +149,70 @@ func (o *Options) setDefaults() {
 // Supervisor runs plugins. Its methods may be called at once.
 type Supervisor struct {
 	options Options
+
+	mu      sync.Mutex
 	plugins []*keeper
+	running *running // nil before Run and after it
+	wait    sync.WaitGroup
+}
+
+// running is what keepers need while Run runs.
+type running struct {
+	ctx       context.Context //nolint:containedctx // of Run
+	socketDir string
+	choices   *choices
 }
 
 // New returns a supervisor of specs. It starts nothing.
 func New(options Options, specs []Spec) (*Supervisor, error) {
 	options.setDefaults()
 	s := &Supervisor{options: options}
-	names := make(map[string]bool)
 	for _, spec := range specs {
-		if names[spec.Name] {
+		if s.find(spec.Name) != nil {
 			return nil, sdk.Errorf(sdk.CodeInvalid, "plugin %q is configured twice", spec.Name)
 		}
-		names[spec.Name] = true
 		s.plugins = append(s.plugins, newKeeper(&s.options, spec))
 	}
 	return s, nil
 }
 
+// find returns the keeper of a plugin; nil if there is none. The caller holds mu, or is New.
+func (s *Supervisor) find(name string) *keeper {
+	for _, k := range s.plugins {
+		if k.name == name {
+			return k
+		}
+	}
+	return nil
+}
+
+// keeperOf returns the keeper of a plugin, or an error for people.
+func (s *Supervisor) keeperOf(name string) (*keeper, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if k := s.find(name); k != nil {
+		return k, nil
+	}
+	return nil, sdk.Errorf(sdk.CodeNotFound, "there is no plugin %q; starling plugin list names them", name)
+}
+
+// all returns the keepers, in the order in which they were configured.
+func (s *Supervisor) all() []*keeper {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.plugins)
+}
+
 // Run opens the sockets, runs the plugins until ctx ends, and stops them. Its error says that a socket or a folder
 // could not be had; then nothing was started.
 func (s *Supervisor) Run(ctx context.Context) error {
-	sockets, err := openSockets(ctx, s.plugins)
-	defer closeSockets(sockets)
+	plugins := s.all()
+	err := openSockets(ctx, plugins)
+	defer func() {
+		for _, k := range s.all() {
+			k.closeSockets()
+		}
+	}()
 	if err != nil {
 		return err
 	}
@@ -157,27 +221,51 @@ func (s *Supervisor) Run(ctx context.Context) error {
 		return fmt.Errorf("folder for plugin sockets: %w", err)
 	}
 	defer remove()
-	var sources []string
-	for _, k := range s.plugins {
-		sources = append(sources, k.spec.Path)
+	choices, err := openChoices(s.options.StoreDir)
+	if err != nil {
+		s.options.Log.Warn("what is remembered of plugins' builds can not be read; the configured ones are started", "file", choices.path, "reason", err)
 	}
-	if err := sweep(s.options.StoreDir, sources); err != nil {
+	var sources []string
+	for _, k := range plugins {
+		sources = append(sources, k.specNow().Path)
+	}
+	if err := sweep(s.options.StoreDir, sources, choices.kept()); err != nil {
 		s.options.Log.Warn("old plugin binaries stay in the store", "dir", s.options.StoreDir, "reason", err)
 	}
-	var group errgroup.Group
+	s.mu.Lock()
+	s.running = &running{ctx: ctx, socketDir: dir, choices: choices}
 	for _, k := range s.plugins {
-		group.Go(func() error {
-			k.keep(ctx, dir)
-			return nil
-		})
+		s.start(k)
 	}
-	return group.Wait()
+	s.mu.Unlock()
+	<-ctx.Done()
+	s.mu.Lock()
+	s.running = nil
+	s.mu.Unlock()
+	s.wait.Wait()
+	return nil
 }
 
-// Status returns every plugin's state, in the order of New.
+// start has k keep its plugin until Run, or Remove, ends it. The caller holds mu, and running is set.
+func (s *Supervisor) start(k *keeper) {
+	ctx, cancel := context.WithCancel(s.running.ctx)
+	k.choices, k.cancel, k.socketDir = s.running.choices, cancel, s.running.socketDir
+	k.mu.Lock()
+	if remembered, same := k.choices.get(k.name, k.spec.Path); same {
+		k.paused = remembered.Paused
+	}
+	k.mu.Unlock()
+	s.wait.Go(func() {
+		defer cancel()
+		k.keep(ctx)
+	})
+}
+
+// Status returns every plugin's state, in the order of New and Add.
 func (s *Supervisor) Status() []Status {
-	out := make([]Status, 0, len(s.plugins))
-	for _, k := range s.plugins {
+	plugins := s.all()
+	out := make([]Status, 0, len(plugins))
+	for _, k := range plugins {
 		out = append(out, k.snapshot())
 	}
 	return out
@@ -186,57 +274,84 @@ func (s *Supervisor) Status() []Status {
 // Settled returns when every plugin has been tried: it has been up, or its first start has failed. It returns early,
 // with an error, when ctx ends. What waits for it waits for one start of the slowest plugin, StartTimeout at most.
 func (s *Supervisor) Settled(ctx context.Context) error {
-	for _, k := range s.plugins {
-		select {
-		case <-k.settled:
-		case <-ctx.Done():
-			return ctx.Err()
+	for _, k := range s.all() {
+		if err := k.tried(ctx); err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
-// Restart stages the plugin's binary anew and starts it again, with a fresh budget: after a quarantine, or to take up
-// a new build. What the plugin is doing, be it starting, running or waiting, ends first. It returns at once, and
-// Status tells the rest; before Run and after it there is nothing to do.
-func (s *Supervisor) Restart(name string) error {
-	for _, k := range s.plugins {
-		if k.spec.Name == name {
-			k.startAgain()
-			return nil
-		}
+// tried returns when the plugin has been up, or its first start has failed.
+func (k *keeper) tried(ctx context.Context) error {
+	select {
+	case <-k.settled:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
 	}
-	return sdk.Errorf(sdk.CodeNotFound, "there is no plugin %q; starling plugins lists them", name)
+}
+
+// Restart stages the plugin's binary anew and starts it again, with a fresh budget: after a quarantine, or to take up
+// a new build. What the plugin is doing, be it starting, running or waiting, ends first; a swap of it is an error. by
+// says who wants it, for people. It returns at once, and Status tells the rest; before Run and after it there is nothing
+// to do.
+func (s *Supervisor) Restart(name, by string) error {
+	k, err := s.keeperOf(name)
+	if err != nil {
+		return err
+	}
+	return k.startAgain(by)
 }
 
 // keeper keeps one plugin running.
 type keeper struct {
-	options *Options
-	spec    Spec
-	log     hclog.Logger
-	sockets []rpc.Socket // set by Run, before keep
+	options   *Options
+	name      string
+	log       hclog.Logger
+	choices   *choices           // set by start, as the next two
+	cancel    context.CancelFunc // ends keep
+	socketDir string
+	asks      chan *ask // taken by keep
 
 	once    sync.Once
 	settled chan struct{} // closed when the plugin has been up, or its first start has failed
+	ended   chan struct{} // closed when keep has returned
 
-	mu     sync.Mutex
-	status Status
-	life   context.Context         //nolint:containedctx // of the present life; nil before the first
-	cut    context.CancelCauseFunc // ends life
+	mu      sync.Mutex
+	spec    Spec
+	sockets []rpc.Socket // of spec
+	status  Status
+	life    context.Context         //nolint:containedctx // of the present life; nil before the first
+	cut     context.CancelCauseFunc // ends life
+	trial   *trial                  // the swap under way; nil: there is none
+	current *generation             // in use; nil: none is
+	paused  string                  // why it is not to run; empty: it is to run
+	routes  map[sdk.ModelName]*route
 }
 
 func newKeeper(options *Options, spec Spec) *keeper {
 	return &keeper{
-		options: options, spec: spec, log: options.Log.With("plugin", spec.Name),
-		settled: make(chan struct{}),
-		status:  Status{Name: spec.Name, State: Stopped, Path: spec.Path, Since: options.Now(), Models: spec.Models, Transport: spec.Transport},
+		options: options, name: spec.Name, spec: spec, log: options.Log.With("plugin", spec.Name),
+		asks: make(chan *ask), settled: make(chan struct{}), ended: make(chan struct{}), routes: make(map[sdk.ModelName]*route),
+		status: Status{Name: spec.Name, State: Stopped, Path: spec.Path, Since: options.Now(), Models: spec.Models, Transport: spec.Transport},
 	}
+}
+
+func (k *keeper) specNow() Spec {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.spec
 }
 
 func (k *keeper) snapshot() Status {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return k.status
+	status := k.status
+	if k.trial != nil {
+		status.Swap = k.trial.describe(k.options.Now())
+	}
+	return status
 }
 
 // set changes the status. change may be nil.
@@ -251,7 +366,7 @@ func (k *keeper) set(state State, reason string, change func(s *Status)) {
 		change(&k.status)
 	}
 	k.mu.Unlock()
-	if state != Starting && state != Stopped {
+	if state != Starting && (state != Stopped || reason != "") {
 		k.once.Do(func() { close(k.settled) })
 	}
 }

@@ -4,6 +4,7 @@ package supervisor
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -13,9 +14,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -31,11 +34,26 @@ import (
 const (
 	envMode = "SUPERVISOR_TEST_MODE"
 	envHost = "SUPERVISOR_TEST_HOST"
+	envSwap = "SUPERVISOR_TEST_SWAP"
+
+	envReplace = "SUPERVISOR_TEST_REPLACE"
 )
 
 func TestMain(m *testing.M) {
 	if rpc.StartedByHost() {
-		switch os.Getenv(envMode) {
+		switch mode() {
+		case "crash-start":
+			os.Exit(3)
+		case "crash-later":
+			time.AfterFunc(300*time.Millisecond, func() { os.Exit(4) })
+		case "stop-later":
+			time.AfterFunc(300*time.Millisecond, func() { _ = syscall.Kill(os.Getpid(), syscall.SIGSTOP) })
+		case "other-model":
+			rpc.Serve(model{name: "other"}, loopback{})
+			return
+		case "newer":
+			rpc.Serve(model{version: 2}, loopback{})
+			return
 		case "prints":
 			fmt.Println("hello from main")
 		case "hangs": // at its start
@@ -57,7 +75,7 @@ func TestMain(m *testing.M) {
 		return
 	}
 	if dir := os.Getenv(envHost); dir != "" {
-		hostMain(dir)
+		hostMain(dir, os.Getenv(envSwap))
 		return
 	}
 	goleak.VerifyTestMain(m)
@@ -66,12 +84,35 @@ func TestMain(m *testing.M) {
 // patience is when a test gives up; it decides nothing else.
 const patience = 30 * time.Second
 
+// mode is what the plugin of a test is to do: its binary's name says so, or the environment.
+func mode() string {
+	if bad := filepath.Base(os.Args[0]); bad == "note" && os.Getenv(envMode) == "" { // its end says, where its name can not
+		if text, err := os.ReadFile(os.Args[0]); err == nil && strings.HasSuffix(string(text), "crash-later") {
+			return "crash-later"
+		}
+	}
+	if name := filepath.Base(os.Args[0]); !strings.HasPrefix(name, "supervisor") {
+		name, _, _ = strings.Cut(name, ".")
+		return name
+	}
+	return os.Getenv(envMode)
+}
+
 // model is a model whose doc names its process, and that panics and takes configuration on request.
-type model struct{ child int }
+type model struct {
+	child   int
+	name    sdk.ModelName // empty: note
+	version uint32        // 0: 1
+}
 
 func (m model) Describe(context.Context) (sdk.Description, error) {
-	return sdk.Description{Model: "note", Version: 1, Ownership: sdk.DeviceOwned, Doc: strconv.Itoa(m.child)}, nil
+	return sdk.Description{
+		Model: cmp.Or(m.name, "note"), Version: cmp.Or(m.version, 1), Ownership: sdk.DeviceOwned, Doc: strconv.Itoa(m.child),
+	}, nil
 }
+
+// batches counts those of a process that fails at the hundredth.
+var batches atomic.Int64
 
 func (model) Configure(_ context.Context, config json.RawMessage) error {
 	if strings.Contains(string(config), "colour") {
@@ -85,8 +126,22 @@ func (model) ApplyStateChange(context.Context, sdk.StateChanges) (sdk.StateResul
 }
 
 func (model) ApplySharedChange(_ context.Context, in sdk.SharedChanges) (sdk.SharedResult, error) {
-	if len(in.Batch.Columns) > 0 {
-		<-make(chan struct{}) // hangs
+	if slices.Contains(in.Batch.Columns, "hang") {
+		<-make(chan struct{})
+	}
+	if mode := mode(); strings.Contains(mode, "hundredth") && batches.Add(1) == 100 {
+		switch mode {
+		case "crash-hundredth":
+			os.Exit(5)
+		case "panic-hundredth":
+			panic("boom")
+		case "hang-hundredth":
+			<-make(chan struct{})
+		case "wrong-hundredth":
+			return sdk.SharedResult{Refused: []sdk.Refusal{{Code: sdk.CodeInvalid, Message: "no"}}}, nil
+		case "refuse-hundredth":
+			return sdk.SharedResult{}, sdk.Errorf(sdk.CodeInvalid, "no")
+		}
 	}
 	return sdk.SharedResult{}, nil
 }
@@ -124,6 +179,9 @@ type watcher struct {
 
 	mu   sync.Mutex
 	deny []error // one for each coming PluginUp, until there are no more
+
+	check, settle error // answers
+	switches      [][2]int
 }
 
 func newWatcher() *watcher {
@@ -143,6 +201,25 @@ func (w *watcher) PluginUp(_ context.Context, p *Instance) error {
 }
 
 func (w *watcher) PluginDown(_ *Instance, reason error) { w.down <- reason }
+
+func (w *watcher) PluginCheck(_ context.Context, _, to *Instance) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.check
+}
+
+func (w *watcher) PluginSwitch(_ context.Context, from, to *Instance) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.switches = append(w.switches, [2]int{from.PID, to.PID})
+	return nil
+}
+
+func (w *watcher) PluginSettled(context.Context, *Instance) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.settle
+}
 
 func receive[T any](t *testing.T, ch <-chan T, what string) T {
 	t.Helper()
@@ -165,7 +242,7 @@ func options(tb testing.TB, dir string, observer Observer) Options {
 		Log: hclog.New(&hclog.LoggerOptions{Level: level, Output: os.Stderr}), Observer: observer, Now: time.Now,
 		StoreDir: filepath.Join(dir, "plugins"), RuntimeDir: filepath.Join(dir, "run"),
 		MinBackoff: time.Millisecond, MaxBackoff: 5 * time.Millisecond,
-		HealthInterval: 50 * time.Millisecond, HealthTimeout: 2 * time.Second, HealthMisses: 1,
+		HealthInterval: 50 * time.Millisecond, HealthTimeout: 2 * time.Second, HealthMisses: 1, WatchInterval: 50 * time.Millisecond, WatchCallTime: time.Second,
 	}
 }
 
@@ -340,11 +417,11 @@ func TestSupervisor_Quarantine(t *testing.T) {
 	if len(w.up) > 0 {
 		t.Fatal("started beyond its budget")
 	}
-	if err := s.Restart("note"); err != nil {
+	if err := s.Restart("note", "test"); err != nil {
 		t.Fatal(err)
 	}
 	receive(t, w.up, "up after Restart")
-	if err := s.Restart("nobody"); sdk.CodeOf(err) != sdk.CodeNotFound {
+	if err := s.Restart("nobody", "test"); sdk.CodeOf(err) != sdk.CodeNotFound {
 		t.Errorf("restart of nobody: %v", err)
 	}
 }
@@ -491,7 +568,7 @@ func TestSupervisor_Restart(t *testing.T) {
 				_, err := os.Stat(filepath.Join(dir, "ran"))
 				return s.Status()[0].State == each.state && (err == nil || each.script == "")
 			})
-			if err := errors.Join(os.Remove(spec.Path), os.Symlink(self, spec.Path), s.Restart("note")); err != nil {
+			if err := errors.Join(os.Remove(spec.Path), os.Symlink(self, spec.Path), s.Restart("note", "test")); err != nil {
 				t.Fatal(err)
 			}
 			if each.script == "" {
@@ -572,8 +649,9 @@ func TestSupervisor_PortInUse(t *testing.T) {
 	}
 }
 
-// hostMain is a host process: it prints its plugin's process id and goes on until it is killed.
-func hostMain(dir string) {
+// hostMain is a host process: it prints its plugin's process id, and the steps of a swap to another build if it is given
+// one, and goes on until it is killed.
+func hostMain(dir, swap string) {
 	w := newWatcher()
 	self, err := os.Executable()
 	if err != nil {
@@ -584,7 +662,29 @@ func hostMain(dir string) {
 	if err != nil {
 		panic(err)
 	}
-	go func() { fmt.Println((<-w.up).PID) }()
+	if swap != "" {
+		s, err = New(o, []Spec{{Name: "note", Path: filepath.Join(dir, "note")}})
+		if err != nil {
+			panic(err)
+		}
+	}
+	go func() {
+		fmt.Println((<-w.up).PID)
+		if swap == "" {
+			return
+		}
+		until := func() bool { return s.Status()[0].State == Running }
+		for !until() {
+			time.Sleep(time.Millisecond)
+		}
+		if bad := os.Getenv(envReplace); bad != "" {
+			if err := replaceFile(swap, bad); err != nil {
+				panic(err)
+			}
+		}
+		err := s.Swap(context.Background(), Swap{Name: "note", Path: swap, Soak: time.Hour}, func(step Step) { fmt.Println(step.Stage) })
+		fmt.Println("over", err)
+	}()
 	panic(s.Run(context.Background()))
 }
 

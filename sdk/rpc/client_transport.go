@@ -164,6 +164,9 @@ func (l *listenerClient) Accept() (sdk.Conn, error) {
 // Address implements sdk.Listener.
 func (l *listenerClient) Address() string { return l.address }
 
+// Shutdown stops taking connections, and returns at once. Accept returns those that were taken already, then an error.
+func (l *listenerClient) Shutdown() { _ = l.stream.CloseSend() } // a broken stream is closed too
+
 // Close implements io.Closer. It returns when the address is free, or a second later if the plugin does not answer.
 func (l *listenerClient) Close() error {
 	l.closing.Do(func() {

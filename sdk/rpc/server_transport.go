@@ -5,7 +5,9 @@ import (
 	"errors"
 	"io"
 	"net"
+	"slices"
 	"sync"
+	"time"
 
 	"google.golang.org/grpc"
 
@@ -91,6 +93,7 @@ func (s *server) accept(ctx context.Context, listener sdk.Listener, stream grpc.
 	room := make(chan struct{}, acceptedWaiting)
 	var announced []uint64
 	defer func() {
+		s.accepted.untilTaken(stream.Context(), slices.Clone(announced))
 		for _, id := range announced {
 			if c, ok := s.accepted.take(id); ok {
 				_ = c.Close()
@@ -114,6 +117,27 @@ func (s *server) accept(ctx context.Context, listener sdk.Listener, stream grpc.
 		}
 		if err := stream.Send(&rpcpb.ListenEvent{Id: id, Remote: text(conn.RemoteAddress())}); err != nil {
 			return err
+		}
+	}
+}
+
+// takeWait is for the host to take the connections that were accepted before the listener was closed.
+const takeWait = 500 * time.Millisecond
+
+// untilTaken returns when the host has taken the connections of ids, when ctx ends, or after takeWait: so a listener that
+// makes way for another loses none.
+func (a *acceptedConns) untilTaken(ctx context.Context, ids []uint64) {
+	giveUp := time.NewTimer(takeWait)
+	defer giveUp.Stop()
+	again := time.NewTicker(2 * time.Millisecond)
+	defer again.Stop()
+	for ids = a.still(ids); len(ids) > 0; ids = a.still(ids) {
+		select {
+		case <-again.C:
+		case <-giveUp.C:
+			return
+		case <-ctx.Done():
+			return
 		}
 	}
 }

@@ -1,0 +1,212 @@
+package supervisor
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+
+	"github.com/starling-sync/starling/sdk"
+)
+
+// choices remembers, over restarts of the host, which build of each plugin is in use: in one file of the store. A swap is
+// written down before its build is tried and after it has proved itself, so that a host which is killed at any moment
+// starts with a build that works.
+type choices struct {
+	path string
+
+	mu  sync.Mutex
+	all map[string]choice
+}
+
+// choice is what is remembered of one plugin. A choice counts as long as the configuration names the same path.
+type choice struct {
+	Source  string   `json:"source"`            // the path that was configured
+	Running pick     `json:"running"`           // the last build that proved itself
+	Before  pick     `json:"before,omitzero"`   // the one before it; empty: none is known
+	Trying  string   `json:"trying,omitempty"`  // SHA-256 of a build that has not proved itself yet
+	Refused []string `json:"refused,omitempty"` // SHA-256 of builds that failed; len <= maxRefused
+	Paused  string   `json:"paused,omitempty"`  // why it is not to run; empty: it is to run
+}
+
+// pick is a build in the store.
+type pick struct {
+	SHA256 string `json:"sha256"`
+	Path   string `json:"path"` // where it was taken from
+}
+
+// maxRefused bounds choice.Refused; the oldest goes.
+const maxRefused = 8
+
+// openChoices reads what the store remembers. An unreadable file is put aside: the configuration is enough to start with.
+func openChoices(store string) (*choices, error) {
+	c := &choices{path: filepath.Join(store, "choices.json"), all: map[string]choice{}}
+	text, err := os.ReadFile(c.path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return c, nil
+	}
+	if err == nil {
+		err = json.Unmarshal(text, &c.all)
+	}
+	if err != nil {
+		c.all = map[string]choice{}
+		return c, errors.Join(err, os.Rename(c.path, c.path+".damaged"))
+	}
+	return c, nil
+}
+
+// get returns what is remembered of a plugin, and whether that is of the build that is configured at source.
+func (c *choices) get(name, source string) (remembered choice, same bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	remembered = c.all[name]
+	return remembered, remembered.Source == source
+}
+
+// change has what is remembered of a plugin changed, durably. A choice for another source is forgotten first.
+func (c *choices) change(name, source string, change func(*choice)) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	next := c.all[name]
+	if next.Source != source {
+		next = choice{Source: source}
+	}
+	next.Refused = slices.Clone(next.Refused)
+	change(&next)
+	all := maps.Clone(c.all)
+	all[name] = next
+	if err := c.write(all); err != nil {
+		return sdk.Errorf(sdk.CodeUnavailable, "remember the build of plugin %s: %w", name, err)
+	}
+	c.all = all
+	return nil
+}
+
+// write replaces the file, so that it is the old one or the new one whenever the machine stops.
+func (c *choices) write(all map[string]choice) error {
+	text, err := json.MarshalIndent(all, "", "  ")
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(c.path), 0o700); err != nil {
+		return err
+	}
+	temp, err := os.CreateTemp(filepath.Dir(c.path), incoming+"*")
+	if err != nil {
+		return err
+	}
+	defer func() { _ = os.Remove(temp.Name()) }() // gone already if it was moved
+	_, err = temp.Write(append(text, '\n'))
+	if err = errors.Join(err, temp.Sync(), temp.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(temp.Name(), c.path); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(c.path))
+}
+
+// kept are the sums of the builds that a rollback or a restart may need.
+func (c *choices) kept() []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var sums []string
+	for _, each := range c.all {
+		sums = append(sums, each.Running.SHA256, each.Before.SHA256)
+	}
+	return sums
+}
+
+// proved notes that a build works: it is the one to run, and the one before is the way back.
+func (c *choice) proved(b pick) {
+	if c.Running.SHA256 != b.SHA256 {
+		c.Before = c.Running
+	}
+	c.Running, c.Trying = b, ""
+	c.Refused = slices.DeleteFunc(c.Refused, func(sum string) bool { return sum == b.SHA256 })
+}
+
+// failed notes that a build does not work.
+func (c *choice) failed(sum string) {
+	c.Trying = ""
+	if sum == c.Running.SHA256 || slices.Contains(c.Refused, sum) {
+		return
+	}
+	c.Refused = append(c.Refused, sum)
+	if over := len(c.Refused) - maxRefused; over > 0 {
+		c.Refused = slices.Delete(c.Refused, 0, over)
+	}
+}
+
+// distrusts reports whether a build was being tried when the host ended, or has failed.
+func (c *choice) distrusts(sum string) bool {
+	return sum != c.Running.SHA256 && (sum == c.Trying || slices.Contains(c.Refused, sum))
+}
+
+// in returns the build's copy in the store, if it is there unharmed.
+func (p pick) in(store string) (binary, bool) {
+	if p.SHA256 == "" {
+		return binary{}, false
+	}
+	b := binary{sum: p.SHA256, origin: p.Path, path: filepath.Join(store, "sha256", p.SHA256, filepath.Base(p.Path))}
+	sum, err := hashOf(b.path)
+	return b, err == nil && sum == p.SHA256
+}
+
+// choose returns the build to start. fresh: whoever asks wants what lies at its path now, whatever is remembered.
+func (k *keeper) choose(fresh bool) (binary, error) {
+	spec := k.specNow()
+	remembered, same := k.choices.get(k.name, spec.Path)
+	running, there := remembered.Running.in(k.options.StoreDir)
+	if !there || spec.SHA256 != "" && spec.SHA256 != running.sum {
+		return k.stage(spec.Path, spec.SHA256)
+	}
+	source := spec.Path
+	elsewhere := same && running.origin != spec.Path // by a swap to another path
+	if elsewhere {
+		source = running.origin
+	}
+	if elsewhere && !fresh {
+		return running, nil
+	}
+	staged, err := k.stage(source, spec.SHA256)
+	switch {
+	case err != nil && elsewhere:
+		k.log.Warn("the build that is in use is started again, since there is none where it was taken from", "path", source, "reason", err)
+		return running, nil
+	case err == nil && !fresh && remembered.distrusts(staged.sum):
+		k.log.Warn("the build at its path has failed before, or was not proved when the host ended; the last one that works is started",
+			"path", source, "failed", staged.sum, "sha256", running.sum)
+		return running, nil
+	}
+	return staged, err
+}
+
+// stage copies the binary at source into the store, and refuses one that has not the sum want, unless that is empty.
+func (k *keeper) stage(source, want string) (binary, error) {
+	b, err := stage(k.options.StoreDir, source)
+	if err != nil {
+		return binary{}, err
+	}
+	if want != "" && want != b.sum {
+		return binary{}, sdk.Errorf(sdk.CodeInvalid, "the binary at %s is not the one that is configured: its SHA-256 is %s, want %s; it was not run", source, b.sum, want)
+	}
+	return b, nil
+}
+
+func syncDir(dir string) error {
+	f, err := os.Open(dir) //nolint:gosec // the store's
+	if err != nil {
+		return err
+	}
+	defer func() { _ = f.Close() }()
+	if err := f.Sync(); err != nil {
+		return fmt.Errorf("sync %s: %w", dir, err)
+	}
+	return nil
+}

@@ -1,0 +1,242 @@
+package supervisor
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"github.com/starling-sync/starling/sdk"
+	"github.com/starling-sync/starling/sdk/rpc"
+)
+
+// generation is one process of a plugin, with what it was made from.
+type generation struct {
+	spec     Spec
+	bin      binary
+	sockets  []rpc.Socket
+	process  *rpc.Process
+	info     rpc.Info
+	health   rpc.Health // when it was probed
+	instance *Instance
+	serves   map[sdk.ModelName]*served
+
+	release context.CancelFunc // ends what uses it
+	watched atomic.Bool        // it is on trial: its health is asked for more often
+	wake    chan struct{}      // watched has changed; holds one
+	sick    chan error         // told once that it says it is not well; holds one
+	ended   chan struct{}      // closed when its process is gone; then reason says why
+	reason  error
+}
+
+func (g *generation) build() Build {
+	return Build{Version: g.info.Version, SHA256: g.bin.sum, Path: g.bin.origin}
+}
+
+// gone reports whether the process has ended.
+func (g *generation) gone() bool {
+	select {
+	case <-g.ended:
+		return true
+	default:
+		return false
+	}
+}
+
+// hungError says that a process worked on one batch for too long.
+type hungError struct {
+	call   string
+	lasted time.Duration
+}
+
+func (e *hungError) Error() string {
+	return fmt.Sprintf("%s had been running for %s", e.call, e.lasted.Round(time.Millisecond))
+}
+
+// start starts and probes a process, and has its health looked after until it ends.
+func (k *keeper) start(ctx context.Context, spec Spec, bin binary, sockets []rpc.Socket) (*generation, error) {
+	starting, cancel := context.WithTimeout(ctx, k.options.StartTimeout)
+	defer cancel()
+	process, err := rpc.Start(starting, rpc.Command{
+		Name: spec.Name, Path: bin.path, Origin: bin.origin, Env: spec.Env, SocketDir: k.socketDir, Sockets: sockets,
+		Timeout: k.options.StartTimeout, CallTimeout: k.options.CallTimeout, Log: k.options.Log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	g := &generation{
+		spec: spec, bin: bin, sockets: sockets, process: process, serves: make(map[sdk.ModelName]*served), release: func() {},
+		instance: &Instance{Name: spec.Name, PID: process.PID(), Address: spec.Address}, wake: make(chan struct{}, 1), sick: make(chan error, 1), ended: make(chan struct{}),
+	}
+	if err := k.probe(starting, g); err != nil {
+		process.Kill()
+		return nil, err
+	}
+	go k.watch(g)
+	return g, nil
+}
+
+// probe asks the plugin what it serves, checks that this is what the configuration expects, and configures it.
+func (k *keeper) probe(ctx context.Context, g *generation) (err error) {
+	client := g.process.Client()
+	if g.info, err = client.Info(ctx); err != nil {
+		return err
+	}
+	if err := g.spec.expects(g.info); err != nil {
+		return err
+	}
+	g.instance.Version = g.info.Version
+	for _, d := range g.info.Models {
+		m := client.Model(d)
+		if err := g.spec.configure(ctx, m, d.Model); err != nil {
+			return err
+		}
+		g.serves[d.Model] = &served{ModelServer: m}
+		source, _ := m.(sdk.Source)
+		g.instance.Models = append(g.instance.Models, Model{Description: d, Server: k.route(d.Model), Source: source})
+	}
+	if g.info.Transport != "" {
+		g.instance.Transport = client.Transport(g.info.Transport)
+		if err := g.spec.configure(ctx, g.instance.Transport, ""); err != nil {
+			return err
+		}
+	}
+	g.health, err = client.Health(ctx)
+	return err
+}
+
+func (s *Spec) configure(ctx context.Context, target any, model sdk.ModelName) error {
+	c, ok := target.(sdk.Configurable)
+	if !ok {
+		return nil
+	}
+	what := "transport " + s.Transport
+	if model != "" {
+		what = "model " + string(model)
+	}
+	if err := c.Configure(ctx, s.Config[model]); err != nil {
+		return sdk.Errorf(sdk.CodeOf(err), "configure %s: %w", what, err)
+	}
+	return nil
+}
+
+// expects checks that the plugin serves what the configuration says it does.
+func (s *Spec) expects(info rpc.Info) error {
+	serves := func(model sdk.ModelName) bool {
+		return slices.ContainsFunc(info.Models, func(d sdk.Description) bool { return d.Model == model })
+	}
+	for _, model := range s.Models {
+		if !serves(model) {
+			return sdk.Errorf(sdk.CodeInvalid, "the plugin at %s does not serve model %q; is it the right binary?", s.Path, model)
+		}
+	}
+	for model := range s.Config {
+		if model != "" && !serves(model) {
+			return sdk.Errorf(sdk.CodeInvalid, "there is configuration for model %q, which the plugin at %s does not serve", model, s.Path)
+		}
+	}
+	if s.Transport != "" && info.Transport != s.Transport {
+		return sdk.Errorf(sdk.CodeInvalid, "the plugin at %s serves transport %q, not %q; is it the right binary?", s.Path, info.Transport, s.Transport)
+	}
+	return nil
+}
+
+// route returns the pointer to whoever serves a model.
+func (k *keeper) route(model sdk.ModelName) *route {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	r := k.routes[model]
+	if r == nil {
+		r = &route{model: model, limit: k.options.WatchCallTime, fault: k.fault}
+		k.routes[model] = r
+	}
+	return r
+}
+
+// point has the calls of now's models go to now. While before is not nil, now is on trial.
+func (k *keeper) point(now, before *generation) {
+	for i := range now.instance.Models {
+		d := &now.instance.Models[i].Description
+		to := &target{now: now.serves[d.Model]}
+		if before != nil {
+			to.before = before.serves[d.Model]
+			to.alike = before.versionOf(d.Model) == d.Version
+		}
+		k.route(d.Model).to.Store(to)
+	}
+}
+
+func (g *generation) versionOf(model sdk.ModelName) uint32 {
+	for _, d := range g.info.Models {
+		if d.Model == model {
+			return d.Version
+		}
+	}
+	return 0
+}
+
+// onTrial says whether the process is being watched by a swap.
+func (g *generation) onTrial(yes bool) {
+	g.watched.Store(yes)
+	select {
+	case g.wake <- struct{}{}:
+	default: // it wakes anyway
+	}
+}
+
+// calls returns how many calls of its models are under way, and how many there have been.
+func (g *generation) calls() (underWay, total int64) {
+	for _, s := range g.serves {
+		underWay += s.calls.Load()
+		total += s.total.Load()
+	}
+	return underWay, total
+}
+
+// watch asks after the plugin's health until its process ends or hangs, which is a defect of the plugin: it is killed.
+func (k *keeper) watch(g *generation) {
+	defer close(g.ended)
+	misses := 0
+	for {
+		interval, timeout, callTime := k.options.HealthInterval, k.options.HealthTimeout, k.options.CallTimeout
+		if g.watched.Load() {
+			interval, timeout, callTime = k.options.WatchInterval, k.options.WatchTimeout, min(callTime, k.options.WatchCallTime)
+		}
+		if misses > 0 {
+			interval = 0
+		}
+		timer := time.NewTimer(interval)
+		select {
+		case <-g.process.Done():
+			timer.Stop()
+			g.reason = sdk.Errorf(sdk.CodeUnavailable, "process %d ended: %s", g.process.PID(), g.process.Reason())
+			return
+		case <-g.wake:
+			timer.Stop()
+			continue
+		case <-timer.C:
+		}
+		asking, cancel := context.WithTimeout(context.Background(), timeout)
+		health, err := g.process.Client().Health(asking)
+		cancel()
+		switch {
+		case err == nil && health.Oldest > callTime:
+			g.process.Kill()
+			hung := &hungError{health.OldestCall, health.Oldest}
+			g.reason = sdk.Errorf(sdk.CodeUnavailable, "process %d hung: %w; that is a defect of the plugin", g.process.PID(), hung)
+			return
+		case err == nil:
+			misses = 0
+			k.feels(g, health)
+		default:
+			misses++
+			k.log.Warn("plugin did not answer its health call", "pid", g.process.PID(), "misses", misses, "of", k.options.HealthMisses, "error", err)
+		}
+		if misses >= k.options.HealthMisses {
+			g.process.Kill()
+			g.reason = sdk.Errorf(sdk.CodeUnavailable, "process %d hung: it did not answer %d health calls of %s each", g.process.PID(), misses, timeout)
+			return
+		}
+	}
+}

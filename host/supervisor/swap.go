@@ -1,0 +1,538 @@
+package supervisor
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/starling-sync/starling/sdk"
+	"github.com/starling-sync/starling/sdk/rpc"
+)
+
+// Stage is how far a swap is. Its stages follow one another in this order; a swap ends with Done, Undone or an error.
+//
+//	staging -> starting -> switching -> draining -> watching -> done
+//	   |           |           |                        |
+//	   +-----------+-----------+-> refused              +-> rolled back
+type Stage string
+
+// The stages of a swap. Up to Switching the old process does all the work, and a build that is refused has never done any.
+const (
+	Staging   Stage = "staging"     // the binary is copied into the store and its checksum compared
+	Probing   Stage = "starting"    // its process starts beside the old one, is probed and configured
+	Switching Stage = "switching"   // new work goes to it
+	Draining  Stage = "draining"    // the old process finishes what it has
+	Watching  Stage = "watching"    // the old process stays ready
+	Done      Stage = "done"        // the old process is stopped
+	Undone    Stage = "rolled back" // the old process does the work again, the new one is stopped
+)
+
+// Swap asks for another build of a plugin, or another configuration of it.
+type Swap struct {
+	Name   string
+	Path   string        // of the binary; empty: the one where the build in use was taken from
+	SHA256 string        // that the binary must have; empty: the configuration says
+	Spec   *Spec         // the plugin's new configuration, where Path is a default; nil: it stays
+	Soak   time.Duration // how long the new process is watched
+	DryRun bool          // start and probe it, and say whether it would be let in
+	By     string        // who or what wants it, for people
+
+	back bool // to the build before the one in use
+}
+
+// Step is a stage that has been completed, for people.
+type Step struct {
+	Stage Stage
+	Text  string
+	Took  time.Duration
+}
+
+// ask is a Swap on its way to the keeper.
+type ask struct {
+	Swap
+	trial *trial
+	sum   string    // of the build that is tried; empty: none is yet
+	steps chan Step // never full: a swap has fewer steps
+	err   error     // set before trial.done is closed
+	began time.Time
+}
+
+// lastWords is how long a failed process is given to be found dead. Its calls go elsewhere already.
+const lastWords = 200 * time.Millisecond
+
+// maxSteps is more than a swap has.
+const maxSteps = 16
+
+// Swap puts another build of a plugin in its place while it works, and returns when that is done, refused or rolled
+// back; the latter two are errors that say why, and leave the plugin as it was. report is told of each step, by the
+// calling goroutine. When ctx ends Swap returns and the swap goes on.
+func (s *Supervisor) Swap(ctx context.Context, swap Swap, report func(Step)) error {
+	k, err := s.keeperOf(swap.Name)
+	if err != nil {
+		return err
+	}
+	return k.askFor(ctx, swap, report)
+}
+
+// Rollback puts the build before the one in use back in its place: at once if a swap is still watched, else by a swap.
+func (s *Supervisor) Rollback(ctx context.Context, swap Swap, report func(Step)) error {
+	k, err := s.keeperOf(swap.Name)
+	if err != nil {
+		return err
+	}
+	k.mu.Lock()
+	t := k.trial
+	k.mu.Unlock()
+	if t != nil {
+		select {
+		case t.undo <- cmp.Or(swap.By, "somebody"):
+		default: // somebody else wants it too
+		}
+		select {
+		case <-t.done:
+			report(Step{Stage: Undone, Text: "the swap under way was ended"})
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	swap.back = true
+	return k.askFor(ctx, swap, report)
+}
+
+func (k *keeper) askFor(ctx context.Context, swap Swap, report func(Step)) error {
+	a := &ask{Swap: swap, trial: newTrial(), steps: make(chan Step, maxSteps), began: time.Now()}
+	k.mu.Lock()
+	switch {
+	case k.trial != nil:
+		defer k.mu.Unlock()
+		return k.trial.busy(k.name, k.options.Now())
+	case k.paused != "":
+		defer k.mu.Unlock()
+		return sdk.Errorf(sdk.CodeUnavailable, "plugin %s is stopped: %s", k.name, k.paused)
+	case k.life == nil:
+		defer k.mu.Unlock()
+		return sdk.Errorf(sdk.CodeUnavailable, "plugin %s does not run yet", k.name)
+	}
+	k.trial = a.trial
+	k.mu.Unlock()
+	starting := time.NewTimer(2 * k.options.StartTimeout) // it starts already, which must end first
+	defer starting.Stop()
+	select {
+	case k.asks <- a:
+	case <-k.ended:
+		k.finish(a, sdk.Errorf(sdk.CodeUnavailable, "the host stops"))
+	case <-starting.C:
+		k.finish(a, sdk.Errorf(sdk.CodeUnavailable, "plugin %s is busy starting; try again", k.name))
+	}
+	for {
+		select {
+		case step := <-a.steps:
+			report(step)
+		case <-a.trial.done:
+			for len(a.steps) > 0 {
+				report(<-a.steps)
+			}
+			return a.err
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// enter notes that a swap begins its next stage, and reports the one before, unless text is empty.
+func (k *keeper) enter(a *ask, next, before Stage, text string) {
+	k.mu.Lock()
+	a.trial.at = next
+	k.mu.Unlock()
+	if text != "" {
+		a.steps <- Step{Stage: before, Text: text, Took: time.Since(a.began)}
+	}
+	a.began = time.Now()
+}
+
+// finish ends a swap for those who wait for it.
+func (k *keeper) finish(a *ask, err error) {
+	k.mu.Lock()
+	k.trial = nil
+	k.mu.Unlock()
+	a.err = err
+	close(a.trial.done)
+}
+
+// swapDead is swap where nothing runs: the new process is returned, if the host can use it, and is not watched, since
+// there is no way back.
+func (k *keeper) swapDead(ctx context.Context, a *ask) *generation {
+	if a.DryRun {
+		k.finish(a, sdk.Errorf(sdk.CodeUnavailable, "plugin %s does not run, so there is nothing to compare a build with", k.name))
+		return nil
+	}
+	to, err := k.candidate(ctx, a, nil)
+	if err != nil {
+		k.refuse(a, nil, to, err)
+		return nil
+	}
+	k.adopt(to)
+	k.record(Event{Kind: Swapped, By: a.By, Why: "nothing was running", To: to.build()})
+	a.steps <- Step{Stage: Done, Text: "it runs; nothing was running before, so it is not watched"}
+	k.finish(a, nil)
+	return to
+}
+
+// adopt makes the configuration that a process was started with the plugin's.
+func (k *keeper) adopt(to *generation) {
+	k.mu.Lock()
+	old := k.sockets
+	k.spec, k.sockets = to.spec, to.sockets
+	k.mu.Unlock()
+	if !sameSockets(old, to.sockets) {
+		closeAll(old)
+	}
+}
+
+func sameSockets(a, b []rpc.Socket) bool {
+	return len(a) == 0 && len(b) == 0 || len(a) > 0 && len(b) > 0 && a[0].Listener == b[0].Listener
+}
+
+// swap puts another process in the place of from, and returns the one that is in use afterwards, which may be dead.
+func (k *keeper) swap(ctx context.Context, from *generation, a *ask) *generation {
+	to, err := k.candidate(ctx, a, from)
+	if err != nil {
+		k.refuse(a, from, to, err)
+		return from
+	}
+	if a.DryRun {
+		k.drop(ctx, to)
+		a.steps <- Step{Stage: Done, Text: "it would be let in: " + plan(from, to, a.Soak)}
+		k.finish(a, nil)
+		return from
+	}
+	if err := k.switchTo(ctx, from, to, a); err != nil {
+		k.drop(ctx, to)
+		k.refuse(a, from, to, err)
+		return from
+	}
+	k.drain(ctx, from)
+	k.enter(a, Watching, Draining, "the old process, "+strconv.Itoa(from.process.PID())+", has finished its calls")
+	why, by := k.observe(ctx, from, to, a)
+	if why == nil && ctx.Err() == nil && !a.trial.failed.CompareAndSwap(false, true) {
+		why = <-a.trial.fault // at the last moment
+	}
+	if why == nil && ctx.Err() == nil {
+		if why = k.options.Observer.PluginSettled(ctx, to.instance); why == nil {
+			return k.keepNew(ctx, from, to, a)
+		}
+	}
+	if ctx.Err() != nil { // the host stops, and starts with the old one again
+		k.drop(ctx, from)
+		k.finish(a, sdk.Errorf(sdk.CodeUnavailable, "the host stops; at its next start the old build runs"))
+		return to
+	}
+	return k.rollBack(ctx, from, to, a, why, by)
+}
+
+// candidate stages, starts and checks the process that a swap asks for. Where it fails after the process was started, that
+// is stopped and returned with the error.
+func (k *keeper) candidate(ctx context.Context, a *ask, from *generation) (*generation, error) {
+	spec, bin, err := k.wanted(a, from)
+	if err != nil {
+		return nil, err
+	}
+	a.sum = bin.sum
+	if !a.DryRun {
+		if err := k.choices.change(k.name, k.specNow().Path, func(c *choice) { c.Trying = bin.sum }); err != nil {
+			return nil, err
+		}
+	}
+	k.enter(a, Probing, Staging, "staged sha256:"+bin.sum[:12])
+	sockets := k.sockets
+	if spec.Listen != k.specNow().Listen {
+		if sockets, err = openSocket(ctx, spec); err != nil {
+			return nil, err
+		}
+	}
+	to, err := k.probeBeside(ctx, a, from, spec, bin, sockets)
+	if err != nil {
+		if !sameSockets(sockets, k.sockets) {
+			closeAll(sockets)
+		}
+		return to, err
+	}
+	k.enter(a, Switching, Probing, fmt.Sprintf("started and probed: version %s, process %d", cmp.Or(to.info.Version, "unknown"), to.process.PID()))
+	return to, nil
+}
+
+// errEnded says why a swap ended that nobody found fault with.
+var errEnded = errors.New("the old process ended, or a rollback was asked for, before the switch")
+
+// probeBeside starts and checks a process, unless the old one ends or somebody wants it to stay.
+func (k *keeper) probeBeside(ctx context.Context, a *ask, from *generation, spec Spec, bin binary, sockets []rpc.Socket) (*generation, error) {
+	starting, cancel := context.WithCancel(ctx)
+	defer cancel()
+	if from != nil {
+		go func() {
+			select {
+			case <-from.ended:
+			case by := <-a.trial.undo:
+				a.trial.undo <- by
+			case <-starting.Done():
+			}
+			cancel()
+		}()
+	}
+	to, err := k.start(starting, spec, bin, sockets)
+	if err == nil && from != nil {
+		err = k.check(starting, from, to)
+	}
+	if starting.Err() != nil && ctx.Err() == nil {
+		err = sdk.Errorf(sdk.CodeUnavailable, "%w", errEnded)
+	}
+	if err != nil && to != nil {
+		k.drop(ctx, to)
+	}
+	return to, err
+}
+
+// wanted returns the configuration and the build that a swap asks for.
+func (k *keeper) wanted(a *ask, from *generation) (spec Spec, bin binary, err error) {
+	spec = k.specNow()
+	if a.Spec != nil {
+		spec = *a.Spec
+	}
+	want := cmp.Or(strings.ToLower(a.SHA256), spec.SHA256)
+	if spec.SHA256 != "" && want != spec.SHA256 {
+		return spec, bin, sdk.Errorf(sdk.CodeInvalid, "the configuration says that the build of %s has the SHA-256 %s; write the new one there, and: starling reload", k.name, spec.SHA256)
+	}
+	remembered, _ := k.choices.get(k.name, k.specNow().Path)
+	if a.back {
+		bin, there := remembered.Before.in(k.options.StoreDir)
+		if !there {
+			return spec, bin, sdk.Errorf(sdk.CodeNotFound, "no build of %s is known that ran before the one in use", k.name)
+		}
+		if spec.SHA256 != "" && bin.sum != spec.SHA256 {
+			return spec, bin, sdk.Errorf(sdk.CodeInvalid, "the configuration says that the build of %s has the SHA-256 %s, and the one before has not", k.name, spec.SHA256)
+		}
+		return spec, bin, nil
+	}
+	path := a.Path
+	switch {
+	case path != "":
+	case a.Spec != nil || from == nil:
+		path = spec.Path
+	default:
+		path = from.bin.origin
+	}
+	bin, err = k.stage(path, want)
+	return spec, bin, err
+}
+
+// check says why a probed process can not take the place of the one that runs.
+func (k *keeper) check(ctx context.Context, from, to *generation) error {
+	for _, d := range from.info.Models {
+		if to.versionOf(d.Model) == 0 {
+			return sdk.Errorf(sdk.CodeInvalid, "it does not serve model %q, which the running one serves", d.Model)
+		}
+	}
+	if !to.health.OK && from.health.OK {
+		return sdk.Errorf(sdk.CodeUnavailable, "it says that it is not well: %s", to.health)
+	}
+	return k.options.Observer.PluginCheck(ctx, from.instance, to.instance)
+}
+
+// plan says what a swap would do.
+func plan(from, to *generation, soak time.Duration) string {
+	text := fmt.Sprintf("sha256:%s version %s in place of sha256:%s version %s, watched for %s",
+		to.bin.sum[:12], cmp.Or(to.info.Version, "unknown"), from.bin.sum[:12], cmp.Or(from.info.Version, "unknown"), soak)
+	for _, d := range to.info.Models {
+		if was := from.versionOf(d.Model); was != d.Version {
+			text += fmt.Sprintf("; model %s from version %d to %d, from which there is no way back once it is done", d.Model, was, d.Version)
+		}
+	}
+	return text
+}
+
+// switchTo has new work go to the new process.
+func (k *keeper) switchTo(ctx context.Context, from, to *generation, a *ask) error {
+	k.mu.Lock()
+	a.trial.from, a.trial.to = from, to
+	k.mu.Unlock()
+	to.onTrial(true)
+	using, release := context.WithCancel(ctx)
+	to.release = release
+	k.point(to, from)
+	if err := k.options.Observer.PluginSwitch(using, from.instance, to.instance); err != nil {
+		k.point(from, nil)
+		release()
+		return err
+	}
+	from.release()
+	k.use(to)
+	k.enter(a, Draining, Switching, "switched")
+	return nil
+}
+
+// drain waits until the process has finished its calls, or for DrainTimeout. It stays ready.
+func (k *keeper) drain(ctx context.Context, from *generation) {
+	giveUp := time.NewTimer(k.options.DrainTimeout)
+	defer giveUp.Stop()
+	again := time.NewTicker(2 * time.Millisecond)
+	defer again.Stop()
+	for {
+		if underWay, _ := from.calls(); underWay == 0 {
+			return
+		}
+		select {
+		case <-again.C:
+		case <-giveUp.C:
+			return
+		case <-from.ended:
+			return
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// observe watches the new process for the time that was asked for. It returns why it has to give its place back, nil if it
+// need not, and who wants that.
+func (k *keeper) observe(ctx context.Context, from, to *generation, a *ask) (why error, by string) {
+	_, before := to.calls()
+	soak := time.NewTimer(a.Soak)
+	defer soak.Stop()
+	k.mu.Lock()
+	a.trial.until = k.options.Now().Add(a.Soak)
+	k.mu.Unlock()
+	fromEnded := from.ended
+	for {
+		select {
+		case <-ctx.Done():
+			return nil, ""
+		case why := <-a.trial.fault:
+			return why, ""
+		case why := <-to.sick:
+			return why, ""
+		case <-to.ended:
+			return to.reason, ""
+		case by := <-a.trial.undo:
+			return sdk.Errorf(sdk.CodeUnavailable, "a rollback was asked for"), by
+		case <-fromEnded:
+			k.log.Warn("the old process of a swap ended; there is no way back to it", "reason", from.reason)
+			k.point(to, nil)
+			fromEnded = nil
+		case <-soak.C:
+			_, calls := to.calls()
+			k.enter(a, Watching, Watching, fmt.Sprintf("watched for %s: %d calls, no fault", a.Soak, calls-before))
+			return nil, ""
+		}
+	}
+}
+
+// keepNew makes the new process the plugin's, and stops the old one.
+func (k *keeper) keepNew(ctx context.Context, from, to *generation, a *ask) *generation {
+	k.point(to, nil)
+	to.onTrial(false)
+	err := k.choices.change(k.name, to.spec.Path, func(c *choice) {
+		c.Running = cmp.Or(c.Running, pick{SHA256: from.bin.sum, Path: from.bin.origin})
+		c.proved(pick{SHA256: to.bin.sum, Path: to.bin.origin})
+	})
+	if err != nil {
+		k.log.Warn("after a restart of the host the old build is started", "reason", err)
+	}
+	k.adopt(to)
+	k.drop(ctx, from)
+	k.record(Event{Kind: Swapped, By: a.By, From: from.build(), To: to.build()})
+	k.log.Info("plugin swapped", "pid", to.process.PID(), "version", to.info.Version, "sha256", to.bin.sum, "from", from.bin.sum)
+	a.steps <- Step{Stage: Done, Text: "done"}
+	k.finish(a, nil)
+	return to
+}
+
+// rollBack puts the old process back in its place. Where that has died too, the usual restart follows, with its build.
+func (k *keeper) rollBack(ctx context.Context, from, to *generation, a *ask, why error, by string) *generation {
+	a.trial.failed.Store(true)
+	if sdk.CodeOf(why) == sdk.CodeUnavailable && by == "" {
+		select { // a call may have been first to notice that the process ended, and how it did says more
+		case <-to.ended:
+			why = to.reason
+		case <-time.After(lastWords):
+		}
+	}
+	if from.gone() {
+		k.point(to, nil)
+	} else {
+		k.point(from, nil)
+	}
+	using, release := context.WithCancel(ctx)
+	from.release = release
+	var err error
+	if !from.gone() {
+		err = k.options.Observer.PluginSwitch(using, to.instance, from.instance)
+	}
+	to.release()
+	k.use(from)
+	k.drop(ctx, to)
+	if !sameSockets(from.sockets, to.sockets) {
+		closeAll(to.sockets)
+	}
+	k.forget(a, by == "")
+	k.record(Event{Kind: RolledBack, By: by, Why: why.Error(), From: to.build(), To: from.build()})
+	k.log.Error("plugin rolled back", "pid", from.process.PID(), "sha256", from.bin.sum, "failed", to.bin.sum, "reason", why)
+	if err != nil {
+		k.log.Error("the host can not use the old process any more; it is started again", "reason", err)
+		from.process.Kill()
+		<-from.ended
+	}
+	k.finish(a, sdk.Errorf(sdk.CodeUnavailable, "rolled back: the new build of %s was in use for a while, and then: %w; the old one is in use again", k.name, why))
+	return from
+}
+
+// forget ends the trial of a build that is not kept. failed: it does not work, and is not started again unless somebody
+// asks for it.
+func (k *keeper) forget(a *ask, failed bool) {
+	if a.sum == "" || a.DryRun {
+		return
+	}
+	err := k.choices.change(k.name, k.specNow().Path, func(c *choice) {
+		c.Trying = ""
+		if failed {
+			c.failed(a.sum)
+		}
+	})
+	if err != nil {
+		k.log.Warn("that a build was not kept is not remembered", "sha256", a.sum, "reason", err)
+	}
+}
+
+// refuse ends a swap whose build never did any work. to is nil if it was not started.
+func (k *keeper) refuse(a *ask, from, to *generation, why error) {
+	e := Event{Kind: SwapRefused, By: a.By, Why: why.Error(), To: Build{SHA256: a.sum, Path: a.Path}}
+	if from != nil {
+		e.From = from.build()
+	}
+	if to != nil {
+		e.To = to.build()
+	}
+	k.forget(a, !errors.Is(why, errEnded))
+	if !a.DryRun {
+		k.record(e)
+	}
+	k.log.Warn("plugin not swapped", "reason", why)
+	after := "the running one goes on"
+	if from == nil {
+		after = "it still does not run"
+	}
+	k.finish(a, sdk.Errorf(sdk.CodeOf(why), "plugin %s was not swapped, %s: %w", k.name, after, why))
+}
+
+// drop stops a process that nothing uses any more. A dead one is as good.
+func (k *keeper) drop(ctx context.Context, g *generation) {
+	g.release()
+	if g.gone() {
+		return
+	}
+	k.stop(ctx, g)
+}

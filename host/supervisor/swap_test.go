@@ -1,0 +1,481 @@
+//go:build unix
+
+package supervisor
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/starling-sync/starling/sdk"
+)
+
+// build makes a build of the plugin of these tests that differs from others and does what mode says.
+func build(tb testing.TB, mode string) string {
+	tb.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	text, err := os.ReadFile(self) //nolint:gosec // this binary
+	if err != nil {
+		tb.Fatal(err)
+	}
+	path := filepath.Join(tb.TempDir(), mode)
+	if err := os.WriteFile(path, append(text, mode...), 0o700); err != nil { //nolint:gosec // it is run
+		tb.Fatal(err)
+	}
+	return path
+}
+
+// load calls a model without pause until stopped, and counts the calls. None may fail.
+type load struct {
+	calls atomic.Int64
+	stop  func()
+}
+
+func loadOn(t *testing.T, server sdk.ModelServer) *load {
+	t.Helper()
+	l := &load{}
+	ctx, cancel := context.WithCancel(t.Context())
+	var wait sync.WaitGroup
+	for range 4 {
+		wait.Go(func() {
+			for ctx.Err() == nil {
+				out, err := server.ApplySharedChange(ctx, sdk.SharedChanges{Batch: sdk.Batch{Model: "note"}})
+				if (err != nil || len(out.Refused) > 0) && ctx.Err() == nil {
+					t.Errorf("a call failed: %v, %v", err, out.Refused)
+					return
+				}
+				l.calls.Add(1)
+			}
+		})
+	}
+	l.stop = sync.OnceFunc(func() { cancel(); wait.Wait() })
+	t.Cleanup(l.stop)
+	return l
+}
+
+// journal keeps events.
+type journal struct {
+	mu     sync.Mutex
+	events []Event
+}
+
+func (j *journal) record(e Event) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.events = append(j.events, e)
+}
+
+func (j *journal) kinds() string {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	var kinds []string
+	for _, e := range j.events {
+		kinds = append(kinds, string(e.Kind))
+	}
+	return strings.Join(kinds, ", ")
+}
+
+// swapped returns a supervisor with a plugin that is up, and has load on its model.
+func swapped(t *testing.T, change func(*Options)) (*Supervisor, *watcher, *journal, *Instance, *load) {
+	t.Helper()
+	w, j := newWatcher(), &journal{}
+	o := options(t, t.TempDir(), w)
+	o.Record = j.record
+	if change != nil {
+		change(&o)
+	}
+	s, _ := run(t, o, selfSpec(t, ""))
+	p := receive(t, w.up, "up")
+	if err := s.Settled(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return s, w, j, p, loadOn(t, p.Models[0].Server)
+}
+
+func nothing(Step) {}
+
+// TestSupervisor_SwapUnderLoad swaps again and again while calls go on. STARLING_SWAPS says how often.
+func TestSupervisor_SwapUnderLoad(t *testing.T) {
+	times := 5
+	if n, err := strconv.Atoi(os.Getenv("STARLING_SWAPS")); err == nil {
+		times = n
+	}
+	s, w, j, first, load := swapped(t, nil)
+	builds := []string{build(t, "note.1"), build(t, "note.2")}
+	last := first.PID
+	for i := range times {
+		before := load.calls.Load()
+		var stages []string
+		err := s.Swap(t.Context(), Swap{Name: "note", Path: builds[i%2], By: "test", Soak: 100 * time.Millisecond}, func(step Step) { stages = append(stages, string(step.Stage)) })
+		if err != nil {
+			t.Fatalf("swap %d: %v", i, err)
+		}
+		if got, want := strings.Join(stages, " "), "staging starting switching draining watching done"; got != want {
+			t.Errorf("steps %q, want %q", got, want)
+		}
+		st := s.Status()[0]
+		if st.PID == last || st.State != Running || st.Path != builds[i%2] || st.Restarts != 0 || st.Swap != "" {
+			t.Errorf("status %+v", st)
+		}
+		gone(t, last)
+		last = st.PID
+		if load.calls.Load() == before {
+			t.Error("no call went through during the swap")
+		}
+	}
+	load.stop()
+	if len(w.down) > 0 || len(w.switches) != times {
+		t.Errorf("%d downs, %d switches", len(w.down), len(w.switches))
+	}
+	if got, want := j.kinds(), strings.TrimSuffix(strings.Repeat("swapped, ", times), ", "); got != want {
+		t.Errorf("events %q", got)
+	}
+	t.Logf("%d swaps, %d calls", times, load.calls.Load())
+}
+
+// TestSupervisor_SwapToBadBuilds wants each of them refused or rolled back, the old process at work, and not one call to fail.
+func TestSupervisor_SwapToBadBuilds(t *testing.T) {
+	for mode, each := range map[string]struct {
+		kind EventKind
+		want string
+	}{
+		"crash-start":      {SwapRefused, "exit status 3"},
+		"other-model":      {SwapRefused, `does not serve model "note"`},
+		"hangs":            {SwapRefused, "did not complete its handshake"},
+		"crash-later":      {RolledBack, "exit status 4"},
+		"stop-later":       {RolledBack, "it did not"}, // decide on a batch, or answer a health call
+		"crash-hundredth":  {RolledBack, "exit status 5"},
+		"panic-hundredth":  {RolledBack, "boom"},
+		"hang-hundredth":   {RolledBack, "ApplySharedChange of note"},
+		"wrong-hundredth":  {RolledBack, "otherwise than the one before"},
+		"refuse-hundredth": {RolledBack, "otherwise than the one before"},
+	} {
+		t.Run(mode, func(t *testing.T) {
+			t.Parallel()
+			s, w, j, p, load := swapped(t, func(o *Options) { o.StartTimeout = 5 * time.Second })
+			bad := build(t, mode)
+			err := s.Swap(t.Context(), Swap{Name: "note", Path: bad, Soak: time.Hour}, nothing)
+			if err == nil || !strings.Contains(err.Error(), each.want) {
+				t.Fatalf("want an error with %q, got %v", each.want, err)
+			}
+			before := load.calls.Load()
+			until(t, "calls go on", func() bool { return load.calls.Load() > before+100 })
+			load.stop()
+			if st := s.Status()[0]; st.PID != p.PID || st.State != Running || st.Swap != "" {
+				t.Errorf("status %+v, want process %d", st, p.PID)
+			}
+			if len(w.down) > 0 {
+				t.Error("the plugin went down")
+			}
+			if got := j.kinds(); got != string(each.kind) {
+				t.Errorf("events %q, want %q", got, each.kind)
+			}
+			if err := s.Swap(t.Context(), Swap{Name: "note", Path: build(t, "note"), Soak: 10 * time.Millisecond}, nothing); err != nil {
+				t.Errorf("a good build afterwards: %v", err)
+			}
+		})
+	}
+}
+
+// TestSupervisor_SwapOfSchema raises the version: what the two decide is not compared.
+func TestSupervisor_SwapOfSchema(t *testing.T) {
+	s, w, _, _, _ := swapped(t, nil)
+	if err := s.Swap(t.Context(), Swap{Name: "note", Path: build(t, "newer"), Soak: 50 * time.Millisecond}, nothing); err != nil {
+		t.Fatal(err)
+	}
+	w.mu.Lock()
+	w.settle = sdk.Errorf(sdk.CodeUnsupported, "no such table")
+	w.mu.Unlock()
+	pid := s.Status()[0].PID
+	err := s.Swap(t.Context(), Swap{Name: "note", Path: build(t, "note"), Soak: 50 * time.Millisecond}, nothing)
+	if err == nil || !strings.Contains(err.Error(), "no such table") || s.Status()[0].PID != pid {
+		t.Errorf("what the host can not settle: %v, %+v", err, s.Status()[0])
+	}
+}
+
+func TestSupervisor_SwapIsRefused(t *testing.T) {
+	s, w, j, p, _ := swapped(t, nil)
+	good := build(t, "note")
+	w.mu.Lock()
+	w.check = sdk.Errorf(sdk.CodeDenied, "bob can not read it")
+	w.mu.Unlock()
+	for name, each := range map[string]struct {
+		swap Swap
+		want string
+	}{
+		"by the host":    {Swap{Name: "note", Path: good}, "bob can not read it"},
+		"wrong checksum": {Swap{Name: "note", Path: good, SHA256: strings.Repeat("ab", 32)}, "is not the one that is configured"},
+		"absent":         {Swap{Name: "note", Path: good + "x"}, "no plugin binary at"},
+		"no such plugin": {Swap{Name: "nobody", Path: good}, "there is no plugin"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if err := s.Swap(t.Context(), each.swap, nothing); err == nil || !strings.Contains(err.Error(), each.want) {
+				t.Errorf("want %q, got %v", each.want, err)
+			}
+			if st := s.Status()[0]; st.PID != p.PID || st.State != Running {
+				t.Errorf("status %+v", st)
+			}
+		})
+	}
+	w.mu.Lock()
+	w.check = nil
+	w.mu.Unlock()
+	events := j.kinds()
+	var said string
+	if err := s.Swap(t.Context(), Swap{Name: "note", Path: good, DryRun: true}, func(step Step) { said = step.Text }); err != nil || !strings.Contains(said, "would be let in") {
+		t.Errorf("dry run: %v, %q", err, said)
+	}
+	if s.Status()[0].PID != p.PID || j.kinds() != events {
+		t.Errorf("the dry run did something: %+v, %s", s.Status()[0], j.kinds())
+	}
+}
+
+// TestSupervisor_Rollback ends a swap while it is watched, and undoes one that is done.
+func TestSupervisor_Rollback(t *testing.T) {
+	s, _, j, p, _ := swapped(t, nil)
+	if err := s.Rollback(t.Context(), Swap{Name: "note"}, nothing); sdk.CodeOf(err) != sdk.CodeNotFound {
+		t.Errorf("with no build before: %v", err)
+	}
+	good := build(t, "note")
+	watching, over := make(chan struct{}), make(chan error, 1)
+	go func() {
+		over <- s.Swap(t.Context(), Swap{Name: "note", Path: good, Soak: time.Hour}, func(step Step) {
+			if step.Stage == Draining {
+				close(watching)
+			}
+		})
+	}()
+	receive(t, watching, "watching")
+	if st := s.Status()[0]; st.PID == p.PID || !strings.Contains(st.Swap, "watching") {
+		t.Errorf("status %+v", st)
+	}
+	for what, err := range map[string]error{
+		"swap": s.Swap(t.Context(), Swap{Name: "note", Path: good}, nothing), "restart": s.Restart("note", "test"),
+	} {
+		if err == nil || !strings.Contains(err.Error(), "under way") {
+			t.Errorf("%s meanwhile: %v", what, err)
+		}
+	}
+	if err := s.Rollback(t.Context(), Swap{Name: "note", By: "me"}, nothing); err != nil {
+		t.Fatal(err)
+	}
+	if err := receive(t, over, "the swap"); err == nil || !strings.Contains(err.Error(), "rollback was asked for") {
+		t.Errorf("swap: %v", err)
+	}
+	if st := s.Status()[0]; st.PID != p.PID {
+		t.Errorf("status %+v, want process %d", st, p.PID)
+	}
+	soon := 20 * time.Millisecond
+	first := s.Status()[0].SHA256
+	if err := s.Swap(t.Context(), Swap{Name: "note", Path: good, Soak: soon}, nothing); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Rollback(t.Context(), Swap{Name: "note", Soak: soon}, nothing); err != nil {
+		t.Fatal(err)
+	}
+	if st := s.Status()[0]; st.SHA256 != first {
+		t.Errorf("status %+v, want %s", st, first)
+	}
+	if got, want := j.kinds(), "refused, rolled back, swapped, swapped"; got != want {
+		t.Errorf("events %q, want %q", got, want)
+	}
+}
+
+// TestSupervisor_SwapOutOfQuarantine gives a plugin that can not run another build.
+func TestSupervisor_SwapOutOfQuarantine(t *testing.T) {
+	w := newWatcher()
+	spec := selfSpec(t, "")
+	spec.Path = build(t, "crash-start")
+	s, _ := run(t, options(t, t.TempDir(), w), spec)
+	until(t, "quarantine", func() bool { return s.Status()[0].State == Quarantined })
+	if err := s.Swap(t.Context(), Swap{Name: "note", Path: build(t, "exits")}, nothing); err == nil || s.Status()[0].State != Quarantined {
+		t.Errorf("another bad one: %v, %+v", err, s.Status()[0])
+	}
+	if err := s.Swap(t.Context(), Swap{Name: "note", Path: build(t, "note")}, nothing); err != nil {
+		t.Fatal(err)
+	}
+	receive(t, w.up, "up")
+	until(t, "running", func() bool { return s.Status()[0].State == Running })
+}
+
+// TestSupervisor_SwapAndDeath kills a process of a swap that is watched: of the new one the old one takes over, of the old
+// one nothing happens, of both the old build is started again.
+func TestSupervisor_SwapAndDeath(t *testing.T) {
+	for name, each := range map[string]struct{ old, new bool }{"new": {new: true}, "old": {old: true}, "both": {true, true}} {
+		t.Run(name, func(t *testing.T) {
+			w := newWatcher()
+			s, _ := run(t, options(t, t.TempDir(), w), selfSpec(t, ""))
+			p := receive(t, w.up, "up")
+			first := s.Status()[0].SHA256
+			over := make(chan error, 1)
+			watching := make(chan struct{})
+			go func() {
+				over <- s.Swap(t.Context(), Swap{Name: "note", Path: build(t, "note"), Soak: 2 * time.Second}, func(step Step) {
+					if step.Stage == Draining {
+						close(watching)
+					}
+				})
+			}()
+			receive(t, watching, "watching")
+			st := s.Status()[0]
+			if each.old {
+				_ = syscall.Kill(p.PID, syscall.SIGKILL)
+				gone(t, p.PID)
+			}
+			if each.new {
+				_ = syscall.Kill(st.PID, syscall.SIGKILL)
+			}
+			err := receive(t, over, "the swap")
+			if (err != nil) != each.new {
+				t.Errorf("swap: %v", err)
+			}
+			until(t, "running", func() bool { return s.Status()[0].State == Running })
+			after := s.Status()[0]
+			if each.new != (after.SHA256 == first) || (after.PID == p.PID) != (each.new && !each.old) {
+				t.Errorf("afterwards %+v; old %d, new %d", after, p.PID, st.PID)
+			}
+			if _, err := w.server(p).ApplySharedChange(t.Context(), sdk.SharedChanges{Batch: sdk.Batch{Model: "note"}}); err != nil {
+				t.Errorf("a call afterwards: %v", err)
+			}
+		})
+	}
+}
+
+func (w *watcher) server(p *Instance) sdk.ModelServer { return p.Models[0].Server }
+
+// TestSupervisor_HostKilledInSwap kills the host at each step of a swap, to a build that dies 300 ms after its start and to
+// a good one. The host that follows runs the build that was proved.
+func TestSupervisor_HostKilledInSwap(t *testing.T) {
+	for _, at := range []Stage{Staging, Probing, Switching, Draining} {
+		for _, inPlace := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s in place %t", at, inPlace), func(t *testing.T) {
+				dir := t.TempDir()
+				good, bad := build(t, "note"), build(t, "crash-later")
+				configured := filepath.Join(dir, "note")
+				copyFile(t, configured, good)
+				swapTo := bad
+				if inPlace {
+					swapTo = configured
+				}
+				host := exec.CommandContext(t.Context(), os.Args[0]) //nolint:gosec // this binary
+				host.Env = append(os.Environ(), envHost+"="+dir, envSwap+"="+swapTo)
+				out, err := host.StdoutPipe()
+				if err != nil {
+					t.Fatal(err)
+				}
+				if inPlace { // the build lies where it is configured by the time of the swap
+					host.Env = append(host.Env, envReplace+"="+bad)
+				}
+				if err := host.Start(); err != nil {
+					t.Fatal(err)
+				}
+				lines := bufio.NewScanner(out)
+				for lines.Scan() && lines.Text() != string(at) {
+				}
+				_ = host.Process.Kill()
+				_, _ = io.Copy(io.Discard, out)
+				_ = host.Wait()
+				w := newWatcher()
+				o := options(t, dir, w)
+				s, _ := run(t, o, Spec{Name: "note", Path: configured})
+				p := receive(t, w.up, "up")
+				if err := s.Settled(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				sum, err := hashOf(good)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if st := s.Status()[0]; st.SHA256 != sum || st.PID != p.PID {
+					t.Errorf("status %+v, want the build %s", st, sum)
+				}
+			})
+		}
+	}
+}
+
+func copyFile(tb testing.TB, to, from string) {
+	tb.Helper()
+	if err := replaceFile(to, from); err != nil {
+		tb.Fatal(err)
+	}
+}
+
+func replaceFile(to, from string) error {
+	text, err := os.ReadFile(from) //nolint:gosec // a test's
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(to+".new", text, 0o700); err != nil { //nolint:gosec // it is run
+		return err
+	}
+	return os.Rename(to+".new", to)
+}
+
+// TestSupervisor_RemembersBuild restarts the host after a swap to another path, and after one that failed.
+func TestSupervisor_RemembersBuild(t *testing.T) {
+	dir := t.TempDir()
+	configured := filepath.Join(dir, "note")
+	first, second := build(t, "note.1"), build(t, "note.2")
+	copyFile(t, configured, first)
+	spec := Spec{Name: "note", Path: configured}
+	sums := map[string]string{}
+	for _, path := range []string{first, second} {
+		sum, err := hashOf(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sums[path] = sum
+	}
+	life := func(spec Spec, want string, do func(s *Supervisor)) {
+		t.Helper()
+		w := newWatcher()
+		s, stop := run(t, options(t, dir, w), spec)
+		receive(t, w.up, "up")
+		if err := s.Settled(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if st := s.Status()[0]; st.SHA256 != sums[want] {
+			t.Errorf("it runs %s from %s, want %s", st.SHA256, st.Path, sums[want])
+		}
+		if do != nil {
+			do(s)
+		}
+		stop()
+	}
+	life(spec, first, func(s *Supervisor) {
+		if err := s.Swap(t.Context(), Swap{Name: "note", Path: second}, nothing); err != nil {
+			t.Fatal(err)
+		}
+	})
+	life(spec, second, func(s *Supervisor) {
+		if err := s.Swap(t.Context(), Swap{Name: "note", Path: build(t, "crash-later"), Soak: time.Hour}, nothing); err == nil {
+			t.Error("the bad build was kept")
+		}
+	})
+	life(spec, second, nil)
+	moved := spec
+	moved.Path = filepath.Join(dir, "moved") // the operator's word counts more
+	copyFile(t, moved.Path, first)
+	life(moved, first, nil)
+	moved.SHA256 = sums[first]
+	life(moved, first, func(s *Supervisor) {
+		if err := s.Swap(t.Context(), Swap{Name: "note", Path: second}, nothing); err == nil {
+			t.Error("a build was let in whose checksum is not the one that is configured")
+		}
+	})
+}
