@@ -31,6 +31,7 @@ var allowed = map[string][]string{
 	"host/peerlog":             {"sdk", "hlc", "host/history", "host/database"},
 	"host/transaction":         {"sdk", "hlc", "host/history", "host/database"},
 	"host/source":              {"sdk"},
+	"host/eventlog":            {},
 	"host/protocol":            {"sdk", "hlc", "host/history", "host/protocol/protocolpb"},
 	"host/protocol/...":        {},
 	"host/peersync":            {"sdk", "hlc", "host/history", "host/protocol"},

@@ -20,7 +20,8 @@ import (
 
 // backend is the host as the control API sees it.
 type backend struct {
-	config     *config.Config
+	config     *config.Config // of the start
+	live       *live
 	identity   *membership.Identity
 	db         *database.DB
 	registry   *registry.Registry
@@ -34,14 +35,14 @@ type backend struct {
 	started    time.Time
 }
 
-func newBackend(c *config.Config, identity *membership.Identity, db *database.DB, r *registry.Registry, m *transaction.Manager,
+func newBackend(c *config.Config, l *live, o *operator, identity *membership.Identity, db *database.DB, r *registry.Registry, m *transaction.Manager,
 	members *membership.Members, meta membership.Meta, pairing *membership.Pairing, n *network, s *supervisor.Supervisor, sources *source.Runner,
 ) control.Backend {
 	b := &backend{
-		config: c, identity: identity, db: db, registry: r, manager: m, members: members, meta: meta, pairing: pairing,
+		config: c, live: l, identity: identity, db: db, registry: r, manager: m, members: members, meta: meta, pairing: pairing,
 		network: n, supervisor: s, sources: sources, started: time.Now(),
 	}
-	return control.Backend{Records: b, Journal: b, History: b, Feed: b, Reporter: b, Pairing: b}
+	return control.Backend{Records: b, Journal: b, History: b, Feed: b, Reporter: b, Pairing: b, Operator: o}
 }
 
 // Models implements control.Records.
@@ -142,7 +143,7 @@ func (b *backend) transports() []control.TransportStatus {
 		states[p.Name] = p
 	}
 	var all []control.TransportStatus
-	for _, t := range b.config.Transports {
+	for _, t := range b.live.Load().Transports {
 		status := control.TransportStatus{Name: t.Name, Kind: t.Kind, Address: t.Listen, State: string(states[t.Name].State), Reason: states[t.Name].Reason}
 		if err := b.network.deafness(t.Name); err != nil {
 			status.State, status.Reason = "deaf", err.Error()
@@ -207,7 +208,7 @@ func (b *backend) Plugins(context.Context) ([]control.Plugin, error) {
 		}
 		all = append(all, control.Plugin{
 			Name: p.Name, Kind: kind, State: string(p.State), Reason: p.Reason, PID: p.PID, Since: p.Since, Restarts: p.Restarts,
-			Path: p.Path, SHA256: p.SHA256, Models: p.Models,
+			Path: p.Path, SHA256: p.SHA256, Version: p.Version, Swap: p.Swap, Models: p.Models,
 		})
 	}
 	return all, nil

@@ -29,7 +29,8 @@ import (
 
 // network is the device's side of the library: the sync engine once there is a library to sync, and the transports.
 type network struct {
-	config   *config.Config
+	config   *config.Config // of the start
+	live     *live
 	identity *membership.Identity
 	members  *membership.Members
 	pairing  *membership.Pairing
@@ -539,7 +540,7 @@ func (n *network) joinLibrary(ctx context.Context, code string) (control.Joined,
 
 // present tries the inviter's addresses one after another until one answers; a refusal by the inviter itself ends it.
 func (n *network) present(ctx context.Context, ticket membership.Ticket) (protocol.Welcome, error) {
-	own, err := ownAddresses(n.config)
+	own, err := ownAddresses(n.live.Load())
 	if err != nil {
 		return protocol.Welcome{}, err
 	}

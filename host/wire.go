@@ -21,6 +21,7 @@ import (
 	"github.com/starling-sync/starling/host/config"
 	"github.com/starling-sync/starling/host/control"
 	"github.com/starling-sync/starling/host/database"
+	"github.com/starling-sync/starling/host/eventlog"
 	"github.com/starling-sync/starling/host/history"
 	"github.com/starling-sync/starling/host/membership"
 	"github.com/starling-sync/starling/host/peerlog"
@@ -56,7 +57,7 @@ func runHost(ctx context.Context, c *config.Config) error {
 			// the plugins
 			newSources, newPlugins, newSupervisor,
 			// to and from people
-			newBackend, newControl,
+			newLive, newEvents, newOperator, newBackend, newControl,
 		),
 		fx.Invoke(start),
 	)
@@ -101,6 +102,7 @@ type parts struct {
 	Supervisor *supervisor.Supervisor
 	Plugins    *plugins
 	Sources    *source.Runner
+	Operator   *operator
 	Control    *control.Server
 }
 
@@ -123,6 +125,7 @@ func start(p parts) {
 		}
 	}
 	loop(lc, failed, "sources", afterPlugins(p.Sources.Run))
+	loop(lc, failed, "operator", afterPlugins(p.Operator.Run))
 	loop(lc, failed, "control API", afterPlugins(func(ctx context.Context) error {
 		listener, err := control.Listen(p.Config.Device.DataDir)
 		if err != nil {
@@ -289,6 +292,7 @@ func newKeeper(db *database.DB, r *registry.Registry, journal *peerlog.Log, m *t
 type networkParts struct {
 	fx.In
 	Config    *config.Config
+	Live      *live
 	Identity  *membership.Identity
 	Members   *membership.Members
 	Pairing   *membership.Pairing
@@ -304,7 +308,7 @@ type networkParts struct {
 
 func newNetwork(p networkParts) *network {
 	n := &network{
-		config: p.Config, identity: p.Identity, members: p.Members, pairing: p.Pairing, meta: p.Meta, journal: p.Journal,
+		config: p.Config, live: p.Live, identity: p.Identity, members: p.Members, pairing: p.Pairing, meta: p.Meta, journal: p.Journal,
 		registry: p.Registry, pages: p.Pages, keeper: p.Keeper, start: p.Start, log: p.Log.Named("sync"),
 		joined: make(chan struct{}, 1), transports: map[string]*attachment{},
 	}
@@ -327,9 +331,18 @@ func newPlugins(r *registry.Registry, n *network, s *source.Runner, log hclog.Lo
 	return &plugins{registry: r, network: n, sources: s, log: log}
 }
 
-func newSupervisor(c *config.Config, p *plugins, log hclog.Logger) (*supervisor.Supervisor, error) {
+func newEvents(lc fx.Lifecycle, c *config.Config, _ *database.DB) (*eventlog.Log, error) { // the database is the lock of the folder
+	events, err := eventlog.Open(c.Device.DataDir)
+	if err != nil {
+		return nil, err
+	}
+	lc.Append(fx.StopHook(events.Close))
+	return events, nil
+}
+
+func newSupervisor(c *config.Config, p *plugins, events *eventlog.Log, log hclog.Logger) (*supervisor.Supervisor, error) {
 	s, err := supervisor.New(supervisor.Options{
-		Log: log.Named("plugin"), Observer: p, Now: time.Now,
+		Log: log.Named("plugin"), Observer: p, Now: time.Now, Record: recorder(events, log),
 		StoreDir: filepath.Join(c.Device.DataDir, "plugins"), RuntimeDir: filepath.Join(c.Device.DataDir, "run"),
 	}, specs(c))
 	if err != nil {

@@ -131,6 +131,7 @@ func New(deps Deps) *cobra.Command {
 	root.AddCommand(
 		a.initCommand(), a.runCommand(), a.demoCommand(),
 		a.statusCommand(), a.peersCommand(), a.pluginsCommand(), a.pluginCommand(),
+		a.transportCommand(), a.reloadCommand(), a.eventsCommand(),
 		a.inviteCommand(), a.joinCommand(), a.retireCommand(),
 		a.locationCommand(),
 		a.putCommand(), a.getCommand(), a.listCommand(), a.deleteCommand(), a.watchCommand(),

@@ -257,7 +257,8 @@ func (a *app) pluginsCommand() *cobra.Command {
 }
 
 func (a *app) pluginCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "plugin", Short: "Act on a plugin process"}
+	cmd := &cobra.Command{Use: "plugin", Short: "Act on plugins"}
+	cmd.AddCommand(a.swapCommands()...)
 	cmd.AddCommand(&cobra.Command{
 		Use:   "restart NAME",
 		Short: "Take up a plugin's binary anew and start it again, also after a quarantine",

@@ -22,6 +22,7 @@ import (
 
 // Config is a device's configuration. It is plain data: its readers must not change it.
 type Config struct {
+	Paths      []string // of files and folders, as given to Load; nil from Parse
 	Files      []string // paths of the files, as given or found in a folder that was given
 	Library    Library
 	Device     Device
@@ -150,7 +151,12 @@ func Load(paths ...string) (*Config, error) {
 	if err != nil {
 		return nil, err
 	}
-	return Parse(sources...)
+	c, err := Parse(sources...)
+	if err != nil {
+		return nil, err
+	}
+	c.Paths = paths
+	return c, nil
 }
 
 // Read returns the files in paths: files, and folders, of which the files NAME.hcl count, in the order of their names.

@@ -23,6 +23,7 @@ type Backend struct {
 	Feed     Feed
 	Reporter Reporter
 	Pairing  Pairing
+	Operator Operator
 }
 
 // Records reads and writes the models' records.

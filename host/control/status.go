@@ -157,5 +157,7 @@ type Plugin struct {
 	Restarts int             `json:"restarts"`
 	Path     string          `json:"path"`
 	SHA256   string          `json:"sha256"`
+	Version  string          `json:"version"` // of the build that runs or ran last, as it says itself
+	Swap     string          `json:"swap"`    // what a swap under way is doing; empty: there is none
 	Models   []sdk.ModelName `json:"models"`
 }

@@ -74,6 +74,16 @@ const (
 	ControlAuditProcedure = "/starling.control.v1.Control/Audit"
 	// ControlRestartPluginProcedure is the fully-qualified name of the Control's RestartPlugin RPC.
 	ControlRestartPluginProcedure = "/starling.control.v1.Control/RestartPlugin"
+	// ControlSwapPluginProcedure is the fully-qualified name of the Control's SwapPlugin RPC.
+	ControlSwapPluginProcedure = "/starling.control.v1.Control/SwapPlugin"
+	// ControlRollbackPluginProcedure is the fully-qualified name of the Control's RollbackPlugin RPC.
+	ControlRollbackPluginProcedure = "/starling.control.v1.Control/RollbackPlugin"
+	// ControlSwapTransportProcedure is the fully-qualified name of the Control's SwapTransport RPC.
+	ControlSwapTransportProcedure = "/starling.control.v1.Control/SwapTransport"
+	// ControlReloadProcedure is the fully-qualified name of the Control's Reload RPC.
+	ControlReloadProcedure = "/starling.control.v1.Control/Reload"
+	// ControlEventsProcedure is the fully-qualified name of the Control's Events RPC.
+	ControlEventsProcedure = "/starling.control.v1.Control/Events"
 )
 
 // ControlClient is a client for the starling.control.v1.Control service.
@@ -103,6 +113,17 @@ type ControlClient interface {
 	Audit(context.Context, *AuditRequest) (*connect.ServerStreamForClient[AuditResponse], error)
 	// Stages the plugin's binary anew and starts it again, also out of quarantine. It returns before the plugin is up.
 	RestartPlugin(context.Context, *RestartPluginRequest) (*RestartPluginResponse, error)
+	// Puts another build of a plugin in its place while it works. A response for each step; the stream ends when it is done,
+	// with an error if it was refused or rolled back.
+	SwapPlugin(context.Context, *SwapPluginRequest) (*connect.ServerStreamForClient[SwapPluginResponse], error)
+	// Puts the build before back: at once while a swap is watched, else by a swap.
+	RollbackPlugin(context.Context, *RollbackPluginRequest) (*connect.ServerStreamForClient[RollbackPluginResponse], error)
+	// Moves the sessions of one transport to another one, and stops the first.
+	SwapTransport(context.Context, *SwapTransportRequest) (*connect.ServerStreamForClient[SwapTransportResponse], error)
+	// Reads the configuration again and does what has changed in it.
+	Reload(context.Context, *ReloadRequest) (*connect.ServerStreamForClient[ReloadResponse], error)
+	// What happened to plugins, oldest first.
+	Events(context.Context, *EventsRequest) (*connect.ServerStreamForClient[EventsResponse], error)
 }
 
 // NewControlClient constructs a client for the starling.control.v1.Control service. By default, it
@@ -224,6 +245,36 @@ func NewControlClient(httpClient connect.HTTPClient, baseURL string, opts ...con
 			connect.WithSchema(controlMethods.ByName("RestartPlugin")),
 			connect.WithClientOptions(opts...),
 		),
+		swapPlugin: connect.NewClient[SwapPluginRequest, SwapPluginResponse](
+			httpClient,
+			baseURL+ControlSwapPluginProcedure,
+			connect.WithSchema(controlMethods.ByName("SwapPlugin")),
+			connect.WithClientOptions(opts...),
+		),
+		rollbackPlugin: connect.NewClient[RollbackPluginRequest, RollbackPluginResponse](
+			httpClient,
+			baseURL+ControlRollbackPluginProcedure,
+			connect.WithSchema(controlMethods.ByName("RollbackPlugin")),
+			connect.WithClientOptions(opts...),
+		),
+		swapTransport: connect.NewClient[SwapTransportRequest, SwapTransportResponse](
+			httpClient,
+			baseURL+ControlSwapTransportProcedure,
+			connect.WithSchema(controlMethods.ByName("SwapTransport")),
+			connect.WithClientOptions(opts...),
+		),
+		reload: connect.NewClient[ReloadRequest, ReloadResponse](
+			httpClient,
+			baseURL+ControlReloadProcedure,
+			connect.WithSchema(controlMethods.ByName("Reload")),
+			connect.WithClientOptions(opts...),
+		),
+		events: connect.NewClient[EventsRequest, EventsResponse](
+			httpClient,
+			baseURL+ControlEventsProcedure,
+			connect.WithSchema(controlMethods.ByName("Events")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
@@ -247,6 +298,11 @@ type controlClient struct {
 	digest          *connect.Client[DigestRequest, DigestResponse]
 	audit           *connect.Client[AuditRequest, AuditResponse]
 	restartPlugin   *connect.Client[RestartPluginRequest, RestartPluginResponse]
+	swapPlugin      *connect.Client[SwapPluginRequest, SwapPluginResponse]
+	rollbackPlugin  *connect.Client[RollbackPluginRequest, RollbackPluginResponse]
+	swapTransport   *connect.Client[SwapTransportRequest, SwapTransportResponse]
+	reload          *connect.Client[ReloadRequest, ReloadResponse]
+	events          *connect.Client[EventsRequest, EventsResponse]
 }
 
 // Status calls starling.control.v1.Control.Status.
@@ -395,6 +451,31 @@ func (c *controlClient) RestartPlugin(ctx context.Context, req *RestartPluginReq
 	return nil, err
 }
 
+// SwapPlugin calls starling.control.v1.Control.SwapPlugin.
+func (c *controlClient) SwapPlugin(ctx context.Context, req *SwapPluginRequest) (*connect.ServerStreamForClient[SwapPluginResponse], error) {
+	return c.swapPlugin.CallServerStream(ctx, connect.NewRequest(req))
+}
+
+// RollbackPlugin calls starling.control.v1.Control.RollbackPlugin.
+func (c *controlClient) RollbackPlugin(ctx context.Context, req *RollbackPluginRequest) (*connect.ServerStreamForClient[RollbackPluginResponse], error) {
+	return c.rollbackPlugin.CallServerStream(ctx, connect.NewRequest(req))
+}
+
+// SwapTransport calls starling.control.v1.Control.SwapTransport.
+func (c *controlClient) SwapTransport(ctx context.Context, req *SwapTransportRequest) (*connect.ServerStreamForClient[SwapTransportResponse], error) {
+	return c.swapTransport.CallServerStream(ctx, connect.NewRequest(req))
+}
+
+// Reload calls starling.control.v1.Control.Reload.
+func (c *controlClient) Reload(ctx context.Context, req *ReloadRequest) (*connect.ServerStreamForClient[ReloadResponse], error) {
+	return c.reload.CallServerStream(ctx, connect.NewRequest(req))
+}
+
+// Events calls starling.control.v1.Control.Events.
+func (c *controlClient) Events(ctx context.Context, req *EventsRequest) (*connect.ServerStreamForClient[EventsResponse], error) {
+	return c.events.CallServerStream(ctx, connect.NewRequest(req))
+}
+
 // ControlHandler is an implementation of the starling.control.v1.Control service.
 type ControlHandler interface {
 	Status(context.Context, *StatusRequest) (*StatusResponse, error)
@@ -422,6 +503,17 @@ type ControlHandler interface {
 	Audit(context.Context, *AuditRequest, *connect.ServerStream[AuditResponse]) error
 	// Stages the plugin's binary anew and starts it again, also out of quarantine. It returns before the plugin is up.
 	RestartPlugin(context.Context, *RestartPluginRequest) (*RestartPluginResponse, error)
+	// Puts another build of a plugin in its place while it works. A response for each step; the stream ends when it is done,
+	// with an error if it was refused or rolled back.
+	SwapPlugin(context.Context, *SwapPluginRequest, *connect.ServerStream[SwapPluginResponse]) error
+	// Puts the build before back: at once while a swap is watched, else by a swap.
+	RollbackPlugin(context.Context, *RollbackPluginRequest, *connect.ServerStream[RollbackPluginResponse]) error
+	// Moves the sessions of one transport to another one, and stops the first.
+	SwapTransport(context.Context, *SwapTransportRequest, *connect.ServerStream[SwapTransportResponse]) error
+	// Reads the configuration again and does what has changed in it.
+	Reload(context.Context, *ReloadRequest, *connect.ServerStream[ReloadResponse]) error
+	// What happened to plugins, oldest first.
+	Events(context.Context, *EventsRequest, *connect.ServerStream[EventsResponse]) error
 }
 
 // NewControlHandler builds an HTTP handler from the service implementation. It returns the path on
@@ -539,6 +631,36 @@ func NewControlHandler(svc ControlHandler, opts ...connect.HandlerOption) (strin
 		connect.WithSchema(controlMethods.ByName("RestartPlugin")),
 		connect.WithHandlerOptions(opts...),
 	)
+	controlSwapPluginHandler := connect.NewServerStreamHandlerSimple(
+		ControlSwapPluginProcedure,
+		svc.SwapPlugin,
+		connect.WithSchema(controlMethods.ByName("SwapPlugin")),
+		connect.WithHandlerOptions(opts...),
+	)
+	controlRollbackPluginHandler := connect.NewServerStreamHandlerSimple(
+		ControlRollbackPluginProcedure,
+		svc.RollbackPlugin,
+		connect.WithSchema(controlMethods.ByName("RollbackPlugin")),
+		connect.WithHandlerOptions(opts...),
+	)
+	controlSwapTransportHandler := connect.NewServerStreamHandlerSimple(
+		ControlSwapTransportProcedure,
+		svc.SwapTransport,
+		connect.WithSchema(controlMethods.ByName("SwapTransport")),
+		connect.WithHandlerOptions(opts...),
+	)
+	controlReloadHandler := connect.NewServerStreamHandlerSimple(
+		ControlReloadProcedure,
+		svc.Reload,
+		connect.WithSchema(controlMethods.ByName("Reload")),
+		connect.WithHandlerOptions(opts...),
+	)
+	controlEventsHandler := connect.NewServerStreamHandlerSimple(
+		ControlEventsProcedure,
+		svc.Events,
+		connect.WithSchema(controlMethods.ByName("Events")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/starling.control.v1.Control/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case ControlStatusProcedure:
@@ -577,6 +699,16 @@ func NewControlHandler(svc ControlHandler, opts ...connect.HandlerOption) (strin
 			controlAuditHandler.ServeHTTP(w, r)
 		case ControlRestartPluginProcedure:
 			controlRestartPluginHandler.ServeHTTP(w, r)
+		case ControlSwapPluginProcedure:
+			controlSwapPluginHandler.ServeHTTP(w, r)
+		case ControlRollbackPluginProcedure:
+			controlRollbackPluginHandler.ServeHTTP(w, r)
+		case ControlSwapTransportProcedure:
+			controlSwapTransportHandler.ServeHTTP(w, r)
+		case ControlReloadProcedure:
+			controlReloadHandler.ServeHTTP(w, r)
+		case ControlEventsProcedure:
+			controlEventsHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -656,4 +788,24 @@ func (UnimplementedControlHandler) Audit(context.Context, *AuditRequest, *connec
 
 func (UnimplementedControlHandler) RestartPlugin(context.Context, *RestartPluginRequest) (*RestartPluginResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("starling.control.v1.Control.RestartPlugin is not implemented"))
+}
+
+func (UnimplementedControlHandler) SwapPlugin(context.Context, *SwapPluginRequest, *connect.ServerStream[SwapPluginResponse]) error {
+	return connect.NewError(connect.CodeUnimplemented, errors.New("starling.control.v1.Control.SwapPlugin is not implemented"))
+}
+
+func (UnimplementedControlHandler) RollbackPlugin(context.Context, *RollbackPluginRequest, *connect.ServerStream[RollbackPluginResponse]) error {
+	return connect.NewError(connect.CodeUnimplemented, errors.New("starling.control.v1.Control.RollbackPlugin is not implemented"))
+}
+
+func (UnimplementedControlHandler) SwapTransport(context.Context, *SwapTransportRequest, *connect.ServerStream[SwapTransportResponse]) error {
+	return connect.NewError(connect.CodeUnimplemented, errors.New("starling.control.v1.Control.SwapTransport is not implemented"))
+}
+
+func (UnimplementedControlHandler) Reload(context.Context, *ReloadRequest, *connect.ServerStream[ReloadResponse]) error {
+	return connect.NewError(connect.CodeUnimplemented, errors.New("starling.control.v1.Control.Reload is not implemented"))
+}
+
+func (UnimplementedControlHandler) Events(context.Context, *EventsRequest, *connect.ServerStream[EventsResponse]) error {
+	return connect.NewError(connect.CodeUnimplemented, errors.New("starling.control.v1.Control.Events is not implemented"))
 }

@@ -800,6 +800,738 @@ func (*RestartPluginResponse) Descriptor() ([]byte, []int) {
 	return file_host_control_control_proto_rawDescGZIP(), []int{10}
 }
 
+type SwapPluginRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Path          string                 `protobuf:"bytes,2,opt,name=path,proto3" json:"path,omitempty"`                    // absolute; empty: where the build in use was taken from
+	Sha256        string                 `protobuf:"bytes,3,opt,name=sha256,proto3" json:"sha256,omitempty"`                // that the binary must have; empty: as configured
+	SoakUs        int64                  `protobuf:"varint,4,opt,name=soak_us,json=soakUs,proto3" json:"soak_us,omitempty"` // how long the new one is watched
+	DryRun        bool                   `protobuf:"varint,5,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SwapPluginRequest) Reset() {
+	*x = SwapPluginRequest{}
+	mi := &file_host_control_control_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SwapPluginRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SwapPluginRequest) ProtoMessage() {}
+
+func (x *SwapPluginRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_host_control_control_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SwapPluginRequest.ProtoReflect.Descriptor instead.
+func (*SwapPluginRequest) Descriptor() ([]byte, []int) {
+	return file_host_control_control_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *SwapPluginRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *SwapPluginRequest) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *SwapPluginRequest) GetSha256() string {
+	if x != nil {
+		return x.Sha256
+	}
+	return ""
+}
+
+func (x *SwapPluginRequest) GetSoakUs() int64 {
+	if x != nil {
+		return x.SoakUs
+	}
+	return 0
+}
+
+func (x *SwapPluginRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+type SwapPluginResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Step          *Step                  `protobuf:"bytes,1,opt,name=step,proto3" json:"step,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SwapPluginResponse) Reset() {
+	*x = SwapPluginResponse{}
+	mi := &file_host_control_control_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SwapPluginResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SwapPluginResponse) ProtoMessage() {}
+
+func (x *SwapPluginResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_host_control_control_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SwapPluginResponse.ProtoReflect.Descriptor instead.
+func (*SwapPluginResponse) Descriptor() ([]byte, []int) {
+	return file_host_control_control_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *SwapPluginResponse) GetStep() *Step {
+	if x != nil {
+		return x.Step
+	}
+	return nil
+}
+
+type RollbackPluginRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	SoakUs        int64                  `protobuf:"varint,2,opt,name=soak_us,json=soakUs,proto3" json:"soak_us,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RollbackPluginRequest) Reset() {
+	*x = RollbackPluginRequest{}
+	mi := &file_host_control_control_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RollbackPluginRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RollbackPluginRequest) ProtoMessage() {}
+
+func (x *RollbackPluginRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_host_control_control_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RollbackPluginRequest.ProtoReflect.Descriptor instead.
+func (*RollbackPluginRequest) Descriptor() ([]byte, []int) {
+	return file_host_control_control_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *RollbackPluginRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *RollbackPluginRequest) GetSoakUs() int64 {
+	if x != nil {
+		return x.SoakUs
+	}
+	return 0
+}
+
+type RollbackPluginResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Step          *Step                  `protobuf:"bytes,1,opt,name=step,proto3" json:"step,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RollbackPluginResponse) Reset() {
+	*x = RollbackPluginResponse{}
+	mi := &file_host_control_control_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RollbackPluginResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RollbackPluginResponse) ProtoMessage() {}
+
+func (x *RollbackPluginResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_host_control_control_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RollbackPluginResponse.ProtoReflect.Descriptor instead.
+func (*RollbackPluginResponse) Descriptor() ([]byte, []int) {
+	return file_host_control_control_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *RollbackPluginResponse) GetStep() *Step {
+	if x != nil {
+		return x.Step
+	}
+	return nil
+}
+
+type SwapTransportRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	From          string                 `protobuf:"bytes,1,opt,name=from,proto3" json:"from,omitempty"` // names of transports
+	To            string                 `protobuf:"bytes,2,opt,name=to,proto3" json:"to,omitempty"`
+	SoakUs        int64                  `protobuf:"varint,3,opt,name=soak_us,json=soakUs,proto3" json:"soak_us,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SwapTransportRequest) Reset() {
+	*x = SwapTransportRequest{}
+	mi := &file_host_control_control_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SwapTransportRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SwapTransportRequest) ProtoMessage() {}
+
+func (x *SwapTransportRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_host_control_control_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SwapTransportRequest.ProtoReflect.Descriptor instead.
+func (*SwapTransportRequest) Descriptor() ([]byte, []int) {
+	return file_host_control_control_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *SwapTransportRequest) GetFrom() string {
+	if x != nil {
+		return x.From
+	}
+	return ""
+}
+
+func (x *SwapTransportRequest) GetTo() string {
+	if x != nil {
+		return x.To
+	}
+	return ""
+}
+
+func (x *SwapTransportRequest) GetSoakUs() int64 {
+	if x != nil {
+		return x.SoakUs
+	}
+	return 0
+}
+
+type SwapTransportResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Step          *Step                  `protobuf:"bytes,1,opt,name=step,proto3" json:"step,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SwapTransportResponse) Reset() {
+	*x = SwapTransportResponse{}
+	mi := &file_host_control_control_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SwapTransportResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SwapTransportResponse) ProtoMessage() {}
+
+func (x *SwapTransportResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_host_control_control_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SwapTransportResponse.ProtoReflect.Descriptor instead.
+func (*SwapTransportResponse) Descriptor() ([]byte, []int) {
+	return file_host_control_control_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *SwapTransportResponse) GetStep() *Step {
+	if x != nil {
+		return x.Step
+	}
+	return nil
+}
+
+type ReloadRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	SoakUs        int64                  `protobuf:"varint,1,opt,name=soak_us,json=soakUs,proto3" json:"soak_us,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReloadRequest) Reset() {
+	*x = ReloadRequest{}
+	mi := &file_host_control_control_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReloadRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReloadRequest) ProtoMessage() {}
+
+func (x *ReloadRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_host_control_control_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReloadRequest.ProtoReflect.Descriptor instead.
+func (*ReloadRequest) Descriptor() ([]byte, []int) {
+	return file_host_control_control_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *ReloadRequest) GetSoakUs() int64 {
+	if x != nil {
+		return x.SoakUs
+	}
+	return 0
+}
+
+type ReloadResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Step          *Step                  `protobuf:"bytes,1,opt,name=step,proto3" json:"step,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReloadResponse) Reset() {
+	*x = ReloadResponse{}
+	mi := &file_host_control_control_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReloadResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReloadResponse) ProtoMessage() {}
+
+func (x *ReloadResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_host_control_control_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReloadResponse.ProtoReflect.Descriptor instead.
+func (*ReloadResponse) Descriptor() ([]byte, []int) {
+	return file_host_control_control_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *ReloadResponse) GetStep() *Step {
+	if x != nil {
+		return x.Step
+	}
+	return nil
+}
+
+type Step struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Stage         string                 `protobuf:"bytes,1,opt,name=stage,proto3" json:"stage,omitempty"`
+	Text          string                 `protobuf:"bytes,2,opt,name=text,proto3" json:"text,omitempty"` // for people
+	TookUs        int64                  `protobuf:"varint,3,opt,name=took_us,json=tookUs,proto3" json:"took_us,omitempty"`
+	Subject       string                 `protobuf:"bytes,4,opt,name=subject,proto3" json:"subject,omitempty"` // what it is about, where a call is about several things
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Step) Reset() {
+	*x = Step{}
+	mi := &file_host_control_control_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Step) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Step) ProtoMessage() {}
+
+func (x *Step) ProtoReflect() protoreflect.Message {
+	mi := &file_host_control_control_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Step.ProtoReflect.Descriptor instead.
+func (*Step) Descriptor() ([]byte, []int) {
+	return file_host_control_control_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *Step) GetStage() string {
+	if x != nil {
+		return x.Stage
+	}
+	return ""
+}
+
+func (x *Step) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
+func (x *Step) GetTookUs() int64 {
+	if x != nil {
+		return x.TookUs
+	}
+	return 0
+}
+
+func (x *Step) GetSubject() string {
+	if x != nil {
+		return x.Subject
+	}
+	return ""
+}
+
+type EventsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	After         int64                  `protobuf:"varint,1,opt,name=after,proto3" json:"after,omitempty"`   // the number of an event; only later ones
+	Follow        bool                   `protobuf:"varint,2,opt,name=follow,proto3" json:"follow,omitempty"` // go on with those to come
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EventsRequest) Reset() {
+	*x = EventsRequest{}
+	mi := &file_host_control_control_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EventsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EventsRequest) ProtoMessage() {}
+
+func (x *EventsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_host_control_control_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EventsRequest.ProtoReflect.Descriptor instead.
+func (*EventsRequest) Descriptor() ([]byte, []int) {
+	return file_host_control_control_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *EventsRequest) GetAfter() int64 {
+	if x != nil {
+		return x.After
+	}
+	return 0
+}
+
+func (x *EventsRequest) GetFollow() bool {
+	if x != nil {
+		return x.Follow
+	}
+	return false
+}
+
+type EventsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Events        []*Event               `protobuf:"bytes,1,rep,name=events,proto3" json:"events,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EventsResponse) Reset() {
+	*x = EventsResponse{}
+	mi := &file_host_control_control_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EventsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EventsResponse) ProtoMessage() {}
+
+func (x *EventsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_host_control_control_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EventsResponse.ProtoReflect.Descriptor instead.
+func (*EventsResponse) Descriptor() ([]byte, []int) {
+	return file_host_control_control_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *EventsResponse) GetEvents() []*Event {
+	if x != nil {
+		return x.Events
+	}
+	return nil
+}
+
+type Event struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Number        int64                  `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
+	AtUs          int64                  `protobuf:"varint,2,opt,name=at_us,json=atUs,proto3" json:"at_us,omitempty"`
+	Kind          string                 `protobuf:"bytes,3,opt,name=kind,proto3" json:"kind,omitempty"`
+	Plugin        string                 `protobuf:"bytes,4,opt,name=plugin,proto3" json:"plugin,omitempty"`
+	By            string                 `protobuf:"bytes,5,opt,name=by,proto3" json:"by,omitempty"`
+	Why           string                 `protobuf:"bytes,6,opt,name=why,proto3" json:"why,omitempty"`
+	From          *Build                 `protobuf:"bytes,7,opt,name=from,proto3" json:"from,omitempty"`
+	To            *Build                 `protobuf:"bytes,8,opt,name=to,proto3" json:"to,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Event) Reset() {
+	*x = Event{}
+	mi := &file_host_control_control_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Event) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Event) ProtoMessage() {}
+
+func (x *Event) ProtoReflect() protoreflect.Message {
+	mi := &file_host_control_control_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Event.ProtoReflect.Descriptor instead.
+func (*Event) Descriptor() ([]byte, []int) {
+	return file_host_control_control_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *Event) GetNumber() int64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *Event) GetAtUs() int64 {
+	if x != nil {
+		return x.AtUs
+	}
+	return 0
+}
+
+func (x *Event) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *Event) GetPlugin() string {
+	if x != nil {
+		return x.Plugin
+	}
+	return ""
+}
+
+func (x *Event) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
+func (x *Event) GetWhy() string {
+	if x != nil {
+		return x.Why
+	}
+	return ""
+}
+
+func (x *Event) GetFrom() *Build {
+	if x != nil {
+		return x.From
+	}
+	return nil
+}
+
+func (x *Event) GetTo() *Build {
+	if x != nil {
+		return x.To
+	}
+	return nil
+}
+
+type Build struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Version       string                 `protobuf:"bytes,1,opt,name=version,proto3" json:"version,omitempty"`
+	Sha256        string                 `protobuf:"bytes,2,opt,name=sha256,proto3" json:"sha256,omitempty"`
+	Path          string                 `protobuf:"bytes,3,opt,name=path,proto3" json:"path,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Build) Reset() {
+	*x = Build{}
+	mi := &file_host_control_control_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Build) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Build) ProtoMessage() {}
+
+func (x *Build) ProtoReflect() protoreflect.Message {
+	mi := &file_host_control_control_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Build.ProtoReflect.Descriptor instead.
+func (*Build) Descriptor() ([]byte, []int) {
+	return file_host_control_control_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *Build) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *Build) GetSha256() string {
+	if x != nil {
+		return x.Sha256
+	}
+	return ""
+}
+
+func (x *Build) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
 type ModelStatus struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Model         string                 `protobuf:"bytes,1,opt,name=model,proto3" json:"model,omitempty"`
@@ -814,7 +1546,7 @@ type ModelStatus struct {
 
 func (x *ModelStatus) Reset() {
 	*x = ModelStatus{}
-	mi := &file_host_control_control_proto_msgTypes[11]
+	mi := &file_host_control_control_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -826,7 +1558,7 @@ func (x *ModelStatus) String() string {
 func (*ModelStatus) ProtoMessage() {}
 
 func (x *ModelStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[11]
+	mi := &file_host_control_control_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -839,7 +1571,7 @@ func (x *ModelStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ModelStatus.ProtoReflect.Descriptor instead.
 func (*ModelStatus) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{11}
+	return file_host_control_control_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ModelStatus) GetModel() string {
@@ -897,7 +1629,7 @@ type TransportStatus struct {
 
 func (x *TransportStatus) Reset() {
 	*x = TransportStatus{}
-	mi := &file_host_control_control_proto_msgTypes[12]
+	mi := &file_host_control_control_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -909,7 +1641,7 @@ func (x *TransportStatus) String() string {
 func (*TransportStatus) ProtoMessage() {}
 
 func (x *TransportStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[12]
+	mi := &file_host_control_control_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -922,7 +1654,7 @@ func (x *TransportStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransportStatus.ProtoReflect.Descriptor instead.
 func (*TransportStatus) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{12}
+	return file_host_control_control_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *TransportStatus) GetName() string {
@@ -973,7 +1705,7 @@ type SourceStatus struct {
 
 func (x *SourceStatus) Reset() {
 	*x = SourceStatus{}
-	mi := &file_host_control_control_proto_msgTypes[13]
+	mi := &file_host_control_control_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -985,7 +1717,7 @@ func (x *SourceStatus) String() string {
 func (*SourceStatus) ProtoMessage() {}
 
 func (x *SourceStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[13]
+	mi := &file_host_control_control_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -998,7 +1730,7 @@ func (x *SourceStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SourceStatus.ProtoReflect.Descriptor instead.
 func (*SourceStatus) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{13}
+	return file_host_control_control_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *SourceStatus) GetModel() string {
@@ -1047,7 +1779,7 @@ type Progress struct {
 
 func (x *Progress) Reset() {
 	*x = Progress{}
-	mi := &file_host_control_control_proto_msgTypes[14]
+	mi := &file_host_control_control_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1059,7 +1791,7 @@ func (x *Progress) String() string {
 func (*Progress) ProtoMessage() {}
 
 func (x *Progress) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[14]
+	mi := &file_host_control_control_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1072,7 +1804,7 @@ func (x *Progress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Progress.ProtoReflect.Descriptor instead.
 func (*Progress) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{14}
+	return file_host_control_control_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Progress) GetKey() string {
@@ -1107,7 +1839,7 @@ type Warning struct {
 
 func (x *Warning) Reset() {
 	*x = Warning{}
-	mi := &file_host_control_control_proto_msgTypes[15]
+	mi := &file_host_control_control_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1119,7 +1851,7 @@ func (x *Warning) String() string {
 func (*Warning) ProtoMessage() {}
 
 func (x *Warning) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[15]
+	mi := &file_host_control_control_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1132,7 +1864,7 @@ func (x *Warning) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Warning.ProtoReflect.Descriptor instead.
 func (*Warning) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{15}
+	return file_host_control_control_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Warning) GetKey() string {
@@ -1186,7 +1918,7 @@ type Peer struct {
 
 func (x *Peer) Reset() {
 	*x = Peer{}
-	mi := &file_host_control_control_proto_msgTypes[16]
+	mi := &file_host_control_control_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1198,7 +1930,7 @@ func (x *Peer) String() string {
 func (*Peer) ProtoMessage() {}
 
 func (x *Peer) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[16]
+	mi := &file_host_control_control_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1211,7 +1943,7 @@ func (x *Peer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Peer.ProtoReflect.Descriptor instead.
 func (*Peer) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{16}
+	return file_host_control_control_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Peer) GetId() []byte {
@@ -1384,7 +2116,7 @@ type Audit struct {
 
 func (x *Audit) Reset() {
 	*x = Audit{}
-	mi := &file_host_control_control_proto_msgTypes[17]
+	mi := &file_host_control_control_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1396,7 +2128,7 @@ func (x *Audit) String() string {
 func (*Audit) ProtoMessage() {}
 
 func (x *Audit) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[17]
+	mi := &file_host_control_control_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1409,7 +2141,7 @@ func (x *Audit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Audit.ProtoReflect.Descriptor instead.
 func (*Audit) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{17}
+	return file_host_control_control_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Audit) GetAtUs() int64 {
@@ -1477,7 +2209,7 @@ type AuditRequest struct {
 
 func (x *AuditRequest) Reset() {
 	*x = AuditRequest{}
-	mi := &file_host_control_control_proto_msgTypes[18]
+	mi := &file_host_control_control_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1489,7 +2221,7 @@ func (x *AuditRequest) String() string {
 func (*AuditRequest) ProtoMessage() {}
 
 func (x *AuditRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[18]
+	mi := &file_host_control_control_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1502,7 +2234,7 @@ func (x *AuditRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditRequest.ProtoReflect.Descriptor instead.
 func (*AuditRequest) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{18}
+	return file_host_control_control_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *AuditRequest) GetPeer() []byte {
@@ -1523,7 +2255,7 @@ type AuditResponse struct {
 
 func (x *AuditResponse) Reset() {
 	*x = AuditResponse{}
-	mi := &file_host_control_control_proto_msgTypes[19]
+	mi := &file_host_control_control_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1535,7 +2267,7 @@ func (x *AuditResponse) String() string {
 func (*AuditResponse) ProtoMessage() {}
 
 func (x *AuditResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[19]
+	mi := &file_host_control_control_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1548,7 +2280,7 @@ func (x *AuditResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditResponse.ProtoReflect.Descriptor instead.
 func (*AuditResponse) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{19}
+	return file_host_control_control_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *AuditResponse) GetId() []byte {
@@ -1582,7 +2314,7 @@ type RetireRequest struct {
 
 func (x *RetireRequest) Reset() {
 	*x = RetireRequest{}
-	mi := &file_host_control_control_proto_msgTypes[20]
+	mi := &file_host_control_control_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1594,7 +2326,7 @@ func (x *RetireRequest) String() string {
 func (*RetireRequest) ProtoMessage() {}
 
 func (x *RetireRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[20]
+	mi := &file_host_control_control_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1607,7 +2339,7 @@ func (x *RetireRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetireRequest.ProtoReflect.Descriptor instead.
 func (*RetireRequest) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{20}
+	return file_host_control_control_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *RetireRequest) GetId() []byte {
@@ -1634,7 +2366,7 @@ type RetireResponse struct {
 
 func (x *RetireResponse) Reset() {
 	*x = RetireResponse{}
-	mi := &file_host_control_control_proto_msgTypes[21]
+	mi := &file_host_control_control_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1646,7 +2378,7 @@ func (x *RetireResponse) String() string {
 func (*RetireResponse) ProtoMessage() {}
 
 func (x *RetireResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[21]
+	mi := &file_host_control_control_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1659,7 +2391,7 @@ func (x *RetireResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetireResponse.ProtoReflect.Descriptor instead.
 func (*RetireResponse) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{21}
+	return file_host_control_control_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *RetireResponse) GetName() string {
@@ -1684,7 +2416,7 @@ type PeersRequest struct {
 
 func (x *PeersRequest) Reset() {
 	*x = PeersRequest{}
-	mi := &file_host_control_control_proto_msgTypes[22]
+	mi := &file_host_control_control_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1696,7 +2428,7 @@ func (x *PeersRequest) String() string {
 func (*PeersRequest) ProtoMessage() {}
 
 func (x *PeersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[22]
+	mi := &file_host_control_control_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1709,7 +2441,7 @@ func (x *PeersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeersRequest.ProtoReflect.Descriptor instead.
 func (*PeersRequest) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{22}
+	return file_host_control_control_proto_rawDescGZIP(), []int{35}
 }
 
 type PeersResponse struct {
@@ -1721,7 +2453,7 @@ type PeersResponse struct {
 
 func (x *PeersResponse) Reset() {
 	*x = PeersResponse{}
-	mi := &file_host_control_control_proto_msgTypes[23]
+	mi := &file_host_control_control_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1733,7 +2465,7 @@ func (x *PeersResponse) String() string {
 func (*PeersResponse) ProtoMessage() {}
 
 func (x *PeersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[23]
+	mi := &file_host_control_control_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1746,7 +2478,7 @@ func (x *PeersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeersResponse.ProtoReflect.Descriptor instead.
 func (*PeersResponse) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{23}
+	return file_host_control_control_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *PeersResponse) GetPeers() []*Peer {
@@ -1764,7 +2496,7 @@ type PluginsRequest struct {
 
 func (x *PluginsRequest) Reset() {
 	*x = PluginsRequest{}
-	mi := &file_host_control_control_proto_msgTypes[24]
+	mi := &file_host_control_control_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1776,7 +2508,7 @@ func (x *PluginsRequest) String() string {
 func (*PluginsRequest) ProtoMessage() {}
 
 func (x *PluginsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[24]
+	mi := &file_host_control_control_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1789,7 +2521,7 @@ func (x *PluginsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PluginsRequest.ProtoReflect.Descriptor instead.
 func (*PluginsRequest) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{24}
+	return file_host_control_control_proto_rawDescGZIP(), []int{37}
 }
 
 type PluginsResponse struct {
@@ -1801,7 +2533,7 @@ type PluginsResponse struct {
 
 func (x *PluginsResponse) Reset() {
 	*x = PluginsResponse{}
-	mi := &file_host_control_control_proto_msgTypes[25]
+	mi := &file_host_control_control_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1813,7 +2545,7 @@ func (x *PluginsResponse) String() string {
 func (*PluginsResponse) ProtoMessage() {}
 
 func (x *PluginsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[25]
+	mi := &file_host_control_control_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1826,7 +2558,7 @@ func (x *PluginsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PluginsResponse.ProtoReflect.Descriptor instead.
 func (*PluginsResponse) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{25}
+	return file_host_control_control_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *PluginsResponse) GetPlugins() []*Plugin {
@@ -1848,13 +2580,15 @@ type Plugin struct {
 	Path          string                 `protobuf:"bytes,8,opt,name=path,proto3" json:"path,omitempty"`
 	Sha256        string                 `protobuf:"bytes,9,opt,name=sha256,proto3" json:"sha256,omitempty"`
 	Models        []string               `protobuf:"bytes,10,rep,name=models,proto3" json:"models,omitempty"`
+	Version       string                 `protobuf:"bytes,11,opt,name=version,proto3" json:"version,omitempty"`
+	Swap          string                 `protobuf:"bytes,12,opt,name=swap,proto3" json:"swap,omitempty"` // what a swap under way is doing
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Plugin) Reset() {
 	*x = Plugin{}
-	mi := &file_host_control_control_proto_msgTypes[26]
+	mi := &file_host_control_control_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1866,7 +2600,7 @@ func (x *Plugin) String() string {
 func (*Plugin) ProtoMessage() {}
 
 func (x *Plugin) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[26]
+	mi := &file_host_control_control_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1879,7 +2613,7 @@ func (x *Plugin) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Plugin.ProtoReflect.Descriptor instead.
 func (*Plugin) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{26}
+	return file_host_control_control_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *Plugin) GetName() string {
@@ -1952,6 +2686,20 @@ func (x *Plugin) GetModels() []string {
 	return nil
 }
 
+func (x *Plugin) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *Plugin) GetSwap() string {
+	if x != nil {
+		return x.Swap
+	}
+	return ""
+}
+
 type InviteRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -1960,7 +2708,7 @@ type InviteRequest struct {
 
 func (x *InviteRequest) Reset() {
 	*x = InviteRequest{}
-	mi := &file_host_control_control_proto_msgTypes[27]
+	mi := &file_host_control_control_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1972,7 +2720,7 @@ func (x *InviteRequest) String() string {
 func (*InviteRequest) ProtoMessage() {}
 
 func (x *InviteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[27]
+	mi := &file_host_control_control_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1985,7 +2733,7 @@ func (x *InviteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InviteRequest.ProtoReflect.Descriptor instead.
 func (*InviteRequest) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{27}
+	return file_host_control_control_proto_rawDescGZIP(), []int{40}
 }
 
 type InviteResponse struct {
@@ -1998,7 +2746,7 @@ type InviteResponse struct {
 
 func (x *InviteResponse) Reset() {
 	*x = InviteResponse{}
-	mi := &file_host_control_control_proto_msgTypes[28]
+	mi := &file_host_control_control_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2010,7 +2758,7 @@ func (x *InviteResponse) String() string {
 func (*InviteResponse) ProtoMessage() {}
 
 func (x *InviteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[28]
+	mi := &file_host_control_control_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2023,7 +2771,7 @@ func (x *InviteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InviteResponse.ProtoReflect.Descriptor instead.
 func (*InviteResponse) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{28}
+	return file_host_control_control_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *InviteResponse) GetCode() string {
@@ -2049,7 +2797,7 @@ type JoinRequest struct {
 
 func (x *JoinRequest) Reset() {
 	*x = JoinRequest{}
-	mi := &file_host_control_control_proto_msgTypes[29]
+	mi := &file_host_control_control_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2061,7 +2809,7 @@ func (x *JoinRequest) String() string {
 func (*JoinRequest) ProtoMessage() {}
 
 func (x *JoinRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[29]
+	mi := &file_host_control_control_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2074,7 +2822,7 @@ func (x *JoinRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinRequest.ProtoReflect.Descriptor instead.
 func (*JoinRequest) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{29}
+	return file_host_control_control_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *JoinRequest) GetCode() string {
@@ -2096,7 +2844,7 @@ type JoinResponse struct {
 
 func (x *JoinResponse) Reset() {
 	*x = JoinResponse{}
-	mi := &file_host_control_control_proto_msgTypes[30]
+	mi := &file_host_control_control_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2108,7 +2856,7 @@ func (x *JoinResponse) String() string {
 func (*JoinResponse) ProtoMessage() {}
 
 func (x *JoinResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[30]
+	mi := &file_host_control_control_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2121,7 +2869,7 @@ func (x *JoinResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinResponse.ProtoReflect.Descriptor instead.
 func (*JoinResponse) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{30}
+	return file_host_control_control_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *JoinResponse) GetLibraryId() string {
@@ -2163,7 +2911,7 @@ type PutRequest struct {
 
 func (x *PutRequest) Reset() {
 	*x = PutRequest{}
-	mi := &file_host_control_control_proto_msgTypes[31]
+	mi := &file_host_control_control_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2175,7 +2923,7 @@ func (x *PutRequest) String() string {
 func (*PutRequest) ProtoMessage() {}
 
 func (x *PutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[31]
+	mi := &file_host_control_control_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2188,7 +2936,7 @@ func (x *PutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutRequest.ProtoReflect.Descriptor instead.
 func (*PutRequest) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{31}
+	return file_host_control_control_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *PutRequest) GetModel() string {
@@ -2222,7 +2970,7 @@ type PutRecord struct {
 
 func (x *PutRecord) Reset() {
 	*x = PutRecord{}
-	mi := &file_host_control_control_proto_msgTypes[32]
+	mi := &file_host_control_control_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2234,7 +2982,7 @@ func (x *PutRecord) String() string {
 func (*PutRecord) ProtoMessage() {}
 
 func (x *PutRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[32]
+	mi := &file_host_control_control_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2247,7 +2995,7 @@ func (x *PutRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutRecord.ProtoReflect.Descriptor instead.
 func (*PutRecord) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{32}
+	return file_host_control_control_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *PutRecord) GetId() []byte {
@@ -2274,7 +3022,7 @@ type PutResponse struct {
 
 func (x *PutResponse) Reset() {
 	*x = PutResponse{}
-	mi := &file_host_control_control_proto_msgTypes[33]
+	mi := &file_host_control_control_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2286,7 +3034,7 @@ func (x *PutResponse) String() string {
 func (*PutResponse) ProtoMessage() {}
 
 func (x *PutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[33]
+	mi := &file_host_control_control_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2299,7 +3047,7 @@ func (x *PutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutResponse.ProtoReflect.Descriptor instead.
 func (*PutResponse) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{33}
+	return file_host_control_control_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *PutResponse) GetIds() [][]byte {
@@ -2327,7 +3075,7 @@ type Refusal struct {
 
 func (x *Refusal) Reset() {
 	*x = Refusal{}
-	mi := &file_host_control_control_proto_msgTypes[34]
+	mi := &file_host_control_control_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2339,7 +3087,7 @@ func (x *Refusal) String() string {
 func (*Refusal) ProtoMessage() {}
 
 func (x *Refusal) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[34]
+	mi := &file_host_control_control_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2352,7 +3100,7 @@ func (x *Refusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refusal.ProtoReflect.Descriptor instead.
 func (*Refusal) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{34}
+	return file_host_control_control_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *Refusal) GetIndex() int32 {
@@ -2386,7 +3134,7 @@ type GetRequest struct {
 
 func (x *GetRequest) Reset() {
 	*x = GetRequest{}
-	mi := &file_host_control_control_proto_msgTypes[35]
+	mi := &file_host_control_control_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2398,7 +3146,7 @@ func (x *GetRequest) String() string {
 func (*GetRequest) ProtoMessage() {}
 
 func (x *GetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[35]
+	mi := &file_host_control_control_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2411,7 +3159,7 @@ func (x *GetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRequest.ProtoReflect.Descriptor instead.
 func (*GetRequest) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{35}
+	return file_host_control_control_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *GetRequest) GetModel() string {
@@ -2437,7 +3185,7 @@ type GetResponse struct {
 
 func (x *GetResponse) Reset() {
 	*x = GetResponse{}
-	mi := &file_host_control_control_proto_msgTypes[36]
+	mi := &file_host_control_control_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2449,7 +3197,7 @@ func (x *GetResponse) String() string {
 func (*GetResponse) ProtoMessage() {}
 
 func (x *GetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[36]
+	mi := &file_host_control_control_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2462,7 +3210,7 @@ func (x *GetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetResponse.ProtoReflect.Descriptor instead.
 func (*GetResponse) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{36}
+	return file_host_control_control_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *GetResponse) GetRecord() []byte {
@@ -2483,7 +3231,7 @@ type ListRequest struct {
 
 func (x *ListRequest) Reset() {
 	*x = ListRequest{}
-	mi := &file_host_control_control_proto_msgTypes[37]
+	mi := &file_host_control_control_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2495,7 +3243,7 @@ func (x *ListRequest) String() string {
 func (*ListRequest) ProtoMessage() {}
 
 func (x *ListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[37]
+	mi := &file_host_control_control_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2508,7 +3256,7 @@ func (x *ListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRequest.ProtoReflect.Descriptor instead.
 func (*ListRequest) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{37}
+	return file_host_control_control_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *ListRequest) GetModel() string {
@@ -2542,7 +3290,7 @@ type Where struct {
 
 func (x *Where) Reset() {
 	*x = Where{}
-	mi := &file_host_control_control_proto_msgTypes[38]
+	mi := &file_host_control_control_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2554,7 +3302,7 @@ func (x *Where) String() string {
 func (*Where) ProtoMessage() {}
 
 func (x *Where) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[38]
+	mi := &file_host_control_control_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2567,7 +3315,7 @@ func (x *Where) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Where.ProtoReflect.Descriptor instead.
 func (*Where) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{38}
+	return file_host_control_control_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *Where) GetField() string {
@@ -2593,7 +3341,7 @@ type ListResponse struct {
 
 func (x *ListResponse) Reset() {
 	*x = ListResponse{}
-	mi := &file_host_control_control_proto_msgTypes[39]
+	mi := &file_host_control_control_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2605,7 +3353,7 @@ func (x *ListResponse) String() string {
 func (*ListResponse) ProtoMessage() {}
 
 func (x *ListResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[39]
+	mi := &file_host_control_control_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2618,7 +3366,7 @@ func (x *ListResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListResponse.ProtoReflect.Descriptor instead.
 func (*ListResponse) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{39}
+	return file_host_control_control_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *ListResponse) GetRecords() [][]byte {
@@ -2638,7 +3386,7 @@ type DeleteRequest struct {
 
 func (x *DeleteRequest) Reset() {
 	*x = DeleteRequest{}
-	mi := &file_host_control_control_proto_msgTypes[40]
+	mi := &file_host_control_control_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2650,7 +3398,7 @@ func (x *DeleteRequest) String() string {
 func (*DeleteRequest) ProtoMessage() {}
 
 func (x *DeleteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[40]
+	mi := &file_host_control_control_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2663,7 +3411,7 @@ func (x *DeleteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteRequest.ProtoReflect.Descriptor instead.
 func (*DeleteRequest) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{40}
+	return file_host_control_control_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *DeleteRequest) GetModel() string {
@@ -2689,7 +3437,7 @@ type DeleteResponse struct {
 
 func (x *DeleteResponse) Reset() {
 	*x = DeleteResponse{}
-	mi := &file_host_control_control_proto_msgTypes[41]
+	mi := &file_host_control_control_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2701,7 +3449,7 @@ func (x *DeleteResponse) String() string {
 func (*DeleteResponse) ProtoMessage() {}
 
 func (x *DeleteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[41]
+	mi := &file_host_control_control_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2714,7 +3462,7 @@ func (x *DeleteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteResponse.ProtoReflect.Descriptor instead.
 func (*DeleteResponse) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{41}
+	return file_host_control_control_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *DeleteResponse) GetRefused() []*Refusal {
@@ -2733,7 +3481,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_host_control_control_proto_msgTypes[42]
+	mi := &file_host_control_control_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2745,7 +3493,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[42]
+	mi := &file_host_control_control_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2758,7 +3506,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{42}
+	return file_host_control_control_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *WatchRequest) GetModels() []string {
@@ -2779,7 +3527,7 @@ type WatchResponse struct {
 
 func (x *WatchResponse) Reset() {
 	*x = WatchResponse{}
-	mi := &file_host_control_control_proto_msgTypes[43]
+	mi := &file_host_control_control_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2791,7 +3539,7 @@ func (x *WatchResponse) String() string {
 func (*WatchResponse) ProtoMessage() {}
 
 func (x *WatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[43]
+	mi := &file_host_control_control_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2804,7 +3552,7 @@ func (x *WatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
 func (*WatchResponse) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{43}
+	return file_host_control_control_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *WatchResponse) GetEvents() [][]byte {
@@ -2824,7 +3572,7 @@ type ConflictsRequest struct {
 
 func (x *ConflictsRequest) Reset() {
 	*x = ConflictsRequest{}
-	mi := &file_host_control_control_proto_msgTypes[44]
+	mi := &file_host_control_control_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2836,7 +3584,7 @@ func (x *ConflictsRequest) String() string {
 func (*ConflictsRequest) ProtoMessage() {}
 
 func (x *ConflictsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[44]
+	mi := &file_host_control_control_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2849,7 +3597,7 @@ func (x *ConflictsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConflictsRequest.ProtoReflect.Descriptor instead.
 func (*ConflictsRequest) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{44}
+	return file_host_control_control_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *ConflictsRequest) GetModel() string {
@@ -2875,7 +3623,7 @@ type ConflictsResponse struct {
 
 func (x *ConflictsResponse) Reset() {
 	*x = ConflictsResponse{}
-	mi := &file_host_control_control_proto_msgTypes[45]
+	mi := &file_host_control_control_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2887,7 +3635,7 @@ func (x *ConflictsResponse) String() string {
 func (*ConflictsResponse) ProtoMessage() {}
 
 func (x *ConflictsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[45]
+	mi := &file_host_control_control_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2900,7 +3648,7 @@ func (x *ConflictsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConflictsResponse.ProtoReflect.Descriptor instead.
 func (*ConflictsResponse) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{45}
+	return file_host_control_control_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *ConflictsResponse) GetConflicts() []*Conflict {
@@ -2928,7 +3676,7 @@ type Conflict struct {
 
 func (x *Conflict) Reset() {
 	*x = Conflict{}
-	mi := &file_host_control_control_proto_msgTypes[46]
+	mi := &file_host_control_control_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2940,7 +3688,7 @@ func (x *Conflict) String() string {
 func (*Conflict) ProtoMessage() {}
 
 func (x *Conflict) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[46]
+	mi := &file_host_control_control_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2953,7 +3701,7 @@ func (x *Conflict) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Conflict.ProtoReflect.Descriptor instead.
 func (*Conflict) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{46}
+	return file_host_control_control_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *Conflict) GetNumber() int64 {
@@ -3035,7 +3783,7 @@ type RestoreConflictRequest struct {
 
 func (x *RestoreConflictRequest) Reset() {
 	*x = RestoreConflictRequest{}
-	mi := &file_host_control_control_proto_msgTypes[47]
+	mi := &file_host_control_control_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3047,7 +3795,7 @@ func (x *RestoreConflictRequest) String() string {
 func (*RestoreConflictRequest) ProtoMessage() {}
 
 func (x *RestoreConflictRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[47]
+	mi := &file_host_control_control_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3060,7 +3808,7 @@ func (x *RestoreConflictRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreConflictRequest.ProtoReflect.Descriptor instead.
 func (*RestoreConflictRequest) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{47}
+	return file_host_control_control_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *RestoreConflictRequest) GetNumber() int64 {
@@ -3082,7 +3830,7 @@ type RestoreConflictResponse struct {
 
 func (x *RestoreConflictResponse) Reset() {
 	*x = RestoreConflictResponse{}
-	mi := &file_host_control_control_proto_msgTypes[48]
+	mi := &file_host_control_control_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3094,7 +3842,7 @@ func (x *RestoreConflictResponse) String() string {
 func (*RestoreConflictResponse) ProtoMessage() {}
 
 func (x *RestoreConflictResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[48]
+	mi := &file_host_control_control_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3107,7 +3855,7 @@ func (x *RestoreConflictResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreConflictResponse.ProtoReflect.Descriptor instead.
 func (*RestoreConflictResponse) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{48}
+	return file_host_control_control_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *RestoreConflictResponse) GetModel() string {
@@ -3148,7 +3896,7 @@ type ExplainRequest struct {
 
 func (x *ExplainRequest) Reset() {
 	*x = ExplainRequest{}
-	mi := &file_host_control_control_proto_msgTypes[49]
+	mi := &file_host_control_control_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3160,7 +3908,7 @@ func (x *ExplainRequest) String() string {
 func (*ExplainRequest) ProtoMessage() {}
 
 func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[49]
+	mi := &file_host_control_control_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3173,7 +3921,7 @@ func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainRequest.ProtoReflect.Descriptor instead.
 func (*ExplainRequest) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{49}
+	return file_host_control_control_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *ExplainRequest) GetModel() string {
@@ -3208,7 +3956,7 @@ type ExplainResponse struct {
 
 func (x *ExplainResponse) Reset() {
 	*x = ExplainResponse{}
-	mi := &file_host_control_control_proto_msgTypes[50]
+	mi := &file_host_control_control_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3220,7 +3968,7 @@ func (x *ExplainResponse) String() string {
 func (*ExplainResponse) ProtoMessage() {}
 
 func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[50]
+	mi := &file_host_control_control_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3233,7 +3981,7 @@ func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainResponse.ProtoReflect.Descriptor instead.
 func (*ExplainResponse) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{50}
+	return file_host_control_control_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *ExplainResponse) GetState() string {
@@ -3318,7 +4066,7 @@ type Whereabouts struct {
 
 func (x *Whereabouts) Reset() {
 	*x = Whereabouts{}
-	mi := &file_host_control_control_proto_msgTypes[51]
+	mi := &file_host_control_control_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3330,7 +4078,7 @@ func (x *Whereabouts) String() string {
 func (*Whereabouts) ProtoMessage() {}
 
 func (x *Whereabouts) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[51]
+	mi := &file_host_control_control_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3343,7 +4091,7 @@ func (x *Whereabouts) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Whereabouts.ProtoReflect.Descriptor instead.
 func (*Whereabouts) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{51}
+	return file_host_control_control_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *Whereabouts) GetDevice() []byte {
@@ -3377,7 +4125,7 @@ type WaitingRequest struct {
 
 func (x *WaitingRequest) Reset() {
 	*x = WaitingRequest{}
-	mi := &file_host_control_control_proto_msgTypes[52]
+	mi := &file_host_control_control_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3389,7 +4137,7 @@ func (x *WaitingRequest) String() string {
 func (*WaitingRequest) ProtoMessage() {}
 
 func (x *WaitingRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[52]
+	mi := &file_host_control_control_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3402,7 +4150,7 @@ func (x *WaitingRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitingRequest.ProtoReflect.Descriptor instead.
 func (*WaitingRequest) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{52}
+	return file_host_control_control_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *WaitingRequest) GetModel() string {
@@ -3428,7 +4176,7 @@ type WaitingResponse struct {
 
 func (x *WaitingResponse) Reset() {
 	*x = WaitingResponse{}
-	mi := &file_host_control_control_proto_msgTypes[53]
+	mi := &file_host_control_control_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3440,7 +4188,7 @@ func (x *WaitingResponse) String() string {
 func (*WaitingResponse) ProtoMessage() {}
 
 func (x *WaitingResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[53]
+	mi := &file_host_control_control_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3453,7 +4201,7 @@ func (x *WaitingResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitingResponse.ProtoReflect.Descriptor instead.
 func (*WaitingResponse) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{53}
+	return file_host_control_control_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *WaitingResponse) GetRecords() []*WaitingRecord {
@@ -3474,7 +4222,7 @@ type WaitingRecord struct {
 
 func (x *WaitingRecord) Reset() {
 	*x = WaitingRecord{}
-	mi := &file_host_control_control_proto_msgTypes[54]
+	mi := &file_host_control_control_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3486,7 +4234,7 @@ func (x *WaitingRecord) String() string {
 func (*WaitingRecord) ProtoMessage() {}
 
 func (x *WaitingRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[54]
+	mi := &file_host_control_control_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3499,7 +4247,7 @@ func (x *WaitingRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitingRecord.ProtoReflect.Descriptor instead.
 func (*WaitingRecord) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{54}
+	return file_host_control_control_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *WaitingRecord) GetModel() string {
@@ -3533,7 +4281,7 @@ type Write struct {
 
 func (x *Write) Reset() {
 	*x = Write{}
-	mi := &file_host_control_control_proto_msgTypes[55]
+	mi := &file_host_control_control_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3545,7 +4293,7 @@ func (x *Write) String() string {
 func (*Write) ProtoMessage() {}
 
 func (x *Write) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[55]
+	mi := &file_host_control_control_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3558,7 +4306,7 @@ func (x *Write) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Write.ProtoReflect.Descriptor instead.
 func (*Write) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{55}
+	return file_host_control_control_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *Write) GetStamp() uint64 {
@@ -3587,7 +4335,7 @@ type ExplainedField struct {
 
 func (x *ExplainedField) Reset() {
 	*x = ExplainedField{}
-	mi := &file_host_control_control_proto_msgTypes[56]
+	mi := &file_host_control_control_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3599,7 +4347,7 @@ func (x *ExplainedField) String() string {
 func (*ExplainedField) ProtoMessage() {}
 
 func (x *ExplainedField) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[56]
+	mi := &file_host_control_control_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3612,7 +4360,7 @@ func (x *ExplainedField) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainedField.ProtoReflect.Descriptor instead.
 func (*ExplainedField) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{56}
+	return file_host_control_control_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *ExplainedField) GetName() string {
@@ -3654,7 +4402,7 @@ type ExplainedPart struct {
 
 func (x *ExplainedPart) Reset() {
 	*x = ExplainedPart{}
-	mi := &file_host_control_control_proto_msgTypes[57]
+	mi := &file_host_control_control_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3666,7 +4414,7 @@ func (x *ExplainedPart) String() string {
 func (*ExplainedPart) ProtoMessage() {}
 
 func (x *ExplainedPart) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[57]
+	mi := &file_host_control_control_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3679,7 +4427,7 @@ func (x *ExplainedPart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainedPart.ProtoReflect.Descriptor instead.
 func (*ExplainedPart) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{57}
+	return file_host_control_control_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *ExplainedPart) GetJson() []byte {
@@ -3708,7 +4456,7 @@ type MissingRecord struct {
 
 func (x *MissingRecord) Reset() {
 	*x = MissingRecord{}
-	mi := &file_host_control_control_proto_msgTypes[58]
+	mi := &file_host_control_control_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3720,7 +4468,7 @@ func (x *MissingRecord) String() string {
 func (*MissingRecord) ProtoMessage() {}
 
 func (x *MissingRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[58]
+	mi := &file_host_control_control_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3733,7 +4481,7 @@ func (x *MissingRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MissingRecord.ProtoReflect.Descriptor instead.
 func (*MissingRecord) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{58}
+	return file_host_control_control_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *MissingRecord) GetField() string {
@@ -3772,7 +4520,7 @@ type DigestRequest struct {
 
 func (x *DigestRequest) Reset() {
 	*x = DigestRequest{}
-	mi := &file_host_control_control_proto_msgTypes[59]
+	mi := &file_host_control_control_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3784,7 +4532,7 @@ func (x *DigestRequest) String() string {
 func (*DigestRequest) ProtoMessage() {}
 
 func (x *DigestRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[59]
+	mi := &file_host_control_control_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3797,7 +4545,7 @@ func (x *DigestRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DigestRequest.ProtoReflect.Descriptor instead.
 func (*DigestRequest) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{59}
+	return file_host_control_control_proto_rawDescGZIP(), []int{72}
 }
 
 type DigestResponse struct {
@@ -3809,7 +4557,7 @@ type DigestResponse struct {
 
 func (x *DigestResponse) Reset() {
 	*x = DigestResponse{}
-	mi := &file_host_control_control_proto_msgTypes[60]
+	mi := &file_host_control_control_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3821,7 +4569,7 @@ func (x *DigestResponse) String() string {
 func (*DigestResponse) ProtoMessage() {}
 
 func (x *DigestResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[60]
+	mi := &file_host_control_control_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3834,7 +4582,7 @@ func (x *DigestResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DigestResponse.ProtoReflect.Descriptor instead.
 func (*DigestResponse) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{60}
+	return file_host_control_control_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *DigestResponse) GetDigests() []*ModelDigest {
@@ -3855,7 +4603,7 @@ type ModelDigest struct {
 
 func (x *ModelDigest) Reset() {
 	*x = ModelDigest{}
-	mi := &file_host_control_control_proto_msgTypes[61]
+	mi := &file_host_control_control_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3867,7 +4615,7 @@ func (x *ModelDigest) String() string {
 func (*ModelDigest) ProtoMessage() {}
 
 func (x *ModelDigest) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[61]
+	mi := &file_host_control_control_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3880,7 +4628,7 @@ func (x *ModelDigest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ModelDigest.ProtoReflect.Descriptor instead.
 func (*ModelDigest) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{61}
+	return file_host_control_control_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *ModelDigest) GetModel() string {
@@ -3976,7 +4724,53 @@ const file_host_control_control_proto_rawDesc = "" +
 	"\amessage\x18\x06 \x01(\tR\amessage\"*\n" +
 	"\x14RestartPluginRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"\x17\n" +
-	"\x15RestartPluginResponse\"\xa1\x01\n" +
+	"\x15RestartPluginResponse\"\x85\x01\n" +
+	"\x11SwapPluginRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04path\x18\x02 \x01(\tR\x04path\x12\x16\n" +
+	"\x06sha256\x18\x03 \x01(\tR\x06sha256\x12\x17\n" +
+	"\asoak_us\x18\x04 \x01(\x03R\x06soakUs\x12\x17\n" +
+	"\adry_run\x18\x05 \x01(\bR\x06dryRun\"C\n" +
+	"\x12SwapPluginResponse\x12-\n" +
+	"\x04step\x18\x01 \x01(\v2\x19.starling.control.v1.StepR\x04step\"D\n" +
+	"\x15RollbackPluginRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x17\n" +
+	"\asoak_us\x18\x02 \x01(\x03R\x06soakUs\"G\n" +
+	"\x16RollbackPluginResponse\x12-\n" +
+	"\x04step\x18\x01 \x01(\v2\x19.starling.control.v1.StepR\x04step\"S\n" +
+	"\x14SwapTransportRequest\x12\x12\n" +
+	"\x04from\x18\x01 \x01(\tR\x04from\x12\x0e\n" +
+	"\x02to\x18\x02 \x01(\tR\x02to\x12\x17\n" +
+	"\asoak_us\x18\x03 \x01(\x03R\x06soakUs\"F\n" +
+	"\x15SwapTransportResponse\x12-\n" +
+	"\x04step\x18\x01 \x01(\v2\x19.starling.control.v1.StepR\x04step\"(\n" +
+	"\rReloadRequest\x12\x17\n" +
+	"\asoak_us\x18\x01 \x01(\x03R\x06soakUs\"?\n" +
+	"\x0eReloadResponse\x12-\n" +
+	"\x04step\x18\x01 \x01(\v2\x19.starling.control.v1.StepR\x04step\"c\n" +
+	"\x04Step\x12\x14\n" +
+	"\x05stage\x18\x01 \x01(\tR\x05stage\x12\x12\n" +
+	"\x04text\x18\x02 \x01(\tR\x04text\x12\x17\n" +
+	"\atook_us\x18\x03 \x01(\x03R\x06tookUs\x12\x18\n" +
+	"\asubject\x18\x04 \x01(\tR\asubject\"=\n" +
+	"\rEventsRequest\x12\x14\n" +
+	"\x05after\x18\x01 \x01(\x03R\x05after\x12\x16\n" +
+	"\x06follow\x18\x02 \x01(\bR\x06follow\"D\n" +
+	"\x0eEventsResponse\x122\n" +
+	"\x06events\x18\x01 \x03(\v2\x1a.starling.control.v1.EventR\x06events\"\xde\x01\n" +
+	"\x05Event\x12\x16\n" +
+	"\x06number\x18\x01 \x01(\x03R\x06number\x12\x13\n" +
+	"\x05at_us\x18\x02 \x01(\x03R\x04atUs\x12\x12\n" +
+	"\x04kind\x18\x03 \x01(\tR\x04kind\x12\x16\n" +
+	"\x06plugin\x18\x04 \x01(\tR\x06plugin\x12\x0e\n" +
+	"\x02by\x18\x05 \x01(\tR\x02by\x12\x10\n" +
+	"\x03why\x18\x06 \x01(\tR\x03why\x12.\n" +
+	"\x04from\x18\a \x01(\v2\x1a.starling.control.v1.BuildR\x04from\x12*\n" +
+	"\x02to\x18\b \x01(\v2\x1a.starling.control.v1.BuildR\x02to\"M\n" +
+	"\x05Build\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\tR\aversion\x12\x16\n" +
+	"\x06sha256\x18\x02 \x01(\tR\x06sha256\x12\x12\n" +
+	"\x04path\x18\x03 \x01(\tR\x04path\"\xa1\x01\n" +
 	"\vModelStatus\x12\x14\n" +
 	"\x05model\x18\x01 \x01(\tR\x05model\x12\x1c\n" +
 	"\townership\x18\x02 \x01(\tR\townership\x12\x18\n" +
@@ -4058,7 +4852,7 @@ const file_host_control_control_proto_rawDesc = "" +
 	"\x05peers\x18\x01 \x03(\v2\x19.starling.control.v1.PeerR\x05peers\"\x10\n" +
 	"\x0ePluginsRequest\"H\n" +
 	"\x0fPluginsResponse\x125\n" +
-	"\aplugins\x18\x01 \x03(\v2\x1b.starling.control.v1.PluginR\aplugins\"\xeb\x01\n" +
+	"\aplugins\x18\x01 \x03(\v2\x1b.starling.control.v1.PluginR\aplugins\"\x99\x02\n" +
 	"\x06Plugin\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04kind\x18\x02 \x01(\tR\x04kind\x12\x14\n" +
@@ -4070,7 +4864,9 @@ const file_host_control_control_proto_rawDesc = "" +
 	"\x04path\x18\b \x01(\tR\x04path\x12\x16\n" +
 	"\x06sha256\x18\t \x01(\tR\x06sha256\x12\x16\n" +
 	"\x06models\x18\n" +
-	" \x03(\tR\x06models\"\x0f\n" +
+	" \x03(\tR\x06models\x12\x18\n" +
+	"\aversion\x18\v \x01(\tR\aversion\x12\x12\n" +
+	"\x04swap\x18\f \x01(\tR\x04swap\"\x0f\n" +
 	"\rInviteRequest\"C\n" +
 	"\x0eInviteResponse\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x12\x1d\n" +
@@ -4201,7 +4997,7 @@ const file_host_control_control_proto_rawDesc = "" +
 	"\vModelDigest\x12\x14\n" +
 	"\x05model\x18\x01 \x01(\tR\x05model\x12\x12\n" +
 	"\x04rows\x18\x02 \x01(\x03R\x04rows\x12\x16\n" +
-	"\x06digest\x18\x03 \x01(\fR\x06digest2\x82\f\n" +
+	"\x06digest\x18\x03 \x01(\fR\x06digest2\xe4\x0f\n" +
 	"\aControl\x12Q\n" +
 	"\x06Status\x12\".starling.control.v1.StatusRequest\x1a#.starling.control.v1.StatusResponse\x12N\n" +
 	"\x05Peers\x12!.starling.control.v1.PeersRequest\x1a\".starling.control.v1.PeersResponse\x12T\n" +
@@ -4220,7 +5016,13 @@ const file_host_control_control_proto_rawDesc = "" +
 	"\aWaiting\x12#.starling.control.v1.WaitingRequest\x1a$.starling.control.v1.WaitingResponse0\x01\x12Q\n" +
 	"\x06Digest\x12\".starling.control.v1.DigestRequest\x1a#.starling.control.v1.DigestResponse\x12P\n" +
 	"\x05Audit\x12!.starling.control.v1.AuditRequest\x1a\".starling.control.v1.AuditResponse0\x01\x12f\n" +
-	"\rRestartPlugin\x12).starling.control.v1.RestartPluginRequest\x1a*.starling.control.v1.RestartPluginResponseB:Z8github.com/starling-sync/starling/host/control/controlpbb\x06proto3"
+	"\rRestartPlugin\x12).starling.control.v1.RestartPluginRequest\x1a*.starling.control.v1.RestartPluginResponse\x12_\n" +
+	"\n" +
+	"SwapPlugin\x12&.starling.control.v1.SwapPluginRequest\x1a'.starling.control.v1.SwapPluginResponse0\x01\x12k\n" +
+	"\x0eRollbackPlugin\x12*.starling.control.v1.RollbackPluginRequest\x1a+.starling.control.v1.RollbackPluginResponse0\x01\x12h\n" +
+	"\rSwapTransport\x12).starling.control.v1.SwapTransportRequest\x1a*.starling.control.v1.SwapTransportResponse0\x01\x12S\n" +
+	"\x06Reload\x12\".starling.control.v1.ReloadRequest\x1a#.starling.control.v1.ReloadResponse0\x01\x12S\n" +
+	"\x06Events\x12\".starling.control.v1.EventsRequest\x1a#.starling.control.v1.EventsResponse0\x01B:Z8github.com/starling-sync/starling/host/control/controlpbb\x06proto3"
 
 var (
 	file_host_control_control_proto_rawDescOnce sync.Once
@@ -4234,7 +5036,7 @@ func file_host_control_control_proto_rawDescGZIP() []byte {
 	return file_host_control_control_proto_rawDescData
 }
 
-var file_host_control_control_proto_msgTypes = make([]protoimpl.MessageInfo, 62)
+var file_host_control_control_proto_msgTypes = make([]protoimpl.MessageInfo, 75)
 var file_host_control_control_proto_goTypes = []any{
 	(*ErrorDetail)(nil),             // 0: starling.control.v1.ErrorDetail
 	(*StatusRequest)(nil),           // 1: starling.control.v1.StatusRequest
@@ -4247,136 +5049,166 @@ var file_host_control_control_proto_goTypes = []any{
 	(*RefusedChange)(nil),           // 8: starling.control.v1.RefusedChange
 	(*RestartPluginRequest)(nil),    // 9: starling.control.v1.RestartPluginRequest
 	(*RestartPluginResponse)(nil),   // 10: starling.control.v1.RestartPluginResponse
-	(*ModelStatus)(nil),             // 11: starling.control.v1.ModelStatus
-	(*TransportStatus)(nil),         // 12: starling.control.v1.TransportStatus
-	(*SourceStatus)(nil),            // 13: starling.control.v1.SourceStatus
-	(*Progress)(nil),                // 14: starling.control.v1.Progress
-	(*Warning)(nil),                 // 15: starling.control.v1.Warning
-	(*Peer)(nil),                    // 16: starling.control.v1.Peer
-	(*Audit)(nil),                   // 17: starling.control.v1.Audit
-	(*AuditRequest)(nil),            // 18: starling.control.v1.AuditRequest
-	(*AuditResponse)(nil),           // 19: starling.control.v1.AuditResponse
-	(*RetireRequest)(nil),           // 20: starling.control.v1.RetireRequest
-	(*RetireResponse)(nil),          // 21: starling.control.v1.RetireResponse
-	(*PeersRequest)(nil),            // 22: starling.control.v1.PeersRequest
-	(*PeersResponse)(nil),           // 23: starling.control.v1.PeersResponse
-	(*PluginsRequest)(nil),          // 24: starling.control.v1.PluginsRequest
-	(*PluginsResponse)(nil),         // 25: starling.control.v1.PluginsResponse
-	(*Plugin)(nil),                  // 26: starling.control.v1.Plugin
-	(*InviteRequest)(nil),           // 27: starling.control.v1.InviteRequest
-	(*InviteResponse)(nil),          // 28: starling.control.v1.InviteResponse
-	(*JoinRequest)(nil),             // 29: starling.control.v1.JoinRequest
-	(*JoinResponse)(nil),            // 30: starling.control.v1.JoinResponse
-	(*PutRequest)(nil),              // 31: starling.control.v1.PutRequest
-	(*PutRecord)(nil),               // 32: starling.control.v1.PutRecord
-	(*PutResponse)(nil),             // 33: starling.control.v1.PutResponse
-	(*Refusal)(nil),                 // 34: starling.control.v1.Refusal
-	(*GetRequest)(nil),              // 35: starling.control.v1.GetRequest
-	(*GetResponse)(nil),             // 36: starling.control.v1.GetResponse
-	(*ListRequest)(nil),             // 37: starling.control.v1.ListRequest
-	(*Where)(nil),                   // 38: starling.control.v1.Where
-	(*ListResponse)(nil),            // 39: starling.control.v1.ListResponse
-	(*DeleteRequest)(nil),           // 40: starling.control.v1.DeleteRequest
-	(*DeleteResponse)(nil),          // 41: starling.control.v1.DeleteResponse
-	(*WatchRequest)(nil),            // 42: starling.control.v1.WatchRequest
-	(*WatchResponse)(nil),           // 43: starling.control.v1.WatchResponse
-	(*ConflictsRequest)(nil),        // 44: starling.control.v1.ConflictsRequest
-	(*ConflictsResponse)(nil),       // 45: starling.control.v1.ConflictsResponse
-	(*Conflict)(nil),                // 46: starling.control.v1.Conflict
-	(*RestoreConflictRequest)(nil),  // 47: starling.control.v1.RestoreConflictRequest
-	(*RestoreConflictResponse)(nil), // 48: starling.control.v1.RestoreConflictResponse
-	(*ExplainRequest)(nil),          // 49: starling.control.v1.ExplainRequest
-	(*ExplainResponse)(nil),         // 50: starling.control.v1.ExplainResponse
-	(*Whereabouts)(nil),             // 51: starling.control.v1.Whereabouts
-	(*WaitingRequest)(nil),          // 52: starling.control.v1.WaitingRequest
-	(*WaitingResponse)(nil),         // 53: starling.control.v1.WaitingResponse
-	(*WaitingRecord)(nil),           // 54: starling.control.v1.WaitingRecord
-	(*Write)(nil),                   // 55: starling.control.v1.Write
-	(*ExplainedField)(nil),          // 56: starling.control.v1.ExplainedField
-	(*ExplainedPart)(nil),           // 57: starling.control.v1.ExplainedPart
-	(*MissingRecord)(nil),           // 58: starling.control.v1.MissingRecord
-	(*DigestRequest)(nil),           // 59: starling.control.v1.DigestRequest
-	(*DigestResponse)(nil),          // 60: starling.control.v1.DigestResponse
-	(*ModelDigest)(nil),             // 61: starling.control.v1.ModelDigest
+	(*SwapPluginRequest)(nil),       // 11: starling.control.v1.SwapPluginRequest
+	(*SwapPluginResponse)(nil),      // 12: starling.control.v1.SwapPluginResponse
+	(*RollbackPluginRequest)(nil),   // 13: starling.control.v1.RollbackPluginRequest
+	(*RollbackPluginResponse)(nil),  // 14: starling.control.v1.RollbackPluginResponse
+	(*SwapTransportRequest)(nil),    // 15: starling.control.v1.SwapTransportRequest
+	(*SwapTransportResponse)(nil),   // 16: starling.control.v1.SwapTransportResponse
+	(*ReloadRequest)(nil),           // 17: starling.control.v1.ReloadRequest
+	(*ReloadResponse)(nil),          // 18: starling.control.v1.ReloadResponse
+	(*Step)(nil),                    // 19: starling.control.v1.Step
+	(*EventsRequest)(nil),           // 20: starling.control.v1.EventsRequest
+	(*EventsResponse)(nil),          // 21: starling.control.v1.EventsResponse
+	(*Event)(nil),                   // 22: starling.control.v1.Event
+	(*Build)(nil),                   // 23: starling.control.v1.Build
+	(*ModelStatus)(nil),             // 24: starling.control.v1.ModelStatus
+	(*TransportStatus)(nil),         // 25: starling.control.v1.TransportStatus
+	(*SourceStatus)(nil),            // 26: starling.control.v1.SourceStatus
+	(*Progress)(nil),                // 27: starling.control.v1.Progress
+	(*Warning)(nil),                 // 28: starling.control.v1.Warning
+	(*Peer)(nil),                    // 29: starling.control.v1.Peer
+	(*Audit)(nil),                   // 30: starling.control.v1.Audit
+	(*AuditRequest)(nil),            // 31: starling.control.v1.AuditRequest
+	(*AuditResponse)(nil),           // 32: starling.control.v1.AuditResponse
+	(*RetireRequest)(nil),           // 33: starling.control.v1.RetireRequest
+	(*RetireResponse)(nil),          // 34: starling.control.v1.RetireResponse
+	(*PeersRequest)(nil),            // 35: starling.control.v1.PeersRequest
+	(*PeersResponse)(nil),           // 36: starling.control.v1.PeersResponse
+	(*PluginsRequest)(nil),          // 37: starling.control.v1.PluginsRequest
+	(*PluginsResponse)(nil),         // 38: starling.control.v1.PluginsResponse
+	(*Plugin)(nil),                  // 39: starling.control.v1.Plugin
+	(*InviteRequest)(nil),           // 40: starling.control.v1.InviteRequest
+	(*InviteResponse)(nil),          // 41: starling.control.v1.InviteResponse
+	(*JoinRequest)(nil),             // 42: starling.control.v1.JoinRequest
+	(*JoinResponse)(nil),            // 43: starling.control.v1.JoinResponse
+	(*PutRequest)(nil),              // 44: starling.control.v1.PutRequest
+	(*PutRecord)(nil),               // 45: starling.control.v1.PutRecord
+	(*PutResponse)(nil),             // 46: starling.control.v1.PutResponse
+	(*Refusal)(nil),                 // 47: starling.control.v1.Refusal
+	(*GetRequest)(nil),              // 48: starling.control.v1.GetRequest
+	(*GetResponse)(nil),             // 49: starling.control.v1.GetResponse
+	(*ListRequest)(nil),             // 50: starling.control.v1.ListRequest
+	(*Where)(nil),                   // 51: starling.control.v1.Where
+	(*ListResponse)(nil),            // 52: starling.control.v1.ListResponse
+	(*DeleteRequest)(nil),           // 53: starling.control.v1.DeleteRequest
+	(*DeleteResponse)(nil),          // 54: starling.control.v1.DeleteResponse
+	(*WatchRequest)(nil),            // 55: starling.control.v1.WatchRequest
+	(*WatchResponse)(nil),           // 56: starling.control.v1.WatchResponse
+	(*ConflictsRequest)(nil),        // 57: starling.control.v1.ConflictsRequest
+	(*ConflictsResponse)(nil),       // 58: starling.control.v1.ConflictsResponse
+	(*Conflict)(nil),                // 59: starling.control.v1.Conflict
+	(*RestoreConflictRequest)(nil),  // 60: starling.control.v1.RestoreConflictRequest
+	(*RestoreConflictResponse)(nil), // 61: starling.control.v1.RestoreConflictResponse
+	(*ExplainRequest)(nil),          // 62: starling.control.v1.ExplainRequest
+	(*ExplainResponse)(nil),         // 63: starling.control.v1.ExplainResponse
+	(*Whereabouts)(nil),             // 64: starling.control.v1.Whereabouts
+	(*WaitingRequest)(nil),          // 65: starling.control.v1.WaitingRequest
+	(*WaitingResponse)(nil),         // 66: starling.control.v1.WaitingResponse
+	(*WaitingRecord)(nil),           // 67: starling.control.v1.WaitingRecord
+	(*Write)(nil),                   // 68: starling.control.v1.Write
+	(*ExplainedField)(nil),          // 69: starling.control.v1.ExplainedField
+	(*ExplainedPart)(nil),           // 70: starling.control.v1.ExplainedPart
+	(*MissingRecord)(nil),           // 71: starling.control.v1.MissingRecord
+	(*DigestRequest)(nil),           // 72: starling.control.v1.DigestRequest
+	(*DigestResponse)(nil),          // 73: starling.control.v1.DigestResponse
+	(*ModelDigest)(nil),             // 74: starling.control.v1.ModelDigest
 }
 var file_host_control_control_proto_depIdxs = []int32{
-	11, // 0: starling.control.v1.StatusResponse.models:type_name -> starling.control.v1.ModelStatus
-	12, // 1: starling.control.v1.StatusResponse.transports:type_name -> starling.control.v1.TransportStatus
-	13, // 2: starling.control.v1.StatusResponse.sources:type_name -> starling.control.v1.SourceStatus
-	16, // 3: starling.control.v1.StatusResponse.peers:type_name -> starling.control.v1.Peer
+	24, // 0: starling.control.v1.StatusResponse.models:type_name -> starling.control.v1.ModelStatus
+	25, // 1: starling.control.v1.StatusResponse.transports:type_name -> starling.control.v1.TransportStatus
+	26, // 2: starling.control.v1.StatusResponse.sources:type_name -> starling.control.v1.SourceStatus
+	29, // 3: starling.control.v1.StatusResponse.peers:type_name -> starling.control.v1.Peer
 	8,  // 4: starling.control.v1.StatusResponse.refused_changes:type_name -> starling.control.v1.RefusedChange
-	26, // 5: starling.control.v1.StatusResponse.plugins:type_name -> starling.control.v1.Plugin
+	39, // 5: starling.control.v1.StatusResponse.plugins:type_name -> starling.control.v1.Plugin
 	3,  // 6: starling.control.v1.StatusResponse.warnings:type_name -> starling.control.v1.StatusWarning
 	4,  // 7: starling.control.v1.StatusResponse.log:type_name -> starling.control.v1.LogStatus
 	5,  // 8: starling.control.v1.StatusResponse.shadow:type_name -> starling.control.v1.ShadowStatus
 	6,  // 9: starling.control.v1.StatusResponse.retention:type_name -> starling.control.v1.Retention
 	7,  // 10: starling.control.v1.StatusResponse.refusals:type_name -> starling.control.v1.RefusedInput
-	14, // 11: starling.control.v1.SourceStatus.progress:type_name -> starling.control.v1.Progress
-	15, // 12: starling.control.v1.SourceStatus.warnings:type_name -> starling.control.v1.Warning
-	17, // 13: starling.control.v1.Peer.audit:type_name -> starling.control.v1.Audit
-	17, // 14: starling.control.v1.AuditResponse.audit:type_name -> starling.control.v1.Audit
-	16, // 15: starling.control.v1.PeersResponse.peers:type_name -> starling.control.v1.Peer
-	26, // 16: starling.control.v1.PluginsResponse.plugins:type_name -> starling.control.v1.Plugin
-	32, // 17: starling.control.v1.PutRequest.records:type_name -> starling.control.v1.PutRecord
-	34, // 18: starling.control.v1.PutResponse.refused:type_name -> starling.control.v1.Refusal
-	38, // 19: starling.control.v1.ListRequest.where:type_name -> starling.control.v1.Where
-	34, // 20: starling.control.v1.DeleteResponse.refused:type_name -> starling.control.v1.Refusal
-	46, // 21: starling.control.v1.ConflictsResponse.conflicts:type_name -> starling.control.v1.Conflict
-	55, // 22: starling.control.v1.ExplainResponse.inserted:type_name -> starling.control.v1.Write
-	55, // 23: starling.control.v1.ExplainResponse.deleted:type_name -> starling.control.v1.Write
-	55, // 24: starling.control.v1.ExplainResponse.owned:type_name -> starling.control.v1.Write
-	56, // 25: starling.control.v1.ExplainResponse.fields:type_name -> starling.control.v1.ExplainedField
-	58, // 26: starling.control.v1.ExplainResponse.missing:type_name -> starling.control.v1.MissingRecord
-	8,  // 27: starling.control.v1.ExplainResponse.refused_changes:type_name -> starling.control.v1.RefusedChange
-	46, // 28: starling.control.v1.ExplainResponse.conflicts:type_name -> starling.control.v1.Conflict
-	51, // 29: starling.control.v1.ExplainResponse.elsewhere:type_name -> starling.control.v1.Whereabouts
-	54, // 30: starling.control.v1.WaitingResponse.records:type_name -> starling.control.v1.WaitingRecord
-	58, // 31: starling.control.v1.WaitingRecord.missing:type_name -> starling.control.v1.MissingRecord
-	55, // 32: starling.control.v1.ExplainedField.write:type_name -> starling.control.v1.Write
-	57, // 33: starling.control.v1.ExplainedField.parts:type_name -> starling.control.v1.ExplainedPart
-	55, // 34: starling.control.v1.ExplainedPart.write:type_name -> starling.control.v1.Write
-	61, // 35: starling.control.v1.DigestResponse.digests:type_name -> starling.control.v1.ModelDigest
-	1,  // 36: starling.control.v1.Control.Status:input_type -> starling.control.v1.StatusRequest
-	22, // 37: starling.control.v1.Control.Peers:input_type -> starling.control.v1.PeersRequest
-	24, // 38: starling.control.v1.Control.Plugins:input_type -> starling.control.v1.PluginsRequest
-	27, // 39: starling.control.v1.Control.Invite:input_type -> starling.control.v1.InviteRequest
-	29, // 40: starling.control.v1.Control.Join:input_type -> starling.control.v1.JoinRequest
-	20, // 41: starling.control.v1.Control.Retire:input_type -> starling.control.v1.RetireRequest
-	31, // 42: starling.control.v1.Control.Put:input_type -> starling.control.v1.PutRequest
-	35, // 43: starling.control.v1.Control.Get:input_type -> starling.control.v1.GetRequest
-	37, // 44: starling.control.v1.Control.List:input_type -> starling.control.v1.ListRequest
-	40, // 45: starling.control.v1.Control.Delete:input_type -> starling.control.v1.DeleteRequest
-	42, // 46: starling.control.v1.Control.Watch:input_type -> starling.control.v1.WatchRequest
-	44, // 47: starling.control.v1.Control.Conflicts:input_type -> starling.control.v1.ConflictsRequest
-	47, // 48: starling.control.v1.Control.RestoreConflict:input_type -> starling.control.v1.RestoreConflictRequest
-	49, // 49: starling.control.v1.Control.Explain:input_type -> starling.control.v1.ExplainRequest
-	52, // 50: starling.control.v1.Control.Waiting:input_type -> starling.control.v1.WaitingRequest
-	59, // 51: starling.control.v1.Control.Digest:input_type -> starling.control.v1.DigestRequest
-	18, // 52: starling.control.v1.Control.Audit:input_type -> starling.control.v1.AuditRequest
-	9,  // 53: starling.control.v1.Control.RestartPlugin:input_type -> starling.control.v1.RestartPluginRequest
-	2,  // 54: starling.control.v1.Control.Status:output_type -> starling.control.v1.StatusResponse
-	23, // 55: starling.control.v1.Control.Peers:output_type -> starling.control.v1.PeersResponse
-	25, // 56: starling.control.v1.Control.Plugins:output_type -> starling.control.v1.PluginsResponse
-	28, // 57: starling.control.v1.Control.Invite:output_type -> starling.control.v1.InviteResponse
-	30, // 58: starling.control.v1.Control.Join:output_type -> starling.control.v1.JoinResponse
-	21, // 59: starling.control.v1.Control.Retire:output_type -> starling.control.v1.RetireResponse
-	33, // 60: starling.control.v1.Control.Put:output_type -> starling.control.v1.PutResponse
-	36, // 61: starling.control.v1.Control.Get:output_type -> starling.control.v1.GetResponse
-	39, // 62: starling.control.v1.Control.List:output_type -> starling.control.v1.ListResponse
-	41, // 63: starling.control.v1.Control.Delete:output_type -> starling.control.v1.DeleteResponse
-	43, // 64: starling.control.v1.Control.Watch:output_type -> starling.control.v1.WatchResponse
-	45, // 65: starling.control.v1.Control.Conflicts:output_type -> starling.control.v1.ConflictsResponse
-	48, // 66: starling.control.v1.Control.RestoreConflict:output_type -> starling.control.v1.RestoreConflictResponse
-	50, // 67: starling.control.v1.Control.Explain:output_type -> starling.control.v1.ExplainResponse
-	53, // 68: starling.control.v1.Control.Waiting:output_type -> starling.control.v1.WaitingResponse
-	60, // 69: starling.control.v1.Control.Digest:output_type -> starling.control.v1.DigestResponse
-	19, // 70: starling.control.v1.Control.Audit:output_type -> starling.control.v1.AuditResponse
-	10, // 71: starling.control.v1.Control.RestartPlugin:output_type -> starling.control.v1.RestartPluginResponse
-	54, // [54:72] is the sub-list for method output_type
-	36, // [36:54] is the sub-list for method input_type
-	36, // [36:36] is the sub-list for extension type_name
-	36, // [36:36] is the sub-list for extension extendee
-	0,  // [0:36] is the sub-list for field type_name
+	19, // 11: starling.control.v1.SwapPluginResponse.step:type_name -> starling.control.v1.Step
+	19, // 12: starling.control.v1.RollbackPluginResponse.step:type_name -> starling.control.v1.Step
+	19, // 13: starling.control.v1.SwapTransportResponse.step:type_name -> starling.control.v1.Step
+	19, // 14: starling.control.v1.ReloadResponse.step:type_name -> starling.control.v1.Step
+	22, // 15: starling.control.v1.EventsResponse.events:type_name -> starling.control.v1.Event
+	23, // 16: starling.control.v1.Event.from:type_name -> starling.control.v1.Build
+	23, // 17: starling.control.v1.Event.to:type_name -> starling.control.v1.Build
+	27, // 18: starling.control.v1.SourceStatus.progress:type_name -> starling.control.v1.Progress
+	28, // 19: starling.control.v1.SourceStatus.warnings:type_name -> starling.control.v1.Warning
+	30, // 20: starling.control.v1.Peer.audit:type_name -> starling.control.v1.Audit
+	30, // 21: starling.control.v1.AuditResponse.audit:type_name -> starling.control.v1.Audit
+	29, // 22: starling.control.v1.PeersResponse.peers:type_name -> starling.control.v1.Peer
+	39, // 23: starling.control.v1.PluginsResponse.plugins:type_name -> starling.control.v1.Plugin
+	45, // 24: starling.control.v1.PutRequest.records:type_name -> starling.control.v1.PutRecord
+	47, // 25: starling.control.v1.PutResponse.refused:type_name -> starling.control.v1.Refusal
+	51, // 26: starling.control.v1.ListRequest.where:type_name -> starling.control.v1.Where
+	47, // 27: starling.control.v1.DeleteResponse.refused:type_name -> starling.control.v1.Refusal
+	59, // 28: starling.control.v1.ConflictsResponse.conflicts:type_name -> starling.control.v1.Conflict
+	68, // 29: starling.control.v1.ExplainResponse.inserted:type_name -> starling.control.v1.Write
+	68, // 30: starling.control.v1.ExplainResponse.deleted:type_name -> starling.control.v1.Write
+	68, // 31: starling.control.v1.ExplainResponse.owned:type_name -> starling.control.v1.Write
+	69, // 32: starling.control.v1.ExplainResponse.fields:type_name -> starling.control.v1.ExplainedField
+	71, // 33: starling.control.v1.ExplainResponse.missing:type_name -> starling.control.v1.MissingRecord
+	8,  // 34: starling.control.v1.ExplainResponse.refused_changes:type_name -> starling.control.v1.RefusedChange
+	59, // 35: starling.control.v1.ExplainResponse.conflicts:type_name -> starling.control.v1.Conflict
+	64, // 36: starling.control.v1.ExplainResponse.elsewhere:type_name -> starling.control.v1.Whereabouts
+	67, // 37: starling.control.v1.WaitingResponse.records:type_name -> starling.control.v1.WaitingRecord
+	71, // 38: starling.control.v1.WaitingRecord.missing:type_name -> starling.control.v1.MissingRecord
+	68, // 39: starling.control.v1.ExplainedField.write:type_name -> starling.control.v1.Write
+	70, // 40: starling.control.v1.ExplainedField.parts:type_name -> starling.control.v1.ExplainedPart
+	68, // 41: starling.control.v1.ExplainedPart.write:type_name -> starling.control.v1.Write
+	74, // 42: starling.control.v1.DigestResponse.digests:type_name -> starling.control.v1.ModelDigest
+	1,  // 43: starling.control.v1.Control.Status:input_type -> starling.control.v1.StatusRequest
+	35, // 44: starling.control.v1.Control.Peers:input_type -> starling.control.v1.PeersRequest
+	37, // 45: starling.control.v1.Control.Plugins:input_type -> starling.control.v1.PluginsRequest
+	40, // 46: starling.control.v1.Control.Invite:input_type -> starling.control.v1.InviteRequest
+	42, // 47: starling.control.v1.Control.Join:input_type -> starling.control.v1.JoinRequest
+	33, // 48: starling.control.v1.Control.Retire:input_type -> starling.control.v1.RetireRequest
+	44, // 49: starling.control.v1.Control.Put:input_type -> starling.control.v1.PutRequest
+	48, // 50: starling.control.v1.Control.Get:input_type -> starling.control.v1.GetRequest
+	50, // 51: starling.control.v1.Control.List:input_type -> starling.control.v1.ListRequest
+	53, // 52: starling.control.v1.Control.Delete:input_type -> starling.control.v1.DeleteRequest
+	55, // 53: starling.control.v1.Control.Watch:input_type -> starling.control.v1.WatchRequest
+	57, // 54: starling.control.v1.Control.Conflicts:input_type -> starling.control.v1.ConflictsRequest
+	60, // 55: starling.control.v1.Control.RestoreConflict:input_type -> starling.control.v1.RestoreConflictRequest
+	62, // 56: starling.control.v1.Control.Explain:input_type -> starling.control.v1.ExplainRequest
+	65, // 57: starling.control.v1.Control.Waiting:input_type -> starling.control.v1.WaitingRequest
+	72, // 58: starling.control.v1.Control.Digest:input_type -> starling.control.v1.DigestRequest
+	31, // 59: starling.control.v1.Control.Audit:input_type -> starling.control.v1.AuditRequest
+	9,  // 60: starling.control.v1.Control.RestartPlugin:input_type -> starling.control.v1.RestartPluginRequest
+	11, // 61: starling.control.v1.Control.SwapPlugin:input_type -> starling.control.v1.SwapPluginRequest
+	13, // 62: starling.control.v1.Control.RollbackPlugin:input_type -> starling.control.v1.RollbackPluginRequest
+	15, // 63: starling.control.v1.Control.SwapTransport:input_type -> starling.control.v1.SwapTransportRequest
+	17, // 64: starling.control.v1.Control.Reload:input_type -> starling.control.v1.ReloadRequest
+	20, // 65: starling.control.v1.Control.Events:input_type -> starling.control.v1.EventsRequest
+	2,  // 66: starling.control.v1.Control.Status:output_type -> starling.control.v1.StatusResponse
+	36, // 67: starling.control.v1.Control.Peers:output_type -> starling.control.v1.PeersResponse
+	38, // 68: starling.control.v1.Control.Plugins:output_type -> starling.control.v1.PluginsResponse
+	41, // 69: starling.control.v1.Control.Invite:output_type -> starling.control.v1.InviteResponse
+	43, // 70: starling.control.v1.Control.Join:output_type -> starling.control.v1.JoinResponse
+	34, // 71: starling.control.v1.Control.Retire:output_type -> starling.control.v1.RetireResponse
+	46, // 72: starling.control.v1.Control.Put:output_type -> starling.control.v1.PutResponse
+	49, // 73: starling.control.v1.Control.Get:output_type -> starling.control.v1.GetResponse
+	52, // 74: starling.control.v1.Control.List:output_type -> starling.control.v1.ListResponse
+	54, // 75: starling.control.v1.Control.Delete:output_type -> starling.control.v1.DeleteResponse
+	56, // 76: starling.control.v1.Control.Watch:output_type -> starling.control.v1.WatchResponse
+	58, // 77: starling.control.v1.Control.Conflicts:output_type -> starling.control.v1.ConflictsResponse
+	61, // 78: starling.control.v1.Control.RestoreConflict:output_type -> starling.control.v1.RestoreConflictResponse
+	63, // 79: starling.control.v1.Control.Explain:output_type -> starling.control.v1.ExplainResponse
+	66, // 80: starling.control.v1.Control.Waiting:output_type -> starling.control.v1.WaitingResponse
+	73, // 81: starling.control.v1.Control.Digest:output_type -> starling.control.v1.DigestResponse
+	32, // 82: starling.control.v1.Control.Audit:output_type -> starling.control.v1.AuditResponse
+	10, // 83: starling.control.v1.Control.RestartPlugin:output_type -> starling.control.v1.RestartPluginResponse
+	12, // 84: starling.control.v1.Control.SwapPlugin:output_type -> starling.control.v1.SwapPluginResponse
+	14, // 85: starling.control.v1.Control.RollbackPlugin:output_type -> starling.control.v1.RollbackPluginResponse
+	16, // 86: starling.control.v1.Control.SwapTransport:output_type -> starling.control.v1.SwapTransportResponse
+	18, // 87: starling.control.v1.Control.Reload:output_type -> starling.control.v1.ReloadResponse
+	21, // 88: starling.control.v1.Control.Events:output_type -> starling.control.v1.EventsResponse
+	66, // [66:89] is the sub-list for method output_type
+	43, // [43:66] is the sub-list for method input_type
+	43, // [43:43] is the sub-list for extension type_name
+	43, // [43:43] is the sub-list for extension extendee
+	0,  // [0:43] is the sub-list for field type_name
 }
 
 func init() { file_host_control_control_proto_init() }
@@ -4390,7 +5222,7 @@ func file_host_control_control_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_host_control_control_proto_rawDesc), len(file_host_control_control_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   62,
+			NumMessages:   75,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -31,6 +31,8 @@ type Host struct {
 	Awaiting     []control.WaitingRecord              // by model and id
 	Audits       []control.AuditResult                // what audits with the connected peers find
 	Now          func() time.Time                     // when devices are retired
+	Steps        []control.Step        // of every swap and reload
+	Events       []control.PluginEvent // with Number 1, 2 and so on
 	Invitation   control.Invitation
 	Joined       control.Joined
 	Fail         func(call string) error // if set, may make a call fail; call is a method's name
@@ -58,7 +60,7 @@ func NewHost(self sdk.DeviceID, start hlc.Stamp, descriptions ...sdk.Description
 
 // Backend returns the host as the API sees it.
 func (h *Host) Backend() control.Backend {
-	return control.Backend{Records: h, Journal: journal{h}, History: history{h}, Feed: h, Reporter: h, Pairing: pairing{h}}
+	return control.Backend{Records: h, Journal: journal{h}, History: history{h}, Feed: h, Reporter: h, Pairing: pairing{h}, Operator: operator{h}}
 }
 
 func (h *Host) fail(call string) error {
@@ -362,6 +364,41 @@ func (h *Host) RestartPlugin(_ context.Context, name string) error {
 		}
 	}
 	return sdk.Errorf(sdk.CodeNotFound, "there is no plugin %q", name)
+}
+
+// operator makes the steps of Host, and fails as Fail says.
+type operator struct{ h *Host }
+
+func (o operator) steps(call string, report func(control.Step)) error {
+	for _, s := range o.h.Steps {
+		report(s)
+	}
+	return o.h.fail(call)
+}
+
+func (o operator) SwapPlugin(_ context.Context, swap control.PluginSwap, report func(control.Step)) error {
+	for i := range o.h.Processes {
+		if o.h.Processes[i].Name == swap.Name {
+			return o.steps("SwapPlugin", report)
+		}
+	}
+	return sdk.Errorf(sdk.CodeNotFound, "there is no plugin %q", swap.Name)
+}
+
+func (o operator) RollbackPlugin(_ context.Context, _ string, _ time.Duration, report func(control.Step)) error {
+	return o.steps("RollbackPlugin", report)
+}
+
+func (o operator) SwapTransport(_ context.Context, _, _ string, _ time.Duration, report func(control.Step)) error {
+	return o.steps("SwapTransport", report)
+}
+
+func (o operator) Reload(_ context.Context, _ time.Duration, report func(control.Step)) error {
+	return o.steps("Reload", report)
+}
+
+func (o operator) Events(after int64) ([]control.PluginEvent, <-chan struct{}, error) {
+	return o.h.Events[min(after, int64(len(o.h.Events))):], nil, o.h.fail("Events")
 }
 
 type journal struct{ h *Host }

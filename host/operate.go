@@ -1,0 +1,465 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/starling-sync/starling/host/config"
+	"github.com/starling-sync/starling/host/control"
+	"github.com/starling-sync/starling/host/eventlog"
+	"github.com/starling-sync/starling/host/membership"
+	"github.com/starling-sync/starling/host/supervisor"
+	"github.com/starling-sync/starling/sdk"
+)
+
+// live is the configuration that the host runs with now: that of its start, with what has been reloaded since.
+type live struct{ atomic.Pointer[config.Config] }
+
+func newLive(c *config.Config) *live {
+	l := &live{}
+	l.Store(c)
+	return l
+}
+
+// operator implements control.Operator: it replaces plugins, transports and configuration while the host runs.
+type operator struct {
+	live       *live
+	load       func() (*config.Config, error) // reads the configuration anew
+	supervisor *supervisor.Supervisor
+	network    *network
+	members    *membership.Members
+	events     *eventlog.Log
+	log        hclog.Logger
+	changing   sync.Mutex // held by who changes the configuration or moves sessions
+}
+
+func newOperator(c *config.Config, l *live, s *supervisor.Supervisor, n *network, members *membership.Members, events *eventlog.Log, log hclog.Logger) *operator {
+	return &operator{
+		live: l, load: func() (*config.Config, error) { return config.Load(c.Paths...) },
+		supervisor: s, network: n, members: members, events: events, log: log,
+	}
+}
+
+// Run says where this device is reached, once it is known which transports run, and reloads at each SIGHUP, until ctx ends.
+func (o *operator) Run(ctx context.Context) error {
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	defer signal.Stop(hangup)
+	if slices.ContainsFunc(o.supervisor.Status(), func(s supervisor.Status) bool { return s.State == supervisor.Stopped }) {
+		if err := o.announce(ctx); err != nil && ctx.Err() == nil {
+			o.log.Warn("where this device is reached could not be said", "error", err)
+		}
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-hangup:
+		}
+		err := o.reload(ctx, "SIGHUP", defaultSoak, func(step control.Step) {
+			o.log.Info("reload", "subject", step.Subject, "stage", step.Stage, "text", step.Text)
+		})
+		if err != nil && ctx.Err() == nil {
+			o.log.Error("the configuration was not reloaded, or not all of it", "error", err)
+		}
+	}
+}
+
+// defaultSoak is how long a new build is watched where nobody says.
+const defaultSoak = 30 * time.Second
+
+// SwapPlugin implements control.Operator.
+func (o *operator) SwapPlugin(ctx context.Context, in control.PluginSwap, report func(control.Step)) error {
+	return o.supervisor.Swap(ctx, supervisor.Swap{
+		Name: in.Name, Path: in.Path, SHA256: in.SHA256, Soak: in.Soak, DryRun: in.DryRun, By: "starling plugin swap",
+	}, stepTo(report, ""))
+}
+
+// RollbackPlugin implements control.Operator.
+func (o *operator) RollbackPlugin(ctx context.Context, name string, soak time.Duration, report func(control.Step)) error {
+	return o.supervisor.Rollback(ctx, supervisor.Swap{Name: name, Soak: soak, By: "starling plugin rollback"}, stepTo(report, ""))
+}
+
+func stepTo(report func(control.Step), subject string) func(supervisor.Step) {
+	return func(s supervisor.Step) {
+		report(control.Step{Subject: subject, Stage: string(s.Stage), Text: s.Text, Took: s.Took})
+	}
+}
+
+// Events implements control.Operator.
+func (o *operator) Events(after int64) ([]control.PluginEvent, <-chan struct{}, error) {
+	events, more, err := o.events.After(after)
+	out := make([]control.PluginEvent, 0, len(events))
+	for _, e := range events {
+		out = append(out, control.PluginEvent{
+			Number: e.Number, At: e.At, Kind: e.Kind, Plugin: e.Plugin, By: e.By, Why: e.Why, From: control.Build(e.From), To: control.Build(e.To),
+		})
+	}
+	return out, more, err
+}
+
+// recorder returns what writes a supervisor's events down.
+func recorder(events *eventlog.Log, log hclog.Logger) func(supervisor.Event) {
+	return func(e supervisor.Event) {
+		err := events.Append(eventlog.Event{
+			At: e.At, Kind: string(e.Kind), Plugin: e.Plugin, By: e.By, Why: e.Why, From: eventlog.Build(e.From), To: eventlog.Build(e.To),
+		})
+		if err != nil {
+			log.Warn("an event could not be written down", "kind", e.Kind, "plugin", e.Plugin, "why", e.Why, "error", err)
+		}
+	}
+}
+
+// Reload implements control.Operator.
+func (o *operator) Reload(ctx context.Context, soak time.Duration, report func(control.Step)) error {
+	return o.reload(ctx, "starling reload", soak, report)
+}
+
+var errBusy = sdk.Errorf(sdk.CodeUnavailable, "a reload or a swap of transports is under way; wait for its end")
+
+func (o *operator) reload(ctx context.Context, by string, soak time.Duration, report func(control.Step)) error {
+	if !o.changing.TryLock() {
+		return errBusy
+	}
+	defer o.changing.Unlock()
+	next, err := o.load()
+	if err != nil {
+		return readable(err)
+	}
+	wanted := map[string]supervisor.Spec{}
+	for _, spec := range specs(next) {
+		if _, twice := wanted[spec.Name]; twice {
+			return sdk.Errorf(sdk.CodeInvalid, "%s: plugin %q is configured twice", next.File, spec.Name)
+		}
+		wanted[spec.Name] = spec
+	}
+	running := o.live.Load()
+	changes := config.Diff(running, next)
+	if len(changes) == 0 {
+		report(control.Step{Stage: "unchanged", Text: next.File + " says what it said before"})
+		return nil
+	}
+	r := &reloading{operator: o, by: by, soak: soak, wanted: wanted, report: report}
+	failed := r.all(context.WithoutCancel(ctx), changes)
+	o.live.Store(keepFailed(running, config.WithRestartOf(running, next), failed))
+	if err := o.announce(ctx); err != nil {
+		return err
+	}
+	var whats []string
+	for _, c := range changes {
+		whats = append(whats, c.What)
+	}
+	recorder(o.events, o.log)(supervisor.Event{At: time.Now(), Kind: "reloaded", By: by, Why: strings.Join(whats, "; ")})
+	if len(failed) > 0 {
+		return sdk.Errorf(sdk.CodeUnavailable, "%d of %d changes were not made; what they concern goes on as before: %w", len(failed), len(changes), failed.err())
+	}
+	return nil
+}
+
+// readable makes the mistakes of a file one error that says that nothing has changed.
+func readable(err error) error {
+	if mistakes, ok := errors.AsType[config.Diagnostics](err); ok {
+		var lines []string
+		for _, m := range mistakes {
+			lines = append(lines, m.String())
+		}
+		return sdk.Errorf(sdk.CodeInvalid, "nothing has changed, since the file is not valid:\n%s", strings.Join(lines, "\n"))
+	}
+	return sdk.Errorf(sdk.CodeOf(err), "nothing has changed: %w", err)
+}
+
+// failures are what could not be changed, by plugin.
+type failures map[string]error
+
+func (f failures) err() error {
+	var all []error
+	for name, err := range f {
+		all = append(all, fmt.Errorf("%s: %w", name, err))
+	}
+	return errors.Join(all...)
+}
+
+// reloading is one reload.
+type reloading struct {
+	*operator
+	by     string
+	soak   time.Duration
+	wanted map[string]supervisor.Spec
+
+	mu     sync.Mutex
+	report func(control.Step)
+	failed failures
+}
+
+// all makes the changes: what goes first, then the swaps, at once, then what comes.
+func (r *reloading) all(ctx context.Context, changes []config.Change) failures {
+	r.failed = failures{}
+	var swaps errgroup.Group
+	for _, c := range changes {
+		r.say(c, string(c.Kind), "")
+		switch c.Kind {
+		case config.PluginRemoved:
+			r.done(c, r.supervisor.Remove(c.Plugin, r.by))
+		case config.PluginChanged:
+			swaps.Go(func() error {
+				spec := r.wanted[c.Plugin]
+				r.done(c, r.supervisor.Swap(ctx, supervisor.Swap{Name: c.Plugin, Spec: &spec, Soak: r.soak, By: r.by}, func(s supervisor.Step) { r.say(c, string(s.Stage), s.Text) }))
+				return nil
+			})
+		case config.LogLevel:
+			_, level, _ := strings.Cut(c.What, "level ")
+			r.log.SetLevel(hclog.LevelFromString(level))
+		}
+	}
+	_ = swaps.Wait() // done keeps the errors
+	for _, c := range changes {
+		if c.Kind == config.PluginAdded {
+			r.done(c, r.supervisor.Add(ctx, r.wanted[c.Plugin], r.by))
+		}
+	}
+	return r.failed
+}
+
+func (r *reloading) say(c config.Change, stage, text string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.report(control.Step{Subject: c.What, Stage: stage, Text: text})
+}
+
+func (r *reloading) done(c config.Change, err error) {
+	if err == nil {
+		return
+	}
+	r.say(c, "failed", err.Error())
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.failed[c.Plugin] = err
+}
+
+// keepFailed returns next with what could not be changed as it is, so that the next reload tries it again.
+func keepFailed(running, next *config.Config, failed failures) *config.Config {
+	merged := *next
+	merged.Models = keepBlocks(running.Models, next.Models, func(m config.Model) string { return string(m.Name) }, failed)
+	merged.Transports = keepBlocks(running.Transports, next.Transports, func(t config.Transport) string { return t.Name }, failed)
+	return &merged
+}
+
+func keepBlocks[T any](running, next []T, name func(T) string, failed failures) []T {
+	var kept []T
+	for _, b := range next {
+		if failed[name(b)] == nil {
+			kept = append(kept, b)
+		}
+	}
+	for _, b := range running {
+		if failed[name(b)] != nil {
+			kept = append(kept, b)
+		}
+	}
+	return kept
+}
+
+// announce says where this device is reached: by the transports that are not stopped.
+func (o *operator) announce(ctx context.Context, without ...string) error {
+	c := *o.live.Load()
+	for _, s := range o.supervisor.Status() {
+		if s.State == supervisor.Stopped {
+			without = append(without, s.Name)
+		}
+	}
+	c.Transports = slices.DeleteFunc(slices.Clone(c.Transports), func(t config.Transport) bool { return slices.Contains(without, t.Name) })
+	addresses, err := ownAddresses(&c)
+	if err != nil {
+		return err
+	}
+	return o.members.Announce(ctx, c.Device.Name, addresses)
+}
+
+// SwapTransport implements control.Operator.
+func (o *operator) SwapTransport(ctx context.Context, from, to string, soak time.Duration, report func(control.Step)) error {
+	if !o.changing.TryLock() {
+		return errBusy
+	}
+	began := time.Now()
+	step := func(stage, format string, args ...any) {
+		report(control.Step{Stage: stage, Text: fmt.Sprintf(format, args...), Took: time.Since(began)})
+		began = time.Now()
+	}
+	err := o.readyTransport(ctx, from, to)
+	if err != nil {
+		o.changing.Unlock()
+		return err
+	}
+	step("starting", "%s runs", to)
+	ctx = context.WithoutCancel(ctx) // what has begun is brought to an end
+	done := make(chan error, 1)
+	steps := make(chan func(), 8)
+	go func() {
+		defer o.changing.Unlock()
+		defer close(steps)
+		done <- o.moveSessions(ctx, from, to, soak, func(stage, format string, args ...any) { steps <- func() { step(stage, format, args...) } })
+	}()
+	for say := range steps {
+		say()
+	}
+	return <-done
+}
+
+// readyTransport checks that both are transports, and has to run.
+func (o *operator) readyTransport(ctx context.Context, from, to string) error {
+	if from == to {
+		return sdk.Errorf(sdk.CodeInvalid, "transport %s takes its own place; for another build of it: starling plugin swap %s PATH", from, from)
+	}
+	for _, name := range []string{from, to} {
+		if !slices.ContainsFunc(o.live.Load().Transports, func(t config.Transport) bool { return t.Name == name }) {
+			return sdk.Errorf(sdk.CodeNotFound, "there is no transport %q; write it in the configuration, and: starling reload", name)
+		}
+	}
+	if err := o.supervisor.Resume(ctx, to, "starling transport swap"); err != nil {
+		return err
+	}
+	waiting, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	again := time.NewTicker(20 * time.Millisecond)
+	defer again.Stop()
+	for {
+		for _, s := range o.supervisor.Status() {
+			if s.Name == to && s.State == supervisor.Running && o.network.deafness(to) == nil {
+				return nil
+			}
+			if s.Name == to && s.State == supervisor.Quarantined {
+				return sdk.Errorf(sdk.CodeUnavailable, "transport %s does not run: %s", to, s.Reason)
+			}
+		}
+		select {
+		case <-again.C:
+		case <-waiting.Done():
+			return sdk.Errorf(sdk.CodeUnavailable, "transport %s does not run; see: starling plugin list", to)
+		}
+	}
+}
+
+// moveSessions has the sessions of one transport begin anew over others, and stops it once they have.
+func (o *operator) moveSessions(ctx context.Context, from, to string, soak time.Duration, step func(stage, format string, args ...any)) error {
+	before := o.network.via(from)
+	if err := o.announce(ctx, from); err != nil {
+		return err
+	}
+	back, err := o.network.takeOut(ctx, from)
+	if err != nil {
+		return err
+	}
+	step("switching", "%d sessions of %s were ended; their devices connect by what is left", len(before), from)
+	why := o.awaitReturn(ctx, before, to, soak)
+	if why == nil {
+		step("watching", "watched for %s", soak)
+		why = o.supervisor.Pause(from, "transport "+to+" took its place; back with: starling transport swap "+to+" "+from, "starling transport swap")
+	}
+	event := supervisor.Event{At: time.Now(), Kind: supervisor.Swapped, Plugin: from, By: "starling transport swap", To: supervisor.Build{Path: "transport " + to}}
+	if why != nil {
+		back()
+		event.Kind, event.Why = supervisor.RolledBack, why.Error()
+		why = errors.Join(sdk.Errorf(sdk.CodeUnavailable, "rolled back, transport %s is in use again: %w", from, why), o.announce(ctx))
+	}
+	recorder(o.events, o.log)(event)
+	if why == nil {
+		step("done", "done: %s is stopped", from)
+		return o.announce(ctx)
+	}
+	return why
+}
+
+// awaitReturn returns after soak, or why the devices that were connected are not by then: none by to within returnTime, or
+// the process of to gone.
+func (o *operator) awaitReturn(ctx context.Context, before []sdk.DeviceID, to string, soak time.Duration) error {
+	again := time.NewTicker(50 * time.Millisecond)
+	defer again.Stop()
+	over, late := time.Now().Add(soak), time.Now().Add(returnTime)
+	returned := len(before) == 0
+	for {
+		returned = returned || o.network.connected(before)
+		for _, s := range o.supervisor.Status() {
+			if s.Name == to && s.State != supervisor.Running {
+				return sdk.Errorf(sdk.CodeUnavailable, "transport %s is %s: %s", to, s.State, s.Reason)
+			}
+		}
+		now := time.Now()
+		switch {
+		case returned && now.After(over):
+			return nil
+		case !returned && now.After(late):
+			return sdk.Errorf(sdk.CodeUnavailable, "none of %d devices that were connected came back within %s", len(before), returnTime)
+		}
+		select {
+		case <-again.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// takeOut has a transport carry nothing any more: who connects by it is turned away at once, so as to try another
+// address. back puts it into use again.
+func (n *network) takeOut(ctx context.Context, label string) (back func(), err error) {
+	n.mu.Lock()
+	old, engine := n.transports[label], n.engine
+	if old == nil {
+		n.mu.Unlock()
+		return nil, sdk.Errorf(sdk.CodeUnavailable, "transport %s does not run", label)
+	}
+	delete(n.transports, label)
+	if engine != nil {
+		engine.RemoveTransport(label)
+	}
+	n.mu.Unlock()
+	old.leave()
+	away, end := context.WithCancel(old.ctx)
+	var turning sync.WaitGroup
+	if old.address != "" {
+		turning.Go(func() { turnAway(away, old) })
+	}
+	n.retire(ctx, engine, old)
+	return func() {
+		end()
+		turning.Wait()
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		if old.ctx.Err() != nil || n.transports[label] != nil {
+			return // its process went meanwhile, and another may have come
+		}
+		a := newAttachment(old.ctx, label, old.Transport, old.address)
+		n.transports[label] = a
+		if n.engine != nil {
+			n.serve(a)
+		}
+	}, nil
+}
+
+// turnAway closes every connection that comes, until ctx ends.
+func turnAway(ctx context.Context, a *attachment) {
+	listener, err := a.Listen(ctx, a.address, nil)
+	if err != nil {
+		return // who connects is turned away by the system
+	}
+	defer context.AfterFunc(ctx, func() { _ = listener.Close() })()
+	defer func() { _ = listener.Close() }()
+	for {
+		conn, err := listener.Accept()
+		if err != nil {
+			return
+		}
+		_ = conn.Close()
+	}
+}
