@@ -238,6 +238,9 @@ func (k *keeper) use(g *generation) {
 		return
 	}
 	k.set(stateOf(g.health), g.health.String(), func(s *Status) {
+		if s.PID != g.process.PID() {
+			s.Since = k.options.Now()
+		}
 		s.PID, s.SHA256, s.Path, s.Version, s.Transport = g.process.PID(), g.bin.sum, g.bin.origin, g.info.Version, g.info.Transport
 		s.Models = nil
 		for _, d := range g.info.Models {

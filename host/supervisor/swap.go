@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strconv"
 	"strings"
 	"time"
 
@@ -217,7 +216,7 @@ func (k *keeper) swap(ctx context.Context, from *generation, a *ask) *generation
 		return from
 	}
 	k.drain(ctx, from)
-	k.enter(a, Watching, Draining, "the old process, "+strconv.Itoa(from.process.PID())+", has finished its calls")
+	k.enter(a, Watching, Draining, fmt.Sprintf("the old process, %d, has finished its calls; watching the new one for %s", from.process.PID(), a.Soak))
 	why, by := k.observe(ctx, from, to, a)
 	if why == nil && ctx.Err() == nil && !a.trial.failed.CompareAndSwap(false, true) {
 		why = <-a.trial.fault // at the last moment

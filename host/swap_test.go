@@ -1,0 +1,467 @@
+package main_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/starling-sync/starling/host/clustertest"
+	"github.com/starling-sync/starling/host/control"
+)
+
+// built makes one build of a package and returns its path. mode is what main.mode is set to.
+func built(t *testing.T, pkg, mode string) string {
+	t.Helper()
+	mustBuild(t)
+	path := filepath.Join(t.TempDir(), filepath.Base(pkg)+"-"+mode)
+	cmd := exec.Command("go", "build", "-o", path, "-ldflags", "-s -X main.mode="+mode, "github.com/starling-sync/starling/"+pkg) //nolint:gosec // a test's
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("build %s: %v\n%s", pkg, err, out)
+	}
+	return path
+}
+
+// rounds is how often a swap is repeated: few times, or as STARLING_SWAPS says.
+func rounds(few int) int {
+	if n, err := strconv.Atoi(os.Getenv("STARLING_SWAPS")); err == nil {
+		return n
+	}
+	return few
+}
+
+// writing puts tags on devices without pause until stopped. No write may be refused or fail.
+type writing struct {
+	mu    sync.Mutex
+	names map[string]string // acknowledged, by id
+	stop  func()
+}
+
+func write(t *testing.T, devices ...*clustertest.Device) *writing {
+	t.Helper()
+	w := &writing{names: map[string]string{}}
+	ctx, cancel := context.WithCancel(t.Context())
+	var wait sync.WaitGroup
+	for _, d := range devices {
+		for each := range 4 {
+			client, err := control.Dial(t.Context(), d.Data())
+			if err != nil {
+				t.Fatal(err)
+			}
+			wait.Go(func() {
+				defer client.Close()
+				for i := 0; ctx.Err() == nil; i++ {
+					name := fmt.Sprintf("%s %d %d", d.Name, each, i)
+					result, err := client.Put(context.WithoutCancel(ctx), "tag", []control.Put{{JSON: []byte(`{"name":"` + name + `"}`)}}, true)
+					if err != nil || len(result.Refused) > 0 {
+						t.Errorf("a write on %s: %v, %v", d.Name, err, result.Refused)
+						return
+					}
+					w.mu.Lock()
+					w.names[result.IDs[0].String()] = name
+					w.mu.Unlock()
+				}
+			})
+		}
+	}
+	w.stop = sync.OnceFunc(func() { cancel(); wait.Wait() })
+	t.Cleanup(w.stop)
+	return w
+}
+
+func (w *writing) count() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.names)
+}
+
+// check stops the writing and looks whether all devices have each acknowledged write, once and as it was.
+func (w *writing) check(t *testing.T, devices ...*clustertest.Device) {
+	t.Helper()
+	w.stop()
+	clustertest.WaitEqual(t, devices...)
+	for _, d := range devices {
+		tags := d.List(t, "tag")
+		if len(tags) != len(w.names) {
+			t.Errorf("%s has %d tags; %d were written", d.Name, len(tags), len(w.names))
+		}
+		for id, name := range w.names {
+			if tags[id]["name"] != name {
+				t.Errorf("%s has %v for %q", d.Name, tags[id]["name"], name)
+				break
+			}
+		}
+		if status := d.Run(t, "status", "--json"); !strings.Contains(status, `"refused":0`) || !strings.Contains(status, `"conflicts":0`) {
+			t.Errorf("%s refused something, or found conflicts: %s", d.Name, status)
+		}
+	}
+}
+
+// knocking connects to an address again and again until stopped, and counts refusals.
+type knocking struct {
+	tried, refused atomic.Int64
+	stop           func()
+}
+
+func knock(t *testing.T, address string) *knocking {
+	t.Helper()
+	k := &knocking{}
+	ctx, cancel := context.WithCancel(t.Context())
+	var wait sync.WaitGroup
+	wait.Go(func() {
+		again := time.NewTicker(5 * time.Millisecond)
+		defer again.Stop()
+		for ctx.Err() == nil {
+			k.tried.Add(1)
+			if c, err := net.DialTimeout("tcp", address, 5*time.Second); err == nil {
+				_ = c.Close()
+			} else {
+				k.refused.Add(1)
+			}
+			select {
+			case <-again.C:
+			case <-ctx.Done():
+			}
+		}
+	})
+	k.stop = sync.OnceFunc(func() { cancel(); wait.Wait() })
+	t.Cleanup(k.stop)
+	return k
+}
+
+// TestSwap_UnderLoad swaps the tag plugin and the TCP transport while both devices write and a stranger connects.
+func TestSwap_UnderLoad(t *testing.T) {
+	alice, bob := pair(t)
+	tags := []string{built(t, "plugins/tag", "1"), built(t, "plugins/tag", "2")}
+	lans := []string{built(t, "plugins/transport-tcp", "1"), built(t, "plugins/transport-tcp", "2")}
+	w, k := write(t, alice, bob), knock(t, alice.Listen)
+	began, times := time.Now(), rounds(3)
+	for i := range times {
+		alice.Run(t, "plugin", "swap", "tag", tags[i%2], "--soak", "200ms")
+		alice.Run(t, "plugin", "swap", "lan", lans[i%2], "--soak", "200ms")
+	}
+	took := time.Since(began)
+	k.stop()
+	w.check(t, alice, bob)
+	if k.refused.Load() > 0 {
+		t.Errorf("%d of %d connections were refused", k.refused.Load(), k.tried.Load())
+	}
+	t.Logf("%d swaps of a model and of a transport in %s: %d writes, %.0f a second; %d connections", times, took.Round(time.Millisecond), w.count(), float64(w.count())/took.Seconds(), k.tried.Load())
+	if events := alice.Run(t, "events"); strings.Count(events, "swapped") != 2*times {
+		t.Errorf("events:\n%s", events)
+	}
+}
+
+// TestSwap_BadBuilds wants each refused or rolled back, and no write to notice.
+func TestSwap_BadBuilds(t *testing.T) {
+	alice, bob := pair(t)
+	w := write(t, alice, bob)
+	for _, each := range []struct{ mode, want string }{
+		{"crash-start", "was not swapped"}, {"crash-second", "rolled back"}, {"crash-hundredth", "rolled back"}, {"hang-hundredth", "rolled back"},
+		{"wrong-hundredth", "otherwise than the one before"}, {"strange-hundredth", "otherwise than the one before"}, {"newer", `requires the field "owner", which bob can not write`},
+	} {
+		pids := fmt.Sprint(plugins(t, alice))
+		_, err := alice.TryRun("plugin", "swap", "tag", built(t, "host/testdata/badtag", each.mode), "--soak", "50s")
+		exit, ok := errors.AsType[*clustertest.ExitError](err)
+		if !ok || exit.Status != 1 || !strings.Contains(exit.Stderr, each.want) {
+			t.Errorf("%s: want an error with %q, got %v", each.mode, each.want, err)
+		}
+		if after := fmt.Sprint(plugins(t, alice)); after != pids {
+			t.Errorf("%s: other processes run: %s, before %s", each.mode, after, pids)
+		}
+	}
+	w.check(t, alice, bob)
+	t.Logf("%d writes", w.count())
+}
+
+// TestSwap_DeafTransport swaps to a transport that takes connections and carries nothing.
+func TestSwap_DeafTransport(t *testing.T) {
+	alice, bob := pair(t)
+	clustertest.WaitEqual(t, alice, bob)
+	waitLive(t, alice, bob)
+	_, err := alice.TryRun("plugin", "swap", "lan", built(t, "host/testdata/transport-other", "deaf"), "--soak", "50s")
+	if err == nil || !strings.Contains(err.Error(), "none of 1 devices that were connected came back") {
+		t.Errorf("the deaf transport: %v", err)
+	}
+	alice.Run(t, "put", "tag", `{"name":"after"}`)
+	clustertest.WaitEqual(t, alice, bob)
+}
+
+func waitLive(t *testing.T, d *clustertest.Device, peers ...*clustertest.Device) {
+	t.Helper()
+	clustertest.Eventually(t, d.Name+" has live sessions", func() error {
+		status := d.Run(t, "peers", "--json")
+		if strings.Count(status, `"state":"live"`) < len(peers) {
+			return errors.New(status)
+		}
+		return nil
+	})
+}
+
+// edit changes a device's configuration file.
+func edit(t *testing.T, d *clustertest.Device, pairs ...string) {
+	t.Helper()
+	text, err := os.ReadFile(d.Config())
+	if err != nil {
+		t.Fatal(err)
+	}
+	changed := strings.NewReplacer(pairs...).Replace(string(text))
+	if changed == string(text) {
+		t.Fatalf("nothing of %q is in %s", pairs, d.Config())
+	}
+	if err := os.WriteFile(d.Config(), []byte(changed), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestReload edits the configuration of a host that runs, and has it read again, by command and by SIGHUP.
+func TestReload(t *testing.T) {
+	alice, bob := pair(t)
+	w := write(t, alice, bob)
+	if out := alice.Run(t, "reload"); !strings.Contains(out, "says what it said before") {
+		t.Errorf("unchanged: %s", out)
+	}
+	before := alice.Run(t, "plugins")
+	edit(t, alice, `model "tag" {}`, `model "tag" { pth = "x" }`)
+	if _, err := alice.TryRun("reload"); err == nil || !strings.Contains(err.Error(), "nothing has changed") || !strings.Contains(err.Error(), `did you mean "path"`) {
+		t.Errorf("a mistake: %v", err)
+	}
+	hup(t, alice)
+	clustertest.Eventually(t, "the log says why SIGHUP changed nothing", func() error { return inLog(alice, "nothing has changed") })
+	if after := alice.Run(t, "plugins"); pidsOf(after) != pidsOf(before) {
+		t.Errorf("a file with a mistake changed something:\n%s\n%s", before, after)
+	}
+
+	tag, lan := built(t, "plugins/tag", "1"), built(t, "plugins/transport-tcp", "1")
+	edit(t, alice, `model "tag" { pth = "x" }`, `model "tag" { path = "`+tag+`" }`, `heartbeat       = "5s"`, `heartbeat = "4s"`, `model "entry" {}`, "", `# heartbeat`, `heartbeat`)
+	out := alice.Run(t, "reload", "--soak", "200ms")
+	for _, want := range []string{`model "tag": path`, `model "entry": removed`, "sync: needs a restart"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("want %q in:\n%s", want, out)
+		}
+	}
+	if out := alice.Run(t, "plugin", "list"); !strings.Contains(out, "tag-1") || strings.Contains(out, "entry") {
+		t.Errorf("after the reload:\n%s", out)
+	}
+	edit(t, alice, `listen = "`, `path = "`+lan+`"`+"\n"+`listen = "`, `model "location" {`, "model \"entry\" {}\nmodel \"location\" {")
+	hup(t, alice)
+	clustertest.Eventually(t, "SIGHUP swaps the transport", func() error {
+		if out := alice.Run(t, "plugin", "list"); !strings.Contains(out, "transport-tcp-1") || !strings.Contains(out, "entry") {
+			return errors.New(out)
+		}
+		return nil
+	})
+	w.check(t, alice, bob)
+	alice.Stop(t)
+	alice.Start(t)
+	if out := alice.Run(t, "plugin", "list"); !strings.Contains(out, "tag-1") || !strings.Contains(out, "transport-tcp-1") {
+		t.Errorf("after a restart:\n%s", out)
+	}
+}
+
+func hup(t *testing.T, d *clustertest.Device) {
+	t.Helper()
+	if err := syscall.Kill(d.PID(), syscall.SIGHUP); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func inLog(d *clustertest.Device, what string) error {
+	text, err := os.ReadFile(filepath.Join(d.Dir, "host.log"))
+	if err == nil && !strings.Contains(string(text), what) {
+		err = errors.New("not there")
+	}
+	return err
+}
+
+// pidsOf leaves only the columns of a table that stay the same for processes that go on.
+func pidsOf(table string) string {
+	var pids []string
+	for line := range strings.Lines(table) {
+		if f := strings.Fields(line); len(f) > 3 {
+			pids = append(pids, f[0]+f[3])
+		}
+	}
+	return strings.Join(pids, " ")
+}
+
+// TestSwap_KillNine kills the host, the new or the old process at moments of swaps to good and bad builds. The host that
+// follows runs, and nothing that was acknowledged is lost.
+func TestSwap_KillNine(t *testing.T) {
+	alice, bob := pair(t)
+	good, bad := built(t, "plugins/tag", "1"), built(t, "host/testdata/badtag", "crash-second")
+	acknowledged := map[string]string{}
+	put := func(name string) {
+		if id, err := alice.TryRun("put", "tag", `{"name":"`+name+`"}`); err == nil {
+			acknowledged[id] = name
+		}
+	}
+	for i := range rounds(4) {
+		path := []string{good, bad}[i%2]
+		swap := exec.Command(alice.Binary, "--config", alice.Config(), "plugin", "swap", "tag", path, "--soak", "500ms") //nolint:gosec // our own binary
+		if err := swap.Start(); err != nil {
+			t.Fatal(err)
+		}
+		put(fmt.Sprintf("before %d", i))
+		<-time.After(time.Duration(i*67%700) * time.Millisecond) // a moment, not a wait for something
+		children := plugins(t, alice)
+		if i%4 < 2 {
+			alice.Kill(t)
+			noneLeft(t, children)
+			alice.Start(t)
+		} else {
+			_ = syscall.Kill(tagPID(t, alice), syscall.SIGKILL)
+		}
+		_ = swap.Wait()
+		clustertest.Eventually(t, "the tag plugin runs", func() error {
+			_, err := alice.TryRun("put", "tag", fmt.Sprintf(`{"name":"probe %d"}`, i))
+			return err
+		})
+		put(fmt.Sprintf("after %d", i))
+	}
+	clustertest.WaitEqual(t, alice, bob)
+	for _, d := range []*clustertest.Device{alice, bob} {
+		tags := d.List(t, "tag")
+		for id, name := range acknowledged {
+			if tags[id]["name"] != name {
+				t.Errorf("%s lost %q", d.Name, name)
+			}
+		}
+	}
+}
+
+func tagPID(t *testing.T, d *clustertest.Device) int {
+	t.Helper()
+	client, err := control.Dial(t.Context(), d.Data())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	all, err := client.Plugins(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range all {
+		if p.Name == "tag" {
+			return p.PID
+		}
+	}
+	return 0
+}
+
+// TestQuarantine kills a model's plugin until it is quarantined: what a peer writes of it waits, over a restart of the host
+// too, everything else goes on, and it is applied once the plugin is back.
+func TestQuarantine(t *testing.T) {
+	alice, bob := pair(t)
+	clustertest.WaitEqual(t, alice, bob)
+	quarantined := func() bool {
+		return strings.Contains(bob.Run(t, "plugin", "list"), "quarantined")
+	}
+	clustertest.Eventually(t, "quarantine", func() error {
+		if quarantined() {
+			return nil
+		}
+		if pid := tagPID(t, bob); pid > 0 {
+			_ = syscall.Kill(pid, syscall.SIGKILL)
+		}
+		return errors.New(bob.Run(t, "plugin", "list"))
+	})
+	if status := bob.Run(t, "status"); !strings.Contains(status, "plugin tag is quarantined") {
+		t.Errorf("status says nothing of it:\n%s", status)
+	}
+	id := alice.Run(t, "put", "tag", `{"name":"waits"}`)
+	folder := t.TempDir()
+	writeFiles(t, folder, "a.txt")
+	alice.Run(t, "location", "add", folder)
+	clustertest.Eventually(t, "the rest goes on", func() error {
+		if len(bob.List(t, "entry")) < 2 {
+			return errors.New("no entries")
+		}
+		return nil
+	})
+	clustertest.Eventually(t, "the change waits", func() error {
+		if status := bob.Run(t, "status"); !strings.Contains(status, "1 change kept for its plugin") {
+			return errors.New(status)
+		}
+		return nil
+	})
+	bob.Run(t, "plugin", "restart", "tag")
+	clustertest.WaitEqual(t, alice, bob)
+	if bob.List(t, "tag")[id]["name"] != "waits" {
+		t.Error("the change was not applied")
+	}
+	events := bob.Run(t, "events")
+	for _, want := range []string{"crashed", "quarantined", "restarted"} {
+		if !strings.Contains(events, want) {
+			t.Errorf("no %s in:\n%s", want, events)
+		}
+	}
+}
+
+// TestTransportSwap moves the sessions of TCP to another transport, back, and over a restart.
+func TestTransportSwap(t *testing.T) {
+	path := mustBuild(t)
+	other := built(t, "host/testdata/transport-other", "")
+	alice := clustertest.NewDevice(t, path, "alice", "--library", "home")
+	bob := clustertest.NewDevice(t, path, "bob", "--join")
+	for _, d := range []*clustertest.Device{alice, bob} {
+		text, err := os.ReadFile(d.Config())
+		if err != nil {
+			t.Fatal(err)
+		}
+		more := fmt.Sprintf("\ntransport \"other\" \"wan\" {\n  path = %q\n  listen = %q\n}\n", other, clustertest.FreeAddress(t))
+		if err := os.WriteFile(d.Config(), append(text, more...), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		d.Start(t)
+	}
+	clustertest.Pair(t, alice, bob)
+	waitLive(t, alice, bob)
+	w := write(t, alice, bob)
+	via := func(want string) {
+		t.Helper()
+		clustertest.Eventually(t, "a session by "+want, func() error {
+			if peers := alice.Run(t, "peers", "--json"); !strings.Contains(peers, `"via":"`+want+`"`) || !strings.Contains(peers, `"state":"live"`) {
+				return errors.New(peers)
+			}
+			return nil
+		})
+	}
+	for i := range rounds(1) {
+		alice.Run(t, "transport", "swap", "lan", "wan", "--soak", "300ms")
+		via("wan")
+		if c, err := net.Dial("tcp", alice.Listen); err == nil {
+			c.Close()
+			t.Error("the transport that was replaced takes connections")
+		}
+		if i == 0 {
+			w.check(t, alice, bob)
+			alice.Stop(t)
+			alice.Start(t)
+			via("wan")
+			if out := alice.Run(t, "plugin", "list"); !strings.Contains(out, "stopped") {
+				t.Errorf("after a restart:\n%s", out)
+			}
+		}
+		alice.Run(t, "transport", "swap", "wan", "lan", "--soak", "300ms")
+		via("lan")
+	}
+	if _, err := alice.TryRun("transport", "swap", "lan", "nowhere"); err == nil || !strings.Contains(err.Error(), "no transport") {
+		t.Errorf("to nowhere: %v", err)
+	}
+	for _, d := range []*clustertest.Device{alice, bob} {
+		if _, err := d.TryRun("status"); err != nil {
+			t.Error(err)
+		}
+	}
+}
