@@ -141,14 +141,14 @@ func (o *operator) reload(ctx context.Context, by string, soak time.Duration, re
 	wanted := map[string]supervisor.Spec{}
 	for _, spec := range specs(next) {
 		if _, twice := wanted[spec.Name]; twice {
-			return sdk.Errorf(sdk.CodeInvalid, "%s: plugin %q is configured twice", next.File, spec.Name)
+			return sdk.Errorf(sdk.CodeInvalid, "plugin %q is configured twice", spec.Name)
 		}
 		wanted[spec.Name] = spec
 	}
 	running := o.live.Load()
 	changes := config.Diff(running, next)
 	if len(changes) == 0 {
-		report(control.Step{Stage: "unchanged", Text: next.File + " says what it said before"})
+		report(control.Step{Stage: "unchanged", Text: "the configuration says what it said before"})
 		return nil
 	}
 	r := &reloading{operator: o, by: by, soak: soak, wanted: wanted, report: report}

@@ -86,6 +86,9 @@ func checkFieldName(name string) error {
 	return checkName(name)
 }
 
+// Check returns why no model can have this name.
+func (n ModelName) Check() error { return checkName(string(n)) }
+
 // checkName returns why name can not name a model or field.
 func checkName(name string) error {
 	if name == "" || len(name) > maxNameBytes {

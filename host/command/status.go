@@ -256,25 +256,6 @@ func (a *app) pluginsCommand() *cobra.Command {
 	})
 }
 
-func (a *app) pluginCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "plugin", Short: "Act on plugins"}
-	cmd.AddCommand(a.swapCommands()...)
-	cmd.AddCommand(&cobra.Command{
-		Use:   "restart NAME",
-		Short: "Take up a plugin's binary anew and start it again, also after a quarantine",
-		Args:  cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.call(cmd, func(ctx context.Context, host *control.Client) error {
-				if err := host.RestartPlugin(ctx, args[0]); err != nil {
-					return err
-				}
-				return a.printf("%s is being started again; see: starling plugins\n", plain(args[0]))
-			})
-		},
-	})
-	return cmd
-}
-
 func (a *app) pluginRow(t *table, p *control.Plugin) {
 	state, pid := p.State, nothing
 	if p.Reason != "" {
