@@ -43,7 +43,7 @@ var allowed = map[string][]string{
 	"host/clustertest":         {},
 	"host/command":             {"host/config", "host/control", "host/scaffold", "sdk"},
 	"host/scaffold":            {"sdk"},
-	"host/demo":                {"host/control", "sdk"},
+	"host/demo":                {"host/control", "sdk", "sdk/rpc"},
 	"host":                     {"hlc", "sdk", "sdk/rpc", "host/..."},
 	"sim":                      {"hlc", "sdk", "host/history", "host/database", "host/registry", "host/peerlog", "host/transaction", "host/peersync", "host/protocol", "host/replica"},
 	"sim/scale":                {"hlc", "sdk", "host/history", "host/peersync", "host/protocol"},

@@ -50,6 +50,9 @@ type Made struct {
 type DemoOptions struct {
 	Path string // the folder to catalogue; empty: the demo's choice
 	Once bool   // end when everything has been shown; an error if the devices are not equal
+
+	Plugin string   // path of a plugin to show instead
+	Put    []string // records to write with it, as JSON objects
 }
 
 // The exit statuses.

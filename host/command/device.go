@@ -73,9 +73,20 @@ func (a *app) demoCommand() *cobra.Command {
 	var options DemoOptions
 	cmd := &cobra.Command{
 		Use:   "demo [PATH]",
-		Short: "Show two devices at work on a folder",
-		Args:  cobra.MaximumNArgs(1),
+		Short: "Show two devices at work on a folder, or with a plugin of your own",
+		Long: "Show two devices at work on this machine, in a folder that is removed at the end.\n\n" +
+			"They keep the catalogue of the folder PATH (default: Go's module cache) in step and edit the same tag while apart. " +
+			"With --plugin they run that plugin, beside the others if it serves a model and as their only transport if it " +
+			"serves one, and keep what --put writes in step.",
+		Example: "  starling demo ~/Pictures --once\n  starling demo --plugin ./invoice --put '{\"name\":\"first\"}'",
+		Args:    cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if options.Plugin != "" && len(args) > 0 {
+				return misusef(cmd, "PATH and --plugin exclude each other: a folder's catalogue, or a plugin of yours")
+			}
+			if options.Plugin == "" && len(options.Put) > 0 {
+				return misusef(cmd, "--put is for --plugin: name the plugin whose records to write")
+			}
 			if len(args) > 0 {
 				folder, err := existingFolder(args[0])
 				if err != nil {
@@ -87,6 +98,8 @@ func (a *app) demoCommand() *cobra.Command {
 		},
 	}
 	cmd.Flags().BoolVar(&options.Once, "once", false, "end by itself; status 0 only if both devices are equal")
+	cmd.Flags().StringVar(&options.Plugin, "plugin", "", "show the plugin at `path`")
+	cmd.Flags().StringArrayVar(&options.Put, "put", nil, "with --plugin: write this record, a `JSON` object; may be repeated")
 	return cmd
 }
 

@@ -2,12 +2,14 @@
 // catalogue and a tag in step, also after they were cut off from one another.
 //
 // It promises that every number it prints was measured in that run, that it fails if the devices do not end equal, and
-// that it leaves nothing behind: its processes end and its folder is removed when it returns.
+// that it leaves nothing behind: its processes end and its folder is removed when it returns. With a plugin of one's own,
+// it shows that instead: two devices that run it, and records that sync.
 package demo
 
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -26,12 +28,16 @@ type Options struct {
 	Program string // path of the starling binary
 	Out     io.Writer
 	Width   int // of the terminal that Out is, in characters; 0: it is none, and lines are not redrawn
+
+	Plugin string   // path of a plugin to show, instead of a folder's catalogue
+	Put    []string // with Plugin: records that one device writes, as JSON objects of the model that the plugin serves first
 }
 
 // Run shows it all and, unless Once is set, blocks until ctx ends. An error means that a step failed or that the
 // devices did not become equal; its message says which.
 func Run(ctx context.Context, o Options) error {
-	root, err := folder(ctx, o.Path)
+	s := &show{Options: o}
+	steps, err := s.steps(ctx)
 	if err != nil {
 		return err
 	}
@@ -40,9 +46,31 @@ func Run(ctx context.Context, o Options) error {
 		return fmt.Errorf("make a folder for the demo: %w", err)
 	}
 	defer os.RemoveAll(dir) //nolint:errcheck // it is temporary
-	s := &show{Options: o, dir: dir, root: root}
+	s.dir = dir
 	defer s.stop()
-	return s.run(ctx)
+	return s.run(ctx, steps)
+}
+
+// step is one thing that is shown.
+type step struct {
+	name string
+	do   func(context.Context) error
+}
+
+// steps returns what there is to show, once it has found what that needs.
+func (s *show) steps(ctx context.Context) (steps []step, err error) {
+	if s.Plugin != "" {
+		if s.own, err = ask(ctx, s.Plugin); err != nil {
+			return nil, err
+		}
+		return []step{{"make two devices", s.beginWithPlugin}, {"pair them", s.pair}, {"write and sync", s.sync}}, nil
+	}
+	if s.root, err = folder(ctx, s.Path); err != nil {
+		return nil, err
+	}
+	return []step{
+		{"make two devices", s.begin}, {"pair them", s.pair}, {"catalogue " + s.root, s.catalogue}, {"edit apart", s.editApart},
+	}, nil
 }
 
 // folder returns the absolute path of the folder to catalogue.
@@ -87,18 +115,17 @@ type show struct {
 	alice, bob *device
 	link       *link
 	entries    int64
+	own        plugin // that Options.Plugin names
 }
 
-func (s *show) run(ctx context.Context) error {
-	for _, step := range []struct {
-		name string
-		do   func(context.Context) error
-	}{
-		{"make two devices", s.begin}, {"pair them", s.pair}, {"catalogue " + s.root, s.catalogue}, {"edit apart", s.editApart},
-	} {
+func (s *show) run(ctx context.Context, steps []step) error {
+	for _, step := range steps {
 		if err := step.do(ctx); err != nil {
 			if ctx.Err() != nil {
 				return context.Cause(ctx)
+			}
+			if errors.Is(err, errRefused) {
+				return fmt.Errorf("demo: %s: %w", step.name, err)
 			}
 			return fmt.Errorf("demo: %s: %w%s", step.name, err, s.logs())
 		}
@@ -150,6 +177,16 @@ func (s *show) say(what, format string, args ...any) {
 
 func (s *show) suggest() {
 	alice, bob := s.alice.config(), s.bob.config()
+	if s.Plugin != "" {
+		fmt.Fprintf(s.Out, `
+Try, in another terminal:
+  %[1]s --config %[2]s put %[4]s '%[5]s'
+  %[1]s --config %[3]s list %[4]s
+  %[1]s --config %[3]s plugins
+Ctrl-C ends both and removes %[6]s.
+`, s.Program, alice, bob, s.own.model, s.example(), s.dir) //nolint:errcheck // as in say
+		return
+	}
 	fmt.Fprintf(s.Out, `
 Try, in another terminal:
   %s --config %s put tag '{"name":"holiday"}'

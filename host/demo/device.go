@@ -3,6 +3,7 @@ package demo
 import (
 	"context"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -36,14 +37,9 @@ func (d *device) log() string      { return filepath.Join(d.dir, "host.log") }
 
 // begin makes the device, reachable through l, and starts its host.
 func begin(ctx context.Context, program, dir, name string, l *link, extra ...string) (*device, error) {
-	d := &device{name: name, dir: filepath.Join(dir, name), program: program}
-	listen, err := freeAddress()
+	d, listen, err := create(ctx, program, dir, name, extra...)
 	if err != nil {
 		return nil, err
-	}
-	args := append([]string{"init", d.dir, "--name", name, "--listen", listen}, extra...)
-	if out, err := exec.CommandContext(ctx, program, args...).CombinedOutput(); err != nil { //nolint:gosec // this program
-		return nil, fmt.Errorf("init %s: %w: %s", name, err, strings.TrimSpace(string(out)))
 	}
 	advertised, err := l.relay(listen)
 	if err != nil {
@@ -53,6 +49,19 @@ func begin(ctx context.Context, program, dir, name string, l *link, extra ...str
 		return nil, err
 	}
 	return d, d.start(ctx)
+}
+
+// create makes the device, which will listen on a free address.
+func create(ctx context.Context, program, dir, name string, extra ...string) (d *device, listen string, err error) {
+	d = &device{name: name, dir: filepath.Join(dir, name), program: program}
+	if listen, err = freeAddress(); err != nil {
+		return nil, "", err
+	}
+	args := append([]string{"init", d.dir, "--name", name, "--listen", listen}, extra...)
+	if out, err := exec.CommandContext(ctx, program, args...).CombinedOutput(); err != nil { //nolint:gosec // this program
+		return nil, "", fmt.Errorf("init %s: %w: %s", name, err, strings.TrimSpace(string(out)))
+	}
+	return d, listen, nil
 }
 
 func freeAddress() (string, error) {
@@ -66,6 +75,17 @@ func freeAddress() (string, error) {
 
 // advertise has peers reach the device at address, which is the link's, so that the link can be cut.
 func (d *device) advertise(address string) error {
+	return d.edit(func(body *hclwrite.Body) {
+		for _, block := range body.Blocks() {
+			if block.Type() == "transport" {
+				block.Body().SetAttributeValue("advertise", cty.ListVal([]cty.Value{cty.StringVal(address)}))
+			}
+		}
+	})
+}
+
+// edit changes the device's configuration.
+func (d *device) edit(change func(*hclwrite.Body)) error {
 	text, err := os.ReadFile(d.config())
 	if err != nil {
 		return err
@@ -74,11 +94,7 @@ func (d *device) advertise(address string) error {
 	if diags.HasErrors() {
 		return diags
 	}
-	for _, block := range file.Body().Blocks() {
-		if block.Type() == "transport" {
-			block.Body().SetAttributeValue("advertise", cty.ListVal([]cty.Value{cty.StringVal(address)}))
-		}
-	}
+	change(file.Body())
 	return os.WriteFile(d.config(), file.Bytes(), 0o600)
 }
 
@@ -177,6 +193,9 @@ func (d *device) digest(ctx context.Context) (string, error) {
 	return all.String(), nil
 }
 
+// errRefused is for a record that is not as its model wants it: the hosts' logs have nothing to say about it.
+var errRefused = errors.New("refused")
+
 // put writes one record and returns its id.
 func (d *device) put(ctx context.Context, model sdk.ModelName, id sdk.RecordID, object string) (sdk.RecordID, error) {
 	result, err := d.Put(ctx, model, []control.Put{{ID: id, JSON: []byte(object)}}, true)
@@ -184,7 +203,7 @@ func (d *device) put(ctx context.Context, model sdk.ModelName, id sdk.RecordID, 
 		return id, err
 	}
 	if len(result.Refused) > 0 {
-		return id, fmt.Errorf("%s refused %s %s: %s", d.name, model, object, result.Refused[0].Message)
+		return id, fmt.Errorf("%s %w %s %s: %s", d.name, errRefused, model, object, result.Refused[0].Message)
 	}
 	return result.IDs[0], nil
 }
