@@ -2,6 +2,7 @@ package sdktest
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"math"
 	"slices"
@@ -26,39 +27,50 @@ func FieldValues(field string, values ...any) ModelOption {
 // Model runs the laws of models against server, one a subtest. Histories are random, made from the description.
 func Model(t *testing.T, server sdk.ModelServer, options ...ModelOption) {
 	t.Helper()
+	checks, err := ModelChecks(t.Context(), server, options...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	Test(t, checks)
+}
+
+// ModelChecks returns the checks of those laws of models that are about a model like server.
+func ModelChecks(ctx context.Context, server sdk.ModelServer, options ...ModelOption) ([]Check, error) {
 	s := &modelSuite{server: server, accepted: map[string][]any{}}
 	for _, option := range options {
 		option(s)
 	}
-	desc, err := server.Describe(t.Context())
-	if err != nil {
-		t.Fatalf("describe: %v", err)
+	var err error
+	if s.desc, err = server.Describe(ctx); err != nil {
+		return nil, fmt.Errorf("describe: %w", err)
 	}
-	s.desc = desc
 	for field := range s.accepted {
-		if _, known := desc.Field(field); !known {
-			t.Fatalf("FieldValues(%q): %s has no such field", field, desc.Model)
+		if _, known := s.desc.Field(field); !known {
+			return nil, fmt.Errorf("values for the field %q: %s has no such field", field, s.desc.Model)
 		}
 	}
-	t.Run("Description", func(t *testing.T) {
-		CheckDescription(t, desc)
-		again, err := server.Describe(t.Context())
-		if err != nil {
-			t.Fatalf("describe again: %v", err)
+	var checks []Check
+	for _, law := range modelLaws() {
+		if law.about(s) {
+			checks = append(checks, Check{law.Law, func(t T) { law.check(s, t) }})
 		}
-		if diff := cmp.Diff(desc, again); diff != "" {
-			t.Errorf("two descriptions differ (-first +second):\n%s", diff)
-		}
-	})
-	if desc.Ownership == sdk.DeviceOwned {
-		t.Run("State", s.state)
-	} else {
-		t.Run("Shared", s.shared)
+	}
+	return checks, nil
+}
+
+func (s *modelSuite) description(t T) {
+	CheckDescription(t, s.desc)
+	again, err := s.server.Describe(t.Context())
+	if err != nil {
+		t.Fatalf("describe again: %v", err)
+	}
+	if diff := cmp.Diff(s.desc, again); diff != "" {
+		t.Errorf("two descriptions differ (-first +second):\n%s", diff)
 	}
 }
 
 // CheckDescription fails the test for each mistake that a host would refuse, and for what a person would miss.
-func CheckDescription(tb testing.TB, desc sdk.Description) {
+func CheckDescription(tb errorer, desc sdk.Description) {
 	tb.Helper()
 	if err := desc.Check(); err != nil {
 		tb.Error(err)
@@ -68,6 +80,13 @@ func CheckDescription(tb testing.TB, desc sdk.Description) {
 			tb.Errorf("field %q: its doc has more than one line", f.Name)
 		}
 	}
+}
+
+// errorer is what every kind of test has.
+type errorer interface {
+	Helper()
+	Error(args ...any)
+	Errorf(format string, args ...any)
 }
 
 type modelSuite struct {

@@ -3,7 +3,6 @@ package sdktest
 import (
 	"fmt"
 	"slices"
-	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
@@ -109,7 +108,7 @@ func mergeParts(t fataler, merge sdk.Merge, state sdk.FieldState, w write, at sd
 }
 
 // partsField returns a field that merges so.
-func (s *modelSuite) partsField(t *testing.T, merge sdk.Merge) sdk.Field {
+func (s *modelSuite) partsField(t T, merge sdk.Merge) sdk.Field {
 	t.Helper()
 	for _, f := range s.desc.Fields {
 		if f.Merge == merge {
@@ -121,7 +120,7 @@ func (s *modelSuite) partsField(t *testing.T, merge sdk.Merge) sdk.Field {
 }
 
 // sharedAddWins is the table of what two devices do to a set and a third that has it.
-func (s *modelSuite) sharedAddWins(t *testing.T) {
+func (s *modelSuite) sharedAddWins(t T) {
 	f := s.partsField(t, sdk.AddWins)
 	a, b := elements(&f)[0], elements(&f)[1]
 	at := func(device byte, stamp hlc.Stamp) sdk.Version {
@@ -147,7 +146,7 @@ func (s *modelSuite) sharedAddWins(t *testing.T) {
 		{"TwoElements", []operation{first, op(at(2, 1), add(at(2, 1), b)), op(at(3, 2), remove(at(1, 1), a))}, []any{b}},
 	}
 	for _, c := range cases {
-		t.Run(c.name, func(t *testing.T) {
+		t.Run(c.name, func(t T) {
 			want := sdk.FieldState{}
 			for i := range c.want {
 				c.want[i] = add(at(1, 1), c.want[i])
@@ -168,7 +167,7 @@ func (s *modelSuite) sharedAddWins(t *testing.T) {
 	}
 }
 
-func (s *modelSuite) sharedCounter(t *testing.T) {
+func (s *modelSuite) sharedCounter(t T) {
 	f := s.partsField(t, sdk.Sum)
 	op := func(device, start byte, stamp hlc.Stamp, total int64) operation {
 		v := sdk.Version{Stamp: stamp, Device: deviceID(device)}
@@ -184,7 +183,7 @@ func (s *modelSuite) sharedCounter(t *testing.T) {
 		{"TwoStarts", []operation{op(1, 1, 1, 3), op(1, 2, 2, 5), op(2, 1, 2, -1)}, 7},
 	}
 	for _, c := range cases {
-		t.Run(c.name, func(t *testing.T) {
+		t.Run(c.name, func(t T) {
 			orders(c.ops, func(ops []operation) {
 				r := s.replica().replay(t, slices.Concat(ops, ops[:1])) // one of them twice
 				if diff := cmp.Diff(any(c.want), r.field(ops[0].id, f.Name)); diff != "" {
@@ -196,8 +195,8 @@ func (s *modelSuite) sharedCounter(t *testing.T) {
 }
 
 // sharedSnapshot takes records apart into the writes that stand, as a snapshot does, and wants these to make the same.
-func (s *modelSuite) sharedSnapshot(t *testing.T) {
-	rapid.Check(t, func(rt *rapid.T) {
+func (s *modelSuite) sharedSnapshot(t T) {
+	random(t, func(rt *rapid.T) {
 		ops := s.history(rt)
 		whole, taken := s.replica().replay(rt, ops), s.replica()
 		for _, op := range ops[:rapid.IntRange(0, len(ops)).Draw(rt, "known")] {
@@ -241,7 +240,7 @@ func (s *modelSuite) sharedSnapshot(t *testing.T) {
 }
 
 // sharedUnknownMerges writes fields of a newer schema whose columns say how they merge.
-func (s *modelSuite) sharedUnknownMerges(t *testing.T) {
+func (s *modelSuite) sharedUnknownMerges(t T) {
 	v := func(device byte, stamp hlc.Stamp) sdk.Version {
 		return sdk.Version{Stamp: stamp, Device: deviceID(device)}
 	}
@@ -263,7 +262,7 @@ func (s *modelSuite) sharedUnknownMerges(t *testing.T) {
 		}, int64(13)},
 	}
 	for _, c := range cases {
-		t.Run(string(c.merge), func(t *testing.T) {
+		t.Run(string(c.merge), func(t T) {
 			column := sdk.Field{Name: unknownColumn, Merge: c.merge}
 			index := []int{0, 1, 2}
 			var permuted [][]int

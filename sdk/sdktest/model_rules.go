@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"testing"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -34,7 +33,7 @@ func (s *modelSuite) remove(device byte, stamp hlc.Stamp) operation {
 }
 
 // free returns an lww field outside of the key that has at least three values, and three of them.
-func (s *modelSuite) free(t *testing.T) (string, []any) {
+func (s *modelSuite) free(t T) (string, []any) {
 	t.Helper()
 	for i := range s.desc.Fields {
 		f := &s.desc.Fields[i]
@@ -72,7 +71,7 @@ func (r *replica) field(id sdk.RecordID, name string) any {
 	return nil
 }
 
-func (s *modelSuite) sharedTie(t *testing.T) {
+func (s *modelSuite) sharedTie(t T) {
 	field, values := s.free(t)
 	ops := []operation{
 		s.update(1, 5, write{field: field, value: values[0]}),
@@ -86,7 +85,7 @@ func (s *modelSuite) sharedTie(t *testing.T) {
 	})
 }
 
-func (s *modelSuite) sharedExistence(t *testing.T) {
+func (s *modelSuite) sharedExistence(t T) {
 	inserted, again := s.insert(1, 1, 1), s.insert(1, 2, 7)
 	again.writes = slices.DeleteFunc(again.writes, func(w write) bool { f, _ := s.desc.Field(w.field); return !f.Key })
 	updated := s.update(3, 5)
@@ -110,7 +109,7 @@ func (s *modelSuite) sharedExistence(t *testing.T) {
 		{"InsertBringsBack", []operation{inserted, s.remove(2, 3), updated, again}, true},
 	}
 	for _, c := range cases {
-		t.Run(c.name, func(t *testing.T) {
+		t.Run(c.name, func(t T) {
 			orders(c.ops, func(ops []operation) {
 				r := s.replica().replay(t, ops)
 				record := r.records[ops[0].id]
@@ -122,7 +121,7 @@ func (s *modelSuite) sharedExistence(t *testing.T) {
 	}
 }
 
-func (s *modelSuite) sharedConflicts(t *testing.T) {
+func (s *modelSuite) sharedConflicts(t T) {
 	field, v := s.free(t)
 	first := s.update(1, 2, write{field: field, value: v[0]})
 	unaware := s.update(2, 4, write{field: field, value: v[1]})
@@ -142,7 +141,7 @@ func (s *modelSuite) sharedConflicts(t *testing.T) {
 		{"OwnEarlierWrite", []operation{first, own}, nil},
 	}
 	for _, c := range cases {
-		t.Run(c.name, func(t *testing.T) {
+		t.Run(c.name, func(t T) {
 			orders(c.ops, func(ops []operation) {
 				if len(ops) == 3 && ops[2].at == first.at {
 					return // who knew of it has been superseded before it came: it may be reported
@@ -160,7 +159,7 @@ func (s *modelSuite) sharedConflicts(t *testing.T) {
 	}
 }
 
-func (s *modelSuite) sharedLocal(t *testing.T) {
+func (s *modelSuite) sharedLocal(t T) {
 	r := s.replica()
 	expect := func(what string, code sdk.Code, op operation) {
 		t.Helper()
@@ -202,9 +201,9 @@ func (s *modelSuite) sharedLocal(t *testing.T) {
 	expect("an insert of what was deleted", "", s.insert(1, 1, 10))
 }
 
-func (s *modelSuite) sharedUnknown(t *testing.T) {
+func (s *modelSuite) sharedUnknown(t T) {
 	for _, value := range []any{nil, "text", int64(-7), 1.5, true, []byte{1, 2}} {
-		t.Run(fmt.Sprintf("%T", value), func(t *testing.T) {
+		t.Run(fmt.Sprintf("%T", value), func(t T) {
 			ops := []operation{
 				s.insert(1, 1, 1),
 				s.update(2, 3, write{field: unknownColumn, value: value}),
@@ -221,7 +220,7 @@ func (s *modelSuite) sharedUnknown(t *testing.T) {
 }
 
 // wantBad applies a batch whose second operation has the packed value in field, between two plain inserts.
-func (s *modelSuite) wantBad(t *testing.T, field string, packed []byte, codes ...sdk.Code) {
+func (s *modelSuite) wantBad(t T, field string, packed []byte, codes ...sdk.Code) {
 	t.Helper()
 	one, bad, three := s.insert(1, 1, 1), s.insert(2, 1, 2), s.insert(3, 1, 3)
 	if _, keyed := s.keys(s.plain()); !keyed || field == unknownColumn {
@@ -249,20 +248,20 @@ func (s *modelSuite) wantBad(t *testing.T, field string, packed []byte, codes ..
 	}
 }
 
-func (s *modelSuite) sharedBad(t *testing.T) {
+func (s *modelSuite) sharedBad(t T) {
 	for i := range s.desc.Fields {
 		f := &s.desc.Fields[i]
 		for _, bad := range badValues(f) {
-			t.Run(f.Name+"/"+bad.name, func(t *testing.T) { s.wantBad(t, f.Name, bad.packed, sdk.CodeInvalid) })
+			t.Run(f.Name+"/"+bad.name, func(t T) { s.wantBad(t, f.Name, bad.packed, sdk.CodeInvalid) })
 		}
 	}
 }
 
-func (s *modelSuite) sharedOversize(t *testing.T) {
+func (s *modelSuite) sharedOversize(t T) {
 	s.wantBad(t, unknownColumn, sdk.AppendValue(nil, make([]byte, sdk.MaxRecordBytes)), sdk.CodeTooLarge)
 }
 
-func (s *modelSuite) sharedOtherModel(t *testing.T) {
+func (s *modelSuite) sharedOtherModel(t T) {
 	batch := s.pack(s.insert(1, 1, 1))
 	batch.Model = "another_model"
 	if _, err := s.server.ApplySharedChange(t.Context(), sdk.SharedChanges{Batch: batch, Origin: deviceID(1)}); err == nil {
@@ -270,7 +269,7 @@ func (s *modelSuite) sharedOtherModel(t *testing.T) {
 	}
 }
 
-func (s *modelSuite) sharedKey(t *testing.T) {
+func (s *modelSuite) sharedKey(t T) {
 	forged := s.insert(1, 1, 1)
 	forged.id = recordID(99)
 	headless := s.insert(1, 1, 2)

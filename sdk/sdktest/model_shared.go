@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
@@ -15,34 +14,11 @@ import (
 	"github.com/starling-sync/starling/sdk"
 )
 
-// fataler is what *testing.T and *rapid.T have in common.
+// fataler is what T and *rapid.T have in common.
 type fataler interface {
 	Helper()
 	Fatalf(format string, args ...any)
 	Context() context.Context
-}
-
-func (s *modelSuite) shared(t *testing.T) {
-	t.Run("EqualsReference", s.sharedReference)
-	t.Run("Idempotent", s.sharedIdempotent)
-	t.Run("Commutative", s.sharedCommutative)
-	t.Run("Associative", s.sharedAssociative)
-	t.Run("InputIsUntouched", s.sharedInput)
-	t.Run("TieByDevice", s.sharedTie)
-	t.Run("Existence", s.sharedExistence)
-	t.Run("Conflicts", s.sharedConflicts)
-	t.Run("Local", s.sharedLocal)
-	t.Run("AddWins", s.sharedAddWins)
-	t.Run("CounterSums", s.sharedCounter)
-	t.Run("SnapshotIsEqual", s.sharedSnapshot)
-	t.Run("UnknownFieldsAreKept", s.sharedUnknown)
-	t.Run("UnknownFieldsMerge", s.sharedUnknownMerges)
-	t.Run("BadValuesAreRefused", s.sharedBad)
-	t.Run("OversizeIsRefused", s.sharedOversize)
-	t.Run("AnotherModelIsAnError", s.sharedOtherModel)
-	if _, keyed := s.keys(s.plain()); keyed {
-		t.Run("KeyDecidesTheID", s.sharedKey)
-	}
 }
 
 // operation is one shared operation, unpacked.
@@ -204,16 +180,16 @@ func (r *replica) mustEqual(rt *rapid.T, what string, want map[sdk.RecordID]sdk.
 	}
 }
 
-func (s *modelSuite) sharedReference(t *testing.T) {
-	rapid.Check(t, func(rt *rapid.T) {
+func (s *modelSuite) sharedReference(t T) {
+	random(t, func(rt *rapid.T) {
 		ops := s.history(rt)
 		got := s.replica().replay(rt, interleave(rt, ops))
 		got.mustEqual(rt, "the merge differs from a replay of the sorted operations", s.reference(rt, ops))
 	})
 }
 
-func (s *modelSuite) sharedIdempotent(t *testing.T) {
-	rapid.Check(t, func(rt *rapid.T) {
+func (s *modelSuite) sharedIdempotent(t T) {
+	random(t, func(rt *rapid.T) {
 		ops := s.history(rt)
 		r := s.replica().replay(rt, ops)
 		for _, op := range interleave(rt, ops) {
@@ -224,8 +200,8 @@ func (s *modelSuite) sharedIdempotent(t *testing.T) {
 	})
 }
 
-func (s *modelSuite) sharedCommutative(t *testing.T) {
-	rapid.Check(t, func(rt *rapid.T) {
+func (s *modelSuite) sharedCommutative(t T) {
+	random(t, func(rt *rapid.T) {
 		ops := s.history(rt)
 		one := s.replica().replay(rt, interleave(rt, ops))
 		other := s.replica().replay(rt, interleave(rt, slices.Concat(ops, ops))) // repetitions among them
@@ -233,8 +209,8 @@ func (s *modelSuite) sharedCommutative(t *testing.T) {
 	})
 }
 
-func (s *modelSuite) sharedAssociative(t *testing.T) {
-	rapid.Check(t, func(rt *rapid.T) {
+func (s *modelSuite) sharedAssociative(t T) {
+	random(t, func(rt *rapid.T) {
 		ops := s.history(rt)
 		slices.SortStableFunc(ops, func(a, b operation) int { return a.at.Device.Compare(b.at.Device) })
 		one := s.replica().replay(rt, ops)
@@ -254,8 +230,8 @@ func (s *modelSuite) sharedAssociative(t *testing.T) {
 	})
 }
 
-func (s *modelSuite) sharedInput(t *testing.T) {
-	rapid.Check(t, func(rt *rapid.T) {
+func (s *modelSuite) sharedInput(t T) {
+	random(t, func(rt *rapid.T) {
 		ops := s.history(rt)
 		r := s.replica().replay(rt, ops[:len(ops)-1])
 		batch := s.pack(ops[len(ops)-1])

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"slices"
 	"strings"
-	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
@@ -12,20 +11,6 @@ import (
 	"github.com/starling-sync/starling/hlc"
 	"github.com/starling-sync/starling/sdk"
 )
-
-func (s *modelSuite) state(t *testing.T) {
-	t.Run("DecidedTwiceIsEqual", s.stateTwice)
-	t.Run("LocalIsAccepted", s.stateLocal)
-	t.Run("RequiredIsRefusedLocally", s.stateRequired)
-	t.Run("UnknownColumnsAreKept", s.stateUnknown)
-	t.Run("OlderSchemaIsAccepted", s.stateOlder)
-	t.Run("BadValuesAreRefused", s.stateBad)
-	t.Run("OversizeIsRefused", s.stateOversize)
-	t.Run("AnotherModelIsAnError", s.stateOtherModel)
-	if _, keyed := s.keys(s.plain()); keyed {
-		t.Run("KeyDecidesTheID", s.stateKey)
-	}
-}
 
 // rows is a batch under way.
 type rows struct{ sdk.Batch }
@@ -61,8 +46,8 @@ func (s *modelSuite) applyState(t fataler, batch sdk.Batch, local bool) sdk.Stat
 	return result
 }
 
-func (s *modelSuite) stateTwice(t *testing.T) {
-	rapid.Check(t, func(rt *rapid.T) {
+func (s *modelSuite) stateTwice(t T) {
+	random(t, func(rt *rapid.T) {
 		batch := s.rows(s.columns()...)
 		for i := range rapid.IntRange(1, 20).Draw(rt, "rows") {
 			record := map[string]any{}
@@ -107,18 +92,18 @@ func (s *modelSuite) three(columns []string, packed map[string][]byte) sdk.Batch
 	return batch.Batch
 }
 
-func (s *modelSuite) stateLocal(t *testing.T) {
+func (s *modelSuite) stateLocal(t T) {
 	if result := s.applyState(t, s.three(s.columns(), nil), true); len(result.Refused) > 0 {
 		t.Errorf("a plain local record was refused; name values that the model accepts with sdktest.FieldValues: %+v", result.Refused)
 	}
 }
 
-func (s *modelSuite) stateRequired(t *testing.T) {
+func (s *modelSuite) stateRequired(t T) {
 	for _, f := range s.desc.Fields {
 		if !f.Required {
 			continue
 		}
-		t.Run(f.Name, func(t *testing.T) {
+		t.Run(f.Name, func(t T) {
 			batch := s.three(s.columns(), map[string][]byte{f.Name: sdk.AppendValue(nil, nil)})
 			if err := wantRefused(s.applyState(t, batch, true).Refused, 1, sdk.CodeInvalid); err != nil {
 				t.Error(err)
@@ -127,7 +112,7 @@ func (s *modelSuite) stateRequired(t *testing.T) {
 	}
 }
 
-func (s *modelSuite) stateUnknown(t *testing.T) {
+func (s *modelSuite) stateUnknown(t T) {
 	columns := append(s.columns(), unknownColumn)
 	kept := sdk.AppendValue(nil, "kept")
 	batch := s.three(columns, map[string][]byte{unknownColumn: kept})
@@ -144,7 +129,7 @@ func (s *modelSuite) stateUnknown(t *testing.T) {
 	}
 }
 
-func (s *modelSuite) stateOlder(t *testing.T) {
+func (s *modelSuite) stateOlder(t T) {
 	var columns []string
 	for _, f := range s.desc.Fields {
 		if f.Key || len(columns) == 0 {
@@ -156,11 +141,11 @@ func (s *modelSuite) stateOlder(t *testing.T) {
 	}
 }
 
-func (s *modelSuite) stateBad(t *testing.T) {
+func (s *modelSuite) stateBad(t T) {
 	for i := range s.desc.Fields {
 		f := &s.desc.Fields[i]
 		for _, bad := range badValues(f) {
-			t.Run(f.Name+"/"+bad.name, func(t *testing.T) {
+			t.Run(f.Name+"/"+bad.name, func(t T) {
 				for _, local := range []bool{false, true} {
 					got := s.applyState(t, s.three(s.columns(), map[string][]byte{f.Name: bad.packed}), local).Refused
 					if err := wantRefused(got, 1, sdk.CodeInvalid); err != nil {
@@ -174,7 +159,7 @@ func (s *modelSuite) stateBad(t *testing.T) {
 	}
 }
 
-func (s *modelSuite) stateOversize(t *testing.T) {
+func (s *modelSuite) stateOversize(t T) {
 	columns := append(s.columns(), unknownColumn)
 	batch := s.three(columns, map[string][]byte{unknownColumn: sdk.AppendValue(nil, make([]byte, sdk.MaxRecordBytes))})
 	if err := wantRefused(s.applyState(t, batch, false).Refused, 1, sdk.CodeTooLarge); err != nil {
@@ -182,7 +167,7 @@ func (s *modelSuite) stateOversize(t *testing.T) {
 	}
 }
 
-func (s *modelSuite) stateOtherModel(t *testing.T) {
+func (s *modelSuite) stateOtherModel(t T) {
 	batch := s.three(s.columns(), nil)
 	batch.Model = "another_model"
 	if _, err := s.server.ApplyStateChange(t.Context(), sdk.StateChanges{Batch: batch}); err == nil {
@@ -190,7 +175,7 @@ func (s *modelSuite) stateOtherModel(t *testing.T) {
 	}
 }
 
-func (s *modelSuite) stateKey(t *testing.T) {
+func (s *modelSuite) stateKey(t T) {
 	batch, record := s.rows(s.columns()...), s.plain()
 	batch.add(s.id(record, 0), record, nil)
 	batch.add(recordID(99), record, nil)

@@ -8,6 +8,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
+	"os"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -32,41 +33,94 @@ func Patience(d time.Duration) TransportOption {
 	return func(s *transportSuite) { s.patience = d }
 }
 
+// Descriptors has the suite count what the transport holds open by count instead of by this process's descriptors: those
+// of the process that it runs in. An error means that they can not be counted on this system.
+func Descriptors(count func() (int, error)) TransportOption {
+	return func(s *transportSuite) { s.open = count }
+}
+
+// OpenDescriptors returns how many descriptors the process holds open. It can be told on Linux alone.
+func OpenDescriptors(pid int) (int, error) {
+	entries, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
+	return len(entries), err
+}
+
+func ownDescriptors() (int, error) { return OpenDescriptors(os.Getpid()) }
+
 type transportSuite struct {
-	new      func(t *testing.T) sdk.Transport
+	new      func(t T) sdk.Transport
 	address  string
 	patience time.Duration
+	open     func() (int, error)
 }
 
 // Transport runs the laws of transports against those that newTransport returns, one a subtest; newTransport ends its
 // own with t.Cleanup.
 func Transport(t *testing.T, newTransport func(t *testing.T) sdk.Transport, options ...TransportOption) {
 	t.Helper()
-	s := &transportSuite{new: newTransport, address: "127.0.0.1:0", patience: 30 * time.Second}
+	Test(t, TransportChecks(func(t T) sdk.Transport {
+		return newTransport(t.(goTest).T) //nolint:forcetypeassert // Test runs each with one
+	}, options...))
+}
+
+// TransportChecks returns the checks of the laws of transports. Each makes a transport of its own with newTransport, which
+// ends it with T's Cleanup.
+func TransportChecks(newTransport func(t T) sdk.Transport, options ...TransportOption) []Check {
+	s := &transportSuite{new: newTransport, address: "127.0.0.1:0", patience: 30 * time.Second, open: ownDescriptors}
 	for _, option := range options {
 		option(s)
 	}
-	t.Run("Name", func(t *testing.T) {
-		if s.new(t).Name() == "" {
-			t.Error("the transport has no name")
-		}
-	})
-	t.Run("Order", s.order)
-	t.Run("LargeFrame", s.largeFrame)
-	t.Run("BothDirections", s.bothDirections)
-	t.Run("ManyConnections", s.manyConnections)
-	t.Run("BackPressure", s.backPressure)
-	t.Run("CloseEndsBothEnds", s.closeEndsBothEnds)
-	t.Run("HalfOpen", s.halfOpen)
-	t.Run("ListenerClose", s.listenerClose)
-	t.Run("DialNobody", s.dialNobody)
-	t.Run("DialCancelled", s.dialCancelled)
-	t.Run("Reconnect", s.reconnect)
-	t.Run("HostSocket", s.hostSocket)
+	laws := transportLaws()
+	checks := make([]Check, len(laws))
+	for i, law := range laws {
+		checks[i] = Check{law.Law, func(t T) { law.check(s, t) }}
+	}
+	return checks
+}
+
+// transportLaw is a law of transports.
+type transportLaw struct {
+	Law
+	check func(s *transportSuite, t T)
+}
+
+// transportLaws are the laws of transports. A new law gets a new id and a row in docs/conformance.md.
+func transportLaws() []transportLaw {
+	return []transportLaw{
+		{Law{"TRANSPORT-001", "Name", "The transport has a name"}, (*transportSuite).name},
+		{Law{"TRANSPORT-002", "Order", "Bytes arrive whole and in order, however they are cut into writes"}, (*transportSuite).order},
+		{Law{"TRANSPORT-003", "LargeFrame", "One write of 16 MiB arrives"}, (*transportSuite).largeFrame},
+		{Law{"TRANSPORT-004", "BothDirections", "Both ends write while both ends read"}, (*transportSuite).bothDirections},
+		{Law{"TRANSPORT-005", "ManyConnections", "20 connections at once do not disturb one another"}, (*transportSuite).manyConnections},
+		{Law{"TRANSPORT-006", "BackPressure", "A writer waits for a peer that does not read, and goes on once it does"}, (*transportSuite).backPressure},
+		{Law{"TRANSPORT-007", "CloseEndsBothEnds", "Close ends reads and writes on both ends"}, (*transportSuite).closeEndsBothEnds},
+		{Law{"TRANSPORT-008", "HalfOpen", "Close ends a read and a write under way although the peer is silent"}, (*transportSuite).halfOpen},
+		{Law{"TRANSPORT-009", "ListenerClose", "Close of a listener ends Accept, which then says that it was closed"}, (*transportSuite).listenerClose},
+		{Law{"TRANSPORT-010", "DialNobody", "A dial to where nobody listens fails"}, (*transportSuite).dialNobody},
+		{Law{"TRANSPORT-011", "DialCancelled", "A dial whose caller has given up fails"}, (*transportSuite).dialCancelled},
+		{Law{"TRANSPORT-012", "Reconnect", "A thousand connections, one after the other, leave nothing behind"}, (*transportSuite).reconnect},
+		{Law{"TRANSPORT-013", "HostSocket", "A listener can use a socket that the host opened, or says that it can not"}, (*transportSuite).hostSocket},
+	}
+}
+
+// TransportLaws returns the laws of transports.
+func TransportLaws() []Law {
+	laws := transportLaws()
+	out := make([]Law, len(laws))
+	for i := range laws {
+		out[i] = laws[i].Law
+	}
+	return out
+}
+
+func (s *transportSuite) name(t T) {
+	if s.new(t).Name() == "" {
+		t.Error("the transport has no name")
+	}
 }
 
 // listen returns a listening transport.
-func (s *transportSuite) listen(t *testing.T) (sdk.Transport, sdk.Listener) {
+func (s *transportSuite) listen(t T) (sdk.Transport, sdk.Listener) {
 	t.Helper()
 	transport := s.new(t)
 	listener, err := transport.Listen(t.Context(), s.address, nil)
@@ -78,7 +132,7 @@ func (s *transportSuite) listen(t *testing.T) (sdk.Transport, sdk.Listener) {
 }
 
 // pair returns the two ends of a connection.
-func (s *transportSuite) pair(t *testing.T) (dialled, accepted sdk.Conn) {
+func (s *transportSuite) pair(t T) (dialled, accepted sdk.Conn) {
 	t.Helper()
 	transport, listener := s.listen(t)
 	dialled, accepted = s.connect(t, transport, listener)
@@ -89,7 +143,7 @@ func (s *transportSuite) pair(t *testing.T) (dialled, accepted sdk.Conn) {
 	return dialled, accepted
 }
 
-func (s *transportSuite) connect(t *testing.T, transport sdk.Transport, listener sdk.Listener) (dialled, accepted sdk.Conn) {
+func (s *transportSuite) connect(t T, transport sdk.Transport, listener sdk.Listener) (dialled, accepted sdk.Conn) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), s.patience)
 	defer cancel()
@@ -114,7 +168,7 @@ func (s *transportSuite) connect(t *testing.T, transport sdk.Transport, listener
 }
 
 // within fails the test if the group is not done in time.
-func (s *transportSuite) within(t *testing.T, what string, group *errgroup.Group) error {
+func (s *transportSuite) within(t T, what string, group *errgroup.Group) error {
 	t.Helper()
 	done := make(chan error, 1)
 	go func() { done <- group.Wait() }()
@@ -160,7 +214,7 @@ func transfer(group *errgroup.Group, from, to sdk.Conn, data []byte, piece int) 
 	})
 }
 
-func (s *transportSuite) order(t *testing.T) {
+func (s *transportSuite) order(t T) {
 	dialled, accepted := s.pair(t)
 	for seed, piece := range []int{1, 7, 1000, 65536, 100_003} {
 		var group errgroup.Group
@@ -171,7 +225,7 @@ func (s *transportSuite) order(t *testing.T) {
 	}
 }
 
-func (s *transportSuite) largeFrame(t *testing.T) {
+func (s *transportSuite) largeFrame(t T) {
 	dialled, accepted := s.pair(t)
 	var group errgroup.Group
 	transfer(&group, accepted, dialled, stream(1, 16<<20), 16<<20)
@@ -180,7 +234,7 @@ func (s *transportSuite) largeFrame(t *testing.T) {
 	}
 }
 
-func (s *transportSuite) bothDirections(t *testing.T) {
+func (s *transportSuite) bothDirections(t T) {
 	dialled, accepted := s.pair(t)
 	var group errgroup.Group
 	transfer(&group, dialled, accepted, stream(1, 8<<20), 32<<10)
@@ -192,7 +246,7 @@ func (s *transportSuite) bothDirections(t *testing.T) {
 }
 
 // pingPong writes on each end while a read of it is under way.
-func (s *transportSuite) pingPong(t *testing.T, dialled, accepted sdk.Conn) {
+func (s *transportSuite) pingPong(t T, dialled, accepted sdk.Conn) {
 	t.Helper()
 	const rounds = 200
 	var group errgroup.Group
@@ -225,7 +279,7 @@ func (s *transportSuite) pingPong(t *testing.T, dialled, accepted sdk.Conn) {
 	}
 }
 
-func (s *transportSuite) manyConnections(t *testing.T) {
+func (s *transportSuite) manyConnections(t T) {
 	transport, listener := s.listen(t)
 	var group errgroup.Group
 	for i := range 20 {
@@ -256,7 +310,7 @@ func fill(conn sdk.Conn, limit int64, count *atomic.Int64) error {
 }
 
 // untilStill returns when count has not changed for some looks, which is when its writer is blocked or done.
-func (s *transportSuite) untilStill(t *testing.T, count *atomic.Int64) {
+func (s *transportSuite) untilStill(t T, count *atomic.Int64) {
 	t.Helper()
 	look := time.NewTicker(20 * time.Millisecond)
 	defer look.Stop()
@@ -275,7 +329,7 @@ func (s *transportSuite) untilStill(t *testing.T, count *atomic.Int64) {
 	}
 }
 
-func (s *transportSuite) backPressure(t *testing.T) {
+func (s *transportSuite) backPressure(t T) {
 	const limit = 64 << 20
 	dialled, accepted := s.pair(t)
 	var count atomic.Int64
@@ -294,9 +348,9 @@ func (s *transportSuite) backPressure(t *testing.T) {
 	}
 }
 
-func (s *transportSuite) closeEndsBothEnds(t *testing.T) {
+func (s *transportSuite) closeEndsBothEnds(t T) {
 	for name, closeDialled := range map[string]bool{"Dialled": true, "Accepted": false} {
-		t.Run(name, func(t *testing.T) {
+		t.Run(name, func(t T) {
 			closing, other := s.pair(t)
 			if !closeDialled {
 				closing, other = other, closing
@@ -341,7 +395,7 @@ func readersEnd(conns ...sdk.Conn) *errgroup.Group {
 	return &group
 }
 
-func (s *transportSuite) halfOpen(t *testing.T) {
+func (s *transportSuite) halfOpen(t T) {
 	dialled, _ := s.pair(t) // the peer neither reads, writes nor closes
 	ended := readersEnd(dialled)
 	var count atomic.Int64
@@ -358,7 +412,7 @@ func (s *transportSuite) halfOpen(t *testing.T) {
 	}
 }
 
-func (s *transportSuite) listenerClose(t *testing.T) {
+func (s *transportSuite) listenerClose(t T) {
 	_, listener := s.listen(t)
 	var group errgroup.Group
 	group.Go(func() error {
@@ -376,7 +430,7 @@ func (s *transportSuite) listenerClose(t *testing.T) {
 	}
 }
 
-func (s *transportSuite) dialNobody(t *testing.T) {
+func (s *transportSuite) dialNobody(t T) {
 	transport, listener := s.listen(t)
 	address := listener.Address()
 	if err := listener.Close(); err != nil {
@@ -394,7 +448,7 @@ func (s *transportSuite) dialNobody(t *testing.T) {
 	}
 }
 
-func (s *transportSuite) dialCancelled(t *testing.T) {
+func (s *transportSuite) dialCancelled(t T) {
 	transport, listener := s.listen(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
@@ -404,7 +458,14 @@ func (s *transportSuite) dialCancelled(t *testing.T) {
 	}
 }
 
-func (s *transportSuite) reconnect(t *testing.T) {
+// reconnects is how many connections must leave nothing behind, and spare how many descriptors more may be open after
+// them: a runtime opens some of its own when it pleases.
+const (
+	reconnects = 1000
+	spare      = 20
+)
+
+func (s *transportSuite) reconnect(t T) {
 	transport, listener := s.listen(t)
 	round := func(i int) {
 		dialled, accepted := s.connect(t, transport, listener)
@@ -419,15 +480,40 @@ func (s *transportSuite) reconnect(t *testing.T) {
 	}
 	round(0) // what a first connection starts for good is not a leak
 	before := goleak.IgnoreCurrent()
-	for i := range 100 {
+	open, uncountable := s.open()
+	for i := range reconnects {
 		round(i + 1)
 	}
 	if err := goleak.Find(before); err != nil {
-		t.Errorf("100 connections left goroutines: %v", err)
+		t.Errorf("%d connections left goroutines: %.2000v", reconnects, err)
+	}
+	if uncountable == nil {
+		s.untilClosed(t, open)
 	}
 }
 
-func (s *transportSuite) hostSocket(t *testing.T) {
+// untilClosed fails if more descriptors than before stay open.
+func (s *transportSuite) untilClosed(t T, before int) {
+	look := time.NewTicker(20 * time.Millisecond)
+	defer look.Stop()
+	giveUp := time.After(s.patience)
+	for {
+		now, err := s.open()
+		if err != nil {
+			t.Fatalf("count descriptors: %v", err)
+		}
+		if now <= before+spare {
+			return
+		}
+		select {
+		case <-look.C:
+		case <-giveUp:
+			t.Fatalf("%d connections left descriptors open: %d before, %d after", reconnects, before, now)
+		}
+	}
+}
+
+func (s *transportSuite) hostSocket(t T) {
 	socket, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Skipf("no loopback socket here: %v", err)
