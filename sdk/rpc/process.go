@@ -18,6 +18,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 	plugin "github.com/hashicorp/go-plugin"
 	"github.com/hashicorp/go-plugin/runner"
+	"google.golang.org/grpc"
 
 	"github.com/starling-sync/starling/sdk"
 )
@@ -149,6 +150,25 @@ func (p *Process) clean() {
 
 // Client returns the calls that the process answers.
 func (p *Process) Client() *Client { return p.client }
+
+// Conn returns the connection to the process, for who checks a plugin from below the calls of Client. Nil where it is none
+// that can be had.
+func (p *Process) Conn() grpc.ClientConnInterface {
+	if c, ok := p.conn.(*plugin.GRPCClient); ok {
+		return c.Conn
+	}
+	return nil
+}
+
+// Orphan closes the pipe by which the process notices the end of its host, as this process's own end would: the plugin
+// must end by itself. It reports false where the system has no such pipe.
+func (p *Process) Orphan() bool {
+	if p.run.lifeline == nil {
+		return false
+	}
+	_ = p.run.lifeline.Close() // closed again when the process has gone
+	return true
+}
 
 // PID returns the process id.
 func (p *Process) PID() int { return p.run.pid() }

@@ -255,8 +255,8 @@ func (s *server) Configure(ctx context.Context, req *rpcpb.ConfigureRequest) (*r
 	if err := json.Unmarshal(req.Config, &block); err != nil && len(req.Config) > 0 {
 		return nil, sdk.Errorf(sdk.CodeInvalid, "config of %s is not a JSON object: %w", what, err)
 	}
-	if len(block) > 0 {
-		return nil, sdk.Errorf(sdk.CodeInvalid, "%s takes no configuration; remove its config block", what)
+	for name := range block {
+		return nil, sdk.Errorf(sdk.CodeInvalid, "%s takes no settings; remove %q from its config block", what, name)
 	}
 	return &rpcpb.ConfigureReply{}, nil
 }

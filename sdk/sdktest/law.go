@@ -28,11 +28,17 @@ type Law struct {
 // Check is a law and a plugin that must keep it.
 type Check struct {
 	Law
+	Of  string // what it checks, where a plugin has several of it: the name of a model. Empty: there is but one
 	Run func(t T)
 }
 
 // test is the name of the check's subtest.
-func (c *Check) test() string { return c.ID + "_" + c.Name }
+func (c *Check) test() string {
+	if c.Of != "" {
+		return c.ID + "_" + c.Name + "_" + c.Of
+	}
+	return c.ID + "_" + c.Name
+}
 
 // Test runs each check as a subtest, named by its id.
 func Test(t *testing.T, checks []Check) {

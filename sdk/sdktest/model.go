@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
 
+	"github.com/starling-sync/starling/hlc"
 	"github.com/starling-sync/starling/sdk"
 )
 
@@ -52,7 +53,7 @@ func ModelChecks(ctx context.Context, server sdk.ModelServer, options ...ModelOp
 	var checks []Check
 	for _, law := range modelLaws() {
 		if law.about(s) {
-			checks = append(checks, Check{law.Law, func(t T) { law.check(s, t) }})
+			checks = append(checks, Check{Law: law.Law, Run: func(t T) { law.check(s, t) }})
 		}
 	}
 	return checks, nil
@@ -227,4 +228,27 @@ func wantRefused(got []sdk.Refusal, index int, codes ...sdk.Code) error {
 		return fmt.Errorf("change %d was refused without a reason", index)
 	}
 	return nil
+}
+
+// PlainBatch returns a batch of rows valid changes of the model that desc describes, each with a column of a newer schema
+// that holds so many bytes: rows of a device-owned model, updates of a shared one.
+func PlainBatch(desc sdk.Description, rows, bytes int) sdk.Batch {
+	s := &modelSuite{desc: desc}
+	filler := make([]byte, bytes)
+	record := s.plain()
+	if s.deviceOwned() {
+		batch := s.rows(append(s.columns(), unknownColumn)...)
+		for i := range rows {
+			batch.add(s.id(record, byte(i)), record, map[string][]byte{unknownColumn: sdk.AppendValue(nil, filler)}) //nolint:gosec // a few
+		}
+		return batch.Batch
+	}
+	ops := make([]operation, rows)
+	for i := range ops {
+		ops[i] = operation{
+			id: s.id(record, byte(i)), kind: sdk.Update, at: sdk.Version{Stamp: hlc.Stamp(i + 1), Device: deviceID(1)}, //nolint:gosec // a few
+			writes: []write{{field: unknownColumn, value: filler}},
+		}
+	}
+	return s.pack(ops...)
 }

@@ -16,6 +16,7 @@ import (
 // Result is what came of one check.
 type Result struct {
 	Law
+	Of      string   `json:"of,omitempty"` // as in Check
 	Status  Status   `json:"status"`
 	Reasons []string `json:"reasons,omitempty"` // why it failed or was skipped
 	Seconds float64  `json:"seconds"`
@@ -47,7 +48,7 @@ func Run(ctx context.Context, checks []Check, seed uint64, each func(Result)) er
 		if ctx.Err() != nil {
 			return ctx.Err() // what it says is that it was interrupted
 		}
-		each(r.result(c.Law, time.Since(began)))
+		each(r.result(&c, time.Since(began)))
 	}
 	return nil
 }
@@ -124,10 +125,10 @@ func (r *recorder) protected(f func()) {
 	<-ended
 }
 
-func (r *recorder) result(law Law, took time.Duration) Result {
+func (r *recorder) result(c *Check, took time.Duration) Result {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	result := Result{Law: law, Status: Kept, Reasons: r.reasons, Seconds: took.Seconds()}
+	result := Result{Law: c.Law, Of: c.Of, Status: Kept, Reasons: r.reasons, Seconds: took.Seconds()}
 	switch {
 	case r.failed:
 		result.Status = Broken

@@ -73,7 +73,7 @@ func TransportChecks(newTransport func(t T) sdk.Transport, options ...TransportO
 	laws := transportLaws()
 	checks := make([]Check, len(laws))
 	for i, law := range laws {
-		checks[i] = Check{law.Law, func(t T) { law.check(s, t) }}
+		checks[i] = Check{Law: law.Law, Run: func(t T) { law.check(s, t) }}
 	}
 	return checks
 }

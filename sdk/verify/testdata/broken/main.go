@@ -1,0 +1,40 @@
+// Command broken is a plugin with one bug, which the variable BROKEN names: the conformance suite must catch each. Without
+// it, it is sound.
+package main
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/starling-sync/starling/sdk/rpc"
+)
+
+func main() {
+	bug := os.Getenv("BROKEN")
+	switch {
+	case bug == "prints before the handshake":
+		fmt.Println("starting up ...")
+	case bug == "never gets there":
+		if rpc.StartedByHost() {
+			time.Sleep(time.Hour)
+		}
+	case bug == "silent by hand":
+		if !rpc.StartedByHost() {
+			os.Exit(0)
+		}
+	case bug == "waits by hand":
+		if !rpc.StartedByHost() {
+			time.Sleep(time.Hour)
+		}
+	case strings.HasPrefix(bug, "raw"):
+		serveRaw(strings.TrimPrefix(strings.TrimPrefix(bug, "raw"), ": "))
+		return
+	}
+	if tie, ok := strings.CutPrefix(bug, "transport: "); ok {
+		rpc.Serve(transport{bug: tie})
+		return
+	}
+	rpc.Serve(model{bug: bug})
+}

@@ -1,0 +1,167 @@
+package verify_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/starling-sync/starling/sdk"
+	"github.com/starling-sync/starling/sdk/rpc/rpctest"
+	"github.com/starling-sync/starling/sdk/sdktest"
+	"github.com/starling-sync/starling/sdk/verify"
+)
+
+// TestPlugins checks plugins of Starling itself: what passes in process passes as a process too.
+func TestPlugins(t *testing.T) {
+	for name, o := range map[string]verify.Options{
+		"tag": {},
+		"entry": {Records: []json.RawMessage{
+			json.RawMessage(`{"name":"a","kind":"file","size":0,"permissions":420}`),
+			json.RawMessage(`{"name":"photo.jpg","kind":"directory","size":1,"permissions":0}`),
+		}},
+		"transport-tcp": {},
+	} {
+		t.Run(name, func(t *testing.T) { verify.Test(t, rpctest.Build(t, "../../plugins/"+name), o) })
+	}
+}
+
+// bugs are the laws that must catch each bug of testdata/broken.
+var bugs = map[string]string{
+	"prints before the handshake":   "PLUGIN-001",
+	"never gets there":              "PLUGIN-001",
+	"silent by hand":                "PLUGIN-002",
+	"raw: changes its mind":         "PLUGIN-003",
+	"raw: is not well":              "PLUGIN-004",
+	"raw: takes no block":           "PLUGIN-005",
+	"raw: takes any setting":        "PLUGIN-006",
+	"raw: strict messages":          "PLUGIN-007",
+	"raw: serves every model":       "PLUGIN-008",
+	"raw: answers twice":            "PLUGIN-009",
+	"raw: loses count":              "PLUGIN-009",
+	"raw: small messages":           "PLUGIN-010",
+	"raw: boundless messages":       "PLUGIN-011",
+	"raw: dies of garbage":          "PLUGIN-012",
+	"raw: hangs up at garbage":      "PLUGIN-012",
+	"raw: works on after the drain": "PLUGIN-013",
+	"raw: does not stop":            "PLUGIN-014",
+	"raw: outlives its host":        "PLUGIN-015",
+
+	"no tie-break":      "MODEL-035",
+	"no refusals":       "MODEL-040",
+	"no reasons":        "MODEL-041",
+	"repeats change":    "MODEL-031",
+	"dies of deletes":   "MODEL-036",
+	"panics at deletes": "MODEL-036",
+
+	"transport: swaps bytes":              "TRANSPORT-002",
+	"transport: takes everything at once": "TRANSPORT-006",
+	"transport: never closes":             "TRANSPORT-007",
+	"transport: leaks descriptors":        "TRANSPORT-012",
+}
+
+// TestPlugin_CatchesBugs wants each broken plugin to be caught by the right law, and each sound one by none of them.
+func TestPlugin_CatchesBugs(t *testing.T) {
+	path := rpctest.Build(t, "testdata/broken")
+	check := func(t *testing.T, bug string, patience time.Duration, only ...string) verify.Report {
+		t.Helper()
+		report, err := verify.Plugin(t.Context(), path, verify.Options{Env: []string{"BROKEN=" + bug}, Patience: patience, Only: only}, 0, func(sdktest.Result) {})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return report
+	}
+	for bug, law := range bugs {
+		t.Run(bug, func(t *testing.T) {
+			if !strings.HasPrefix(bug, "transport: ") { // whose laws look for goroutines that are left behind
+				t.Parallel()
+			}
+			patience := 5 * time.Second // a start may take long on a busy machine
+			if !strings.HasPrefix(law, "PLUGIN") {
+				patience = 3 * time.Second
+			}
+			report := check(t, bug, patience, law)
+			if report.Broken != 1 || len(report.Results) != 1 || len(report.Results[0].Reasons) == 0 {
+				t.Fatalf("want %s broken, with a reason, got %+v", law, report)
+			}
+			t.Logf("%s: %.300s", law, strings.Join(report.Results[0].Reasons, "; "))
+		})
+	}
+	t.Run("a model's death is told", func(t *testing.T) {
+		report := check(t, "dies of deletes", 5*time.Second, "MODEL-036")
+		if reasons := strings.Join(report.Results[0].Reasons, "\n"); !strings.Contains(reasons, "panic: a delete") {
+			t.Errorf("the reasons do not say what the process died of:\n%s", reasons)
+		}
+	})
+	for sound, only := range map[string][]string{"": nil, "transport: sound": nil, "raw": laws(verify.Laws())} {
+		t.Run("sound "+sound, func(t *testing.T) {
+			report := check(t, sound, 0, only...)
+			for _, r := range report.Results {
+				if r.Status != sdktest.Kept {
+					t.Errorf("%s is %s: %v", r.ID, r.Status, r.Reasons)
+				}
+			}
+			if report.Kept < 10 {
+				t.Errorf("only %d laws were checked", report.Kept)
+			}
+		})
+	}
+}
+
+// TestConformancePage holds docs/conformance.md to the laws: each has its row, in order, and there is no other.
+func TestConformancePage(t *testing.T) {
+	page, err := os.ReadFile("../../docs/conformance.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var rows []string
+	for line := range strings.Lines(string(page)) {
+		if line = strings.TrimSpace(line); strings.HasPrefix(line, "| PLUGIN-") || strings.HasPrefix(line, "| MODEL-") || strings.HasPrefix(line, "| TRANSPORT-") {
+			rows = append(rows, line)
+		}
+	}
+	var want []string
+	seen := map[string]bool{}
+	for _, law := range slices.Concat(verify.Laws(), sdktest.ModelLaws(), sdktest.TransportLaws()) {
+		if seen[law.ID] {
+			t.Errorf("two laws have the id %s", law.ID)
+		}
+		seen[law.ID] = true
+		want = append(want, fmt.Sprintf("| %s | %s | %s |", law.ID, law.Name, law.Says))
+	}
+	if diff := cmp.Diff(want, rows); diff != "" {
+		t.Errorf("docs/conformance.md differs from the laws (-laws +page):\n%s", diff)
+	}
+}
+
+func laws(list []sdktest.Law) []string {
+	ids := make([]string, len(list))
+	for i := range list {
+		ids[i] = list[i].ID
+	}
+	return ids
+}
+
+func TestPlugin_Errors(t *testing.T) {
+	path := rpctest.Build(t, "testdata/broken")
+	for what, test := range map[string]struct {
+		path string
+		o    verify.Options
+		want sdk.Code
+	}{
+		"no such file":           {path + "-absent", verify.Options{}, sdk.CodeNotFound},
+		"no such law":            {path, verify.Options{Only: []string{"MODEL-999"}}, sdk.CodeInvalid},
+		"an example of no model": {path, verify.Options{Records: []json.RawMessage{json.RawMessage(`{"colour":"red"}`)}}, sdk.CodeInvalid},
+	} {
+		t.Run(what, func(t *testing.T) {
+			if _, err := verify.Plugin(t.Context(), test.path, test.o, 0, func(sdktest.Result) {}); sdk.CodeOf(err) != test.want {
+				t.Errorf("want %s, got %s: %v", test.want, sdk.CodeOf(err), err)
+			}
+		})
+	}
+}
