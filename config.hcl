@@ -22,15 +22,19 @@ store "sqlite" {
 #   path   = "./my-model"   the binary, if it is not in plugin_dir
 #   sha256 = "..."          what its checksum must be
 #   config { ... }          what the plugin itself understands
-model "entry" {}
+model "device" {} # what each device says of itself
+model "volume" {} # the disks of each device
+model "entry" {}  # files and folders
 
+# The folders that are catalogued: starling location add PATH
 model "location" {
   config {
     ignore = [".git", "node_modules"]
   }
 }
 
-model "tag" {}
+model "tag" {}   # tags, and what they are on
+model "album" {} # albums, and what is in them, in order
 
 # How peers are reached: the kind of transport, then this device's own name for it. Each may also take
 #   advertise = ["host:7420"]   where peers dial, if that is not where this device listens

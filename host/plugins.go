@@ -22,6 +22,7 @@ type plugins struct {
 	registry *registry.Registry
 	network  *network
 	sources  *source.Runner
+	self     *self
 	log      hclog.Logger
 	fault    func(*supervisor.Instance, error) // tells the supervisor that an instance does not do its work
 
@@ -41,6 +42,9 @@ func (p *plugins) PluginUp(ctx context.Context, instance *supervisor.Instance) e
 	for _, m := range instance.Models {
 		if m.Source != nil {
 			p.sources.Set(m.Description.Model, m.Source)
+		}
+		if m.Description.Model == deviceModel {
+			p.self.say(ctx)
 		}
 	}
 	if instance.Transport != nil {

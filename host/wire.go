@@ -55,7 +55,7 @@ func runHost(ctx context.Context, c *config.Config) error {
 			// to and from the peers
 			newPages, newKeeper, newNetwork,
 			// the plugins
-			newSources, newPlugins, newSupervisor,
+			newSources, newSelf, newPlugins, newSupervisor,
 			// to and from people
 			newLive, newEvents, newOperator, newBackend, newControl,
 		),
@@ -327,8 +327,8 @@ func newSources(r *registry.Registry, m *transaction.Manager, log hclog.Logger) 
 	})
 }
 
-func newPlugins(r *registry.Registry, n *network, s *source.Runner, log hclog.Logger) *plugins {
-	return &plugins{registry: r, network: n, sources: s, log: log}
+func newPlugins(r *registry.Registry, n *network, s *source.Runner, self *self, log hclog.Logger) *plugins {
+	return &plugins{registry: r, network: n, sources: s, self: self, log: log}
 }
 
 func newEvents(lc fx.Lifecycle, c *config.Config, _ *database.DB) (*eventlog.Log, error) { // the database is the lock of the folder

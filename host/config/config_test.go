@@ -262,7 +262,14 @@ func TestWrite_Example(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if config.Device.Name != "alice" || len(config.Models) != 3 || config.Transports[0].Listen != "127.0.0.1:7420" {
+	var models []string
+	for _, m := range config.Models {
+		models = append(models, string(m.Name))
+	}
+	if diff := cmp.Diff([]string{"device", "volume", "entry", "location", "tag", "album"}, models); diff != "" {
+		t.Errorf("models that are on by default (-want +got):\n%s", diff)
+	}
+	if config.Device.Name != "alice" || config.Transports[0].Listen != "127.0.0.1:7420" {
 		t.Errorf("the example says %+v", config)
 	}
 }
