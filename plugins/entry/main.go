@@ -3,6 +3,7 @@
 package main
 
 import (
+	"encoding/hex"
 	"strings"
 	"time"
 
@@ -27,6 +28,7 @@ type Entry struct {
 	Device      int64     `starling:"device_number" doc:"the file system's number on its device; 0 where there is none"`
 	Parent      sdk.Ref   `starling:"parent_id,ref=entry" doc:"the folder that holds it; none for a location's own folder"`
 	Location    sdk.Ref   `starling:"location_id,ref=location,weak,required" doc:"the location that it was found in"`
+	ContentHash *string   `starling:"content_hash" doc:"of a file: what it held, as METHOD:HEX, where that was found out for its size and times"`
 }
 
 func main() { rpc.Serve(model()) }
@@ -36,7 +38,7 @@ func main() { rpc.Serve(model()) }
 func model() sdk.Model[Entry] {
 	return sdk.Model[Entry]{
 		Name:     "entry",
-		Version:  1,
+		Version:  2,
 		Doc:      "a name in a catalogued folder",
 		Validate: validate,
 	}
@@ -59,6 +61,17 @@ func validate(e *Entry) error {
 		return sdk.Errorf(sdk.CodeInvalid, "permissions: %#o is beyond 07777", e.Permissions)
 	case e.Parent.ID() == e.ID && !e.Parent.IsZero():
 		return sdk.Errorf(sdk.CodeInvalid, "parent_id: an entry can not hold itself")
+	case e.ContentHash != nil && !namesMethod(*e.ContentHash):
+		return sdk.Errorf(sdk.CodeInvalid, "content_hash: %q does not say how it was made; write METHOD:HEX, as in %q", *e.ContentHash, "sha256:e3b0c442...")
 	}
 	return nil
+}
+
+// namesMethod reports whether text is METHOD:HEX: a hash without its method can not be compared with others. Which methods
+// there are is for who makes them to say.
+func namesMethod(text string) bool {
+	method, digits, found := strings.Cut(text, ":")
+	_, err := hex.DecodeString(digits)
+	return found && method != "" && digits != "" && err == nil && digits == strings.ToLower(digits) &&
+		strings.Trim(method, "abcdefghijklmnopqrstuvwxyz0123456789-") == ""
 }

@@ -14,6 +14,7 @@ func accepted() []sdktest.ModelOption {
 		sdktest.FieldValues("name", "a", "photo.jpg", "gr\u00fc\u00dfe", `\xff`, "new\nline"),
 		sdktest.FieldValues("kind", "file", "directory", "symlink", "other"),
 		sdktest.FieldValues("size", int64(0), int64(1), int64(1)<<60),
+		sdktest.FieldValues("content_hash", "sha256:00ff", "sampled-sha256:0123456789abcdef"),
 		sdktest.FieldValues("permissions", int64(0), int64(0o644), int64(0o7777)),
 	}
 }
@@ -43,6 +44,12 @@ func TestValidate(t *testing.T) {
 		"unknown kind":     {func(e *Entry) { e.Kind = "folder" }, sdk.CodeInvalid},
 		"negative size":    {func(e *Entry) { e.Size = -1 }, sdk.CodeInvalid},
 		"many permissions": {func(e *Entry) { e.Permissions = 0o10000 }, sdk.CodeInvalid},
+		"a hash":           {func(e *Entry) { e.ContentHash = new("sampled-sha256:00ff") }, ""},
+		"a bare hash":      {func(e *Entry) { e.ContentHash = new("00ff") }, sdk.CodeInvalid},
+		"an empty hash":    {func(e *Entry) { e.ContentHash = new("sha256:") }, sdk.CodeInvalid},
+		"half a byte":      {func(e *Entry) { e.ContentHash = new("sha256:0ff") }, sdk.CodeInvalid},
+		"capitals":         {func(e *Entry) { e.ContentHash = new("sha256:FF") }, sdk.CodeInvalid},
+		"an odd method":    {func(e *Entry) { e.ContentHash = new("SHA 256:ff") }, sdk.CodeInvalid},
 		"in itself":        {func(e *Entry) { e.Parent = sdk.Ref(e.ID) }, sdk.CodeInvalid},
 	}
 	for name, test := range cases {

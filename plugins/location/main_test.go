@@ -87,7 +87,7 @@ func TestEntryColumns(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	written, err := (sdk.Model[catalog.Entry]{Name: "entry", Version: 1}).Describe(t.Context())
+	written, err := (sdk.Model[catalog.Entry]{Name: "entry", Version: 2}).Describe(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -122,6 +122,11 @@ func TestParseOptions(t *testing.T) {
 		{`{"rescan": "1ms"}`, "1ms"},
 		{`{"ignored": []}`, "ignored"},
 		{`{"ignore": ".git"}`, "ignore"},
+		{`{"hash": true, "hash_whole": "1GiB", "hash_rate": "8MiB"}`, ""},
+		{`{"hash": "yes"}`, "hash"},
+		{`{"hash_whole": "large"}`, `"large"`},
+		{`{"hash_rate": "-1"}`, `"-1"`},
+		{`{"hash_rate": "16EiB"}`, `"16EiB"`},
 	} {
 		_, err := parseOptions(json.RawMessage(test.config))
 		switch {
@@ -135,7 +140,11 @@ func TestParseOptions(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if options.Rescan != 5*time.Minute || len(options.Ignore) != 1 {
+	if options.Rescan != 5*time.Minute || len(options.Ignore) != 1 || options.Hash {
 		t.Errorf("options %+v", options)
+	}
+	options, err = parseOptions(json.RawMessage(`{"hash": true, "hash_whole": "1MiB", "hash_rate": "0"}`))
+	if err != nil || !options.Hash || options.HashWhole != 1<<20 || options.HashRate >= 0 {
+		t.Errorf("options %+v, %v", options, err)
 	}
 }

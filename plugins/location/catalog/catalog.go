@@ -12,6 +12,9 @@
 // temporary file, however slow, keeps what refers to the file. Two names of one file (hard links) are two entries.
 // Where the system has no inodes, names alone decide.
 //
+// Content. Where it is wanted, what files hold is found out afterwards, file by file, and written to their entries; see
+// hasher. What was found out is forgotten with the size, the time or the file that it was of.
+//
 // It leaves to the host what is durable, and to the entry model what a valid entry is.
 package catalog
 
@@ -30,13 +33,19 @@ import (
 
 // Options says how to catalogue. The zero value of each field takes its default.
 type Options struct {
-	Ignore   []string            // patterns as filepath.Match has them, of a name, or, with a slash, of a path below the location
-	Rescan   time.Duration       // how often to read again what can not be watched; 10 minutes
-	Poll     time.Duration       // how often to look whether a location is there and still the same; 5 seconds
-	Debounce time.Duration       // how long a folder is quiet before it is read; 75 milliseconds
-	Batch    int                 // rows a commit; 1000
-	Files    disk.Files          // disk.System
-	NewID    func() sdk.RecordID // sdk.NewRecordID
+	Ignore   []string      // patterns as filepath.Match has them, of a name, or, with a slash, of a path below the location
+	Rescan   time.Duration // how often to read again what can not be watched; 10 minutes
+	Poll     time.Duration // how often to look whether a location is there and still the same; 5 seconds
+	Debounce time.Duration // how long a folder is quiet before it is read; 75 milliseconds
+	Batch    int           // rows a commit; 1000
+
+	Hash      bool          // whether to find out what files hold, while nothing else is to do
+	HashWhole int64         // bytes of the largest file that is read in full for that; 64 MiB
+	HashRate  int64         // bytes a second that are read for that at most; 32 MiB; less than 0: without limit
+	Settle    time.Duration // how long ago a file must have changed before it is read; 10 seconds
+
+	Files disk.Files          // disk.System
+	NewID func() sdk.RecordID // sdk.NewRecordID
 
 	newWatcher func() (*fsnotify.Watcher, error) // fsnotify.NewWatcher
 }
@@ -47,6 +56,9 @@ func (o Options) Check() error {
 		if _, err := filepath.Match(pattern, ""); err != nil || pattern == "" {
 			return sdk.Errorf(sdk.CodeInvalid, "ignore: %q is not a pattern; write a name such as %q, or %q", pattern, "node_modules", "*.tmp")
 		}
+	}
+	if o.HashWhole < 0 {
+		return sdk.Errorf(sdk.CodeInvalid, "hash_whole: %d bytes is less than nothing", o.HashWhole)
 	}
 	if o.Rescan < 0 || (o.Rescan > 0 && o.Rescan < time.Second) {
 		return sdk.Errorf(sdk.CodeInvalid, "rescan: %s is too short; write at least %q", o.Rescan, "1s")
@@ -59,6 +71,9 @@ func (o Options) withDefaults() Options {
 	o.Poll = orDefault(o.Poll, 5*time.Second)
 	o.Debounce = orDefault(o.Debounce, 75*time.Millisecond)
 	o.Batch = orDefault(o.Batch, 1000)
+	o.HashWhole = orDefault(o.HashWhole, 64<<20)
+	o.HashRate = orDefault(o.HashRate, 32<<20)
+	o.Settle = orDefault(o.Settle, 10*time.Second)
 	if o.Files == nil {
 		o.Files = disk.System{}
 	}
@@ -85,6 +100,11 @@ func Run(ctx context.Context, host sdk.SourceHost, options Options) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	c := &catalog{host: host, options: options.withDefaults(), running: map[sdk.RecordID]*running{}, stop: stop}
+	if c.options.Hash {
+		c.content = newHasher(host, c.options)
+		c.part(ctx, c.content.run)
+	}
+	c.part(ctx, func(ctx context.Context) error { return followVolumes(ctx, host, c.options.Files) })
 	if err := c.follow(ctx, host.Changed("location")); err != nil {
 		c.fail(err)
 	}
@@ -98,11 +118,21 @@ type catalog struct {
 	host    sdk.SourceHost
 	options Options
 	running map[sdk.RecordID]*running
+	content *hasher            // nil: nobody wants to know what files hold
 	stop    context.CancelFunc // ends the whole Run
 	wait    sync.WaitGroup
 
 	mu      sync.Mutex
 	failure error // the first; read after wait
+}
+
+// part runs run beside the locations. Its error ends the whole Run.
+func (c *catalog) part(ctx context.Context, run func(context.Context) error) {
+	c.wait.Go(func() {
+		if err := run(ctx); err != nil && ctx.Err() == nil {
+			c.fail(err)
+		}
+	})
 }
 
 // fail ends the whole Run with err, unless something failed before.
@@ -179,6 +209,7 @@ func (c *catalog) start(ctx context.Context, id sdk.RecordID, path string) {
 	c.wait.Go(func() {
 		defer close(r.done)
 		t := newTree(c.host, c.options, id, path)
+		t.content = c.content
 		if err := t.run(ctx); err != nil && ctx.Err() == nil {
 			c.fail(fmt.Errorf("location %s: %w", path, err))
 		}

@@ -18,6 +18,9 @@ type Location struct {
 	sdk.Owned
 	Path string `starling:"path,required" doc:"the folder, absolute"`
 	Name string `starling:"name" doc:"what people call it"`
+
+	// Volume is found out by the catalogue. It is weak, so that a location is visible where nobody catalogues volumes.
+	Volume sdk.Ref `starling:"volume_id,ref=volume,weak" doc:"the disk that the folder was on when it was last seen; none where that is not known"`
 }
 
 // Entry is what the catalogue writes of one name: the columns of the entry model, which another plugin serves.
@@ -34,25 +37,35 @@ type Entry struct {
 	Device      int64     `starling:"device_number"`
 	Parent      sdk.Ref   `starling:"parent_id,ref=entry"`
 	Location    sdk.Ref   `starling:"location_id,ref=location,weak,required"`
+	ContentHash *string   `starling:"content_hash"`
 }
 
 // The models that the catalogue reads and writes, as it knows them.
-func locationModel() sdk.Model[Location] { return sdk.Model[Location]{Name: "location", Version: 1} }
-func entryModel() sdk.Model[Entry]       { return sdk.Model[Entry]{Name: "entry", Version: 1} }
+func locationModel() sdk.Model[Location] { return sdk.Model[Location]{Name: "location", Version: 2} }
+func entryModel() sdk.Model[Entry]       { return sdk.Model[Entry]{Name: "entry", Version: 2} }
 
 // RootID returns the id of the entry that stands for location's folder itself.
 func RootID(location sdk.RecordID) sdk.RecordID {
 	return sdk.RecordID(uuid.NewSHA1(uuid.UUID(location), []byte("root")))
 }
 
-// set takes over what the disk says.
+// set takes over what the disk says. What the content was is not known any more if the file may hold something else.
 func (e *Entry) set(name string, info disk.Info) {
+	if !sameContent(e.info(), info) {
+		e.ContentHash = nil
+	}
 	e.Name, e.Extension, e.Kind = name, "", info.Kind
 	if info.Kind == disk.File {
 		e.Extension = extension(name)
 	}
 	e.Size, e.ModifiedAt, e.CreatedAt = info.Size, info.Modified, info.Created
 	e.Permissions, e.Inode, e.Device = info.Permissions, info.Inode, info.Device
+}
+
+// sameContent reports whether a file that was before and is now still holds the same, as far as its size and times tell.
+func sameContent(before, now disk.Info) bool {
+	return before.Kind == disk.File && now.Kind == disk.File && before.Size == now.Size && before.Modified.Equal(now.Modified) &&
+		(before.Inode == now.Inode || before.Inode == 0 || now.Inode == 0)
 }
 
 // info is the inverse of set.
@@ -67,7 +80,8 @@ func (e *Entry) info() disk.Info {
 func (e *Entry) sameAs(other *Entry) bool {
 	return e.Name == other.Name && e.Extension == other.Extension && e.Kind == other.Kind && e.Size == other.Size &&
 		e.ModifiedAt.Equal(other.ModifiedAt) && e.CreatedAt.Equal(other.CreatedAt) && e.Permissions == other.Permissions &&
-		e.Inode == other.Inode && e.Device == other.Device && e.Parent == other.Parent && e.Location == other.Location
+		e.Inode == other.Inode && e.Device == other.Device && e.Parent == other.Parent && e.Location == other.Location &&
+		(e.ContentHash == nil) == (other.ContentHash == nil) && (e.ContentHash == nil || *e.ContentHash == *other.ContentHash)
 }
 
 // extension returns what follows the last dot, in lower case; nothing for .profile.

@@ -304,6 +304,7 @@ func reason(err error) error {
 
 // write commits what l holds and differs, and queues the folders in it that are to be read.
 func (s *scan) write(ctx context.Context, l *listing) error {
+	unknown := false
 	for _, sight := range l.sightings {
 		var entry Entry
 		if sight.was != nil {
@@ -319,6 +320,7 @@ func (s *scan) write(ctx context.Context, l *listing) error {
 			}
 		}
 		if sight.info.Kind != disk.Directory {
+			unknown = unknown || (sight.info.Kind == disk.File && entry.ContentHash == nil)
 			continue
 		}
 		path := join(l.path, disk.Unescape(sight.name))
@@ -329,6 +331,9 @@ func (s *scan) write(ctx context.Context, l *listing) error {
 		if s.all || added || replaced || unread {
 			s.add(f)
 		}
+	}
+	if unknown {
+		s.content.note(s.tree, l.id)
 	}
 	return nil
 }

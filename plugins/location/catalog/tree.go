@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -26,13 +27,17 @@ const (
 // maxPause bounds how long a location whose readings take long rests between them.
 const maxPause = 10 * time.Second
 
-// tree catalogues one location. It serves one goroutine, save for refuse.
+// tree catalogues one location. It serves one goroutine, save for refuse, and the hasher in its turn.
 type tree struct {
 	host     sdk.SourceHost
 	options  Options
 	location sdk.RecordID
 	path     string // as the location has it
 	refusals atomic.Int64
+	content  *hasher
+
+	turn  sync.Mutex // held while entries of the location change, and while the hasher looks at what stands below
+	ended bool       // the hasher is done with it
 
 	real       string             // path with its links resolved
 	root       disk.Info          // of resolved, when it was last read in full
@@ -65,17 +70,13 @@ func newTree(host sdk.SourceHost, options Options, location sdk.RecordID, path s
 // run reads the location, then follows its changes, until ctx ends.
 func (t *tree) run(ctx context.Context) error {
 	for ctx.Err() == nil {
-		absent, err := t.look(ctx)
+		absent, err := t.lookAndRead(ctx)
 		if err != nil {
 			return err
 		}
-		t.warnAbsent(absent)
 		if absent != nil {
 			wait(ctx, t.options.Poll)
 			continue
-		}
-		if err := t.readAll(ctx); err != nil {
-			return err
 		}
 		if err := t.follow(ctx); err != nil {
 			return err
@@ -84,12 +85,27 @@ func (t *tree) run(ctx context.Context) error {
 	return nil
 }
 
+// lookAndRead reads the location if it is there, and otherwise returns why it counts as absent.
+func (t *tree) lookAndRead(ctx context.Context) (absent, err error) {
+	t.content.begin(t)
+	defer t.content.end(t)
+	if absent, err = t.look(ctx); err != nil {
+		return nil, err
+	}
+	t.warnAbsent(absent)
+	if absent != nil {
+		return absent, nil
+	}
+	return nil, t.readAll(ctx)
+}
+
 // end releases the watch and takes the warnings back.
 func (t *tree) end() {
+	t.content.leave(t)
 	if t.watch != nil {
 		t.watch.close()
 	}
-	for _, kind := range []string{"absent", "unreadable", "unwatched", "remote", "data", "refused"} {
+	for _, kind := range []string{"absent", "unreadable", "unwatched", "remote", "data", "refused", "content"} {
 		t.warn(kind, 0, "")
 	}
 }
@@ -250,7 +266,10 @@ func (t *tree) follow(ctx context.Context) error {
 				return nil
 			}
 			began := time.Now()
-			if err := t.readChanged(ctx, dirty); err != nil {
+			t.content.begin(t)
+			err := t.readChanged(ctx, dirty)
+			t.content.end(t)
+			if err != nil {
 				return err
 			}
 			// Readings take at most a quarter of the time, however often a large folder changes.

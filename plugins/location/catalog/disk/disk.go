@@ -7,6 +7,7 @@ package disk
 
 import (
 	"errors"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -60,7 +61,18 @@ type Dir interface {
 	Names() ([]string, error)
 	// Stat says what name, one of Names or "." for the directory itself, is. A link is not followed.
 	Stat(name string) (Info, error)
+	// Open opens the file name, one of Names, for reading. It blocks on no pipe. A link may be followed, within the root
+	// of the directory: a caller that must know compares what the Reader's Stat says.
+	Open(name string) (Reader, error)
 	Close()
+}
+
+// Reader is an open file. It is for one goroutine, which closes it.
+type Reader interface {
+	io.ReaderAt
+	// Stat says what the file is now, whatever has its name.
+	Stat() (Info, error)
+	io.Closer
 }
 
 // System is the Files of the operating system.
@@ -109,6 +121,18 @@ func (d *dir) Names() ([]string, error) {
 	slices.Sort(names)
 	return names, nil
 }
+
+// Open implements Dir.
+func (d *dir) Open(name string) (Reader, error) {
+	f, err := d.root.OpenFile(name, os.O_RDONLY|dontBlock, 0)
+	if err != nil {
+		return nil, err
+	}
+	return file{f}, nil
+}
+
+// file is the Reader of the operating system.
+type file struct{ *os.File }
 
 // Close implements Dir.
 func (d *dir) Close() {

@@ -20,3 +20,12 @@ func (d *dir) Stat(name string) (Info, error) {
 	}
 	return native(f), nil
 }
+
+// Stat implements Reader.
+func (f file) Stat() (Info, error) {
+	info, err := f.File.Stat()
+	if err != nil {
+		return Info{}, err
+	}
+	return native(info), nil
+}

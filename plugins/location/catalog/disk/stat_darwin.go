@@ -8,6 +8,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// dontBlock keeps the opening of a pipe from waiting for who writes to it.
+const dontBlock = unix.O_NONBLOCK
+
 func native(f fs.FileInfo) Info {
 	info := portable(f)
 	if s, ok := f.Sys().(*syscall.Stat_t); ok {

@@ -13,20 +13,28 @@ import (
 const wanted = unix.STATX_BASIC_STATS | unix.STATX_BTIME
 
 func stat(path string) (Info, error) {
-	return statx(unix.AT_FDCWD, path, func() (fs.FileInfo, error) { return os.Lstat(path) })
+	return statx(unix.AT_FDCWD, path, 0, func() (fs.FileInfo, error) { return os.Lstat(path) })
 }
 
 // Stat implements Dir.
 func (d *dir) Stat(name string) (Info, error) {
-	return statx(int(d.file.Fd()), name, func() (fs.FileInfo, error) { return d.root.Lstat(name) }) //nolint:gosec // a descriptor
+	return statx(int(d.file.Fd()), name, 0, func() (fs.FileInfo, error) { return d.root.Lstat(name) }) //nolint:gosec // a descriptor
 }
 
+// Stat implements Reader.
+func (f file) Stat() (Info, error) {
+	return statx(int(f.Fd()), "", unix.AT_EMPTY_PATH, f.File.Stat) //nolint:gosec // a descriptor
+}
+
+// dontBlock keeps the opening of a pipe from waiting for who writes to it.
+const dontBlock = unix.O_NONBLOCK
+
 // statx tells the time of creation that lstat, which stands in for it where there is none, does not.
-func statx(at int, path string, lstat func() (fs.FileInfo, error)) (Info, error) {
+func statx(at int, path string, flags int, lstat func() (fs.FileInfo, error)) (Info, error) {
 	var s unix.Statx_t
 	var err error
 	for {
-		if err = unix.Statx(at, path, unix.AT_SYMLINK_NOFOLLOW, wanted, &s); !errors.Is(err, unix.EINTR) {
+		if err = unix.Statx(at, path, unix.AT_SYMLINK_NOFOLLOW|flags, wanted, &s); !errors.Is(err, unix.EINTR) {
 			break
 		}
 	}

@@ -9,6 +9,8 @@ import (
 	"golang.org/x/sys/windows"
 )
 
+const dontBlock = 0 // no pipe lies in a folder here
+
 // native leaves inode and device at 0: asking for them opens every file. Names are the identity here.
 func native(f fs.FileInfo) Info {
 	info := portable(f)
