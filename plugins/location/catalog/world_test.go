@@ -309,6 +309,14 @@ func (d *faultyDir) Stat(name string) (disk.Info, error) {
 	return d.Dir.Stat(name)
 }
 
+// Open fails for faulty's paths with an exclamation mark.
+func (d *faultyDir) Open(name string) (disk.Reader, error) {
+	if err := d.files.err(filepath.Join(d.path, name) + "!"); err != nil {
+		return nil, err
+	}
+	return d.Dir.Open(name)
+}
+
 func (f *faulty) Remote(string) bool { return f.remote }
 
 // failing is a host that takes some batches, then none.

@@ -1,0 +1,254 @@
+package catalog
+
+import (
+	"context"
+	"errors"
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/starling-sync/starling/plugins/location/catalog/content"
+	"github.com/starling-sync/starling/plugins/location/catalog/disk"
+	"github.com/starling-sync/starling/sdk"
+)
+
+// hashing turns on that what files hold is found out, at once.
+func (w *world) hashing() {
+	w.options.Hash, w.options.Settle, w.options.HashRate = true, time.Nanosecond, -1
+}
+
+// hashes returns the names of what files hold, by path below the location; "" where it is not known.
+func (w *world) hashes() map[string]string {
+	found := map[string]string{}
+	for name, e := range w.entries() {
+		found[name] = ""
+		if e.ContentHash != nil {
+			found[name] = *e.ContentHash
+		}
+	}
+	return found
+}
+
+// nameOf returns the name of what the file holds now.
+func (w *world) nameOf(path string) string {
+	w.Helper()
+	text, err := os.ReadFile(w.at(path))
+	w.check(err)
+	name, err := content.Name(strings.NewReader(string(text)), int64(len(text)), 1<<30, func(int) error { return nil })
+	w.check(err)
+	return name
+}
+
+// awaitHashes waits until exactly what these files hold is known.
+func (w *world) awaitHashes(paths ...string) {
+	w.Helper()
+	want := map[string]string{}
+	for _, path := range paths {
+		want[path] = w.nameOf(path)
+	}
+	w.await("what files hold", func() bool {
+		for path, name := range w.hashes() {
+			if name != want[path] {
+				return false
+			}
+		}
+		return true
+	})
+}
+
+func TestRun_Hash(t *testing.T) {
+	w := newWorld(t, "a", "b/c", "b/d/e", "b/d/f")
+	w.hashing()
+	w.check(os.WriteFile(w.at("empty"), nil, 0o600))
+	if os.Symlink("a", w.at("link")) != nil {
+		t.Log("no symlinks here")
+	}
+	w.start()
+	w.awaitHashes("a", "b/c", "b/d/e", "b/d/f", "empty")
+
+	w.check(os.WriteFile(w.at("a"), []byte("something else"), 0o600))
+	w.make("b/new")
+	w.awaitHashes("a", "b/c", "b/d/e", "b/d/f", "empty", "b/new")
+
+	written := w.host.Written()
+	w.rename("b/c", "b/moved") // it holds the same
+	w.expectWith("b/moved")
+	w.awaitHashes("a", "b/moved", "b/d/e", "b/d/f", "empty", "b/new")
+	w.stop()
+	if more := w.host.Written() - written; more > 2 { // the entry and the time of its folder
+		t.Errorf("%d rows were written for a new name, want 2", more)
+	}
+	commits := len(w.host.Commits())
+	w.start()
+	w.stop()
+	if more := len(w.host.Commits()) - commits; more != 0 {
+		t.Errorf("%d commits after a restart, want none", more)
+	}
+}
+
+// expectWith waits until there is an entry at path.
+func (w *world) expectWith(path string) {
+	w.Helper()
+	w.await(path, func() bool { _, ok := w.entries()[path]; return ok })
+}
+
+func TestRun_HashIsOffUnlessWanted(t *testing.T) {
+	w := newWorld(t, "a", "b/c")
+	w.start()
+	w.stop()
+	for path, name := range w.hashes() {
+		if name != "" {
+			t.Errorf("%s has the name %s", path, name)
+		}
+	}
+	w.hashing() // what was catalogued before is caught up on
+	w.start()
+	w.awaitHashes("a", "b/c")
+}
+
+func TestRun_HashOfAtomicSave(t *testing.T) {
+	w := newWorld(t, "doc")
+	w.hashing()
+	w.start()
+	w.awaitHashes("doc")
+	before := w.ids()
+	w.check(os.WriteFile(w.at(".tmp"), []byte("new"), 0o600)) // as long as before, and then as old
+	info, err := os.Stat(w.at("doc"))
+	w.check(err)
+	w.check(os.Chtimes(w.at(".tmp"), info.ModTime(), info.ModTime()))
+	w.rename(".tmp", "doc")
+	w.expect("doc")
+	w.needsInodes()
+	w.awaitHashes("doc")
+	w.same(before, w.ids(), [2]string{"doc", "doc"})
+}
+
+func TestRun_HashWaitsForQuietFiles(t *testing.T) {
+	w := newWorld(t, "old", "fresh", "ahead")
+	w.hashing()
+	w.options.Settle = time.Hour
+	long, soon := time.Now().Add(-2*time.Hour), time.Now().Add(time.Minute)
+	w.check(os.Chtimes(w.at("old"), long, long))
+	w.check(os.Chtimes(w.at("ahead"), soon, soon))
+	w.start()
+	w.awaitHashes("old")
+}
+
+func TestRun_HashOfUnreadable(t *testing.T) {
+	w := newWorld(t, "a", "b", "c/d")
+	w.hashing()
+	files := &faulty{broken: map[string]error{}, reads: map[string]int{}, remote: true} // remote: read again and again
+	w.options.Files, w.options.Rescan = files, 50*time.Millisecond
+	files.set(w.at("b")+"!", syscall.EACCES)
+	w.start()
+	w.awaitHashes("a", "c/d")
+	w.await("the warning", func() bool {
+		warning := w.host.Warnings()["content "+w.dir]
+		return warning.Count == 1 && strings.Contains(warning.Message, "b:")
+	})
+	files.set(w.at("b")+"!", nil)
+	w.awaitHashes("a", "b", "c/d")
+	w.await("the warning to go", func() bool { return w.host.Warnings()["content "+w.dir].Count == 0 })
+}
+
+// TestHasher_Commit has entries change after their files were read: what was found out of these is not written.
+func TestHasher_Commit(t *testing.T) {
+	w := newWorld(t, "same", "changed", "gone")
+	tree := w.read()
+	tree.content = newHasher(w.host, w.options.withDefaults())
+	results := map[sdk.RecordID]result{}
+	for name, e := range w.entries() {
+		results[e.ID] = result{tree, e.ID, e.info(), "sha256:00"}
+		if name == "changed" {
+			info := e.info()
+			info.Modified = info.Modified.Add(-time.Second)
+			results[e.ID] = result{tree, e.ID, info, "sha256:00"}
+		}
+	}
+	w.check(os.Remove(w.at("gone")))
+	w.readAgain(tree, "")
+	w.check(tree.content.commit(t.Context(), tree, results))
+	for name, got := range w.hashes() {
+		if want := map[string]string{"same": "sha256:00"}[name]; got != want {
+			t.Errorf("%q has the name %q, want %q", name, got, want)
+		}
+	}
+	tree.content.leave(tree)
+	commits := len(w.host.Commits())
+	late := w.entries()["changed"]
+	results = map[sdk.RecordID]result{late.ID: {tree, late.ID, late.info(), "sha256:00"}}
+	w.check(tree.content.commit(t.Context(), tree, results))
+	if len(w.host.Commits()) != commits {
+		t.Error("it wrote for a location that has ended")
+	}
+}
+
+// TestHasher_Rest holds that nothing is read while a location is read, and no faster than wanted.
+func TestHasher_Rest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHasher(nil, Options{HashRate: 1 << 20})
+		one, two := &tree{}, &tree{}
+		h.begin(one)
+		h.begin(two)
+		rested := make(chan error, 1)
+		go func() { rested <- h.rest(t.Context(), 1<<19) }()
+		for _, end := range []*tree{one, two} {
+			synctest.Wait()
+			select {
+			case err := <-rested:
+				t.Fatalf("it went on while a location is read: %v", err)
+			default:
+			}
+			h.end(end)
+		}
+		if err := <-rested; err != nil {
+			t.Error(err)
+		}
+		began := time.Now()
+		for range 4 {
+			if err := h.rest(t.Context(), 1<<19); err != nil {
+				t.Error(err)
+			}
+		}
+		if took := time.Since(began); took != 2*time.Second {
+			t.Errorf("2 MiB at 1 MiB a second took %s", took)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		h.begin(one)
+		if err := h.rest(ctx, 1); !errors.Is(err, context.Canceled) {
+			t.Errorf("after the end: %v", err)
+		}
+	})
+}
+
+// TestHasher_Read gives it files that are not what their entries say.
+func TestHasher_Read(t *testing.T) {
+	w := newWorld(t, "file", "pipe")
+	w.hashing()
+	w.read()
+	h := newHasher(w.host, w.options.withDefaults())
+	dir, err := disk.System{}.Open(w.dir, ".")
+	w.check(err)
+	defer dir.Close()
+	entries := w.entries()
+	file, pipe := entries["file"], entries["pipe"]
+	if name, err := h.read(t.Context(), dir, &file); err != nil || name != w.nameOf("file") {
+		t.Errorf("read: %s, %v", name, err)
+	}
+	file.Size--
+	if name, err := h.read(t.Context(), dir, &file); !errors.Is(err, content.ErrChanged) {
+		t.Errorf("a file of another size: %s, %v", name, err)
+	}
+	w.check(os.Remove(w.at("pipe")))
+	if name, err := h.read(t.Context(), dir, &pipe); !disk.Gone(err) {
+		t.Errorf("a file that is gone: %s, %v", name, err)
+	}
+	w.pipe("pipe") // nobody will ever write to it
+	if name, err := h.read(t.Context(), dir, &pipe); !errors.Is(err, content.ErrChanged) {
+		t.Errorf("a pipe in its place: %s, %v", name, err)
+	}
+}
