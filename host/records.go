@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"maps"
+	"slices"
 	"sync"
 
 	"github.com/starling-sync/starling/host/control"
@@ -153,7 +155,9 @@ func (b *backend) count(ctx context.Context, s *control.Status) error {
 	if err != nil {
 		return err
 	}
+	known := make(map[sdk.ModelName]bool)
 	for _, d := range b.registry.Descriptions() {
+		known[d.Model] = true
 		c := counts[d.Model]
 		s.Models = append(s.Models, control.ModelStatus{
 			Model: d.Model, Ownership: d.Ownership, Version: d.Version, Rows: c.Visible, Waiting: c.Waiting, Parked: c.Parked,
@@ -161,6 +165,11 @@ func (b *backend) count(ctx context.Context, s *control.Status) error {
 		s.Shadow.Deleted += c.Deleted
 		s.Shadow.NotInserted += c.NotInserted
 		s.Shadow.Waiting += c.Waiting
+	}
+	for _, model := range slices.Sorted(maps.Keys(counts)) { // kept for their plugin, and passed on
+		if c := counts[model]; !known[model] && c.Parked > 0 {
+			s.Models = append(s.Models, control.ModelStatus{Model: model, Parked: c.Parked})
+		}
 	}
 	refused, err := b.registry.Refused(ctx, 20)
 	if err != nil {
