@@ -31,8 +31,8 @@ type Host struct {
 	Awaiting     []control.WaitingRecord              // by model and id
 	Audits       []control.AuditResult                // what audits with the connected peers find
 	Now          func() time.Time                     // when devices are retired
-	Steps        []control.Step        // of every swap and reload
-	Events       []control.PluginEvent // with Number 1, 2 and so on
+	Steps        []control.Step                       // of every swap and reload
+	Events       []control.PluginEvent                // with Number 1, 2 and so on
 	Invitation   control.Invitation
 	Joined       control.Joined
 	Fail         func(call string) error // if set, may make a call fail; call is a method's name
