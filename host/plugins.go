@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"path/filepath"
 	"reflect"
 	"sync"
 	"time"
@@ -193,18 +194,23 @@ func (p *plugins) PluginDown(instance *supervisor.Instance, reason error) {
 	}
 }
 
-// specs are the plugins that the configuration names. A transport's plugin goes by the transport's name.
+// specs are the plugins that the configuration names. A transport's plugin goes by the transport's name. Only a TCP
+// transport listens on a socket of the host's; what the address of another means its plugin knows.
 func specs(c *config.Config) []supervisor.Spec {
 	var all []supervisor.Spec
 	for _, m := range c.Models {
 		all = append(all, supervisor.Spec{
-			Name: string(m.Name), Path: m.Path, SHA256: m.SHA256, Models: []sdk.ModelName{m.Name}, Config: map[sdk.ModelName]json.RawMessage{m.Name: m.Config},
+			Name: string(m.Name), Dir: filepath.Dir(m.Range.File), Path: m.Path, SHA256: m.SHA256, Models: []sdk.ModelName{m.Name}, Config: map[sdk.ModelName]json.RawMessage{m.Name: m.Config},
 		})
 	}
 	for _, t := range c.Transports {
-		all = append(all, supervisor.Spec{
-			Name: t.Name, Path: t.Path, SHA256: t.SHA256, Transport: t.Kind, Address: t.Listen, Listen: t.Listen, Config: map[sdk.ModelName]json.RawMessage{"": t.Config},
-		})
+		spec := supervisor.Spec{
+			Name: t.Name, Dir: filepath.Dir(t.Range.File), Path: t.Path, SHA256: t.SHA256, Transport: t.Kind, Address: t.Listen, Config: map[sdk.ModelName]json.RawMessage{"": t.Config},
+		}
+		if t.Kind == "tcp" {
+			spec.Listen = t.Listen
+		}
+		all = append(all, spec)
 	}
 	return all
 }

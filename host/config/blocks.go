@@ -222,7 +222,7 @@ func (p *parser) transports(c *Config, body *hclsyntax.Body, shape shape) {
 			address := t.Kind + " " + t.Listen
 			if at, twice := addresses[address]; twice {
 				v, _ := s.value("listen")
-				p.failf(v.at, "listen: %q is taken by the transport at %s; use another port", t.Listen, p.place(at))
+				p.failf(v.at, "listen: %q is taken by the transport at %s; use another", t.Listen, p.place(at))
 			} else {
 				addresses[address] = s.whole()
 			}

@@ -59,7 +59,7 @@ func (k *keeper) start(ctx context.Context, spec Spec, bin binary, sockets []rpc
 	starting, cancel := context.WithTimeout(ctx, k.options.StartTimeout)
 	defer cancel()
 	process, err := rpc.Start(starting, rpc.Command{
-		Name: spec.Name, Path: bin.path, Origin: bin.origin, Env: spec.Env, SocketDir: k.socketDir, Sockets: sockets,
+		Name: spec.Name, Path: bin.path, Origin: bin.origin, Dir: spec.Dir, Env: spec.Env, SocketDir: k.socketDir, Sockets: sockets,
 		Timeout: k.options.StartTimeout, CallTimeout: k.options.CallTimeout, Log: k.options.Log,
 	})
 	if err != nil {

@@ -26,6 +26,7 @@ import (
 type Spec struct {
 	Name      string                            // for people and logs; one plugin each
 	Path      string                            // of the binary
+	Dir       string                            // the process's working directory, from which paths in Config start; empty: this process's
 	SHA256    string                            // that the binary must have, in hexadecimal; empty: any
 	Models    []sdk.ModelName                   // that it must serve; it may serve more
 	Transport string                            // that it must serve; empty: none

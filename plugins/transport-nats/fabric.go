@@ -24,9 +24,9 @@ const (
 	pingTime      = 10 * time.Second // two missed ones end the connection to a server
 	flushTime     = 10 * time.Second // for a server to take what is sent
 	minRetry      = 250 * time.Millisecond
-	maxRetry      = 15 * time.Second
-	steady        = 10 * time.Second // a connection that held for so long was a good one
-	moveWithin    = 2 * time.Second  // of word that a server goes down: not all of its devices leave in one moment
+	maxRetry      = 5 * time.Second
+	steady        = 2 * time.Second // a connection that held for so long was a good one
+	moveWithin    = 2 * time.Second // of word that a server goes down: not all of its devices leave in one moment
 	maxDiscovered = 32
 )
 
@@ -184,11 +184,11 @@ func (f *fabric) failed(err error, said *string, wait time.Duration) {
 		f.set(nil, err)
 	}
 	if err.Error() == *said || f.ctx.Err() != nil {
-		f.log.Debug("still no NATS server", "reason", err, "in", wait)
+		f.log.Debug("still no NATS server", "reason", err, "in", wait.Round(time.Millisecond).String())
 		return
 	}
 	*said = err.Error()
-	f.log.Warn("no NATS server takes this device; trying again and again", "reason", err, "in", wait)
+	f.log.Warn("no NATS server takes this device; trying again and again", "reason", err, "in", wait.Round(time.Millisecond).String())
 }
 
 // connect tries each server once.

@@ -34,6 +34,7 @@ type Command struct {
 	Name      string // of the plugin, for the log
 	Path      string // of the binary
 	Origin    string // the path that errors name, where Path is a copy's; empty: Path
+	Dir       string // the working directory; empty: this process's
 	Args      []string
 	Env       []string      // added; of the host's own environment only PATH, HOME and the like are passed on
 	SocketDir string        // for the socket between host and plugin; keep it short. Empty: the system's temporary directory

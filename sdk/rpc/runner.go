@@ -65,6 +65,7 @@ func (r *processRunner) Start(ctx context.Context) error {
 
 func (r *processRunner) start() (err error) {
 	cmd := exec.Command(absolute(r.command.Path), r.command.Args...) //nolint:gosec // the operator's choice
+	cmd.Dir = r.command.Dir
 	cmd.Env = append(environment(), r.command.Env...)
 	cmd.Env = append(cmd.Env, r.env...)
 	cmd.Env = append(cmd.Env, envLogLevel+"="+r.log.GetLevel().String())
