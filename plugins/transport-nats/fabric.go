@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"math/rand/v2"
@@ -215,14 +214,15 @@ func (f *fabric) connect(discovered []string) (*life, error) {
 		return nil, f.explain(err, dialer.last())
 	}
 	if nc.MaxPayload() < stream.MinMessage {
+		err := sdk.Errorf(sdk.CodeUnavailable, "the NATS server %s takes messages of %d bytes at most; raise its max_payload to %d or more",
+			nc.ConnectedUrlRedacted(), nc.MaxPayload(), stream.MinMessage)
 		l.mu.Lock()
 		l.retired = true // its end is no news
 		l.mu.Unlock()
 		nc.Close()
-		return nil, sdk.Errorf(sdk.CodeUnavailable, "the NATS server %s takes messages of %d bytes at most; raise its max_payload to %d or more",
-			nc.ConnectedUrlRedacted(), nc.MaxPayload(), stream.MinMessage)
+		return nil, err
 	}
-	l.nc, l.server = nc, cmp.Or(nc.ConnectedUrlRedacted(), "unknown")
+	l.nc, l.server = nc, nc.ConnectedUrlRedacted()
 	return l, nil
 }
 
@@ -239,7 +239,7 @@ func (f *fabric) explain(err, dialing error) error {
 		return sdk.Errorf(sdk.CodeUnavailable, "%s offer no TLS, which the settings (ca, cert, or tls:// in servers) ask for: %w", where, err)
 	case strings.Contains(text, "unknown authority"):
 		return sdk.Errorf(sdk.CodeUnavailable, "%s have a certificate of an authority that is not known here; name its file in ca: %w", where, err)
-	case strings.Contains(text, "certificate required") || strings.Contains(text, "bad certificate"):
+	case strings.Contains(text, "remote error: tls") || strings.Contains(text, "closed by remote after tls handshake"):
 		return sdk.Errorf(sdk.CodeUnavailable, "%s want a certificate of this device, or another one; name its files in cert and key: %w", where, err)
 	}
 	return sdk.Errorf(sdk.CodeUnavailable, "%s can not be used: %w", where, err)

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/url"
+	"os"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -17,9 +18,20 @@ import (
 	"github.com/starling-sync/starling/sdk/sdktest"
 )
 
+var buildDir string // for what tests share
+
 func TestMain(m *testing.M) {
 	rpctest.Main(&transport{})
-	goleak.VerifyTestMain(m)
+	dir, err := os.MkdirTemp("", "transport-nats-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	buildDir = dir
+	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
+		_ = os.RemoveAll(dir)
+		os.Exit(code)
+	}))
 }
 
 // startServer runs a NATS server in this process until the test ends, unless it is shut down before.

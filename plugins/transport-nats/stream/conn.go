@@ -43,7 +43,7 @@ type Options struct {
 const DefaultWindow = 1 << 20
 
 // DefaultBeat is a pause between signs of life.
-const DefaultBeat = 10 * time.Second
+const DefaultBeat = 5 * time.Second
 
 const missedBeats = 3
 
