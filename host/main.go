@@ -39,7 +39,9 @@ func showDemo(ctx context.Context, out io.Writer, o command.DemoOptions) error {
 	if columns, _, err := term.GetSize(int(os.Stdout.Fd())); err == nil { //nolint:gosec // a file descriptor
 		width = max(columns, 20)
 	}
-	return demo.Run(ctx, demo.Options{Path: o.Path, Once: o.Once, Plugin: o.Plugin, Put: o.Put, Program: program, Out: out, Width: width})
+	return demo.Run(ctx, demo.Options{
+		Transport: o.Transport, NATS: o.NATS, Path: o.Path, Once: o.Once, Plugin: o.Plugin, Put: o.Put, Program: program, Out: out, Width: width,
+	})
 }
 
 // version is what the build knows of itself: a release's tag, or the commit that was built.

@@ -48,8 +48,10 @@ type Made struct {
 
 // DemoOptions says what the demo shows.
 type DemoOptions struct {
-	Path string // the folder to catalogue; empty: the demo's choice
-	Once bool   // end when everything has been shown; an error if the devices are not equal
+	Path      string // the folder to catalogue; empty: the demo's choice
+	Transport string // "tcp" or "nats"
+	NATS      string // URL of the NATS server to use; empty: one is started
+	Once      bool   // end when everything has been shown; an error if the devices are not equal
 
 	Plugin string   // path of a plugin to show instead
 	Put    []string // records to write with it, as JSON objects

@@ -239,7 +239,7 @@ func (w *world) deps(in io.Reader, out, errs io.Writer) command.Deps {
 			return err
 		},
 		Demo: func(_ context.Context, to io.Writer, o command.DemoOptions) error {
-			_, err := fmt.Fprintf(to, "(demo of %q, once %v)\n", o.Path, o.Once)
+			_, err := fmt.Fprintf(to, "(demo of %q, once %v, over %s %s)\n", o.Path, o.Once, o.Transport, o.NATS)
 			return err
 		},
 	}

@@ -81,11 +81,17 @@ func (a *app) demoCommand() *cobra.Command {
 		Example: "  starling demo ~/Pictures --once\n  starling demo --plugin ./invoice --put '{\"name\":\"first\"}'",
 		Args:    cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if options.Plugin != "" && len(args) > 0 {
+			switch {
+			case options.Plugin != "" && len(args) > 0:
 				return misusef(cmd, "PATH and --plugin exclude each other: a folder's catalogue, or a plugin of yours")
-			}
-			if options.Plugin == "" && len(options.Put) > 0 {
+			case options.Plugin != "" && options.Transport != "tcp":
+				return misusef(cmd, "--plugin and --transport exclude each other: a plugin of yours, or the built-in ones")
+			case options.Plugin == "" && len(options.Put) > 0:
 				return misusef(cmd, "--put is for --plugin: name the plugin whose records to write")
+			case options.Transport != "tcp" && options.Transport != "nats":
+				return misusef(cmd, "--transport %s: want tcp or nats", options.Transport)
+			case options.NATS != "" && options.Transport != "nats":
+				return misusef(cmd, "--nats goes with --transport nats")
 			}
 			if len(args) > 0 {
 				folder, err := existingFolder(args[0])
@@ -97,6 +103,8 @@ func (a *app) demoCommand() *cobra.Command {
 			return a.Demo(cmd.Context(), a.Out, options)
 		},
 	}
+	cmd.Flags().StringVar(&options.Transport, "transport", "tcp", "`kind`: tcp (the devices dial one another) or nats (they meet through a server)")
+	cmd.Flags().StringVar(&options.NATS, "nats", "", "`URL` of a NATS server that runs (default: nats-server from PATH is started)")
 	cmd.Flags().BoolVar(&options.Once, "once", false, "end by itself; status 0 only if both devices are equal")
 	cmd.Flags().StringVar(&options.Plugin, "plugin", "", "show the plugin at `path`")
 	cmd.Flags().StringArrayVar(&options.Put, "put", nil, "with --plugin: write this record, a `JSON` object; may be repeated")

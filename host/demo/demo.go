@@ -1,4 +1,4 @@
-// Package demo shows Starling at work: two devices as real processes, paired over loopback, that keep a folder's
+// Package demo shows Starling at work: two devices as real processes, paired over loopback or through a NATS server, that keep a folder's
 // catalogue and a tag in step, also after they were cut off from one another.
 //
 // It promises that every number it prints was measured in that run, that it fails if the devices do not end equal, and
@@ -23,11 +23,13 @@ import (
 
 // Options says what to show.
 type Options struct {
-	Path    string // the folder to catalogue; empty: Go's module cache or, without one, Go's own source
-	Once    bool   // end after the last step instead of waiting for ctx
-	Program string // path of the starling binary
-	Out     io.Writer
-	Width   int // of the terminal that Out is, in characters; 0: it is none, and lines are not redrawn
+	Transport string // "tcp" (or empty): the devices dial one another; "nats": they meet through a NATS server
+	NATS      string // the server's URL; empty: nats-server, from PATH or beside Program, is started
+	Path      string // the folder to catalogue; empty: Go's module cache or, without one, Go's own source
+	Once      bool   // end after the last step instead of waiting for ctx
+	Program   string // path of the starling binary
+	Out       io.Writer
+	Width     int // of the terminal that Out is, in characters; 0: it is none, and lines are not redrawn
 
 	Plugin string   // path of a plugin to show, instead of a folder's catalogue
 	Put    []string // with Plugin: records that one device writes, as JSON objects of the model that the plugin serves first
@@ -114,6 +116,7 @@ type show struct {
 	dir, root  string
 	alice, bob *device
 	link       *link
+	fleet      *fleet // nil: without NATS
 	entries    int64
 	own        plugin // that Options.Plugin names
 }
@@ -147,6 +150,9 @@ func (s *show) stop() {
 	}
 	if s.link != nil {
 		s.link.close()
+	}
+	if s.fleet != nil {
+		s.fleet.stop()
 	}
 }
 

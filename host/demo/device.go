@@ -10,7 +10,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"time"
 
 	"github.com/hashicorp/hcl/v2"
 	"github.com/hashicorp/hcl/v2/hclwrite"
@@ -25,9 +24,7 @@ type device struct {
 	name, dir, program string
 	*control.Client
 
-	process *exec.Cmd
-	ended   chan struct{}
-	failure error // of the process; set before ended is closed
+	process *process
 }
 
 func (d *device) config() string   { return filepath.Join(d.dir, "config.hcl") }
@@ -35,17 +32,20 @@ func (d *device) data() string     { return filepath.Join(d.dir, "data") }
 func (d *device) database() string { return filepath.Join(d.data(), "starling.db") }
 func (d *device) log() string      { return filepath.Join(d.dir, "host.log") }
 
-// begin makes the device, reachable through l, and starts its host.
-func begin(ctx context.Context, program, dir, name string, l *link, extra ...string) (*device, error) {
-	d, listen, err := create(ctx, program, dir, name, extra...)
+// begin makes the device, reachable through l, and starts its host. f is nil where devices dial one another.
+func begin(ctx context.Context, program, dir, name string, l *link, f *fleet, extra ...string) (*device, error) {
+	d, target, err := create(ctx, program, dir, name, extra...)
 	if err != nil {
 		return nil, err
 	}
-	advertised, err := l.relay(listen)
+	if f != nil {
+		target = f.address
+	}
+	relayed, err := l.relay(target)
 	if err != nil {
 		return nil, err
 	}
-	if err := d.advertise(advertised); err != nil {
+	if err := d.reach(relayed, f); err != nil {
 		return nil, err
 	}
 	return d, d.start(ctx)
@@ -73,9 +73,13 @@ func freeAddress() (string, error) {
 	return l.Addr().String(), nil
 }
 
-// advertise has peers reach the device at address, which is the link's, so that the link can be cut.
-func (d *device) advertise(address string) error {
+// reach has the device and its peers reach one another through address, which is the link's, so that the link can be cut.
+func (d *device) reach(address string, f *fleet) error {
 	return d.edit(func(body *hclwrite.Body) {
+		if f != nil {
+			f.join(body, d.name, address)
+			return
+		}
 		for _, block := range body.Blocks() {
 			if block.Type() == "transport" {
 				block.Body().SetAttributeValue("advertise", cty.ListVal([]cty.Value{cty.StringVal(address)}))
@@ -100,19 +104,11 @@ func (d *device) edit(change func(*hclwrite.Body)) error {
 
 // start starts the host and waits until it answers.
 func (d *device) start(ctx context.Context) error {
-	log, err := os.Create(d.log())
+	var err error
+	d.process, err = startProcess(exec.Command(d.program, "run", "--config", d.config()), d.log()) //nolint:gosec // this program
 	if err != nil {
-		return err
-	}
-	defer log.Close()
-	d.process = exec.Command(d.program, "run", "--config", d.config()) //nolint:gosec // this program; it is stopped by stop
-	d.process.Stdout, d.process.Stderr = log, log
-	ownGroup(d.process)
-	if err := d.process.Start(); err != nil {
 		return fmt.Errorf("start %s: %w", d.name, err)
 	}
-	d.ended = make(chan struct{})
-	go func() { d.failure = d.process.Wait(); close(d.ended) }()
 	return d.until(ctx, func() (bool, error) {
 		client, err := control.Dial(ctx, d.data())
 		if err != nil {
@@ -129,40 +125,16 @@ func (d *device) start(ctx context.Context) error {
 
 // until asks again and again, until check says true, fails, the host ends, or nothing came of it for two minutes.
 func (d *device) until(ctx context.Context, check func() (bool, error)) error {
-	again := time.NewTicker(50 * time.Millisecond)
-	defer again.Stop()
-	limit := time.NewTimer(2 * time.Minute)
-	defer limit.Stop()
-	for {
-		if ok, err := check(); ok || err != nil {
-			return err
-		}
-		select {
-		case <-again.C:
-		case <-d.ended:
-			return fmt.Errorf("the host of %s ended: %w", d.name, d.failure)
-		case <-limit.C:
-			return fmt.Errorf("%s: nothing came of it within two minutes", d.name)
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
+	return d.process.until(ctx, "the host of "+d.name, check)
 }
 
-// stop ends the host as Ctrl-C does, and by force if it takes long.
+// stop ends the host.
 func (d *device) stop() {
 	if d.Client != nil {
 		d.Close()
 	}
-	if d.ended == nil {
-		return
-	}
-	interrupt(d.process)
-	select {
-	case <-d.ended:
-	case <-time.After(15 * time.Second):
-		_ = d.process.Process.Kill()
-		<-d.ended
+	if d.process != nil {
+		d.process.stop()
 	}
 }
 

@@ -19,10 +19,17 @@ func (s *show) begin(ctx context.Context) error {
 	began := time.Now()
 	s.link = newLink()
 	var err error
-	if s.alice, err = begin(ctx, s.Program, s.dir, "alice", s.link, "--library", "demo"); err != nil {
+	if s.Transport == "nats" {
+		if s.fleet, err = newFleet(ctx, s.Options, s.dir); err != nil {
+			return err
+		}
+		s.say("a NATS server "+s.fleet.relation, "%s", seconds(time.Since(began)))
+		began = time.Now()
+	}
+	if s.alice, err = begin(ctx, s.Program, s.dir, "alice", s.link, s.fleet, "--library", "demo"); err != nil {
 		return err
 	}
-	if s.bob, err = begin(ctx, s.Program, s.dir, "bob", s.link, "--join"); err != nil {
+	if s.bob, err = begin(ctx, s.Program, s.dir, "bob", s.link, s.fleet, "--join"); err != nil {
 		return err
 	}
 	plugins, err := s.alice.Plugins(ctx)
@@ -43,7 +50,11 @@ func (s *show) pair(ctx context.Context) error {
 		return err
 	}
 	err = s.caughtUp(ctx)
-	s.say("alice and bob are paired over 127.0.0.1", "%s", seconds(time.Since(began)))
+	over := "over 127.0.0.1"
+	if s.fleet != nil {
+		over = "through the NATS server alone"
+	}
+	s.say("alice and bob are paired "+over, "%s", seconds(time.Since(began)))
 	return err
 }
 

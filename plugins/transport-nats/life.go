@@ -129,7 +129,7 @@ func (l *life) complaint(_ *nats.Conn, sub *nats.Subscription, err error) {
 	}
 	match := quoted.FindStringSubmatch(err.Error())
 	if !errors.Is(err, nats.ErrPermissionViolation) || match == nil {
-		l.fabric.log.Warn("the NATS server complains", "server", l.server, "reason", err)
+		l.fabric.log.Warn("trouble with the NATS server", "server", l.server, "reason", err)
 		return
 	}
 	err = denied(match[1], match[2])

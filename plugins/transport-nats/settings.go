@@ -54,9 +54,9 @@ func parseSettings(config json.RawMessage) (*settings, error) {
 		s.inbox = s.subject + ".inbox"
 	}
 	b.fail(checkServers(s.servers))
-	for name, value := range map[string]string{"subject": s.subject, "inbox": s.inbox} {
-		if err := checkName(value); err != nil {
-			b.failf("%s: %w", name, err)
+	for _, each := range []struct{ setting, value string }{{"subject", s.subject}, {"inbox", s.inbox}} {
+		if err := checkName(each.value); err != nil {
+			b.failf("%s: %w", each.setting, err)
 		}
 	}
 	if b.err != nil {
