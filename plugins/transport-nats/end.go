@@ -132,6 +132,8 @@ func (e *end) receive(m *nats.Msg) {
 			return
 		}
 		e.answer(answer{kind: kindNobody})
+	case m.Data[0] == '{': // of no message here; a stream that stores messages answers so
+		e.fail(sdk.Errorf(sdk.CodeUnavailable, "JetStream answers in place of the peer: no stream of the NATS account may take the subjects of this library; see: nats stream ls --subjects"))
 	case !stream.IsFrame(m.Data):
 		e.answer(answer{kind: m.Data[0], body: m.Data, reply: m.Reply})
 	case conn != nil:

@@ -281,7 +281,7 @@ func (f *fabric) adopt(l *life) {
 	}
 	f.mu.Unlock()
 	for _, each := range listeners {
-		if err := each.serve(l); err != nil {
+		if err := each.serve(l); err != nil && sdk.CodeOf(err) != sdk.CodeUnavailable { // the next life serves it
 			each.fail(err)
 		}
 	}

@@ -332,6 +332,27 @@ func TestRetire(t *testing.T) {
 	}
 }
 
+// TestJetStream has a stream take what devices send, which it must not: the reason says so.
+func TestJetStream(t *testing.T) {
+	s := startServer(t, func(o *server.Options) { o.JetStream, o.StoreDir = true, t.TempDir() })
+	nc, err := nats.Connect(s.ClientURL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	js, err := nc.JetStream()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := js.AddStream(&nats.StreamConfig{Name: "all", Subjects: []string{"starling.>"}, Storage: nats.MemoryStorage}); err != nil {
+		t.Fatal(err)
+	}
+	device := newTransport(t, configOf(t, []*server.Server{s}, nil))
+	if _, err := device.Dial(t.Context(), "alice"); sdk.CodeOf(err) != sdk.CodeUnavailable || !strings.Contains(err.Error(), "JetStream answers") {
+		t.Errorf("%s: %v", sdk.CodeOf(err), err)
+	}
+}
+
 // TestStranger has somebody with rights on the library's subjects send what is no connection's.
 func TestStranger(t *testing.T) {
 	s := startServer(t, nil)

@@ -77,6 +77,13 @@ func listen(ctx context.Context, f *fabric, name string) (*listener, error) {
 // CodeUnavailable: the life has ended, or does so now.
 func (l *listener) serve(on *life) error {
 	l.mu.Lock()
+	for old := range l.served {
+		select {
+		case <-old.ended:
+			delete(l.served, old)
+		default:
+		}
+	}
 	_, already := l.served[on]
 	if already || l.err != nil {
 		l.mu.Unlock()
