@@ -69,6 +69,9 @@ func (w *world) opened(d *device, page *protocol.Page) {
 func (w *world) applied(d *device, page *protocol.Page) {
 	w.traceStamp(d, "apply", page.Stream, page.From, page.Through)
 	w.stats.Pages++
+	if at, under := d.snapshots[scopeOf(page.Stream)]; under {
+		w.fail("snapshot", "%s applied a page of %s's %s stream within a snapshot of it, which is at %v", d, name(page.Origin), page.Kind, at.after)
+	}
 	reached := w.reachOf(page.Heads)
 	if w.reaches(d.reach[page.Stream], page.Heads) {
 		return

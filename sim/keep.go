@@ -159,6 +159,11 @@ func (d *device) prune(a peersync.Prune) {
 		if err != nil && !errors.Is(err, errPower) {
 			w.fail("error", "%s can not prune: %v", d, err)
 		}
+		if err == nil { // else they are kept: they go in the last transaction
+			for _, scope := range a.Snapshots {
+				delete(d.snapshots, scope)
+			}
+		}
 		return err
 	}, func(err error) { d.step(peersync.Pruned{Err: err}) })
 }

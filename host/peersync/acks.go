@@ -233,9 +233,9 @@ func (m *Machine) prune(asked map[protocol.Stream]hlc.Stamp) {
 		}
 		st.pending = max(st.pending, floors[st.Stream])
 	}
-	epochs := m.oldEpochs(enrolled)
-	if len(floors)+len(epochs) > 0 || shadow > m.acks.shadow {
-		m.acks.pruning = &Prune{Floors: floors, Shadow: shadow, Epochs: epochs}
+	epochs, snapshots := m.oldEpochs(enrolled), m.snapshotsGone()
+	if len(floors)+len(epochs)+len(snapshots) > 0 || shadow > m.acks.shadow {
+		m.acks.pruning = &Prune{Floors: floors, Shadow: shadow, Epochs: epochs, Snapshots: snapshots}
 		m.act(*m.acks.pruning)
 	}
 }
@@ -284,6 +284,7 @@ func (m *Machine) pruned(e Pruned) {
 		}
 		st.floor, st.kept, st.forgot, st.pending = max(st.floor, floor), max(st.kept, floor), max(st.forgot, asked), 0
 	}
+	m.snapshotsForgotten(done.Snapshots)
 }
 
 // retain raises floors although somebody may still need what lies below, since the log has reached its limit.

@@ -77,8 +77,8 @@ func (m *Machine) alike(s *session) bool {
 // whole reports whether the store has what the watermarks say, and nothing else: a page that is with the Applier may be
 // there already, and so may a part of a snapshot.
 func (m *Machine) whole() bool {
-	return !slices.ContainsFunc(m.snapshots, func(sn *snapshot) bool { return sn.vector != nil }) &&
-		!slices.ContainsFunc(m.streamList, func(st *stream) bool { return !st.given.Equal(st.applied) })
+	return !slices.ContainsFunc(m.snapshots, func(sn *snapshot) bool { return sn.begun }) &&
+		!slices.ContainsFunc(m.streamList, func(st *stream) bool { return st.applying > 0 || !st.given.Equal(st.applied) })
 }
 
 // auditNow makes an audit due: with who is not connected, or does not have the same, once that is so.

@@ -211,6 +211,8 @@ type (
 		Floors map[protocol.Stream]hlc.Stamp // log entries, or tombstones, up to here
 		Shadow hlc.Stamp                     // clocks of shared records that do not exist and have no greater stamp
 		Epochs []protocol.EpochID            // that everybody is past
+
+		Snapshots []Scope // that were begun and with which nobody goes on: how far they are
 	}
 	// Seal closes a stamp: this device's shared stream is complete up to now. Sealed answers.
 	Seal struct{}

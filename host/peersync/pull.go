@@ -41,6 +41,7 @@ type stream struct {
 	queueBytes int
 	handed     []handed // pages of this generation with the Applier, oldest first
 	generation uint64   // of handed pages: a failure begins a new one
+	applying   int      // pages with the Applier, of any generation
 	upstream   *session
 	snapshot   *snapshot      // the stream waits for it; nil: it does not
 	number     uint32         // of the subscription at upstream
@@ -80,6 +81,9 @@ func (m *Machine) routeAll() {
 // long as it delivers. Also a relay that is not ahead yet is asked, so that what it hears later comes at once. This device's
 // own streams are asked for only while a peer has of them what this device has lost.
 func (m *Machine) route(st *stream) {
+	if sn := m.begunOf(st); sn != nil {
+		st.snapshot = sn
+	}
 	if !st.heldUntil.IsZero() || st.snapshot != nil {
 		m.unsubscribe(st)
 		return
@@ -262,6 +266,7 @@ func (m *Machine) pump(st *stream) {
 			from = st.upstream.peer.id
 		}
 		st.handed = append(st.handed, handed{since: m.now, from: from, models: modelsOf(&page)})
+		st.applying++
 		m.act(Apply{Generation: st.generation, Page: page, From: from})
 	}
 }
@@ -305,6 +310,14 @@ func (m *Machine) applied(e Applied) {
 	if st == nil {
 		return
 	}
+	st.applying = max(0, st.applying-1)
+	m.pageApplied(st, &e)
+	if st.snapshot != nil {
+		m.takeNext(st.snapshot)
+	}
+}
+
+func (m *Machine) pageApplied(st *stream, e *Applied) {
 	current := e.Generation == st.generation
 	if current && len(st.handed) > 0 {
 		st.handed = slices.Delete(st.handed, 0, 1)

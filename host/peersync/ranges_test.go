@@ -384,6 +384,9 @@ func (s *memoryStore) Prune(_ context.Context, a Prune) error {
 		delete(s.epochs, id)
 		s.graph.Remove(id)
 	}
+	for _, scope := range a.Snapshots {
+		delete(s.snapshots, scope)
+	}
 	return nil
 }
 

@@ -24,10 +24,15 @@ const (
 
 // snapshot brings records where the changes that made them are not kept any more. It goes on where it stopped, after a
 // restart and with another peer, as long as that one has all that vector says.
+//
+// HAZARD: a change that is applied after the range of its record was taken in would bring back what its sender knows to be
+// deleted and keeps no trace of, since in the end the watermarks pass that delete. So from the first page on to the end, also
+// over restarts and from one sender to the next, no page of a stream of the scope is applied.
 type snapshot struct {
 	Scope
-	vector map[protocol.Stream]protocol.Heads // of who sent the first page, before it read it: what this device has in the end; nil: not begun
+	vector map[protocol.Stream]protocol.Heads // of who sent the first page, before it read it: what this device has in the end; nil: no page has come
 	after  protocol.Place                     // records up to here are durable
+	begun  bool                               // the store may have a part of it: all streams of the scope wait
 
 	from    *session // nil: nobody can be asked now
 	number  uint32   // of the request at from
@@ -36,7 +41,8 @@ type snapshot struct {
 	taking  bool
 	done    bool      // the last page has been received
 	movedAt time.Time // a page has come, or was asked for
-	idleAt  time.Time // a stream last waited for it
+	idleAt  time.Time // since when no connected peer has more of its streams; zero: one has, or nobody is connected
+	gone    bool      // nobody goes on with it: the store is to forget it
 	records int
 
 	heldUntil  time.Time // a page could not be taken in: nothing is asked for until then
@@ -58,7 +64,33 @@ func (m *Machine) ensureSnapshot(scope Scope) *snapshot {
 	return m.snapshots[at]
 }
 
-func (sn *snapshot) resume(s StoredSnapshot) { sn.vector, sn.after = s.Vector, s.After }
+func (sn *snapshot) resume(s StoredSnapshot) { sn.vector, sn.after, sn.begun = s.Vector, s.After, true }
+
+// begunOf returns the snapshot for which a stream must wait since it has begun; nil if there is none.
+func (m *Machine) begunOf(st *stream) *snapshot {
+	scope := scopeOf(st.Stream)
+	at := slices.IndexFunc(m.snapshots, func(sn *snapshot) bool { return sn.begun && sn.Scope == scope })
+	if at < 0 {
+		return nil
+	}
+	return m.snapshots[at]
+}
+
+// begin has all streams of a snapshot wait until it is complete. What was received of them and is not with the Applier is
+// dropped, and asked for again afterwards.
+func (m *Machine) begin(sn *snapshot) {
+	sn.begun = true
+	for _, st := range m.streamList {
+		if scopeOf(st.Stream) == sn.Scope {
+			m.route(st)
+		}
+	}
+}
+
+// applying reports whether a page of a stream of the scope is with the Applier.
+func (m *Machine) applying(scope Scope) bool {
+	return slices.ContainsFunc(m.streamList, func(st *stream) bool { return st.applying > 0 && scopeOf(st.Stream) == scope })
+}
 
 // belowFloor takes in that a peer does not keep any more what this device needs next of a stream. If no other peer does,
 // a snapshot takes its place. What has come since the peer was asked may be enough, so that it is asked again.
@@ -108,7 +140,7 @@ func (m *Machine) waiting(sn *snapshot) (list []*stream) {
 func (m *Machine) askSomebody(sn *snapshot) {
 	sn.from, sn.number, sn.queue, sn.done = nil, 0, nil, false
 	waiting := m.waiting(sn)
-	if sn.taking || len(waiting) == 0 || m.now.Before(sn.heldUntil) {
+	if sn.taking || sn.gone || len(waiting) == 0 || m.now.Before(sn.heldUntil) {
 		return
 	}
 	sn.heldReason, sn.heldPeer = "", sdk.DeviceID{}
@@ -206,6 +238,7 @@ func (m *Machine) snapshotPage(s *session, page *protocol.SnapshotPage) {
 				sn.vector[has.Stream] = has.heads
 			}
 		}
+		m.begin(sn)
 	}
 	sn.queue = append(sn.queue, *page)
 	sn.asked, sn.movedAt, sn.done = page.End, m.now, page.Done
@@ -217,9 +250,9 @@ func (m *Machine) snapshotPage(s *session, page *protocol.SnapshotPage) {
 	m.takeNext(sn)
 }
 
-// takeNext has the store take in the next page.
+// takeNext has the store take in the next page, once no change is being applied.
 func (m *Machine) takeNext(sn *snapshot) {
-	if sn.taking || len(sn.queue) == 0 {
+	if sn.taking || len(sn.queue) == 0 || m.applying(sn.Scope) {
 		return
 	}
 	sn.taking = true
@@ -264,7 +297,7 @@ func (m *Machine) rangeTaken(e RangeTaken) {
 // finishSnapshot moves the watermarks to where the snapshot has brought them.
 func (m *Machine) finishSnapshot(sn *snapshot, e *RangeTaken) {
 	m.log(hclog.Info, "snapshot complete", "of", m.scopeName(sn.Scope), "records", sn.records)
-	waiting := m.waiting(sn)
+	starved := slices.DeleteFunc(m.waiting(sn), func(st *stream) bool { return len(e.Taken.Heads) > 0 || !m.needsSnapshot(st, nil) })
 	m.dropSnapshot(sn)
 	for _, s := range m.sessionList {
 		clear(s.pruned)
@@ -278,11 +311,8 @@ func (m *Machine) finishSnapshot(sn *snapshot, e *RangeTaken) {
 		m.acks.noteChange(key, e.Taken.Heads[key].Top())
 		m.advance(m.ensureStream(key), e.Taken.Heads[key], nil)
 	}
-	for _, st := range waiting {
-		st.gaps = 0
-		if len(e.Taken.Heads) == 0 && slices.ContainsFunc(m.sessionList, func(s *session) bool { return s.ready() && m.isAhead(s, st) }) {
-			m.hold(st, e.Take.From, sdk.Errorf(sdk.CodeUnavailable, "a snapshot has brought nothing of it"))
-		}
+	for _, st := range starved {
+		m.hold(st, e.Take.From, sdk.Errorf(sdk.CodeUnavailable, "a snapshot has brought nothing of it"))
 	}
 	m.routeAll()
 	for _, other := range slices.Clone(m.snapshots) {
@@ -298,7 +328,7 @@ func (m *Machine) finishSnapshot(sn *snapshot, e *RangeTaken) {
 // dropSnapshot forgets a snapshot. What it has brought stays: it is merged, and what is missing of it comes in another way.
 func (m *Machine) dropSnapshot(sn *snapshot) {
 	for _, st := range m.waiting(sn) {
-		st.snapshot = nil
+		st.snapshot, st.gaps = nil, 0
 	}
 	m.snapshots = slices.DeleteFunc(m.snapshots, func(other *snapshot) bool { return other == sn })
 }
@@ -322,23 +352,63 @@ func (m *Machine) leaveSnapshots(s *session) {
 	}
 }
 
-// tickSnapshot asks somebody where nobody could be asked before, and gives up a peer that does not answer in time. A
-// snapshot that nobody waits for is forgotten after a while: what was taken for it has come in another way.
+// tickSnapshot asks somebody where nobody could be asked before, and gives up a peer that does not answer in time.
 func (m *Machine) tickSnapshot(sn *snapshot) {
 	switch s := sn.from; {
 	case sn.taking:
 	case s == nil:
 		m.releaseStreams(sn)
 		m.askSomebody(sn)
-		switch idle := len(m.waiting(sn)) == 0; {
-		case idle && (sn.vector == nil || !sn.idleAt.IsZero() && m.now.Sub(sn.idleAt) > patience*m.config.RequestTime):
-			m.dropSnapshot(sn)
-		case !idle || sn.idleAt.IsZero():
-			sn.idleAt = m.now
-		}
+		m.dropIdle(sn)
 	case sn.number != 0 && m.overdue(s, sn.movedAt):
 		m.log(hclog.Warn, "a peer does not send the snapshot that was asked for", "peer", s.peer.String(), "waited", m.now.Sub(sn.movedAt).String())
 		m.end(s, fmt.Sprintf("no page of a snapshot within %s", m.now.Sub(sn.movedAt)))
+	}
+}
+
+// dropIdle drops a snapshot that nobody waits for. One that has begun is given up where for long no connected peer has had more
+// of its streams, and who could go on with it has not come: its streams go on once the store has forgotten how far it was.
+func (m *Machine) dropIdle(sn *snapshot) {
+	if !sn.begun && len(m.waiting(sn)) == 0 {
+		m.dropSnapshot(sn)
+		return
+	}
+	connected := false
+	for _, s := range m.sessionList {
+		if s.ready() && slices.ContainsFunc(m.waiting(sn), func(st *stream) bool { return m.isAhead(s, st) }) {
+			sn.idleAt = time.Time{}
+			return
+		}
+		connected = connected || s.ready()
+	}
+	switch {
+	case !connected || sn.gone:
+		sn.idleAt = time.Time{}
+	case sn.idleAt.IsZero():
+		sn.idleAt = m.now
+	case m.now.Sub(sn.idleAt) > patience*m.config.RequestTime:
+		m.log(hclog.Info, "nobody goes on with a snapshot; it is given up", "of", m.scopeName(sn.Scope))
+		sn.gone, m.acks.moved = true, true
+	}
+}
+
+// snapshotsGone returns the snapshots that the store is to forget.
+func (m *Machine) snapshotsGone() (scopes []Scope) {
+	for _, sn := range m.snapshots {
+		if sn.gone {
+			scopes = append(scopes, sn.Scope)
+		}
+	}
+	return scopes
+}
+
+// snapshotsForgotten lets the streams of snapshots go on that the store has forgotten.
+func (m *Machine) snapshotsForgotten(scopes []Scope) {
+	for _, scope := range scopes {
+		m.dropSnapshot(m.ensureSnapshot(scope))
+	}
+	if len(scopes) > 0 {
+		m.routeAll()
 	}
 }
 
@@ -349,8 +419,11 @@ func (m *Machine) overdue(s *session, since time.Time) bool {
 }
 
 // releaseStreams lets streams that wait for a snapshot go: where no connected peer has more of them, and where one has that
-// may still keep what they need.
+// may still keep what they need. Those of one that has begun wait for its end.
 func (m *Machine) releaseStreams(sn *snapshot) {
+	if sn.begun {
+		return
+	}
 	for _, st := range m.waiting(sn) {
 		ahead, keeps := false, false
 		for _, s := range m.sessionList {

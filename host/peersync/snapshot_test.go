@@ -420,8 +420,11 @@ func TestMachine_StoredSnapshot(t *testing.T) {
 			}
 			s.m = NewMachine(o)
 			s.step(Tick{})
-			s.connect(1, 2, mark(rowsOf1, has))
-			asked := snapshotAsked(s.step(Received{Session: 1, Message: &protocol.Error{Code: sdk.CodePruned, Stream: rowsOf1}}))
+			actions := s.connect(1, 2, mark(rowsOf1, has))
+			if _, ok := s.subscribed(actions, rowsOf1); ok {
+				t.Error("the stream goes on before the snapshot is complete")
+			}
+			asked := snapshotAsked(append(actions, s.step(Tick{})...))
 			if asked == nil || (asked.After == idPlace(7)) != (has >= 90) {
 				t.Fatalf("asked for %+v of who has %d of 90", asked, has)
 			}
@@ -431,14 +434,42 @@ func TestMachine_StoredSnapshot(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestMachine_SnapshotGivenUp has nobody who could go on with a snapshot that has begun: the store forgets it before its stream goes on.
+func TestMachine_SnapshotGivenUp(t *testing.T) {
 	s := newSolo(t)
-	s.m.ensureSnapshot(scope).resume(StoredSnapshot{Scope: scope, Vector: vector, After: idPlace(7)})
-	for range 2 + patience*int(s.m.config.RequestTime/time.Second) {
-		s.now = s.now.Add(time.Second)
-		s.step(Tick{})
+	scope := scopeOf(rowsOf1)
+	s.m.ensureSnapshot(scope).resume(StoredSnapshot{Scope: scope, Vector: map[protocol.Stream]protocol.Heads{rowsOf1: at(90)}, After: idPlace(7)})
+	long := 2*time.Minute + patience*s.m.config.RequestTime
+	wait := func() (actions []Action) {
+		for end := s.now.Add(long); s.now.Before(end); {
+			s.now = s.now.Add(time.Second)
+			s.step(Heard{Session: 1})
+			actions = append(actions, s.step(Tick{})...)
+		}
+		return actions
 	}
-	if len(s.m.snapshots) > 0 {
-		t.Error("a snapshot that nobody waits for is kept for ever")
+	if wait(); s.m.begunOf(s.m.streams[rowsOf1]) == nil {
+		t.Fatal("a snapshot is given up while nobody is connected")
+	}
+	s.connect(1, 2)
+	for _, err := range []error{sdk.Errorf(sdk.CodeUnavailable, "the disk is full"), nil} {
+		actions := wait()
+		if prunes := only[Prune](actions); len(prunes) != 1 || !slices.Equal(prunes[0].Snapshots, []Scope{scope}) {
+			t.Fatalf("prunes %+v; want the snapshot forgotten", prunes)
+		}
+		if _, ok := s.subscribed(actions, rowsOf1); ok {
+			t.Fatal("the stream goes on before the store has forgotten how far the snapshot was")
+		}
+		if asked := snapshotAsked(append(s.connect(2, 1, mark(rowsOf1, 95)), s.step(Tick{})...)); asked != nil {
+			t.Errorf("goes on with a snapshot that the store is forgetting: %+v", asked)
+		}
+		s.step(PeerDown{Session: 2})
+		_, ok := s.subscribed(s.step(Pruned{Err: err}), rowsOf1)
+		if ok != (err == nil) || len(s.m.snapshots) > 0 == ok {
+			t.Errorf("%v: the stream goes on: %t, %d snapshots", err, ok, len(s.m.snapshots))
+		}
 	}
 }
 
@@ -543,5 +574,108 @@ func TestMachine_SnapshotEndsWhereItIsDone(t *testing.T) {
 	closed := only[Close](s.step(Received{Session: 1, Message: &protocol.SnapshotPage{Number: asked.Number, Vector: []protocol.Mark{mark(rowsOf1, 90)}, End: idPlace(1), Done: true}}))
 	if len(closed) != 1 {
 		t.Error("a last page that ends before the end is taken in")
+	}
+}
+
+// TestMachine_SnapshotStopsStreams has the first page of a snapshot of shared records come while pages of another shared stream
+// are received, and applied: that stream stops, the records are taken in once the Applier is done, and in the end the stream
+// is asked for from where it was.
+func TestMachine_SnapshotStopsStreams(t *testing.T) {
+	s := newSolo(t)
+	below, live := protocol.Stream{Origin: deviceID(8), Kind: sdk.SharedByAll}, protocol.Stream{Origin: deviceID(9), Kind: sdk.SharedByAll}
+	st := s.m.ensureStream(below)
+	st.applied, st.given, st.tail = at(5), at(5), at(5)
+	actions := s.connect(1, 1, mark(below, 90), mark(live, 90), mark(rowsOf1, 90))
+	sub, _ := s.subscribed(actions, live)
+	page := func(from, through hlc.Stamp) []Action {
+		p := protocol.Page{Stream: live, Heads: at(through), From: from, Through: through, Head: 90}
+		return s.step(Received{Session: 1, Message: protocol.CatchUp(protocol.Delivery{Subscription: sub.Number, Page: p})})
+	}
+	applies := only[Apply](page(0, 10))
+	page(10, 20)
+	asked := snapshotAsked(s.step(Received{Session: 1, Message: &protocol.Error{Code: sdk.CodePruned, Stream: below}}))
+	if len(applies) != 1 || asked == nil || s.m.streams[live].upstream == nil {
+		t.Fatalf("applies %+v, asks %+v; want the stream to go on until a page has come", applies, asked)
+	}
+	actions = s.step(Received{Session: 1, Message: &protocol.SnapshotPage{Number: asked.Number, Vector: []protocol.Mark{mark(below, 90), mark(live, 50)}, End: idPlace(1)}})
+	dropped := slices.ContainsFunc(only[Send](actions), func(send Send) bool {
+		r, kind, ok := protocol.RequestOf(send.Message)
+		return ok && kind == live.Kind && slices.Contains(r.Drop, live.Origin)
+	})
+	if !dropped {
+		t.Errorf("got %+v; want the other stream dropped", actions)
+	}
+	if len(only[TakeRange](actions)) > 0 {
+		t.Error("records are taken in while a page is being applied, which may come after them")
+	}
+	if s.m.streams[rowsOf1].upstream == nil {
+		t.Error("rows, which the snapshot is not of, stop")
+	}
+	actions = s.step(Applied{Page: applies[0].Page})
+	takes := only[TakeRange](actions)
+	if len(takes) != 1 || len(only[Apply](actions)) > 0 {
+		t.Fatalf("got %+v; want the records taken in, and no other page applied", actions)
+	}
+	next, _ := s.m.snapshots[0], page(20, 30)
+	if actions = page(20, 30); len(actions) > 0 {
+		t.Errorf("a page that is still under way: %+v", actions)
+	}
+	for _, id := range []SessionID{2, 3} { // whoever comes is not asked for it either
+		if _, ok := s.subscribed(s.connect(id, int(id), mark(live, 95)), live); ok {
+			t.Error("the stream goes on within the snapshot")
+		}
+	}
+	s.step(RangeTaken{Take: takes[0]})
+	takes = only[TakeRange](s.step(Received{Session: 1, Message: &protocol.SnapshotPage{Number: next.number, Done: true}}))
+	heads := map[protocol.Stream]protocol.Heads{below: at(90), live: at(50)}
+	actions = s.step(RangeTaken{Take: takes[0], Taken: Taken{Heads: heads}})
+	if sub, ok := s.subscribed(actions, live); !ok || !sub.Since.Equal(at(50)) {
+		t.Errorf("asked since %v; want since where the snapshot has brought it", sub.Since)
+	}
+}
+
+// TestMachine_SnapshotAlone has a new device fetch a snapshot from a peer that keeps nothing of what was deleted, while another
+// one still has all the inserts in its log: what comes of them must not outlive the snapshot.
+func TestMachine_SnapshotAlone(t *testing.T) {
+	snapshots := 0
+	for seed := range seeds(60) {
+		config := patient()
+		config.PruneTime = 5 * time.Second
+		w := newWorldWith(t, seed, 3, config)
+		deletes, inserts, fresh := w.devices[0], w.devices[1], w.devices[2]
+		inserts.machine.config.PruneTime = 24 * time.Hour
+		w.write(inserts, sdk.SharedByAll, 0, 40, "text")
+		w.pass(5 * time.Second)
+		w.commit(deletes, sdk.SharedByAll, []write{{3, sdk.Delete, ""}, {14, sdk.Delete, ""}, {25, sdk.Delete, ""}, {36, sdk.Delete, ""}})
+		w.pass(10 * time.Minute)
+		if _, shadows, entries := deletes.store.remembered(); shadows+entries > 0 {
+			t.Fatalf("%d clocks and %d operations are kept of what was deleted", shadows, entries)
+		}
+		floors := map[protocol.Stream]hlc.Stamp{{Origin: deletes.id, Kind: sdk.SharedByAll}: hlc.MaxStamp}
+		if err := inserts.store.Prune(t.Context(), Prune{Floors: floors}); err != nil { // and the power went before it was done with the rest
+			t.Fatal(err)
+		}
+		w.stop(inserts)
+		w.start(inserts)
+		inserts.machine.config.PruneTime = 24 * time.Hour
+		w.pass(5 * time.Second)
+		w.stop(fresh)
+		onGap := fresh.store.onGap
+		fresh.store = newMemoryStore(fresh.id)
+		fresh.store.onGap = onGap
+		w.onAction = func(d *worldDevice, a Action) {
+			if take, ok := a.(TakeRange); ok && take.Page.Done && d == fresh {
+				snapshots++
+			}
+		}
+		w.start(fresh)
+		w.pass(time.Minute)
+		w.checkEqual("a new device")
+		if t.Failed() {
+			t.Fatalf("seed %d", seed)
+		}
+	}
+	if snapshots == 0 {
+		t.Error("no snapshot was taken in: the test shows nothing")
 	}
 }

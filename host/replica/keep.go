@@ -79,10 +79,17 @@ func (k *Keeper) Prune(ctx context.Context, a peersync.Prune) error {
 			return err
 		}
 	}
-	if len(a.Epochs) == 0 {
+	if len(a.Epochs)+len(a.Snapshots) == 0 {
 		return nil
 	}
-	return k.DB.Write(ctx, func(tx *database.Tx) error { return k.Journal.ForgetEpochs(tx, a.Epochs) })
+	return k.DB.Write(ctx, func(tx *database.Tx) error {
+		for _, scope := range a.Snapshots {
+			if err := k.Journal.EndSnapshot(tx, scope.Kind, scope.Origin); err != nil {
+				return err
+			}
+		}
+		return k.Journal.ForgetEpochs(tx, a.Epochs)
+	})
 }
 
 // Floors implements peersync.Keeper.
