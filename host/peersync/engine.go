@@ -272,6 +272,11 @@ func (e *Engine) prune(a Prune) (done Pruned) {
 func (e *Engine) learn(a Acknowledged) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	e.gather(a)
+}
+
+// gather is learn for who holds mu.
+func (e *Engine) gather(a Acknowledged) {
 	if a.All {
 		e.learned = slices.DeleteFunc(e.learned, func(old Acknowledged) bool { return old.Peer == a.Peer })
 	} else if at := slices.IndexFunc(e.learned, func(old Acknowledged) bool { return old.Peer == a.Peer }); at >= 0 {
@@ -291,12 +296,20 @@ func (e *Engine) keepLearned() {
 	e.learned, e.keeping = nil, true
 	e.mu.Unlock()
 	e.spawn(func() {
-		if err := e.options.Keeper.Acknowledge(e.ctx, learned); err != nil && e.ctx.Err() == nil {
-			e.options.Log.Warn("what peers have acknowledged could not be kept; it is learned again", "error", err)
+		err := e.options.Keeper.Acknowledge(e.ctx, learned)
+		if err != nil && e.ctx.Err() == nil {
+			e.options.Log.Warn("what peers have acknowledged could not be kept; it is tried again", "error", err)
 		}
 		e.mu.Lock()
+		defer e.mu.Unlock()
 		e.keeping = false
-		e.mu.Unlock()
+		if err != nil { // peers do not say again what has not moved
+			newer := e.learned
+			e.learned = learned
+			for _, a := range newer {
+				e.gather(a)
+			}
+		}
 	})
 }
 

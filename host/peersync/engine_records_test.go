@@ -3,6 +3,8 @@ package peersync
 import (
 	"context"
 	"maps"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -158,6 +160,57 @@ func TestEngine_KeepsAcknowledgements(t *testing.T) {
 	if got := again.engine.AcknowledgedBy(b.key.id()); !got[key].Equal(a.store.heads[key]) {
 		t.Errorf("after a restart b is known to have %v; want %v", got[key], a.store.heads[key])
 	}
+}
+
+// forgetfulKeeper fails to keep acknowledgements a few times.
+type forgetfulKeeper struct {
+	*memoryStore
+	fails     atomic.Int32
+	meanwhile func() // before it fails
+}
+
+func (k *forgetfulKeeper) Acknowledge(ctx context.Context, acks []Acknowledged) error {
+	if k.fails.Add(-1) >= 0 {
+		k.meanwhile()
+		return sdk.Errorf(sdk.CodeUnavailable, "the disk is full")
+	}
+	return k.memoryStore.Acknowledge(ctx, acks)
+}
+
+// TestEngine_KeepsAcknowledgementsLater could not keep what a peer has, which says it once: it is kept as soon as that is possible,
+// and so is what has come meanwhile.
+func TestEngine_KeepsAcknowledgementsLater(t *testing.T) {
+	network := sdktest.NewMemoryTransport()
+	a, b := newHost(t, network, 1, smallPages), newHost(t, network, 2, smallPages)
+	keeper := &forgetfulKeeper{memoryStore: a.store}
+	keeper.fails.Store(1 << 30)
+	third := protocol.Stream{Origin: deviceID(9), Kind: sdk.SharedByAll}
+	keeper.meanwhile = sync.OnceFunc(func() {
+		a.engine.learn(Acknowledged{Peer: third.Origin, Heads: map[protocol.Stream]protocol.Heads{third: at(5)}})
+	})
+	a.engine.options.Keeper = keeper
+	members := []Member{a.member(), b.member()}
+	a.start(members...)
+	b.start(members...)
+	a.write(sdk.SharedByAll, 0, 3, "text")
+	eventually(t, "b has it", sameData(a, b))
+	tries := func() int32 { return 1<<30 - keeper.fails.Load() }
+	once := tries()
+	eventually(t, "it is tried again", func() bool { return tries() > once+2 })
+	a.write(sdk.DeviceOwned, 0, 3, "text")
+	eventually(t, "b has it", sameData(a, b))
+	keeper.fails.Store(0)
+	eventually(t, "a keeps what b has", func() bool {
+		a.store.mu.Lock()
+		defer a.store.mu.Unlock()
+		for _, kind := range kinds {
+			key := protocol.Stream{Origin: a.key.id(), Kind: kind}
+			if len(a.store.heads[key]) == 0 || !a.store.acks[b.key.id()][key].Equal(a.store.heads[key]) {
+				return false
+			}
+		}
+		return a.store.acks[third.Origin][third].Equal(at(5))
+	})
 }
 
 // slowStore does nothing until it is told to stop.

@@ -51,7 +51,7 @@ type Ranges interface {
 
 // Keeper remembers and forgets. Its methods block and may be called at once.
 type Keeper interface {
-	// Acknowledge keeps what a device has; an error is logged, since it is learned again.
+	// Acknowledge keeps what devices have, all or nothing; after an error it is called again, with what has come meanwhile.
 	Acknowledge(ctx context.Context, acks []Acknowledged) error
 	// Prune forgets what a names.
 	Prune(ctx context.Context, a Prune) error
