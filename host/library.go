@@ -52,6 +52,7 @@ func (b *backend) Audit(ctx context.Context, peer sdk.DeviceID, yield func(contr
 	}
 	// What changed behind the host's back is to be found too.
 	b.registry.AuditAnew()
+	began := time.Now()
 	b.network.audit(peer)
 	deadline := time.After(auditTime)
 	ticker := time.NewTicker(auditLook)
@@ -73,8 +74,12 @@ func (b *backend) Audit(ctx context.Context, peer sdk.DeviceID, yield func(contr
 			result := control.AuditResult{ID: p.ID, Name: p.Name, Audit: auditOf(&p)}
 			switch {
 			case p.Audit.At.After(at):
+			case p.Audit.FailedAt.After(began):
+				result.Audit = control.Audit{Outcome: control.AuditFailed, Reason: p.Audit.Failed}
 			case p.Via == "":
-				result.Audit = control.Audit{Outcome: control.AuditFailed, Reason: "it is gone meanwhile"}
+				result.Audit = control.Audit{Outcome: control.AuditFailed, Reason: "it is gone meanwhile; it is compared once it is back"}
+			case late && p.Audit.Waits != "":
+				result.Audit = control.Audit{Outcome: control.AuditNotAlike, Reason: p.Audit.Waits}
 			case late:
 				result.Audit = control.Audit{Outcome: control.AuditNotAlike, Reason: fmt.Sprintf("the two did not have the same for %s; changes are still on their way", auditTime)}
 			default:

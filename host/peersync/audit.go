@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -20,7 +21,14 @@ type AuditStatus struct {
 	Took     time.Duration // from the question to the end
 	Ranges   int           // that differed
 	Repaired int           // records that were not alike here and have been merged
+
+	FailedAt time.Time // the last time since the start that one came to no end; zero: never
+	Failed   string    // why
+	Waits    string    // why one that the operator asks for can not begin, where something has failed; empty: changes are on their way
 }
+
+// errMoved ends an audit that compares nothing, since one of the two has got or lost something meanwhile.
+var errMoved = errors.New("something has moved meanwhile")
 
 // audit compares with one peer what should be equal, since both have the same. Of a pair the smaller device asks, or the one
 // whose operator does.
@@ -48,6 +56,23 @@ type audit struct {
 type auditRange struct {
 	kind         sdk.Ownership
 	after, until protocol.Place
+}
+
+// auditWaits says why an audit can not begin, where something has failed: a stream is held on one of the two sides, or waits for
+// a plugin, a snapshot is held, or the peer says that it has something else, as it does where it can not sum its records.
+func (m *Machine) auditWaits(s *session) string {
+	if key, held := m.firstHold(s); held {
+		return fmt.Sprintf("%s holds %s of %s: %s", s.peer, streamWord(key.Kind), m.nameOf(key.Origin), s.holds[key])
+	}
+	for _, st := range m.streamList {
+		if _, reason := m.stuck(st); reason != "" {
+			return "this device holds " + reason
+		}
+	}
+	if m.alike(s) && m.whole() {
+		return fmt.Sprintf("both have the same, and %s has not compared it; its log may say why", s.peer)
+	}
+	return ""
 }
 
 // vectorDigest sums this device's watermarks.
@@ -81,10 +106,11 @@ func (m *Machine) whole() bool {
 		!slices.ContainsFunc(m.streamList, func(st *stream) bool { return st.applying > 0 || !st.given.Equal(st.applied) })
 }
 
-// auditNow makes an audit due: with who is not connected, or does not have the same, once that is so.
+// auditNow makes an audit due, with one peer or all that are connected: where the two do not have the same, or that one is not
+// connected, once that is so.
 func (m *Machine) auditNow(with sdk.DeviceID) {
 	for _, p := range m.peerOrder {
-		if p.member.Retired || !with.IsZero() && with != p.id {
+		if p.member.Retired || p.session == nil && with.IsZero() || !with.IsZero() && with != p.id {
 			continue
 		}
 		p.auditWanted = true
@@ -106,7 +132,7 @@ func (m *Machine) tickAudit(s *session) {
 	if a.number != 0 || a.asked != 0 {
 		if !a.askedAt.IsZero() && m.overdue(s, a.askedAt) {
 			m.log(hclog.Warn, "a peer does not answer in an audit", "peer", s.peer.String(), "waited", m.now.Sub(a.askedAt).String())
-			m.endAudit(s, false)
+			m.endAudit(s, errors.New("the peer does not answer"))
 		}
 		return
 	}
@@ -132,11 +158,15 @@ func (m *Machine) tickAudit(s *session) {
 	m.act(Digest{Session: s.id, Number: a.number, Vector: m.vectorDigest()})
 }
 
-// endAudit ends an audit; concluded says that it compared and, where need was, repaired.
-func (m *Machine) endAudit(s *session, concluded bool) {
-	a := &s.audit
+// endAudit ends an audit; with a nil err it has compared and, where need was, repaired.
+func (m *Machine) endAudit(s *session, err error) {
+	a, last := &s.audit, &s.peer.audit
+	concluded := err == nil
+	if !concluded && !errors.Is(err, errMoved) {
+		last.FailedAt, last.Failed = m.now, err.Error()
+	}
 	if concluded {
-		s.peer.audit = AuditStatus{At: m.now, Took: m.now.Sub(a.began), Ranges: a.ranges, Repaired: a.repaired}
+		last.At, last.Took, last.Ranges, last.Repaired = m.now, m.now.Sub(a.began), a.ranges, a.repaired
 		level := hclog.Debug
 		if a.ranges > 0 {
 			level = hclog.Warn
@@ -175,8 +205,12 @@ func (m *Machine) digested(e Digested) {
 	if e.Digest.Number != a.number {
 		return
 	}
+	if e.Err != nil {
+		m.endAudit(s, fmt.Errorf("sum the records: %w", e.Err))
+		return
+	}
 	if !still {
-		m.endAudit(s, false)
+		m.endAudit(s, errMoved)
 		return
 	}
 	a.mine, a.askedAt = e.Models, m.now
@@ -235,7 +269,7 @@ func (m *Machine) auditResponse(s *session, r *protocol.AuditResponse) {
 		return
 	}
 	if r.Moved {
-		m.endAudit(s, false)
+		m.endAudit(s, errMoved)
 		return
 	}
 	var differ []protocol.AuditRange
@@ -246,7 +280,7 @@ func (m *Machine) auditResponse(s *session, r *protocol.AuditResponse) {
 	}
 	differ = differ[:min(len(differ), m.limits.Ranges)] // the next audit finds the others
 	if len(differ) == 0 {
-		m.endAudit(s, true)
+		m.endAudit(s, nil)
 		return
 	}
 	m.log(hclog.Warn, "an audit found records that are not alike although both devices have the same; they are merged", "peer", s.peer.String(), "ranges", len(differ))
@@ -328,7 +362,7 @@ func (m *Machine) repair(s *session, ranges []protocol.AuditRange, mine []ModelD
 func (m *Machine) askRepair(s *session) {
 	a := &s.audit
 	if len(a.repairs) == 0 {
-		m.endAudit(s, true)
+		m.endAudit(s, nil)
 		return
 	}
 	r := &a.repairs[0]
@@ -364,7 +398,7 @@ func (m *Machine) repairTaken(e RangeTaken) {
 	a.taking = false
 	if e.Err != nil {
 		m.log(hclog.Error, "merge the records of an audit", "peer", s.peer.String(), "error", e.Err.Error())
-		m.endAudit(s, false)
+		m.endAudit(s, fmt.Errorf("merge the records that differ: %w", e.Err))
 		return
 	}
 	a.repaired += e.Taken.Repaired

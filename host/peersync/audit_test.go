@@ -3,6 +3,7 @@ package peersync
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -360,4 +361,72 @@ func TestMachine_NothingForgottenInARepair(t *testing.T) {
 	if got := s.look(); len(got) != 1 {
 		t.Errorf("prunes %+v after the repair; want the floor kept that came with the rows", got)
 	}
+}
+
+// TestMachine_AuditSaysWhy has an audit that the operator asks for come to no end, or not begin: it says what failed, and nothing
+// where changes are on their way.
+func TestMachine_AuditSaysWhy(t *testing.T) {
+	failure := sdk.Errorf(sdk.CodeUnavailable, "the disk is full")
+	audit := func(s *solo) AuditStatus { return s.m.Peers(s.now)[0].Audit }
+	begin := func() (*solo, Digest) {
+		s := auditSolo(t)
+		return s, only[Digest](s.step(AuditNow{}))[0]
+	}
+	t.Run("sums", func(t *testing.T) {
+		s, asked := begin()
+		s.step(Digested{Digest: asked, Err: failure})
+		if got := audit(s); !got.FailedAt.Equal(s.now) || got.Failed != "sum the records: the disk is full" || !got.At.IsZero() {
+			t.Errorf("%+v", got)
+		}
+	})
+	t.Run("merges", func(t *testing.T) {
+		s, asked := begin()
+		s.step(Digested{Digest: asked, Models: digestsOf(1)})
+		page := snapshotAsked(s.step(Received{Session: 1, Message: &protocol.AuditResponse{Number: asked.Number, Models: []protocol.RangeDigests{{
+			Model: testModel, Ranges: []protocol.RangeDigest{{Until: end(3)}},
+		}}}}))
+		takes := only[TakeRange](s.step(Received{Session: 1, Message: &protocol.SnapshotPage{Number: page.Number, Done: true}}))
+		s.step(RangeTaken{Take: takes[0], Err: failure})
+		if got := audit(s); got.Failed != "merge the records that differ: the disk is full" {
+			t.Errorf("%+v", got)
+		}
+	})
+	t.Run("moved", func(t *testing.T) {
+		s, asked := begin()
+		s.step(Digested{Digest: asked, Models: digestsOf(1)})
+		s.step(Received{Session: 1, Message: &protocol.AuditResponse{Number: asked.Number, Moved: true}})
+		if got := audit(s); got.Failed != "" || !strings.HasPrefix(got.Waits, "both have the same, and d1 has not compared it") {
+			t.Errorf("%+v", got)
+		}
+	})
+	t.Run("on their way", func(t *testing.T) {
+		s := auditSolo(t)
+		s.m.sessions[1].vector[rowsOf1] = at(95)
+		s.step(AuditNow{})
+		if got := audit(s); got != (AuditStatus{}) {
+			t.Errorf("%+v; want nothing that failed", got)
+		}
+	})
+	t.Run("held here", func(t *testing.T) {
+		s := auditSolo(t)
+		s.step(AuditNow{Peer: deviceID(2)}) // which is not there yet
+		s.connect(2, 2, mark(rowsOf1, 95))
+		sub := s.m.streams[rowsOf1].number
+		applies := only[Apply](s.page(1, sub, 90, 95, 10))
+		s.step(Applied{Page: applies[0].Page, Err: failure})
+		if got := s.m.Peers(s.now)[1].Audit.Waits; got != "this device holds the rows of d1: the disk is full" {
+			t.Errorf("%q", got)
+		}
+	})
+	t.Run("held there", func(t *testing.T) {
+		s := auditSolo(t)
+		mine := protocol.Stream{Origin: deviceID(0), Kind: sdk.SharedByAll}
+		s.step(Received{Session: 1, Message: protocol.RequestFor(mine.Kind, protocol.Request{Subscribe: []protocol.Subscribe{{Number: 1, Origin: mine.Origin}}})})
+		s.step(Advanced{Mark: mark(mine, 5)})
+		s.step(Received{Session: 1, Message: &protocol.Error{Code: sdk.CodeUnavailable, Message: "the plugin of tag has stopped", Stream: mine}})
+		s.step(AuditNow{})
+		if got := audit(s).Waits; got != "d1 holds the shared changes of d0: the plugin of tag has stopped" {
+			t.Errorf("%q", got)
+		}
+	})
 }

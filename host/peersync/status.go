@@ -41,6 +41,9 @@ func (m *Machine) statusOf(p *peer) PeerStatus {
 		}
 		return status
 	}
+	if p.auditWanted {
+		status.Audit.Waits = m.auditWaits(s)
+	}
 	status.Via, status.Address, status.RTT, status.Skew, status.Models = s.via, s.address, s.rtt, s.skew, s.hello.Models
 	status.RowsIn, status.RowsOut = s.rowsIn, s.rowsOut
 	var done, total float64
@@ -122,16 +125,11 @@ func (m *Machine) connectionOf(p *peer) (State, string) {
 	}
 	catching, backfill := false, false
 	for _, st := range m.streamList {
-		if !st.heldUntil.IsZero() && st.heldPeer == p.id {
-			return Held, fmt.Sprintf("%s of %s: %s", streamWord(st.Kind), m.nameOf(st.Origin), st.heldReason)
-		}
-		if h := st.handed; len(h) > 0 && h[0].from == p.id && m.now.Sub(h[0].since) > m.config.StallTime {
-			return Held, fmt.Sprintf("%s of %s: waits for the plugin of %s", streamWord(st.Kind), m.nameOf(st.Origin), modelNames(h[0].models))
+		if from, reason := m.stuck(st); from == p.id {
+			return Held, reason
 		}
 		if sn := st.snapshot; sn != nil && sn.from == s {
 			return Backfilling, ""
-		} else if sn != nil && sn.heldPeer == p.id {
-			return Held, fmt.Sprintf("a snapshot of %s: %s", m.scopeName(sn.Scope), sn.heldReason)
 		}
 		if st.upstream == s && m.catchingUp(st) {
 			catching = true
@@ -148,6 +146,20 @@ func (m *Machine) connectionOf(p *peer) (State, string) {
 		return CatchingUp, ""
 	}
 	return Live, ""
+}
+
+// stuck says why a stream does not go on here, and whose page or records it was that could not be taken in; nothing if it does.
+func (m *Machine) stuck(st *stream) (from sdk.DeviceID, reason string) {
+	if !st.heldUntil.IsZero() {
+		return st.heldPeer, fmt.Sprintf("%s of %s: %s", streamWord(st.Kind), m.nameOf(st.Origin), st.heldReason)
+	}
+	if h := st.handed; len(h) > 0 && m.now.Sub(h[0].since) > m.config.StallTime {
+		return h[0].from, fmt.Sprintf("%s of %s: waits for the plugin of %s", streamWord(st.Kind), m.nameOf(st.Origin), modelNames(h[0].models))
+	}
+	if sn := st.snapshot; sn != nil && sn.from == nil && !sn.heldPeer.IsZero() {
+		return sn.heldPeer, fmt.Sprintf("a snapshot of %s: %s", m.scopeName(sn.Scope), sn.heldReason)
+	}
+	return sdk.DeviceID{}, ""
 }
 
 // modelNames names a few models for people.
