@@ -21,6 +21,7 @@ type account struct {
 	extra     map[key]map[*change]bool
 	snapshots map[peersync.Scope]progress // that are being taken in
 	floors    map[protocol.Stream]hlc.Stamp
+	acked     map[sdk.DeviceID]map[protocol.Stream]protocol.Heads // what it was told that others have, and has kept
 	// spared is up to where a device-owned stream may lack deletes that came before the first page here: who had nothing of
 	// it is spared them, and so can not pass them on.
 	spared    map[protocol.Stream]hlc.Stamp
@@ -43,6 +44,7 @@ func newAccount() account {
 	return account{
 		durable: map[protocol.Stream]protocol.Heads{}, reach: map[protocol.Stream]reach{}, extra: map[key]map[*change]bool{},
 		snapshots: map[peersync.Scope]progress{}, floors: map[protocol.Stream]hlc.Stamp{},
+		acked:  map[sdk.DeviceID]map[protocol.Stream]protocol.Heads{},
 		spared: map[protocol.Stream]hlc.Stamp{}, missing: map[*change]bool{}, asRecords: map[key]bool{}, vague: map[key]bool{},
 	}
 }
@@ -52,6 +54,10 @@ func (a *account) clone() account {
 	b.vague = maps.Clone(a.vague)
 	b.spared, b.missing, b.asRecords = maps.Clone(a.spared), maps.Clone(a.missing), maps.Clone(a.asRecords)
 	b.durable, b.reach, b.snapshots, b.floors = maps.Clone(a.durable), maps.Clone(a.reach), maps.Clone(a.snapshots), maps.Clone(a.floors)
+	b.acked = make(map[sdk.DeviceID]map[protocol.Stream]protocol.Heads, len(a.acked))
+	for id, vector := range a.acked {
+		b.acked[id] = maps.Clone(vector)
+	}
 	b.extra = make(map[key]map[*change]bool, len(a.extra))
 	for k, set := range a.extra {
 		b.extra[k] = maps.Clone(set)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/hex"
 
 	"github.com/starling-sync/starling/host/peersync"
 	"github.com/starling-sync/starling/host/protocol"
@@ -33,6 +34,18 @@ func historyBugs() []*bug {
 				a.Page.Changes = nil
 			}
 			return d.pages.TakeRange(context.Background(), a)
+		}},
+		{name: "restamp-forgets-entry", does: "an operation of the log does not get the new stamp that its record gets", onRestamp: func(d *device, restamp func()) {
+			own := "(SELECT n FROM _device WHERE id = x'" + hex.EncodeToString(d.id[:]) + "')"
+			latest := " FROM _log WHERE origin = " + own + " AND stamp = (SELECT max(stamp) FROM _log WHERE origin = " + own + ")"
+			sql(d, "CREATE TABLE _hidden AS SELECT *"+latest, "DELETE"+latest)
+			restamp()
+			sql(d, "INSERT INTO _log SELECT * FROM _hidden", "DROP TABLE _hidden")
+		}},
+		{name: "restamp-takes-accepted", does: "what peers have accepted gets new stamps too", onRestamp: func(d *device, restamp func()) {
+			sql(d, "CREATE TABLE _hidden AS SELECT * FROM _ack", "DELETE FROM _ack")
+			restamp()
+			sql(d, "INSERT INTO _ack SELECT * FROM _hidden", "DROP TABLE _hidden")
 		}},
 		{name: "audit-never-repairs", does: "what an audit finds is not merged", onTake: func(d *device, a peersync.TakeRange) (peersync.Taken, error) {
 			if a.Repair {

@@ -36,7 +36,8 @@ type device struct {
 
 	// The wall clock.
 	offset   time.Duration
-	drift    float64 // of each second
+	ahead    time.Duration // years, while it is set to another age
+	drift    float64       // of each second
 	frozen   bool
 	frozenAt time.Time
 
@@ -107,7 +108,7 @@ func (d *device) wall() time.Time {
 	if d.frozen {
 		return d.frozenAt
 	}
-	t := epochStart.Add(d.w.now).Add(d.offset)
+	t := epochStart.Add(d.w.now).Add(d.offset + d.ahead)
 	return t.Add(time.Duration(d.drift * float64(d.w.now)))
 }
 
@@ -159,6 +160,7 @@ func (d *device) start() {
 	d.startMachine(ctx)
 	w.trace(d, "start", "start %d, clock %s, wall %s", d.starts, d.clock.Last(), d.wall().Format(time.TimeOnly))
 	w.checkDevice(d)
+	w.cameBack(d)
 	d.tick()
 }
 
@@ -190,8 +192,8 @@ func (w *world) rightClock(d *device) {
 		return
 	}
 	for st, heads := range w.ever[d.index] {
-		if top := heads.Top(); st.Origin == d.id && d.clock.Last() < top && d.wall().Before(top.Time()) {
-			d.offset, d.drift, d.frozen = 0, 0, false
+		if top := w.graph.Until(heads, w.horizon()).Top(); st.Origin == d.id && d.clock.Last() < top && d.wall().Before(top.Time()) {
+			d.offset, d.drift, d.frozen, d.ahead = 0, 0, false, 0
 		}
 	}
 }

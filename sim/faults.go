@@ -234,8 +234,8 @@ func (w *world) heal() {
 		if !d.joined {
 			w.join(d)
 		}
-		d.offset, d.drift, d.frozen, d.slow = 0, 0, false, 0
-		if d.up && d.clock.Ahead() > time.Hour { // it was years ahead
+		d.offset, d.drift, d.frozen, d.slow, d.ahead = 0, 0, false, 0, 0
+		if d.up && d == w.astray {
 			d.crash()
 			w.gone(d, false)
 		}

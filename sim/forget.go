@@ -57,6 +57,7 @@ func (w *world) tooOld(d *device) hlc.Stamp {
 	for _, heads := range d.durable {
 		newest = max(newest, heads.Top())
 	}
+	newest = min(newest, hlc.New(d.monotonic().UnixMilli(), 0)) // what is ahead of time ages nothing
 	return hlc.New(max(0, newest.Millis()-w.config.RetentionAge.Milliseconds()), 0)
 }
 
@@ -111,10 +112,10 @@ func (w *world) checkShadow(d *device, shadow hlc.Stamp) {
 	for _, origin := range d.known {
 		for _, m := range d.known {
 			st := protocol.Stream{Origin: deviceID(origin.index), Kind: sdk.SharedByAll}
-			heard := w.ever[m.index][st]
+			heard := w.graph.Until(w.ever[m.index][st], w.horizon())
 			top := heard.Top()
 			for _, p := range w.ever[origin.index][st] { // all before an epoch begins is all up to there; d may know one branch only
-				top = max(top, w.graph.Low(heard, protocol.Heads{p}))
+				top = max(top, min(w.horizon(), w.graph.Low(heard, protocol.Heads{p})))
 			}
 			if !origin.retired && !m.retired && top < shadow {
 				w.fail("pruning", "%s forgets clocks up to %s; %s has heard from %s up to %s only", d, shadow, w.devices[m.index], w.devices[origin.index], top)

@@ -44,6 +44,7 @@ type bug struct {
 	onPrune    func(*device, *peersync.Prune)
 	onTake     func(*device, peersync.TakeRange) (peersync.Taken, error)
 	onSeal     func(*device)
+	onRestamp  func(*device, func())
 	onMembers  func([]peersync.Member)
 
 	sameStamps bool // the world lets two copies of a device draw one stamp
@@ -187,6 +188,20 @@ func (b *bug) seal(d *device) error {
 		b.onSeal(d)
 	}
 	return d.keeper.Seal(context.Background())
+}
+
+func (b *bug) restamp(d *device) (back time.Duration) {
+	restamp := func() {
+		var err error
+		_, back, err = replica.Restamp(context.Background(), d.db, d.journal, d.registry, d.id, d.epoch, d.wall, maxDrift)
+		d.w.check(err, "start %s: restamp", d)
+	}
+	if b.onRestamp != nil {
+		b.onRestamp(d, restamp)
+	} else {
+		restamp()
+	}
+	return back
 }
 
 func (b *bug) members(list []peersync.Member) {

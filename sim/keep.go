@@ -168,11 +168,12 @@ func (d *device) prune(a peersync.Prune) {
 	}, func(err error) { d.step(peersync.Pruned{Err: err}) })
 }
 
-// retain has a device keep nothing up to some change, as where its log has grown too large.
+// retain has a device keep nothing up to some change, as where its log has grown too large. What is ahead of time stays: of what
+// has been forgotten of it records alone would tell the new stamps.
 func (w *world) retain(d *device) {
 	floors := map[protocol.Stream]hlc.Stamp{}
 	for _, st := range w.streamsOf(d) {
-		list := w.ledger.between(st, 0, d.durable[st].Top())
+		list := w.ledger.between(st, 0, min(d.durable[st].Top(), hlc.New(d.monotonic().UnixMilli(), 0)))
 		if st.Kind == sdk.SharedByAll && len(list) > 0 && w.faultRand.IntN(2) == 0 {
 			floors[st] = list[w.faultRand.IntN(len(list))].stamp
 		}
@@ -218,6 +219,15 @@ func (d *device) keepLearned() {
 		err := d.keeper.Acknowledge(context.Background(), learned)
 		if err != nil && !errors.Is(err, errPower) {
 			d.w.fail("error", "%s can not keep what others have: %v", d, err)
+		}
+		for i := range learned {
+			a := &learned[i]
+			if err == nil && (a.All || d.acked[a.Peer] == nil) {
+				d.acked[a.Peer] = map[protocol.Stream]protocol.Heads{}
+			}
+			if err == nil {
+				maps.Copy(d.acked[a.Peer], a.Heads)
+			}
 		}
 		return err
 	}, func(error) {})

@@ -46,6 +46,7 @@ type ledger struct {
 	drawn   map[sdk.Version]bool          // the versions of all changes
 	keys    []key                         // of records, in the order of their first change
 	count   int
+	dropped []*change // that nobody has any more, and a copy may
 }
 
 func newLedger() *ledger {
@@ -60,6 +61,18 @@ func (l *ledger) add(c *change) {
 	l.streams[c.stream] = insertSorted(l.streams[c.stream], c)
 	l.drawn[c.version()] = true
 	l.count++
+}
+
+// drop takes a change out that nobody has any more. Its version stays drawn.
+func (l *ledger) drop(c *change) {
+	not := func(other *change) bool { return other == c }
+	l.streams[c.stream] = slices.DeleteFunc(l.streams[c.stream], not)
+	l.records[c.key] = slices.DeleteFunc(l.records[c.key], not)
+	if len(l.records[c.key]) == 0 {
+		delete(l.records, c.key)
+		l.keys = slices.DeleteFunc(l.keys, func(k key) bool { return k == c.key })
+	}
+	l.dropped = append(l.dropped, c)
 }
 
 func insertSorted(list []*change, c *change) []*change {

@@ -57,13 +57,13 @@ func (w *world) scheduleLosses() {
 
 // takeCopy keeps a copy of a store, as a crash now would leave it.
 func (w *world) takeCopy(d *device) {
-	if !d.joined || d.retired || d.crashing != noCrash || d.up && d.clock.Ahead() > time.Hour {
+	if !d.joined || d.retired || d.crashing != noCrash {
 		return
 	}
 	w.trace(d, "copy", "")
 	s, err := d.copyStore()
 	w.check(err, "copy the store of %s", d)
-	d.shared.copies = append(d.shared.copies, stored{s, d.account.clone(), w.now})
+	d.shared.copies = append(d.shared.copies, stored{s, d.account.clone(), w.now, w.astray == d})
 	if n := len(d.shared.copies); n > copiesKept {
 		d.shared.copies = d.shared.copies[n-copiesKept:]
 	}
@@ -75,7 +75,7 @@ func (w *world) restore(d *device) {
 		return
 	}
 	c := &d.shared.copies[w.faultRand.IntN(len(d.shared.copies))]
-	if w.aloneKnowsMember(d, &c.account) {
+	if w.aloneKnowsMember(d, &c.account) || c.ahead && w.astray != nil && w.astray != d {
 		return
 	}
 	if d.up {
@@ -86,7 +86,13 @@ func (w *world) restore(d *device) {
 	w.check(d.useCopy(c.store), "restore %s", d)
 	d.account, d.shared.restored, w.branched = c.account.clone(), true, true
 	w.stats.Restores++
+	w.ledger.find(&d.account)
 	w.reckon()
+	w.lose(d, nil)
+	if c.ahead {
+		w.astray = d
+		w.comeBack(d)
+	}
 	starts := d.starts
 	w.after(time.Second+w.jitter(w.faultRand, 60*time.Second), func() {
 		if !d.up && d.starts == starts {
@@ -114,7 +120,7 @@ func (w *world) aloneKnowsMember(d *device, left *account) bool {
 
 // clone starts a second running copy of a device, which only dials out, and stops it for good after a while.
 func (w *world) clone(d *device, runs time.Duration) {
-	if !d.joined || d.retired || d.twin != nil || d.crashing != noCrash {
+	if !d.joined || d.retired || d.twin != nil || d.crashing != noCrash || d == w.astray {
 		return
 	}
 	if len(d.shared.copies) == 0 || w.faultRand.IntN(2) == 0 {
@@ -124,6 +130,9 @@ func (w *world) clone(d *device, runs time.Duration) {
 		return
 	}
 	c := &d.shared.copies[w.faultRand.IntN(len(d.shared.copies))]
+	if c.ahead {
+		return // it would take its stamps back beside the device itself
+	}
 	twin := &device{w: w, index: d.index, id: d.id, isTwin: true, joined: true, bootstrap: d.bootstrap, account: c.account.clone()}
 	w.trace(d, "clone", "of the copy of %s, for %s", c.taken, runs)
 	w.setClock(twin)

@@ -39,7 +39,7 @@ func (d *device) apply(a peersync.Apply) {
 		d.pipes[a.Page.Stream] = p
 	}
 	if st := a.Page.Stream; st.Kind == sdk.DeviceOwned && len(d.durable[st]) == 0 {
-		d.spared[st] = max(d.spared[st], a.Page.Head)
+		d.spared[st] = max(d.spared[st], min(a.Page.Head, d.w.horizon())) // what is years ahead is held
 	}
 	p.queue = append(p.queue, a)
 	d.w.bug.received(d, a)

@@ -25,7 +25,7 @@ type plan struct {
 	gossip, prune, seal, audit time.Duration // between two
 	retention                  time.Duration // zero: nothing is forgotten for its age
 	restores, clones, rots     int
-	retire, away               bool
+	retire, away, ahead        bool
 }
 
 // topologies, and how often each is drawn.
@@ -34,7 +34,7 @@ var topologies = []string{"mesh", "mesh", "star", "line", "line", "tree", "spars
 // faultKinds name what -without leaves out. The first ones happen often, the last ones in some runs, as planned.
 var faultKinds = []string{ //nolint:gochecknoglobals // a table
 	"crash", "midcommit", "cut", "oneway", "partition", "stop", "slow", "reset", "jump", "freeze", "overlap",
-	"drift", "restore", "clone", "retire", "away", "rot", "age",
+	"drift", "restore", "clone", "retire", "away", "rot", "age", "ahead",
 }
 
 // oftenKinds is how many of faultKinds happen often.
@@ -92,6 +92,7 @@ func (p *plan) losses(o Options, r *rand.Rand) {
 	if age := seconds(100, 300); some("age", 3, 1) > 0 && p.rotate == 0 {
 		p.retention = age
 	}
+	p.ahead = some("ahead", 4, 1) > 0
 }
 
 // times sets the times of the protocol that a run has of its own.

@@ -23,6 +23,7 @@ type stored struct {
 	store
 	account account
 	taken   time.Duration
+	ahead   bool // of a device that was astray
 }
 
 func (d *device) open(ctx context.Context) (err error) {

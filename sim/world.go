@@ -78,12 +78,13 @@ type Stats struct {
 	Cuts, Stops, Jumps, Resets, Joins int
 	Hidden, MostUnread, Journalled    int
 
-	Restores, Clones, Retires, Aways, Rots, Restamps int
-	Forgiven, MostHeads, Collisions                  int // changes that may be gone; positions in one stream; stamps not drawn twice
-	Snapshots, SnapshotPages, Resumed                int // completed; taken in; went on at another peer
-	PrunesByAck, PrunesByAge, Seals                  int
-	AuditsEqual, Repaired                            int // records that audits merged
-	Quiet                                            int // runs that were seen to come to rest
+	Restores, Clones, Retires, Aways, Rots, Aheads int
+	Restamps, Restamped, SeenHeld                  int // starts that restamp; changes with new stamps; streams shown as held on both sides
+	Forgiven, MostHeads, Collisions                int // changes that may be gone; positions in one stream; stamps not drawn twice
+	Snapshots, SnapshotPages, Resumed              int // completed; taken in; went on at another peer
+	PrunesByAck, PrunesByAge, Seals                int
+	AuditsEqual, Repaired                          int // records that audits merged
+	Quiet                                          int // runs that were seen to come to rest
 }
 
 // Failure is an invariant that did not hold. It is the panic of a world, and the error of a run.
@@ -140,6 +141,7 @@ type world struct {
 	branched    bool          // a store was put back to a copy, or runs twice
 	rotten      map[key]bool  // records that were damaged in some store
 	sound       bool          // every damage must have been repaired
+	astray      *device       // whose clock is years ahead, or whose stamps still are; nil: none
 	noisy       time.Duration // when something was last said but that devices live
 	noise       protocol.Type
 

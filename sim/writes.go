@@ -56,9 +56,13 @@ func (w *world) writeSomewhere() {
 	if d.twin != nil && w.workRand.IntN(2) == 0 {
 		d = d.twin
 	}
-	if !d.up || d.stopped || !d.joined {
-		return
+	if d.up && !d.stopped && d.joined {
+		w.writeAt(d)
 	}
+}
+
+// writeAt makes some write at a device.
+func (w *world) writeAt(d *device) {
 	n := 1 + w.workRand.IntN(4)
 	switch w.workRand.IntN(16) {
 	case 0, 1, 2, 3, 4, 5:
