@@ -154,6 +154,11 @@ func (b *backend) elsewhere(e *registry.Explanation) (list []control.Whereabouts
 	if desc, ok := b.registry.Description(e.Model); ok {
 		kind = desc.Ownership
 	}
+	if kind == sdk.HybridOwned {
+		if kind = sdk.SharedByAll; !e.Owner.IsZero() {
+			kind = sdk.DeviceOwned
+		}
+	}
 	versions := []sdk.Version{e.Inserted, e.Deleted, {Stamp: e.Stamp, Device: e.Owner}}
 	for i := range e.Fields {
 		versions = append(versions, e.Fields[i].Version)

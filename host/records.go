@@ -36,7 +36,7 @@ func (b *backend) List(ctx context.Context, q control.Query, yield func(control.
 func (b *backend) recordOf(row registry.Row) control.Record {
 	desc, _ := b.registry.Description(row.Model)
 	out := control.Record{ID: row.ID, Owner: row.Owner, Stamp: row.Stamp, Inserted: row.Inserted, Values: make([]any, len(desc.Fields))}
-	shared := desc.Ownership == sdk.SharedByAll
+	shared := row.Owner.IsZero()
 	if shared {
 		out.Clocks = make([]sdk.Version, len(desc.Fields))
 	}

@@ -7,6 +7,9 @@ type Ownership string
 const (
 	DeviceOwned Ownership = "device" // only the device that created the record; travels as state
 	SharedByAll Ownership = "shared" // every device; travels as operations and merges field by field
+
+	// Each record is one or the other for good, as its owner field says: see Field.Owner.
+	HybridOwned Ownership = "hybrid"
 )
 
 // Type is the type of a field. The Go type of its values stands beside each.
@@ -45,6 +48,7 @@ type Field struct {
 	Weak     bool      // Type UUID: the record is visible even while the one it refers to is not
 	Required bool      // nil is refused
 	Key      bool      // part of the natural key: the record's id is KeyID of these fields
+	Owner    bool      // hybrid: a record in which it is set belongs to the device that owns what it refers to; others are shared
 	Index    bool      // the host keeps an index on it (references always have one)
 	Doc      string    // one line for people
 }
@@ -67,6 +71,16 @@ func (d *Description) Field(name string) (Field, bool) {
 		}
 	}
 	return Field{}, false
+}
+
+// Owner returns the field that says who owns a record of a hybrid model; nil for other models.
+func (d *Description) Owner() *Field {
+	for i := range d.Fields {
+		if d.Fields[i].Owner {
+			return &d.Fields[i]
+		}
+	}
+	return nil
 }
 
 // References returns the fields that must be visible for a record of this model to be visible.

@@ -205,6 +205,14 @@ func (m *merger) checkKey(op *Op) error {
 	}
 	switch {
 	case named == len(m.plan.keys):
+		given := func(column int) bool {
+			return slices.ContainsFunc(m.writes, func(w fieldWrite) bool {
+				return w.state.Name == m.plan.names[column] && w.state.Value != nil
+			})
+		}
+		if err := m.plan.checkOwner(given, SharedByAll); err != nil {
+			return err
+		}
 		return checkKey(m.plan.desc, op.ID, packed)
 	case op.Kind == Insert:
 		return Errorf(CodeInvalid, "the fields of the natural key of %s are not all there", m.plan.desc.Model)

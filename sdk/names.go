@@ -23,8 +23,10 @@ func (d *Description) Check() error {
 		return Errorf(CodeInvalid, "model %q: SQLite keeps names that begin with sqlite_ for itself", d.Model)
 	case d.Version == 0:
 		return Errorf(CodeInvalid, "model %q: versions count from 1", d.Model)
-	case d.Ownership != DeviceOwned && d.Ownership != SharedByAll:
-		return Errorf(CodeInvalid, "model %q: ownership %q is neither %q nor %q", d.Model, d.Ownership, DeviceOwned, SharedByAll)
+	case d.Ownership != DeviceOwned && d.Ownership != SharedByAll && d.Ownership != HybridOwned:
+		return Errorf(CodeInvalid, "model %q: ownership %q is neither %q, %q nor %q", d.Model, d.Ownership, DeviceOwned, SharedByAll, HybridOwned)
+	case strings.Contains(string(d.Model), "__"):
+		return Errorf(CodeInvalid, "model %q: two underscores in a row are the host's: it names the part of a hybrid model that devices own so", d.Model)
 	case len(d.Fields) == 0 || len(d.Fields) > maxFields:
 		return Errorf(CodeInvalid, "model %q: %d fields; want 1 to %d", d.Model, len(d.Fields), maxFields)
 	}
@@ -39,7 +41,55 @@ func (d *Description) Check() error {
 		}
 		seen[f.Name] = true
 	}
+	return d.checkOwner()
+}
+
+// checkOwner returns the first mistake in what makes a model hybrid.
+func (d *Description) checkOwner() error {
+	owners, keys := 0, 0
+	for i := range d.Fields {
+		f := &d.Fields[i]
+		if f.Key {
+			keys++
+		}
+		if !f.Owner {
+			continue
+		}
+		owners++
+		switch {
+		case d.Ownership != HybridOwned:
+			return Errorf(CodeInvalid, "model %q: field %q: only a hybrid model has an owner field", d.Model, f.Name)
+		case f.Type != UUID || f.Ref == "" || f.Weak:
+			return Errorf(CodeInvalid, "model %q: field %q: the owner field is a reference to a model whose records devices own, and not a weak one", d.Model, f.Name)
+		case !f.Key || f.Required:
+			return Errorf(CodeInvalid, "model %q: field %q: the owner field is part of the natural key, since a record is owned or shared for good, and not required", d.Model, f.Name)
+		}
+	}
+	switch {
+	case d.Ownership != HybridOwned:
+		return nil
+	case owners != 1:
+		return Errorf(CodeInvalid, "model %q: a hybrid model has one owner field, not %d; it says which records are owned, and by whom", d.Model, owners)
+	case keys < 2:
+		return Errorf(CodeInvalid, "model %q: a hybrid model has a key field beside the owner field, for its shared records", d.Model)
+	case len(d.Model) > maxNameBytes-len(ownedPart):
+		return Errorf(CodeInvalid, "model %q: the name of a hybrid model has at most %d characters", d.Model, maxNameBytes-len(ownedPart))
+	}
 	return nil
+}
+
+const ownedPart = "__owned"
+
+// Parts returns the models that a host keeps and peers exchange the records of d as: d itself, or of a hybrid model its
+// shared records under its name, and those that devices own under a name of their own.
+func (d *Description) Parts() []Description {
+	if d.Ownership != HybridOwned {
+		return []Description{*d}
+	}
+	shared, owned := *d, *d
+	shared.Ownership = SharedByAll
+	owned.Ownership, owned.Model = DeviceOwned, d.Model+ownedPart
+	return []Description{shared, owned}
 }
 
 func (d *Description) checkField(f *Field) error {
@@ -73,6 +123,8 @@ func (d *Description) checkField(f *Field) error {
 		return Errorf(CodeInvalid, "refers to model %q: %w", f.Ref, checkName(string(f.Ref)))
 	case f.Key && (f.Type == Float || f.Type == JSON):
 		return Errorf(CodeInvalid, "a %s can not be part of a natural key: equal values may be written differently", f.Type)
+	case d.Ownership == HybridOwned && f.Merge != "" && f.Merge != LWW:
+		return Errorf(CodeInvalid, "merge %q is for shared models; a record of a hybrid model may have one writer", f.Merge)
 	case f.Key && f.Merge != "" && f.Merge != LWW:
 		return Errorf(CodeInvalid, "a field of the natural key never changes, so it has no merge kind")
 	}

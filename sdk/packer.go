@@ -9,14 +9,15 @@ import (
 // Stamps are left zero: the host draws them.
 type Packer[T any] struct {
 	schema  *schema
+	kind    Ownership // DeviceOwned: rows; SharedByAll: operations
 	columns []string
 	keys    []int // indexes of the natural key's fields
 	rows    []byte
 	count   int
 }
 
-func newPacker[T any](s *schema) *Packer[T] {
-	p := &Packer[T]{schema: s, columns: make([]string, len(s.fields))}
+func newPacker[T any](s *schema, kind Ownership) *Packer[T] {
+	p := &Packer[T]{schema: s, kind: kind, columns: make([]string, len(s.fields))}
 	for i := range s.fields {
 		p.columns[i] = s.fields[i].Name
 		if s.fields[i].Key {
@@ -31,7 +32,7 @@ func newPacker[T any](s *schema) *Packer[T] {
 func (p *Packer[T]) Put(record *T) {
 	v := reflect.ValueOf(record).Elem()
 	id := p.identify(v)
-	if p.schema.desc.Ownership == DeviceOwned {
+	if p.kind == DeviceOwned {
 		p.rows = AppendStateHeader(p.rows, id, 0, len(p.schema.fields))
 		for i := range p.schema.fields {
 			p.rows = p.schema.fields[i].appendValue(p.rows, v)
@@ -48,7 +49,7 @@ func (p *Packer[T]) Put(record *T) {
 // Update adds an update of the named fields of a shared record. It returns an error, and adds nothing, for a name that T
 // lacks, and for a device-owned model, whose records are put whole.
 func (p *Packer[T]) Update(record *T, names ...string) error {
-	if p.schema.desc.Ownership == DeviceOwned {
+	if p.kind == DeviceOwned {
 		return Errorf(CodeUnsupported, "%s is device-owned: put the whole record", p.schema.desc.Model)
 	}
 	for _, name := range names {
@@ -67,7 +68,7 @@ func (p *Packer[T]) Update(record *T, names ...string) error {
 
 // Delete adds a delete of the record id.
 func (p *Packer[T]) Delete(id RecordID) {
-	if p.schema.desc.Ownership == DeviceOwned {
+	if p.kind == DeviceOwned {
 		p.rows = AppendStateHeader(p.rows, id, 0, -1)
 	} else {
 		p.rows = AppendOpHeader(p.rows, id, 0, Delete, 0)

@@ -12,7 +12,7 @@ import (
 // schema binds a description to the Go struct that it was read from.
 type schema struct {
 	desc   Description
-	base   int          // index of the embedded Owned or Shared in the struct
+	base   int          // index of the embedded Owned, Shared or Hybrid in the struct
 	fields []boundField // parallel to desc.Fields
 }
 
@@ -22,6 +22,8 @@ type boundField struct {
 	index   int // in the struct
 	pointer bool
 	holds   holding
+
+	demanded bool // the tag says required, rather than a key that implies it
 }
 
 // holding is the Go type that holds a field.
@@ -53,10 +55,13 @@ func newSchema[T any](desc Description) (*schema, error) {
 		}
 	}
 	if s.base < 0 {
-		return nil, Errorf(CodeInvalid, "model %q: %s embeds neither sdk.Shared nor sdk.Owned; embed the one that says who may change its records", desc.Model, t)
+		return nil, Errorf(CodeInvalid, "model %q: %s embeds none of sdk.Shared, sdk.Owned and sdk.Hybrid; embed the one that says who may change its records", desc.Model, t)
 	}
 	s.desc.Fields = make([]Field, len(s.fields))
 	for i := range s.fields {
+		if s.fields[i].Key && s.desc.Ownership == HybridOwned {
+			s.fields[i].Required = s.fields[i].demanded
+		}
 		s.desc.Fields[i] = s.fields[i].Field
 	}
 	if err := s.desc.Check(); err != nil {
@@ -66,15 +71,14 @@ func newSchema[T any](desc Description) (*schema, error) {
 }
 
 func (s *schema) addStructField(f reflect.StructField, index int) error {
-	if f.Anonymous && (f.Type == reflect.TypeFor[Owned]() || f.Type == reflect.TypeFor[Shared]()) {
+	bases := map[reflect.Type]Ownership{
+		reflect.TypeFor[Owned](): DeviceOwned, reflect.TypeFor[Shared](): SharedByAll, reflect.TypeFor[Hybrid](): HybridOwned,
+	}
+	if f.Anonymous && bases[f.Type] != "" {
 		if s.base >= 0 {
-			return Errorf(CodeInvalid, "only one of sdk.Shared and sdk.Owned can be embedded")
+			return Errorf(CodeInvalid, "only one of sdk.Shared, sdk.Owned and sdk.Hybrid can be embedded")
 		}
-		s.base = index
-		s.desc.Ownership = SharedByAll
-		if f.Type == reflect.TypeFor[Owned]() {
-			s.desc.Ownership = DeviceOwned
-		}
+		s.base, s.desc.Ownership = index, bases[f.Type]
 		return nil
 	}
 	tag, tagged := f.Tag.Lookup("starling")
@@ -158,7 +162,9 @@ func (b *boundField) setOption(option string) error {
 	}
 	switch {
 	case option == "required":
-		b.Required = true
+		b.Required, b.demanded = true, true
+	case option == "owner":
+		b.Owner = true
 	case option == "index":
 		b.Index = true
 	case option == "key":
@@ -176,7 +182,7 @@ func (b *boundField) setOption(option string) error {
 	case name == "type":
 		return b.setType(Type(value))
 	default:
-		known := []string{"required", "index", "key", "weak", "max", "min", "lww", "ref", "type=time", "type=json"}
+		known := []string{"required", "index", "key", "owner", "weak", "max", "min", "lww", "ref", "type=time", "type=json"}
 		return Errorf(CodeInvalid, "tag option %q is unknown%s", option, didYouMean(option, known))
 	}
 	return nil
@@ -380,22 +386,26 @@ func (s *schema) decodeValues(record any, id RecordID, names []string, values []
 	return nil
 }
 
-// setBase fills the embedded Owned or Shared of record, which hold the same.
+// setBase fills the embedded Owned, Shared or Hybrid of record, which hold the same.
 func (s *schema) setBase(record reflect.Value, base Owned) {
 	switch b := record.Field(s.base).Addr().Interface().(type) {
 	case *Owned:
 		*b = base
 	case *Shared:
 		*b = Shared(base)
+	case *Hybrid:
+		*b = Hybrid(base)
 	}
 }
 
-// recordID returns the id in the embedded Owned or Shared of record.
+// recordID returns the id in the embedded Owned, Shared or Hybrid of record.
 func (s *schema) recordID(record reflect.Value) RecordID {
 	switch b := record.Field(s.base).Addr().Interface().(type) {
 	case *Owned:
 		return b.ID
 	case *Shared:
+		return b.ID
+	case *Hybrid:
 		return b.ID
 	}
 	return RecordID{}

@@ -146,7 +146,7 @@ func TestModel_Check(t *testing.T) {
 		want []string
 	}{
 		"NotAStruct":      {check[int](), []string{"int is not a struct"}},
-		"NoBase":          {check[noBase](), []string{"noBase embeds neither sdk.Shared nor sdk.Owned"}},
+		"NoBase":          {check[noBase](), []string{"noBase embeds none of sdk.Shared, sdk.Owned and sdk.Hybrid"}},
 		"TwoBases":        {check[twoBases](), []string{"twoBases.Owned", "only one"}},
 		"Untagged":        {check[untagged](), []string{"untagged.Name", "no tag"}},
 		"Unexported":      {check[unexported](), []string{"unexported.name", "not exported"}},

@@ -110,6 +110,29 @@ func planBatch(desc *Description, b *Batch) (*batchPlan, error) {
 	return p, nil
 }
 
+// checkOwner returns why the key of a record of a hybrid model is not that of an owned or of a shared record, where given
+// says which columns of the key have a value. Other models have no owner field.
+func (p *batchPlan) checkOwner(given func(column int) bool, kind Ownership) error {
+	if p.desc.Ownership != HybridOwned || !p.whole {
+		return nil
+	}
+	some := false
+	for _, column := range p.keys {
+		has := given(column)
+		some = some || has
+		if f := p.columns[column]; f.Owner && has != (kind == DeviceOwned) {
+			if has {
+				return Errorf(CodeInvalid, "a %s with %q belongs to a device, and this is a change to a shared one", p.desc.Model, f.Name)
+			}
+			return Errorf(CodeInvalid, "a %s without %q is shared by all devices, and this is a change to an owned one", p.desc.Model, f.Name)
+		}
+	}
+	if !some {
+		return Errorf(CodeInvalid, "no field of the natural key of %s has a value; give one of them", p.desc.Model)
+	}
+	return nil
+}
+
 // rowCheck checks the rows of one batch, and reuses its buffers between them.
 type rowCheck struct {
 	plan   *batchPlan
@@ -150,6 +173,9 @@ func (c *rowCheck) row(row *StateRow) error {
 		}
 	}
 	if c.plan.keyed {
+		if err := c.plan.checkOwner(func(column int) bool { return !msgp.IsNil(c.values[column]) }, DeviceOwned); err != nil {
+			return err
+		}
 		return c.key(row.ID)
 	}
 	return nil

@@ -21,6 +21,13 @@ type Shared struct {
 	Stamp hlc.Stamp // of the latest write to any of its fields or its existence; zero for a record that is not stored yet
 }
 
+// Hybrid is embedded in the Go struct of a model each of whose records is one or the other: owned by the device that owns
+// what the field tagged owner refers to, or, where that is NULL, shared. The host keeps what it holds.
+type Hybrid struct {
+	ID    RecordID
+	Stamp hlc.Stamp // as in Owned and Shared
+}
+
 // Ref refers to a record of one model, which the tag names: `starling:"parent_id,ref=tag"`. The zero Ref is NULL.
 type Ref RecordID
 
@@ -53,7 +60,7 @@ func (s Set[E]) Has(e E) bool { return slices.Contains(s, e) }
 // Counter is a whole number that devices add to at the same time, and to which everything that they add counts.
 type Counter int64
 
-// Model serves a plain model whose records are Go structs of type T, which embeds Shared or Owned.
+// Model serves a plain model whose records are Go structs of type T, which embeds Shared, Owned or Hybrid.
 // It implements ModelServer, Source and Configurable; its methods may be called at once.
 //
 // Each other exported field of T is a column and carries a tag:
@@ -63,6 +70,7 @@ type Counter int64
 //	required      nil is refused            ref=MODEL   the model that a Ref refers to
 //	key           part of the natural key   weak        a reference that does not hide the record
 //	index         kept in an index          max, min    the greatest or least value wins (shared models)
+//	owner         hybrid: who owns what it refers to owns the record; its key fields may be NULL, but not all of them
 //	type=time     of an int64: Unix microseconds
 //	type=json     of a string: one JSON value
 //
@@ -160,13 +168,26 @@ func (m Model[T]) Run(ctx context.Context, host SourceHost) error {
 	return m.Source(ctx, host)
 }
 
-// Packer returns a new, empty Packer.
+// Packer returns a new, empty Packer. A batch holds rows or operations, so for a hybrid model call PackerOf.
 func (m Model[T]) Packer() (*Packer[T], error) {
 	s, err := m.schema()
 	if err != nil {
 		return nil, err
 	}
-	return newPacker[T](s), nil
+	return m.PackerOf(s.desc.Ownership)
+}
+
+// PackerOf returns a new, empty Packer of the records of a hybrid model that are owned by devices or that are shared; of
+// another model kind is its ownership.
+func (m Model[T]) PackerOf(kind Ownership) (*Packer[T], error) {
+	s, err := m.schema()
+	if err != nil {
+		return nil, err
+	}
+	if kind == HybridOwned || (kind != s.desc.Ownership && s.desc.Ownership != HybridOwned) {
+		return nil, Errorf(CodeUnsupported, "model %q is %q, so that none of its batches is %q; see PackerOf", m.Name, s.desc.Ownership, kind)
+	}
+	return newPacker[T](s, kind), nil
 }
 
 // Rows yields the rows of a device-owned batch, deleted ones left out. Columns that T lacks are skipped, and T's fields

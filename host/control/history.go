@@ -183,6 +183,7 @@ func (w *writer) restore(ctx context.Context, c *Conflict) (json.RawMessage, err
 		return nil, sdk.Errorf(sdk.CodeUnknownField, "the value is of field %q, which the model %q of the plugin here lacks; run the newer plugin", c.Field, c.Model)
 	}
 	b := newBuilder(w, desc, 1)
+	b.kind = sdk.SharedByAll
 	b.addOp(c.ID, sdk.Update, []string{c.Field}, []any{c.Value})
 	b.batch.Count, b.ids, b.index = 1, []sdk.RecordID{c.ID}, []int{0}
 	result, err := b.commit(ctx, true)

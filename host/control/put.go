@@ -85,7 +85,7 @@ func (w *writer) put(ctx context.Context, model sdk.ModelName, puts []Put, allOr
 	if err != nil {
 		return PutResult{}, err
 	}
-	merges := desc.Ownership == sdk.DeviceOwned && slices.ContainsFunc(puts, func(p Put) bool { return !p.ID.IsZero() })
+	merges := desc.Ownership != sdk.SharedByAll && slices.ContainsFunc(puts, func(p Put) bool { return !p.ID.IsZero() })
 	if merges {
 		select {
 		case <-w.merging:
@@ -95,8 +95,23 @@ func (w *writer) put(ctx context.Context, model sdk.ModelName, puts []Put, allOr
 		}
 	}
 	b := newBuilder(w, desc, len(puts))
+	result := PutResult{IDs: make([]sdk.RecordID, len(puts))}
 	for i, p := range puts {
-		if err := b.add(ctx, p); err != nil {
+		next, err := b.kindOfPut(ctx, p)
+		if err == nil && next != b.kind && len(b.index) > 0 { // a hybrid model: rows and operations are committed apart
+			if allOrNothing {
+				return PutResult{}, sdk.Errorf(sdk.CodeUnsupported, "%s: owned and shared records can not be written together, all or none; write them one after the other", desc.Model)
+			}
+			if err := b.commitInto(ctx, &result, false); err != nil {
+				return PutResult{}, err
+			}
+			b = newBuilder(w, desc, len(puts))
+		}
+		if err == nil {
+			b.kind = next
+			err = b.add(ctx, p)
+		}
+		if err != nil {
 			if ctx.Err() != nil {
 				return PutResult{}, err
 			}
@@ -105,13 +120,68 @@ func (w *writer) put(ctx context.Context, model sdk.ModelName, puts []Put, allOr
 		}
 		b.index = append(b.index, i)
 	}
-	return b.commit(ctx, allOrNothing)
+	return result, b.commitInto(ctx, &result, allOrNothing)
+}
+
+// commitInto commits and adds what became of it to result.
+func (b *builder) commitInto(ctx context.Context, result *PutResult, allOrNothing bool) error {
+	one, err := b.commit(ctx, allOrNothing)
+	if err != nil {
+		return err
+	}
+	for i, id := range one.IDs {
+		if !id.IsZero() {
+			result.IDs[i] = id
+		}
+	}
+	result.Refused = append(result.Refused, one.Refused...)
+	return nil
+}
+
+// kindOfPut says whether a put is of an owned or of a shared record: of a hybrid model, an insert by its owner field, an
+// update by what the record is.
+func (b *builder) kindOfPut(ctx context.Context, p Put) (sdk.Ownership, error) {
+	if b.desc.Ownership != sdk.HybridOwned {
+		return b.desc.Ownership, nil
+	}
+	if !p.ID.IsZero() {
+		return b.writer.kindOf(ctx, b.desc, p.ID)
+	}
+	names, values, err := sdk.DecodeJSON(b.desc, p.JSON)
+	if err != nil {
+		return "", err
+	}
+	if i := slices.Index(names, b.desc.Owner().Name); i >= 0 && values[i] != nil {
+		return sdk.DeviceOwned, nil
+	}
+	return sdk.SharedByAll, nil
+}
+
+// kindOf says whether a record that there is is owned or shared.
+func (w *writer) kindOf(ctx context.Context, model sdk.Description, id sdk.RecordID) (sdk.Ownership, error) {
+	if model.Ownership != sdk.HybridOwned {
+		return model.Ownership, nil
+	}
+	record, err := w.records.Get(ctx, model.Model, id)
+	if err != nil {
+		return "", err
+	}
+	return record.kind(), nil
+}
+
+// kind says whether the record is owned or shared.
+func (r *Record) kind() sdk.Ownership {
+	if r.Owner.IsZero() {
+		return sdk.SharedByAll
+	}
+	return sdk.DeviceOwned
 }
 
 // builder packs the puts of one call. index[k] is the put that row k of batch came from.
 type builder struct {
 	*writer
 	desc    sdk.Description
+	kind    sdk.Ownership // of the records in batch; of a hybrid model zero until the first
 	columns map[string]int
 	batch   sdk.Batch
 	index   []int
@@ -124,6 +194,7 @@ func newBuilder(w *writer, desc sdk.Description, puts int) *builder {
 	b := &builder{
 		writer:  w,
 		desc:    desc,
+		kind:    desc.Ownership,
 		columns: make(map[string]int, len(desc.Fields)),
 		batch:   sdk.Batch{Model: desc.Model, Version: desc.Version},
 		result:  PutResult{IDs: make([]sdk.RecordID, puts)},
@@ -148,12 +219,15 @@ func (b *builder) add(ctx context.Context, p Put) error {
 	}
 	id := p.ID
 	if id.IsZero() {
+		if b.desc.Ownership == sdk.HybridOwned {
+			names, values = wholeKey(&b.desc, names, values)
+		}
 		if id, err = b.freshID(names, values); err != nil {
 			return err
 		}
 	}
 	before := len(b.batch.Rows)
-	if b.desc.Ownership == sdk.SharedByAll {
+	if b.kind == sdk.SharedByAll {
 		kind := sdk.Insert
 		if !p.ID.IsZero() {
 			kind = sdk.Update
@@ -180,7 +254,7 @@ func (b *builder) freshID(names []string, values []any) (sdk.RecordID, error) {
 			continue
 		}
 		i := slices.Index(names, f.Name)
-		if i < 0 || values[i] == nil {
+		if i < 0 || (values[i] == nil && (f.Required || b.desc.Ownership != sdk.HybridOwned)) {
 			return sdk.RecordID{}, sdk.Errorf(sdk.CodeInvalid, "%s: %s is part of the key and must be given", b.desc.Model, f.Name)
 		}
 		key = append(key, values[i])
@@ -189,6 +263,16 @@ func (b *builder) freshID(names []string, values []any) (sdk.RecordID, error) {
 		return b.newID(), nil
 	}
 	return sdk.KeyID(b.desc.Model, key...), nil
+}
+
+// wholeKey names every field of the natural key of a hybrid model: those that are left out have no value.
+func wholeKey(desc *sdk.Description, names []string, values []any) ([]string, []any) {
+	for _, f := range desc.Fields {
+		if f.Key && !f.Required && !slices.Contains(names, f.Name) {
+			names, values = append(names, f.Name), append(values, nil)
+		}
+	}
+	return names, values
 }
 
 func (b *builder) addOp(id sdk.RecordID, kind sdk.OpKind, names []string, values []any) {
@@ -229,7 +313,7 @@ func (b *builder) commit(ctx context.Context, allOrNothing bool) (PutResult, err
 	if b.batch.Count == 0 || (allOrNothing && len(b.result.Refused) > 0) {
 		return b.result, nil
 	}
-	refused, err := b.records.Commit(ctx, Write{Kind: b.desc.Ownership, Batch: b.batch, AllOrNothing: allOrNothing})
+	refused, err := b.records.Commit(ctx, Write{Kind: b.kind, Batch: b.batch, AllOrNothing: allOrNothing})
 	if err != nil {
 		return PutResult{}, err
 	}
@@ -254,16 +338,27 @@ func (w *writer) remove(ctx context.Context, model sdk.ModelName, ids []sdk.Reco
 	if err != nil {
 		return nil, err
 	}
-	b := newBuilder(w, desc, len(ids))
+	b, result := newBuilder(w, desc, len(ids)), PutResult{IDs: make([]sdk.RecordID, len(ids))}
 	for i, id := range ids {
-		if _, err := w.records.Get(ctx, model, id); err != nil {
+		record, err := w.records.Get(ctx, model, id)
+		if err != nil {
 			if ctx.Err() != nil {
 				return nil, err
 			}
 			b.refuse(i, err)
 			continue
 		}
-		if desc.Ownership == sdk.SharedByAll {
+		kind := desc.Ownership
+		if kind == sdk.HybridOwned {
+			kind = record.kind()
+		}
+		if kind != b.kind && len(b.index) > 0 {
+			if err := b.commitInto(ctx, &result, false); err != nil {
+				return nil, err
+			}
+			b = newBuilder(w, desc, len(ids))
+		}
+		if b.kind = kind; kind == sdk.SharedByAll {
 			b.batch.Rows = sdk.AppendOpHeader(b.batch.Rows, id, 0, sdk.Delete, 0)
 		} else {
 			b.batch.Rows = sdk.AppendStateHeader(b.batch.Rows, id, 0, -1)
@@ -272,6 +367,6 @@ func (w *writer) remove(ctx context.Context, model sdk.ModelName, ids []sdk.Reco
 		b.ids = append(b.ids, id)
 		b.index = append(b.index, i)
 	}
-	result, err := b.commit(ctx, false)
+	err = b.commitInto(ctx, &result, false)
 	return result.Refused, err
 }

@@ -34,7 +34,7 @@ func appendFields(dst []byte, desc *sdk.Description, r *Record) []byte {
 		dst = append(dst, `":`...)
 		dst = sdk.AppendJSONValue(dst, f.ValueType(), r.Values[i])
 	}
-	if desc.Ownership == sdk.DeviceOwned {
+	if !r.Owner.IsZero() {
 		dst = append(dst, `,"_owner":"`...)
 		dst = append(dst, r.Owner.String()...)
 		dst = append(dst, `","_stamp":"`...)

@@ -35,8 +35,10 @@ func (r *Registry) add(ctx context.Context, server sdk.ModelServer) (sdk.Descrip
 	if err := r.bind(ctx, desc, server); err != nil {
 		return desc, fmt.Errorf("add model %q: %w", desc.Model, err)
 	}
-	if err := r.replay(ctx, desc.Model); err != nil {
-		return desc, fmt.Errorf("apply what has waited for model %q: %w", desc.Model, err)
+	for _, part := range desc.Parts() {
+		if err := r.replay(ctx, part.Model); err != nil {
+			return desc, fmt.Errorf("apply what has waited for model %q: %w", desc.Model, err)
+		}
 	}
 	return desc, nil
 }
@@ -45,18 +47,28 @@ func (r *Registry) add(ctx context.Context, server sdk.ModelServer) (sdk.Descrip
 func (r *Registry) bind(ctx context.Context, desc sdk.Description, server sdk.ModelServer) error {
 	r.adding.Lock()
 	defer r.adding.Unlock()
-	next := &served{server: server, defect: r.reporter(desc.Model), changes: new(atomic.Uint64)}
-	if before := r.catalog.Load().models[desc.Model]; before != nil {
-		next.changes = before.changes
-	}
 	return r.db.Write(ctx, func(tx *database.Tx) error {
-		changed, err := r.makeTable(tx, desc, next)
+		models, changed, err := r.makeTables(tx, desc)
 		if err != nil {
 			return err
 		}
-		catalog := r.catalog.Load().with(next)
-		if changed {
-			if err := r.rewrite(tx, catalog, next); err != nil {
+		var next []*served
+		for _, m := range models {
+			s := &served{model: m, server: server, defect: r.reporter(desc.Model), changes: new(atomic.Uint64)}
+			if m.name != m.desc.Model {
+				s.server = part{server, m.name}
+			}
+			if before := r.catalog.Load().models[m.desc.Model]; before != nil {
+				s.changes = before.changes
+			}
+			next = append(next, s)
+		}
+		catalog := r.catalog.Load().with(next...)
+		for _, s := range next {
+			if !changed {
+				break
+			}
+			if err := r.rewrite(tx, catalog, s); err != nil {
 				return fmt.Errorf("bring records to version %d: %w", desc.Version, err)
 			}
 		}
@@ -65,36 +77,58 @@ func (r *Registry) bind(ctx context.Context, desc sdk.Description, server sdk.Mo
 	})
 }
 
-// makeTable sets next.model, creating or extending its table. changed says that fields were added.
-func (r *Registry) makeTable(tx *database.Tx, desc sdk.Description, next *served) (changed bool, err error) {
+// part is the model server of the part of a hybrid model that devices own, which knows it by the name of the whole.
+type part struct {
+	sdk.ModelServer
+	name sdk.ModelName
+}
+
+func (p part) ApplyStateChange(ctx context.Context, in sdk.StateChanges) (sdk.StateResult, error) {
+	in.Batch.Model = p.name
+	return p.ModelServer.ApplyStateChange(ctx, in)
+}
+
+// makeTables creates or extends the table of a model, or those of the parts of a hybrid and its view. changed says that
+// fields were added.
+func (r *Registry) makeTables(tx *database.Tx, desc sdk.Description) (models []*model, changed bool, err error) {
 	known, err := storedDescriptions(tx)
 	if err != nil {
-		return false, err
+		return nil, false, err
 	}
-	if next.model, err = newModel(tx, desc); err != nil {
-		return false, err
+	if models, err = newModels(tx, desc); err != nil {
+		return nil, false, err
 	}
-	statements := next.createTable(tx.Dialect())
-	if old := known[desc.Model]; old != nil {
+	old := known[desc.Model]
+	if old != nil {
 		if err := checkChange(old, &desc); err != nil {
-			return false, err
+			return nil, false, err
 		}
 		changed = len(desc.Fields) > len(old.Fields)
-		statements = next.extend(tx.Dialect(), old)
+	}
+	var statements []string
+	for _, m := range models {
+		if old != nil {
+			statements = append(statements, m.extend(tx.Dialect(), old)...)
+		} else {
+			statements = append(statements, m.createTable(tx.Dialect())...)
+		}
+	}
+	if desc.Ownership == sdk.HybridOwned {
+		statements = append(statements, createView(models)...)
 	}
 	for _, statement := range statements {
 		if err := tx.Run(statement); err != nil {
-			return false, fmt.Errorf("%s: %w", statement, err)
+			return nil, false, fmt.Errorf("%s: %w", statement, err)
 		}
 	}
 	text, err := json.Marshal(desc)
 	if err != nil {
-		return false, err
+		return nil, false, err
 	}
 	_, err = tx.Exec(`INSERT INTO _model (name, version, description) VALUES (?, ?, ?)
 		ON CONFLICT (name) DO UPDATE SET version = excluded.version, description = excluded.description`,
 		string(desc.Model), int64(desc.Version), string(text))
-	return changed, err
+	return models, changed, err
 }
 
 // rewriteRows bounds the records of one step of rewrite.

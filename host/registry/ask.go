@@ -210,7 +210,7 @@ func callError(s *served, err error) error {
 			return nil
 		}
 	}
-	return sdk.Errorf(sdk.CodeUnavailable, "model %q can not decide now: %w", s.desc.Model, err)
+	return sdk.Errorf(sdk.CodeUnavailable, "model %q can not decide now: %w", s.name, err)
 }
 
 // isPassing reports whether err says only that the time for the call was over.

@@ -18,7 +18,8 @@ type AuditDigest [16]byte
 
 // ModelDigests says what a device holds of one model, range by range. Devices that hold the same have equal ones.
 type ModelDigests struct {
-	Model  sdk.ModelName
+	Model  sdk.ModelName // of a hybrid model: of a part of it, see sdk.Description.Parts
+	Kind   sdk.Ownership // of its records
 	Ranges []RangeDigest // those that hold a record, ascending; shared by all who ask, not to be changed
 	Total  AuditDigest   // of Ranges; zero where there are none
 	Parked bool          // changes wait here for the model's plugin: what is not merged is in no digest
@@ -149,12 +150,12 @@ func (r *Registry) AuditDigests(ctx context.Context) (list []ModelDigests, err e
 		if changed.all || len(changed.ids) > 0 {
 			if err := r.auditModel(ctx, s, one, &changed); err != nil {
 				r.audit.giveBack(one, &changed)
-				return nil, fmt.Errorf("audit %s: %w", s.desc.Model, err)
+				return nil, fmt.Errorf("audit %s: %w", s.name, err)
 			}
 		}
 		digests := one.digests
 		if digests.Parked, err = r.hasParked(ctx, s.n); err != nil {
-			return nil, fmt.Errorf("audit %s: %w", s.desc.Model, err)
+			return nil, fmt.Errorf("audit %s: %w", s.name, err)
 		}
 		list = append(list, digests)
 	}
@@ -192,7 +193,7 @@ func (r *Registry) auditModel(ctx context.Context, s *served, one *audited, chan
 		return err
 	}
 	one.ranges = scan.found
-	one.digests = ModelDigests{Model: s.desc.Model, Ranges: slices.Clone(scan.found)}
+	one.digests = ModelDigests{Model: s.desc.Model, Kind: s.desc.Ownership, Ranges: slices.Clone(scan.found)}
 	if n := len(scan.found); scan.found[n-1].Digest == (AuditDigest{}) {
 		one.digests.Ranges = one.digests.Ranges[:n-1]
 	}

@@ -55,7 +55,7 @@ func (p *placer) hideDependants(ids []sdk.RecordID) error {
 			for {
 				records, err := p.dependants(s, ref, ids)
 				if err != nil {
-					return fmt.Errorf("find dependants in %s: %w", s.desc.Model, err)
+					return fmt.Errorf("find dependants in %s: %w", s.name, err)
 				}
 				if len(records) == 0 {
 					break

@@ -21,14 +21,15 @@ type ModelDigest struct {
 // Digest returns the digests of all models, by name, over one snapshot: SHA-256 over every record that exists, visible or
 // not, in the order of ids, each as a packed array. A device-owned record is [id, owner, stamp, then name and value of each
 // field that is not nil, by name]; a shared one is [id, stamp and device of its insert, then name, stamp, device and value
-// of each field that was written, by name, and after a set's or counter's value its state]. It reads all records, a page at a time.
+// of each field that was written, by name, and after a set's or counter's value its state]; a hybrid model has
+// that of the digests of its shared and its owned records. It reads all records, a page at a time.
 func (r *Registry) Digest(ctx context.Context) (list []ModelDigest, err error) {
 	catalog := r.catalog.Load()
 	err = r.db.Read(ctx, func(tx *database.Tx) error {
 		for _, s := range catalog.order {
 			d := digester{tx: tx, s: s, sum: sha256.New(), form: newCanonical(s.model)}
 			if err := d.run(ctx); err != nil {
-				return fmt.Errorf("digest %s: %w", s.desc.Model, err)
+				return fmt.Errorf("digest %s: %w", s.name, err)
 			}
 			digest := ModelDigest{Model: s.desc.Model, Rows: d.rows}
 			d.sum.Sum(digest.Digest[:0])
@@ -37,7 +38,23 @@ func (r *Registry) Digest(ctx context.Context) (list []ModelDigest, err error) {
 		return nil
 	})
 	slices.SortFunc(list, func(a, b ModelDigest) int { return compareNames(a.Model, b.Model) })
-	return list, err
+	return catalog.joinParts(list), err
+}
+
+// joinParts makes one of the digests of the parts of each hybrid model, which follow each other in list.
+func (c *catalog) joinParts(list []ModelDigest) (joined []ModelDigest) {
+	for _, d := range list {
+		name := c.called(d.Model)
+		if name == d.Model {
+			joined = append(joined, d)
+			continue
+		}
+		of := slices.IndexFunc(joined, func(other ModelDigest) bool { return other.Model == name })
+		whole := &joined[of] // the shared part has the lesser name
+		whole.Rows += d.Rows
+		whole.Digest = sha256.Sum256(append(whole.Digest[:], d.Digest[:]...))
+	}
+	return joined
 }
 
 func compareNames(a, b sdk.ModelName) int {

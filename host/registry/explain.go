@@ -44,21 +44,33 @@ const (
 // Explain returns what is known here of a record; CodeNotFound where no change of it has arrived. It reads one snapshot.
 func (r *Registry) Explain(ctx context.Context, model sdk.ModelName, id sdk.RecordID) (e Explanation, err error) {
 	c := r.catalog.Load()
-	s := c.models[model]
+	names := []sdk.ModelName{model}
+	for _, s := range c.parts(model) {
+		if s.desc.Model != model {
+			names = append(names, s.desc.Model)
+		}
+	}
 	err = r.db.Read(ctx, func(tx *database.Tx) error {
 		e = Explanation{Row: Row{Model: model, ID: id}}
-		_, err := tx.One("SELECT count(*) FROM _parked p JOIN _name n ON n.n = p.model WHERE n.name = ? AND p.id = ?", []any{string(model), id[:]}, &e.Parked)
-		if err != nil {
-			return err
-		}
-		if e.Refused, err = refusedOf(tx, model, id); err != nil {
-			return err
-		}
 		known := false
-		if s != nil {
-			if known, err = s.explain(tx, c, &e); err != nil {
+		for _, s := range c.parts(model) {
+			if !known {
+				if known, err = s.explain(tx, c, &e); err != nil {
+					return err
+				}
+			}
+		}
+		for _, name := range names {
+			var parked int64
+			_, err := tx.One("SELECT count(*) FROM _parked p JOIN _name n ON n.n = p.model WHERE n.name = ? AND p.id = ?", []any{string(name), id[:]}, &parked)
+			if err != nil {
 				return err
 			}
+			refused, err := refusedOf(tx, name, id)
+			if err != nil {
+				return err
+			}
+			e.Parked, e.Refused = e.Parked+parked, append(e.Refused, refused...)
 		}
 		if known || e.Parked > 0 || len(e.Refused) > 0 {
 			return nil

@@ -130,7 +130,7 @@ func (r *Registry) Waiting(ctx context.Context, limit int) (list []WaitingRecord
 			return err
 		})
 		for i := 0; i < len(list) && err == nil; i++ {
-			err = list[i].read(tx, models[i])
+			err = list[i].read(tx, r.catalog.Load(), models[i])
 		}
 		return err
 	})
@@ -140,12 +140,12 @@ func (r *Registry) Waiting(ctx context.Context, limit int) (list []WaitingRecord
 	return list, nil
 }
 
-func (w *WaitingRecord) read(tx *database.Tx, model int64) error {
+func (w *WaitingRecord) read(tx *database.Tx, c *catalog, model int64) error {
 	name, err := tx.Name(model)
 	if err != nil {
 		return err
 	}
-	w.Model = sdk.ModelName(name)
+	w.Model = c.called(sdk.ModelName(name))
 	return tx.Each("SELECT missing FROM _waiting WHERE model = ? AND id = ? ORDER BY missing", []any{model, w.ID[:]}, func(rows *sql.Rows) error {
 		id, err := scanID(rows)
 		w.Missing = append(w.Missing, id)

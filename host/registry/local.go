@@ -31,7 +31,7 @@ type Local struct {
 type localState struct {
 	*stateBatch
 	position int // of its batch
-	index    map[sdk.RecordID]int
+	rowIndex map[sdk.RecordID]int
 	given    columnPlan
 	expected map[sdk.RecordID]hlc.Stamp // the stamps of the rows that completed this batch's; nil if it was complete
 }
@@ -66,30 +66,42 @@ type settler func(field string, stamp hlc.Stamp) hlc.Stamp
 func (r *Registry) PrepareLocal(ctx context.Context, kind sdk.Ownership, batches []sdk.Batch) (*Local, error) {
 	l := &Local{p: &Prepared{r: r, catalog: r.catalog.Load(), origin: r.self, local: true}, kind: kind, refused: make([][]sdk.Refusal, len(batches))}
 	stamp := provisional
-	for i := range batches {
-		s, err := r.known(batches[i].Model)
+	for i, batch := range batches {
+		s, err := r.partOf(batch.Model, kind)
 		if err != nil {
 			return nil, err
 		}
 		if s.server == nil {
-			return nil, sdk.Errorf(sdk.CodeUnavailable, "the plugin of model %q is not running now; see: starling plugins", batches[i].Model)
+			return nil, sdk.Errorf(sdk.CodeUnavailable, "the plugin of model %q is not running now; see: starling plugins", batch.Model)
 		}
-		if err := checkColumns(&batches[i]); err != nil {
+		if err := checkColumns(&batch); err != nil {
 			return nil, err
 		}
-		switch {
-		case kind != s.desc.Ownership:
-			return nil, sdk.Errorf(sdk.CodeInvalid, "records of model %q are %q, and these changes are %q", s.desc.Model, s.desc.Ownership, kind)
-		case kind == sdk.SharedByAll:
-			err = l.prepareOps(ctx, s, i, &batches[i], &stamp)
-		default:
-			err = l.prepareRows(ctx, s, i, batches[i])
+		if kind == sdk.SharedByAll {
+			err = l.prepareOps(ctx, s, i, &batch, &stamp)
+		} else {
+			batch.Model = s.desc.Model
+			err = l.prepareRows(ctx, s, i, batch)
 		}
 		if err != nil {
 			return nil, err
 		}
 	}
 	return l, nil
+}
+
+// partOf returns what keeps the records of one kind of a model.
+func (r *Registry) partOf(name sdk.ModelName, kind sdk.Ownership) (*served, error) {
+	parts, err := r.known(name)
+	if err != nil {
+		return nil, err
+	}
+	for _, s := range parts {
+		if s.desc.Ownership == kind {
+			return s, nil
+		}
+	}
+	return nil, sdk.Errorf(sdk.CodeInvalid, "records of model %q are %q, and these changes are %q", name, parts[0].desc.Ownership, kind)
 }
 
 // Write writes the changes with stamps drawn from next, in the order of the batches. It returns what it stored, with those
@@ -391,7 +403,7 @@ func (l *Local) checkClock(drawn map[hlc.Stamp]hlc.Stamp) error {
 			}
 			for _, v := range versions(state) {
 				if v.Stamp < provisional && v.Stamp >= least {
-					return sdk.Errorf(sdk.CodeClockSkew, "%s %s was changed at %s, which is ahead of this device's clock; set the clock", b.desc.Model, id, v.Stamp)
+					return sdk.Errorf(sdk.CodeClockSkew, "%s %s was changed at %s, which is ahead of this device's clock; set the clock", b.name, id, v.Stamp)
 				}
 			}
 		}
@@ -467,12 +479,12 @@ func (l *Local) prepareRows(ctx context.Context, s *served, position int, batch 
 		return err
 	}
 	b.keepLast()
-	b.index = make(map[sdk.RecordID]int, batch.Count)
+	b.rowIndex = make(map[sdk.RecordID]int, batch.Count)
 	for _, rec := range b.records {
-		b.index[rec.id] = int(rec.stamp) - 1 //nolint:gosec // a count
+		b.rowIndex[rec.id] = int(rec.stamp) - 1 //nolint:gosec // a count
 	}
 	for _, t := range b.deletes {
-		b.index[t.id] = int(t.stamp) - 1 //nolint:gosec // a count
+		b.rowIndex[t.id] = int(t.stamp) - 1 //nolint:gosec // a count
 	}
 	for _, no := range refused {
 		l.refused[position] = append(l.refused[position], no.Refusal)
@@ -621,14 +633,45 @@ func (w *rowWriter) owned(id sdk.RecordID) (bool, error) {
 	}
 	device, err := w.pl.tx.Device(owner)
 	no := errNotOwner(w.b.model, id, device)
-	w.refused[w.b.position] = append(w.refused[w.b.position], sdk.Refusal{Index: w.b.index[id], Code: no.Code, Message: no.Message})
+	w.refused[w.b.position] = append(w.refused[w.b.position], sdk.Refusal{Index: w.b.rowIndex[id], Code: no.Code, Message: no.Message})
 	return false, err
+}
+
+// mayOwn refuses a record of a hybrid model that refers to what another device owns, or to what nobody is known to own.
+func (w *rowWriter) mayOwn(rec *record) (bool, error) {
+	if w.b.hybrid == nil {
+		return true, nil
+	}
+	f := w.b.hybrid.Owner()
+	raw, _ := rec.args[1+w.b.index[f.Name]].([]byte)
+	id, err := asID(raw) // a row that the model took has one
+	if err != nil {
+		return false, err
+	}
+	no := sdk.Errorf(sdk.CodeNotFound, "there is no %s %s here, so that nobody can tell whose the %s would be", f.Ref, id, w.b.name)
+	for _, s := range w.pl.catalog.parts(f.Ref) {
+		if s.shared {
+			continue
+		}
+		held, err := s.readStored(w.pl.tx, []sdk.RecordID{id})
+		if err != nil {
+			return false, err
+		}
+		if found := held[id]; found != nil {
+			if found.origin == w.p.origin {
+				return true, nil
+			}
+			no = sdk.Errorf(sdk.CodeNotOwner, "%s %s belongs to device %s, and so does its %s; write it there, or a shared one without %q", f.Ref, id, found.origin, w.b.name, f.Name)
+		}
+	}
+	w.refused[w.b.position] = append(w.refused[w.b.position], sdk.Refusal{Index: w.b.rowIndex[rec.id], Code: no.Code, Message: no.Message})
+	return false, nil
 }
 
 func (w *rowWriter) draw(after hlc.Stamp, id sdk.RecordID) (hlc.Stamp, error) {
 	stamp := w.next()
 	if stamp <= after {
-		return 0, sdk.Errorf(sdk.CodeClockSkew, "%s %s was changed at %s, which is ahead of this device's clock; set the clock", w.b.desc.Model, id, after)
+		return 0, sdk.Errorf(sdk.CodeClockSkew, "%s %s was changed at %s, which is ahead of this device's clock; set the clock", w.b.name, id, after)
 	}
 	return stamp, nil
 }
@@ -637,13 +680,16 @@ func (w *rowWriter) row(rec *record) error {
 	if ok, err := w.owned(rec.id); !ok || err != nil {
 		return err
 	}
+	if ok, err := w.mayOwn(rec); !ok || err != nil {
+		return err
+	}
 	m, before := w.b.model, w.stored[rec.id]
 	after := hlc.Stamp(w.tombs[rec.id].stamp) //nolint:gosec // not negative
 	if before != nil {
 		after = before.stamp
 	}
 	if expected, partial := w.b.expected[rec.id]; partial && (before != nil || expected != 0) && expected != after {
-		return sdk.Errorf(sdk.CodeStale, "%s %s changed meanwhile; decide again", m.desc.Model, rec.id)
+		return sdk.Errorf(sdk.CodeStale, "%s %s changed meanwhile; decide again", m.name, rec.id)
 	}
 	if before != nil {
 		rec.args[m.width-1] = before.args[m.width-1]

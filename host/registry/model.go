@@ -18,16 +18,19 @@ var (
 
 // model is a description bound to its table. It is not changed once it is made.
 type model struct {
-	desc    sdk.Description
-	n       int64 // local number of its name
-	columns int64 // local number of names, as a column set
+	desc    sdk.Description  // of a hybrid model: of this part of it, see sdk.Description.Parts
+	hybrid  *sdk.Description // of the whole, if this is a part of a hybrid model
+	name    sdk.ModelName    // for people and references: of a part that of the whole
+	n       int64            // local number of its name
+	columns int64            // local number of names, as a column set
 	names   []string
 	wire    []string       // names, as columns of batches: see sdk.Field.Column
 	types   []sdk.Type     // of the values, in records and in the table
 	index   map[string]int // of names
 	refs    []reference
 	shared  bool
-	table   string // quoted
+	file    string // name of the table
+	table   string // the same, quoted
 
 	width  int // of a table row: id, the fields, and what the host keeps
 	insert [len(insertChunks)]string
@@ -43,8 +46,30 @@ type reference struct {
 
 func quote(name string) string { return `"` + name + `"` }
 
-func newModel(tx *database.Tx, desc sdk.Description) (*model, error) {
-	m := &model{desc: desc, shared: desc.Ownership == sdk.SharedByAll, table: quote(string(desc.Model)), index: make(map[string]int)}
+// newModels returns the models that a description is kept as: one, or the two parts of a hybrid.
+func newModels(tx *database.Tx, desc sdk.Description) (list []*model, err error) {
+	for _, part := range desc.Parts() {
+		var hybrid *sdk.Description
+		if desc.Ownership == sdk.HybridOwned {
+			hybrid = &desc
+		}
+		m, err := newModel(tx, part, hybrid)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, m)
+	}
+	return list, nil
+}
+
+func newModel(tx *database.Tx, desc sdk.Description, hybrid *sdk.Description) (*model, error) {
+	m := &model{desc: desc, hybrid: hybrid, name: desc.Model, shared: desc.Ownership == sdk.SharedByAll, index: make(map[string]int)}
+	m.file = string(desc.Model)
+	if hybrid != nil { // the name of the whole is that of a view
+		m.name = hybrid.Model
+		m.file = "_" + string(hybrid.Model) + "_" + string(desc.Ownership)
+	}
+	m.table = quote(m.file)
 	for i, f := range desc.Fields {
 		m.names, m.wire = append(m.names, f.Name), append(m.wire, f.Column())
 		m.types = append(m.types, f.ValueType())
@@ -156,7 +181,7 @@ func (m *model) createTable(dialect database.Dialect) []string {
 	sql.WriteString(dialect.TableOptions())
 	statements := []string{sql.String()}
 	if !m.shared {
-		statements = append(statements, fmt.Sprintf("CREATE INDEX IF NOT EXISTS %s ON %s (_owner, _stamp)", quote("_"+string(m.desc.Model)+"_stream"), m.table))
+		statements = append(statements, fmt.Sprintf("CREATE INDEX IF NOT EXISTS %s ON %s (_owner, _stamp)", quote("_"+m.file+"_stream"), m.table))
 	}
 	return append(statements, m.createIndexes()...)
 }
@@ -165,10 +190,29 @@ func (m *model) createIndexes() (statements []string) {
 	for _, f := range m.desc.Fields {
 		if f.Index || f.Type == sdk.UUID {
 			statements = append(statements, fmt.Sprintf("CREATE INDEX IF NOT EXISTS %s ON %s (%s)",
-				quote("_"+string(m.desc.Model)+"_"+f.Name), m.table, quote(f.Name)))
+				quote("_"+m.file+"_"+f.Name), m.table, quote(f.Name)))
 		}
 	}
 	return statements
+}
+
+// createView returns the statements that make the view of a hybrid model: all its records, owned (by whom: _owner) and shared
+// (_owner is NULL).
+func createView(parts []*model) []string {
+	name := quote(string(parts[0].name))
+	var selects []string
+	for _, m := range parts {
+		columns := []string{"id"}
+		for _, field := range m.names {
+			columns = append(columns, quote(field))
+		}
+		owner := "_owner"
+		if m.shared {
+			owner = "NULL AS _owner"
+		}
+		selects = append(selects, "SELECT "+strings.Join(append(columns, owner), ", ")+" FROM "+m.table)
+	}
+	return []string{"DROP VIEW IF EXISTS " + name, "CREATE VIEW " + name + " AS " + strings.Join(selects, " UNION ALL ")}
 }
 
 // extend returns the statements that add the fields that old lacks.
@@ -205,6 +249,8 @@ func checkChange(old, next *sdk.Description) error {
 			return refuse("field %q can not change between weak and not; add a field with another name", was.Name)
 		case is.Key != was.Key:
 			return refuse("field %q can not enter or leave the natural key", was.Name)
+		case is.Owner != was.Owner:
+			return refuse("field %q can not begin or cease to say who owns a record", was.Name)
 		case orLWW(is.Merge) != orLWW(was.Merge):
 			return refuse("field %q merged by %q and can not merge by %q; add a field with another name", was.Name, orLWW(was.Merge), orLWW(is.Merge))
 		}

@@ -81,7 +81,7 @@ func (p *placer) allResolved(records []*record) (bool, error) {
 			if among == nil {
 				among = make(map[sdk.RecordID]sdk.ModelName, len(records))
 				for _, other := range records {
-					among[other.id] = other.m.desc.Model
+					among[other.id] = other.m.name
 				}
 			}
 			if at, ok := among[id]; ok && (to == "" || to == at) {
@@ -112,11 +112,11 @@ func (p *placer) lookUp(to sdk.ModelName, ids []sdk.RecordID) error {
 		}
 		err := selectIn(p.tx, "SELECT id FROM "+s.table+" WHERE id IN ", nil, ids, func(rows *sql.Rows) error {
 			id, err := scanID(rows)
-			p.visible[id] = s.desc.Model
+			p.visible[id] = s.name
 			return err
 		})
 		if err != nil {
-			return fmt.Errorf("look up %s: %w", s.desc.Model, err)
+			return fmt.Errorf("look up %s: %w", s.name, err)
 		}
 	}
 	return nil
@@ -218,7 +218,7 @@ func (p *placer) close(records []*record) ([]*record, error) {
 // met reports whether id is visible, or a record at hand, and of model to.
 func (p *placer) met(within map[sdk.RecordID]*record, to sdk.ModelName, id sdk.RecordID) bool {
 	if rec := within[id]; rec != nil {
-		return to == "" || to == rec.m.desc.Model
+		return to == "" || to == rec.m.name
 	}
 	at, ok := p.visible[id]
 	return ok && (to == "" || to == at)
@@ -271,7 +271,7 @@ func (p *placer) show(records []*record) error {
 			n++
 		}
 		if err := p.showRun(m, records[:n]); err != nil {
-			return fmt.Errorf("store %s: %w", m.desc.Model, err)
+			return fmt.Errorf("store %s: %w", m.name, err)
 		}
 		records = records[n:]
 	}
@@ -314,7 +314,7 @@ func (p *placer) showRun(m *model, records []*record) error {
 
 func (p *placer) nowVisible(m *model, records []*record) error {
 	for _, rec := range records {
-		p.visible[rec.id] = m.desc.Model
+		p.visible[rec.id] = m.name
 		p.shown = append(p.shown, rec.id)
 		if !rec.kept {
 			p.mark(m, rec.id)
@@ -368,13 +368,13 @@ func (p *placer) hide(records []*record) error {
 			p.hiding = append(p.hiding, id)
 		})
 		if err != nil {
-			return fmt.Errorf("hide %s: %w", s.desc.Model, err)
+			return fmt.Errorf("hide %s: %w", s.name, err)
 		}
 	}
 	for _, rec := range records {
 		again := rec.shadowed && rec.trusted
 		if err := p.toShadow(rec); err != nil {
-			return fmt.Errorf("hide %s %s: %w", rec.m.desc.Model, rec.id, err)
+			return fmt.Errorf("hide %s %s: %w", rec.m.name, rec.id, err)
 		}
 		if !again {
 			p.outcome.Waiting++

@@ -35,7 +35,7 @@ func (r *Row) Value(name string) any {
 // row returns r for people.
 func (r *record) row(visible bool) (Row, error) {
 	m := r.m
-	row := Row{Model: m.desc.Model, ID: r.id, Visible: visible, Fields: make([]sdk.FieldState, len(m.names))}
+	row := Row{Model: m.name, ID: r.id, Visible: visible, Fields: make([]sdk.FieldState, len(m.names))}
 	for i, arg := range r.values() {
 		row.Fields[i] = sdk.FieldState{Name: m.names[i], Value: valueOf(m.types[i], arg)}
 	}
@@ -68,16 +68,21 @@ func (r *record) row(visible bool) (Row, error) {
 
 // Get returns a record that exists, visible or not, or a CodeNotFound error.
 func (r *Registry) Get(ctx context.Context, model sdk.ModelName, id sdk.RecordID) (row Row, err error) {
-	s, err := r.known(model)
+	parts, err := r.known(model)
 	if err != nil {
 		return row, err
 	}
-	err = r.db.Read(ctx, func(tx *database.Tx) error {
-		found, err := s.find(tx, id)
-		if err != nil {
+	err = r.db.Read(ctx, func(tx *database.Tx) (err error) {
+		for _, s := range parts {
+			var found *record
+			if found, err = s.find(tx, id); sdk.CodeOf(err) == sdk.CodeNotFound {
+				continue
+			}
+			if err == nil {
+				row, err = found.row(!found.shadowed)
+			}
 			return err
 		}
-		row, err = found.row(!found.shadowed)
 		return err
 	})
 	return row, err
@@ -93,7 +98,7 @@ func (s *served) find(tx *database.Tx, id sdk.RecordID) (found *record, err erro
 	}
 	waiting, err := readShadowed(tx, s.model, []sdk.RecordID{id})
 	if err == nil && len(waiting) == 0 {
-		return nil, sdk.Errorf(sdk.CodeNotFound, "there is no %s %s", s.desc.Model, id)
+		return nil, sdk.Errorf(sdk.CodeNotFound, "there is no %s %s", s.name, id)
 	}
 	if err != nil {
 		return nil, err
@@ -116,12 +121,12 @@ const listRows = 500
 // List calls fn for each record that filter selects, in the order of their ids, until it returns an error. No
 // transaction is open while fn runs, so that what is written meanwhile may be seen or not.
 func (r *Registry) List(ctx context.Context, model sdk.ModelName, filter Filter, fn func(Row) error) error {
-	s, err := r.known(model)
+	parts, err := r.known(model)
 	if err != nil {
 		return err
 	}
 	if filter.Field != "" {
-		if err := s.checkFilter(filter.Field, filter.Value); err != nil {
+		if err := parts[0].checkFilter(filter.Field, filter.Value); err != nil {
 			return err
 		}
 	}
@@ -131,10 +136,10 @@ func (r *Registry) List(ctx context.Context, model sdk.ModelName, filter Filter,
 			page = min(page, left)
 		}
 		var rows []Row
-		read := 0
+		more := false
 		err := r.db.Read(ctx, func(tx *database.Tx) error {
 			var err error
-			rows, read, err = s.list(tx, &filter, page)
+			rows, more, err = listParts(tx, parts, &filter, page)
 			return err
 		})
 		if err != nil {
@@ -146,10 +151,39 @@ func (r *Registry) List(ctx context.Context, model sdk.ModelName, filter Filter,
 			}
 		}
 		left -= len(rows)
-		if read < page || (filter.Limit > 0 && left <= 0) {
+		if !more || (filter.Limit > 0 && left <= 0) {
 			return nil
 		}
 	}
+}
+
+// listParts reads one page of a model's parts, by id, and moves filter.After past it. more says that others may follow.
+func listParts(tx *database.Tx, parts []*served, filter *Filter, page int) (rows []Row, more bool, err error) {
+	last := lastID
+	for _, s := range parts {
+		one := *filter
+		found, read, err := s.list(tx, &one, page)
+		if err != nil {
+			return nil, false, err
+		}
+		if read == page {
+			more = true
+			if one.After.Compare(last) < 0 {
+				last = one.After
+			}
+		}
+		rows = append(rows, found...)
+	}
+	if len(parts) > 1 { // what lies beyond the end of a part that goes on comes with the next page
+		rows = slices.DeleteFunc(rows, func(row Row) bool { return row.ID.Compare(last) > 0 })
+		slices.SortFunc(rows, func(a, b Row) int { return a.ID.Compare(b.ID) })
+		if len(rows) > page {
+			rows, more = rows[:page], true
+			last = rows[page-1].ID
+		}
+	}
+	filter.After = last
+	return rows, more, nil
 }
 
 // checkFilter returns why the field can not be compared with value.
@@ -162,7 +196,7 @@ func (m *model) checkFilter(field string, value any) error {
 	}
 	at, known := m.index[field]
 	if !known {
-		return sdk.Errorf(sdk.CodeUnknownField, "model %q has no field %q; it has %v", m.desc.Model, field, m.names)
+		return sdk.Errorf(sdk.CodeUnknownField, "model %q has no field %q; it has %v", m.name, field, m.names)
 	}
 	if err := sdk.CheckValue(m.types[at], value); err != nil {
 		return sdk.Errorf(sdk.CodeInvalid, "field %q: %w", field, err)
@@ -242,12 +276,9 @@ func (s *served) selectShadowed(tx *database.Tx, where string, args []any, fn fu
 // Find returns this device's own records of model, visible or not, in which field is one of values, as a source asks for
 // them; with no values, every one. The field "id" is allowed.
 func (r *Registry) Find(ctx context.Context, model sdk.ModelName, field string, values []any) (sdk.Batch, error) {
-	s, err := r.known(model)
+	s, err := r.partOf(model, sdk.DeviceOwned)
 	if err != nil {
 		return sdk.Batch{}, err
-	}
-	if s.shared {
-		return sdk.Batch{}, sdk.Errorf(sdk.CodeInvalid, "records of model %q belong to no device", model)
 	}
 	for _, value := range values {
 		if err := s.checkFilter(field, value); err != nil {
@@ -392,30 +423,33 @@ func (r *Registry) Counts(ctx context.Context) (map[sdk.ModelName]Counts, error)
 	all := make(map[sdk.ModelName]Counts)
 	err := r.db.Read(ctx, func(tx *database.Tx) error {
 		for _, s := range r.catalog.Load().order {
-			var c Counts
-			if _, err := tx.One("SELECT count(*) FROM "+s.table, nil, &c.Visible); err != nil {
+			var visible int64
+			if _, err := tx.One("SELECT count(*) FROM "+s.table, nil, &visible); err != nil {
 				return err
 			}
-			all[s.desc.Model] = c
+			c := all[s.name]
+			c.Visible += visible
+			all[s.name] = c
 		}
 		for _, part := range []struct {
 			query string
 			add   func(c *Counts, n int64)
 		}{
 			// Each of these is read from an index, and never from the records: the shadow may hold many.
-			{"SELECT n.name, count(*) FROM (SELECT DISTINCT model, id FROM _waiting) x JOIN _name n ON n.n = x.model GROUP BY x.model", func(c *Counts, n int64) { c.Waiting = n }},
+			{"SELECT n.name, count(*) FROM (SELECT DISTINCT model, id FROM _waiting) x JOIN _name n ON n.n = x.model GROUP BY x.model", func(c *Counts, n int64) { c.Waiting += n }},
 			{"SELECT n.name, count(*) FROM _shadow x JOIN _name n ON n.n = x.model WHERE present = 0 AND stamp > 0 GROUP BY x.model", func(c *Counts, n int64) { c.Deleted += n }},
 			{"SELECT n.name, count(*) FROM _shadow x JOIN _name n ON n.n = x.model WHERE present = 0 AND substr(data, 1, 5) = x'0100000000' GROUP BY x.model",
-				func(c *Counts, n int64) { c.NotInserted, c.Deleted = n, c.Deleted-n }},
+				func(c *Counts, n int64) { c.NotInserted, c.Deleted = c.NotInserted+n, c.Deleted-n }},
 			{"SELECT n.name, count(*) FROM _tombstone x JOIN _name n ON n.n = x.model GROUP BY x.model", func(c *Counts, n int64) { c.Deleted += n }},
-			{"SELECT n.name, count(*) FROM _parked x JOIN _name n ON n.n = x.model GROUP BY x.model", func(c *Counts, n int64) { c.Parked = n }},
-			{"SELECT n.name, count(*) FROM _conflict x JOIN _name n ON n.n = x.model GROUP BY x.model", func(c *Counts, n int64) { c.Conflicts = n }},
-			{"SELECT model, count(*) FROM _refused GROUP BY model", func(c *Counts, n int64) { c.Refused = n }},
+			{"SELECT n.name, count(*) FROM _parked x JOIN _name n ON n.n = x.model GROUP BY x.model", func(c *Counts, n int64) { c.Parked += n }},
+			{"SELECT n.name, count(*) FROM _conflict x JOIN _name n ON n.n = x.model GROUP BY x.model", func(c *Counts, n int64) { c.Conflicts += n }},
+			{"SELECT model, count(*) FROM _refused GROUP BY model", func(c *Counts, n int64) { c.Refused += n }},
 		} {
 			err := tx.Each(part.query, nil, func(rows *sql.Rows) error {
 				var name sdk.ModelName
 				var n int64
 				err := rows.Scan(&name, &n)
+				name = r.catalog.Load().called(name)
 				c := all[name]
 				part.add(&c, n)
 				all[name] = c

@@ -295,7 +295,7 @@ func (m *model) spread(args []any, raw []byte) error {
 }
 
 func damaged(m *model, id sdk.RecordID, err error) error {
-	return sdk.Errorf(sdk.CodeInternal, "the stored %s %s is damaged: %w", m.desc.Model, id, err)
+	return sdk.Errorf(sdk.CodeInternal, "the stored %s %s is damaged: %w", m.name, id, err)
 }
 
 // scanRow reads one row of m.sel.
@@ -315,7 +315,7 @@ func (m *model) scanRow(tx *database.Tx, rows *sql.Rows) (*record, error) {
 func (m *model) fromRow(tx *database.Tx, args []any) (*record, error) {
 	raw, ok := args[0].([]byte)
 	if !ok || len(raw) != len(sdk.RecordID{}) {
-		return nil, sdk.Errorf(sdk.CodeInternal, "the table of %s holds the id %x", m.desc.Model, args[0])
+		return nil, sdk.Errorf(sdk.CodeInternal, "the table of %s holds the id %x", m.name, args[0])
 	}
 	for i := range m.names {
 		if b, isBytes := args[1+i].([]byte); isBytes && b == nil {

@@ -15,7 +15,6 @@
 package registry
 
 import (
-	"cmp"
 	"context"
 	"crypto/rand"
 	"database/sql"
@@ -92,12 +91,14 @@ func New(ctx context.Context, options Options) (*Registry, error) {
 		if err != nil {
 			return err
 		}
-		for name, desc := range known {
-			m, err := newModel(tx, *desc)
+		for _, desc := range known {
+			list, err := newModels(tx, *desc)
 			if err != nil {
 				return err
 			}
-			models[name] = &served{model: m, changes: new(atomic.Uint64)}
+			for _, m := range list {
+				models[m.desc.Model] = &served{model: m, changes: new(atomic.Uint64)}
+			}
 		}
 		return nil
 	})
@@ -135,7 +136,9 @@ func newCatalog(models map[sdk.ModelName]*served) *catalog {
 		}
 		done[s.desc.Model] = true
 		for _, ref := range s.refs {
-			visit(models[ref.to])
+			for _, to := range c.parts(ref.to) {
+				visit(to)
+			}
 		}
 		c.order = append(c.order, s)
 	}
@@ -145,11 +148,38 @@ func newCatalog(models map[sdk.ModelName]*served) *catalog {
 	return c
 }
 
-// with returns a copy of c in which the model of s is s.
-func (c *catalog) with(s *served) *catalog {
+// with returns a copy of c in which the models of list are these.
+func (c *catalog) with(list ...*served) *catalog {
 	models := maps.Clone(c.models)
-	models[s.desc.Model] = s
+	for _, s := range list {
+		models[s.desc.Model] = s
+	}
 	return newCatalog(models)
+}
+
+// parts returns what a model is kept as: itself, or the two parts of a hybrid, the shared one first; none if it is not known.
+// The part that devices own has no name that a caller may use.
+func (c *catalog) parts(name sdk.ModelName) []*served {
+	s := c.models[name]
+	if s == nil || s.name != name {
+		return nil
+	}
+	if s.hybrid == nil {
+		return []*served{s}
+	}
+	var list []*served
+	for _, part := range s.hybrid.Parts() {
+		list = append(list, c.models[part.Model])
+	}
+	return list
+}
+
+// called returns the name that people know a model by: of a part of a hybrid model that of the whole.
+func (c *catalog) called(name sdk.ModelName) sdk.ModelName {
+	if s := c.models[name]; s != nil {
+		return s.name
+	}
+	return name
 }
 
 // candidates are the models that a reference to a model ("": any) can mean.
@@ -157,10 +187,7 @@ func (c *catalog) candidates(to sdk.ModelName) []*served {
 	if to == "" {
 		return c.order
 	}
-	if s := c.models[to]; s != nil {
-		return []*served{s}
-	}
-	return nil
+	return c.parts(to)
 }
 
 // OnDefect has report called with what is wrong with an answer of a model's server that can not be used. It reports
@@ -194,17 +221,24 @@ func (r *Registry) Remove(model sdk.ModelName) {
 	r.adding.Lock()
 	defer r.adding.Unlock()
 	c := r.catalog.Load()
-	if s := c.models[model]; s != nil {
-		r.catalog.Store(c.with(&served{model: s.model, changes: s.changes}))
+	var without []*served
+	for _, s := range c.parts(model) {
+		without = append(without, &served{model: s.model, changes: s.changes})
 	}
+	r.catalog.Store(c.with(without...))
 }
 
 // Descriptions returns the models that have a table here, served now or not, each after those that it refers to.
 func (r *Registry) Descriptions() []sdk.Description {
 	c := r.catalog.Load()
-	all := make([]sdk.Description, len(c.order))
-	for i, s := range c.order {
-		all[i] = s.desc
+	all := make([]sdk.Description, 0, len(c.order))
+	for _, s := range c.order {
+		switch {
+		case s.hybrid == nil:
+			all = append(all, s.desc)
+		case s.shared:
+			all = append(all, *s.hybrid)
+		}
 	}
 	return all
 }
@@ -217,18 +251,26 @@ func (r *Registry) Served(model sdk.ModelName) bool {
 
 // Description returns the description of model, and whether there is one.
 func (r *Registry) Description(model sdk.ModelName) (sdk.Description, bool) {
-	if s := r.catalog.Load().models[model]; s != nil {
+	for _, s := range r.catalog.Load().parts(model) {
+		if s.hybrid != nil {
+			return *s.hybrid, true
+		}
 		return s.desc, true
 	}
 	return sdk.Description{}, false
 }
 
-// known returns model, or a CodeUnknownModel error that names those that there are.
-func (r *Registry) known(name sdk.ModelName) (*served, error) {
+// known returns what model is kept as, or a CodeUnknownModel error that names those that there are.
+func (r *Registry) known(name sdk.ModelName) ([]*served, error) {
 	c := r.catalog.Load()
-	if s := c.models[name]; s != nil {
-		return s, nil
+	if list := c.parts(name); list != nil {
+		return list, nil
 	}
-	names := slices.SortedFunc(maps.Keys(c.models), cmp.Compare[sdk.ModelName])
+	var names []sdk.ModelName
+	for _, s := range c.order {
+		names = append(names, s.name)
+	}
+	slices.Sort(names)
+	names = slices.Compact(names)
 	return nil, sdk.Errorf(sdk.CodeUnknownModel, "no plugin here serves the model %q; there are %v", name, names)
 }

@@ -37,7 +37,7 @@ func (r *Registry) OwnStamps(tx *database.Tx, owned, shared hlc.Stamp) (stamps [
 			return false
 		})
 		if err != nil {
-			return nil, fmt.Errorf("read own stamps of %s: %w", s.desc.Model, err)
+			return nil, fmt.Errorf("read own stamps of %s: %w", s.name, err)
 		}
 	}
 	slices.Sort(stamps)
@@ -78,7 +78,7 @@ func (r *Registry) Restamp(tx *database.Tx, owned, shared hlc.Stamp, rename func
 			continue
 		}
 		if err := eachShared(tx, s.model, func(state *sdk.Record) bool { return r.renamed(s.model, state, shared, rename) }); err != nil {
-			return fmt.Errorf("restamp %s: %w", s.desc.Model, err)
+			return fmt.Errorf("restamp %s: %w", s.name, err)
 		}
 	}
 	return restampConflicts(tx, owner, shared, rename)

@@ -149,7 +149,7 @@ func (r *Registry) load(ctx context.Context, b *sharedBatch, changes []change) e
 		return nil
 	}
 	if err := r.db.Read(ctx, func(tx *database.Tx) error { return b.read(tx, unread) }); err != nil {
-		return fmt.Errorf("read %s: %w", b.desc.Model, err)
+		return fmt.Errorf("read %s: %w", b.name, err)
 	}
 	return nil
 }
@@ -253,10 +253,10 @@ func (b *sharedBatch) merge(ctx context.Context, in sdk.SharedChanges) (result s
 	for i := range result.Records {
 		state := &result.Records[i]
 		if !given[state.ID] {
-			return result, sdk.Errorf(sdk.CodeInternal, "model %q changed %s, which no operation names", b.desc.Model, state.ID)
+			return result, sdk.Errorf(sdk.CodeInternal, "model %q changed %s, which no operation names", b.name, state.ID)
 		}
 		if err := b.model.checkFields(state); err != nil {
-			return result, sdk.Errorf(sdk.CodeInternal, "model %q returned %s: %w", b.desc.Model, state.ID, err)
+			return result, sdk.Errorf(sdk.CodeInternal, "model %q returned %s: %w", b.name, state.ID, err)
 		}
 	}
 	return result, nil
@@ -350,7 +350,7 @@ func (p *placer) compare(b *sharedBatch) error {
 	}
 	for id, before := range b.before {
 		if !before.equal(held[id]) {
-			return sdk.Errorf(sdk.CodeStale, "%s %s changed meanwhile; decide again", b.desc.Model, id)
+			return sdk.Errorf(sdk.CodeStale, "%s %s changed meanwhile; decide again", b.name, id)
 		}
 	}
 	return nil

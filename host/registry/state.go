@@ -337,7 +337,7 @@ func (p *Prepared) write(pl *placer, owner int64) error {
 	for _, b := range p.state {
 		kept, err := pl.guardState(b, owner)
 		if err != nil {
-			return fmt.Errorf("write %s: %w", b.desc.Model, err)
+			return fmt.Errorf("write %s: %w", b.name, err)
 		}
 		if records == nil {
 			records = kept
@@ -348,7 +348,7 @@ func (p *Prepared) write(pl *placer, owner int64) error {
 	for _, b := range p.shared {
 		kept, err := pl.guardShared(b)
 		if err != nil {
-			return fmt.Errorf("write %s: %w", b.desc.Model, err)
+			return fmt.Errorf("write %s: %w", b.name, err)
 		}
 		records = append(records, kept...)
 	}
@@ -509,7 +509,7 @@ func (p *placer) refuseOwner(m *model, id sdk.RecordID, stamp hlc.Stamp, owner i
 }
 
 func errNotOwner(m *model, id sdk.RecordID, owner sdk.DeviceID) *sdk.Error {
-	return sdk.Errorf(sdk.CodeNotOwner, "%s %s belongs to device %s, which alone can change it", m.desc.Model, id, owner)
+	return sdk.Errorf(sdk.CodeNotOwner, "%s %s belongs to device %s, which alone can change it", m.name, id, owner)
 }
 
 // maxRefused bounds the list of refused changes; the oldest go first.
@@ -558,6 +558,7 @@ func (r *Registry) Refused(ctx context.Context, limit int) (list []Refused, err 
 				return err
 			}
 			copy(no.ID[:], id)
+			no.Model = r.catalog.Load().called(no.Model)
 			no.Stamp = hlc.Stamp(stamp) //nolint:gosec // not negative
 			no.Origin, err = tx.Device(origin)
 			list = append(list, no)

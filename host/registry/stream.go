@@ -132,7 +132,7 @@ func tableCursor(m *model) *cursor {
 	c.emit = func(out *packer) error {
 		raw, _ := args[0].([]byte)
 		if len(raw) != len(sdk.RecordID{}) {
-			return sdk.Errorf(sdk.CodeInternal, "the table of %s holds the id %x", m.desc.Model, raw)
+			return sdk.Errorf(sdk.CodeInternal, "the table of %s holds the id %x", m.name, raw)
 		}
 		extras, _ := args[m.width-1].([]byte)
 		return out.row(m, sdk.RecordID(raw), c.stamp, args[1:1+len(m.names)], extras)

@@ -54,7 +54,7 @@ func (w *rangeWriter) write() error {
 	for _, b := range w.merged.shared {
 		records, err := w.guardShared(b)
 		if err != nil {
-			return fmt.Errorf("write %s: %w", b.desc.Model, err)
+			return fmt.Errorf("write %s: %w", b.name, err)
 		}
 		if err := w.place(records); err != nil {
 			return err
@@ -101,7 +101,7 @@ func (w *rangeWriter) writeOrigin(one *Prepared) error {
 		before := len(w.marked[b.model])
 		records, err := w.guardState(b, owner)
 		if err != nil {
-			return fmt.Errorf("write %s: %w", b.desc.Model, err)
+			return fmt.Errorf("write %s: %w", b.name, err)
 		}
 		if err := w.place(records); err != nil {
 			return err

@@ -114,11 +114,11 @@ func (w *watcher) send(event Event) {
 
 // notify has the watchers told of rec once the transaction is durable.
 func (p *placer) notify(kind EventKind, rec *record) {
-	if model := rec.m.desc.Model; !p.watched[""] && !p.watched[model] {
+	if model := rec.m.name; !p.watched[""] && !p.watched[model] {
 		return
 	}
 	if p.told == nil {
 		p.tx.AfterCommit(func() { p.r.feed.send(p.told) })
 	}
-	p.told = append(p.told, Event{Kind: kind, Model: rec.m.desc.Model, ID: rec.id, Origin: rec.origin, Stamp: rec.stamp, Local: p.local})
+	p.told = append(p.told, Event{Kind: kind, Model: rec.m.name, ID: rec.id, Origin: rec.origin, Stamp: rec.stamp, Local: p.local})
 }

@@ -221,11 +221,10 @@ func (p *Pages) Digests(ctx context.Context) ([]peersync.ModelDigests, error) {
 	}
 	digests := make([]peersync.ModelDigests, 0, len(list))
 	for _, d := range list {
-		desc, known := p.Registry.Description(d.Model)
-		if d.Parked || !known {
+		if d.Parked {
 			continue
 		}
-		out := peersync.ModelDigests{Model: d.Model, Kind: desc.Ownership, Total: protocol.Digest(d.Total), Ranges: make([]protocol.RangeDigest, len(d.Ranges))}
+		out := peersync.ModelDigests{Model: d.Model, Kind: d.Kind, Total: protocol.Digest(d.Total), Ranges: make([]protocol.RangeDigest, len(d.Ranges))}
 		for i, r := range d.Ranges {
 			out.Ranges[i] = protocol.RangeDigest{Until: r.Until, Digest: protocol.Digest(r.Digest)}
 		}

@@ -139,7 +139,7 @@ func descriptionToWire(d sdk.Description) *rpcpb.Description {
 	for _, f := range d.Fields {
 		out.Fields = append(out.Fields, &rpcpb.Field{
 			Name: text(f.Name), Type: string(f.Type), Merge: string(f.Merge), Ref: string(f.Ref), Weak: f.Weak,
-			Required: f.Required, Key: f.Key, Index: f.Index, Doc: text(f.Doc),
+			Required: f.Required, Key: f.Key, Owner: f.Owner, Index: f.Index, Doc: text(f.Doc),
 		})
 	}
 	return out
@@ -152,7 +152,7 @@ func descriptionFromWire(d *rpcpb.Description) sdk.Description {
 	for _, f := range d.Fields {
 		out.Fields = append(out.Fields, sdk.Field{
 			Name: f.Name, Type: sdk.Type(f.Type), Merge: sdk.Merge(f.Merge), Ref: sdk.ModelName(f.Ref), Weak: f.Weak,
-			Required: f.Required, Key: f.Key, Index: f.Index, Doc: f.Doc,
+			Required: f.Required, Key: f.Key, Owner: f.Owner, Index: f.Index, Doc: f.Doc,
 		})
 	}
 	return out

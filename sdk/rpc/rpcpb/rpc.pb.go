@@ -267,6 +267,7 @@ type Field struct {
 	Key           bool                   `protobuf:"varint,7,opt,name=key,proto3" json:"key,omitempty"`
 	Index         bool                   `protobuf:"varint,8,opt,name=index,proto3" json:"index,omitempty"`
 	Doc           string                 `protobuf:"bytes,9,opt,name=doc,proto3" json:"doc,omitempty"`
+	Owner         bool                   `protobuf:"varint,10,opt,name=owner,proto3" json:"owner,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -362,6 +363,13 @@ func (x *Field) GetDoc() string {
 		return x.Doc
 	}
 	return ""
+}
+
+func (x *Field) GetOwner() bool {
+	if x != nil {
+		return x.Owner
+	}
+	return false
 }
 
 type ConfigureRequest struct {
@@ -1927,7 +1935,7 @@ const file_sdk_rpc_rpcpb_rpc_proto_rawDesc = "" +
 	"\townership\x18\x03 \x01(\tR\townership\x121\n" +
 	"\x06fields\x18\x04 \x03(\v2\x19.starling.plugin.v1.FieldR\x06fields\x12\x16\n" +
 	"\x06source\x18\x05 \x01(\bR\x06source\x12\x10\n" +
-	"\x03doc\x18\x06 \x01(\tR\x03doc\"\xc1\x01\n" +
+	"\x03doc\x18\x06 \x01(\tR\x03doc\"\xd7\x01\n" +
 	"\x05Field\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04type\x18\x02 \x01(\tR\x04type\x12\x14\n" +
@@ -1937,7 +1945,9 @@ const file_sdk_rpc_rpcpb_rpc_proto_rawDesc = "" +
 	"\brequired\x18\x06 \x01(\bR\brequired\x12\x10\n" +
 	"\x03key\x18\a \x01(\bR\x03key\x12\x14\n" +
 	"\x05index\x18\b \x01(\bR\x05index\x12\x10\n" +
-	"\x03doc\x18\t \x01(\tR\x03doc\"@\n" +
+	"\x03doc\x18\t \x01(\tR\x03doc\x12\x14\n" +
+	"\x05owner\x18\n" +
+	" \x01(\bR\x05owner\"@\n" +
 	"\x10ConfigureRequest\x12\x14\n" +
 	"\x05model\x18\x01 \x01(\tR\x05model\x12\x16\n" +
 	"\x06config\x18\x02 \x01(\fR\x06config\"\x10\n" +
