@@ -379,6 +379,12 @@ var (
 
 // changed says how the host differs for the scripts that need another.
 var changed = map[string]func(*controltest.Host){
+	"hybrid": func(h *controltest.Host) {
+		h.Serve(sdk.Description{Model: "memo", Version: 1, Ownership: sdk.HybridOwned, Fields: []sdk.Field{
+			{Name: "entry_id", Type: sdk.UUID, Ref: "entry", Owner: true, Key: true}, {Name: "content", Type: sdk.Text, Key: true},
+			{Name: "note", Type: sdk.Text}, {Name: "rating", Type: sdk.Int},
+		}})
+	},
 	"parts": func(h *controltest.Host) {
 		h.Serve(sdk.Description{Model: "song", Version: 1, Ownership: sdk.SharedByAll, Fields: []sdk.Field{
 			{Name: "title", Type: sdk.Text}, {Name: "words", Type: sdk.Text, Merge: sdk.AddWins},

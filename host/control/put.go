@@ -249,18 +249,25 @@ func (b *builder) add(ctx context.Context, p Put) error {
 // freshID returns the id of an insert: of the natural key where the model has one.
 func (b *builder) freshID(names []string, values []any) (sdk.RecordID, error) {
 	var key []any
+	some := false
+	var one []string // of these must be given
 	for _, f := range b.desc.Fields {
 		if !f.Key {
 			continue
 		}
+		one = append(one, f.Name)
 		i := slices.Index(names, f.Name)
 		if i < 0 || (values[i] == nil && (f.Required || b.desc.Ownership != sdk.HybridOwned)) {
 			return sdk.RecordID{}, sdk.Errorf(sdk.CodeInvalid, "%s: %s is part of the key and must be given", b.desc.Model, f.Name)
 		}
 		key = append(key, values[i])
+		some = some || values[i] != nil
 	}
 	if key == nil {
 		return b.newID(), nil
+	}
+	if !some {
+		return sdk.RecordID{}, sdk.Errorf(sdk.CodeInvalid, "%s: give one of %s", b.desc.Model, strings.Join(one, ", "))
 	}
 	return sdk.KeyID(b.desc.Model, key...), nil
 }

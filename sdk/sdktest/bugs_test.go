@@ -191,6 +191,33 @@ var stateBugs = map[string]struct {
 	"each has its price": {"MODEL-010", func(_ sdk.StateChanges, out *sdk.StateResult) { out.Refused = make([]sdk.Refusal, 1) }},
 }
 
+// faultyHybrid is a hybrid model that takes a record of either kind for one of the other.
+type faultyHybrid struct {
+	sdk.Model[memo]
+	law string
+}
+
+var hybridBugs = map[string]string{
+	"a row needs no owner":           "MODEL-019",
+	"an operation may have an owner": "MODEL-048",
+}
+
+func (f faultyHybrid) ApplyStateChange(ctx context.Context, in sdk.StateChanges) (sdk.StateResult, error) {
+	result, err := f.Model.ApplyStateChange(ctx, in)
+	if f.law == "MODEL-019" {
+		result.Refused = nil
+	}
+	return result, err
+}
+
+func (f faultyHybrid) ApplySharedChange(ctx context.Context, in sdk.SharedChanges) (sdk.SharedResult, error) {
+	result, err := f.Model.ApplySharedChange(ctx, in)
+	if f.law == "MODEL-048" {
+		result.Refused = nil
+	}
+	return result, err
+}
+
 // faultyTransport is a transport with one seeded bug, made of hooks.
 type faultyTransport struct {
 	sdk.Transport
@@ -343,6 +370,8 @@ func TestSeededBug(t *testing.T) {
 	name := os.Getenv(bugVariable)
 	if bug, known := sharedBugs[name]; known {
 		sdktest.Model(t, faulty{Model: sdk.Model[note]{Name: "note", Version: 1}, shared: bug.shared})
+	} else if bug, known := hybridBugs[name]; known {
+		sdktest.Model(t, faultyHybrid{Model: sdk.Model[memo]{Name: "memo", Version: 1}, law: bug})
 	} else if bug, known := stateBugs[name]; known {
 		sdktest.Model(t, faultyState{Model: sdk.Model[place]{Name: "place", Version: 1}, state: bug.state})
 	} else if bug, known := transportBugs[name]; known {
@@ -381,6 +410,9 @@ func TestModel_CatchesSeededBugs(t *testing.T) {
 	}
 	for name, bug := range stateBugs {
 		t.Run(name, func(t *testing.T) { wantCaught(t, name, bug.law) })
+	}
+	for name, law := range hybridBugs {
+		t.Run(name, func(t *testing.T) { wantCaught(t, name, law) })
 	}
 }
 

@@ -52,8 +52,10 @@ func ModelChecks(ctx context.Context, server sdk.ModelServer, options ...ModelOp
 	}
 	var checks []Check
 	for _, law := range modelLaws() {
-		if law.about(s) {
-			checks = append(checks, Check{Law: law.Law, Run: func(t T) { law.check(s, t) }})
+		of := *s
+		of.kind = law.kind
+		if law.about(&of) {
+			checks = append(checks, Check{Law: law.Law, Run: func(t T) { law.check(&of, t) }})
 		}
 	}
 	return checks, nil
@@ -93,6 +95,7 @@ type errorer interface {
 type modelSuite struct {
 	server   sdk.ModelServer
 	desc     sdk.Description
+	kind     sdk.Ownership // of the records at hand: a hybrid model has both
 	accepted map[string][]any
 }
 
@@ -100,6 +103,9 @@ type modelSuite struct {
 func (s *modelSuite) values(f *sdk.Field) []any {
 	if inParts(f.Merge) {
 		return partValues(f)
+	}
+	if s.desc.Ownership == sdk.HybridOwned && f.Key && !f.Required && f.Owner != (s.kind == sdk.DeviceOwned) {
+		return []any{nil} // an owned record is told by its owner, a shared one by the rest of the key
 	}
 	if values := s.accepted[f.Name]; len(values) > 0 {
 		return values

@@ -56,6 +56,15 @@ type place struct {
 	Label string `starling:"label"`
 }
 
+type memo struct {
+	sdk.Hybrid
+	Entry   sdk.Ref   `starling:"entry_id,ref=entry,owner,key"`
+	Content []byte    `starling:"content_hash,key"`
+	Note    string    `starling:"note"`
+	Rating  *int64    `starling:"rating"`
+	Seen    time.Time `starling:"seen_at"`
+}
+
 func TestModel(t *testing.T) {
 	refuse := func(blank bool) error {
 		if blank {
@@ -70,6 +79,14 @@ func TestModel(t *testing.T) {
 	t.Run("File", func(t *testing.T) {
 		sdktest.Model(t, sdk.Model[file]{Name: "file", Version: 3, Validate: func(f *file) error { return refuse(f.Name != "x") }},
 			sdktest.FieldValues("name", "x"))
+	})
+	t.Run("Memo", func(t *testing.T) {
+		sdktest.Model(t, sdk.Model[memo]{Name: "memo", Version: 1, Validate: func(m *memo) error {
+			if m.Entry.IsZero() == (m.Content == nil) {
+				return errors.New("it is on an entry or on content")
+			}
+			return nil
+		}})
 	})
 	t.Run("Place", func(t *testing.T) { sdktest.Model(t, sdk.Model[place]{Name: "place", Version: 1}) })
 }
