@@ -263,6 +263,13 @@ func (m *merger) checkMerged(op *Op, record *mergedRecord) error {
 	if size := record.size(); size > MaxRecordBytes {
 		return Errorf(CodeTooLarge, "the record would have %d bytes; at most %d are allowed", size, MaxRecordBytes)
 	}
+	parts := 0
+	for i := range record.Fields {
+		parts += record.Fields[i].partsBytes()
+	}
+	if parts > MaxPartsBytes {
+		return Errorf(CodeTooLarge, "the sets and counters of the record would take %d bytes, with what was removed from them; at most %d are allowed", parts, MaxPartsBytes)
+	}
 	if m.validate != nil {
 		return m.validate(&record.Record)
 	}
@@ -464,7 +471,6 @@ func (r *mergedRecord) value(name string) any {
 func (r *mergedRecord) size() int {
 	size := 0
 	for i := range r.Fields {
-		size += len(r.Fields[i].State)
 		switch v := r.Fields[i].Value.(type) {
 		case string:
 			size += msgp.StringPrefixSize + len(v)

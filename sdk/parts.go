@@ -131,7 +131,7 @@ func (f *FieldState) Parts() ([]FieldPart, error) {
 	if len(f.State) == 0 {
 		return nil, nil
 	}
-	list, err := readState(f.State)
+	_, list, err := readState(f.State)
 	if err != nil {
 		return nil, Errorf(CodeInvalid, "the state of field %q: %w", f.Name, err)
 	}
@@ -361,10 +361,10 @@ func (r *partReader) end() error {
 	return r.err
 }
 
-func readState(b []byte) (list []FieldPart, err error) {
+func readState(b []byte) (merge Merge, list []FieldPart, err error) {
 	r := partReader{b: b}
 	r.tuple(3)
-	merge := Merge(readPart(&r, msgp.ReadStringBytes))
+	merge = Merge(readPart(&r, msgp.ReadStringBytes))
 	if r.err == nil && !merge.inParts() {
 		r.failf("it is of a %q", merge)
 	}
@@ -400,7 +400,32 @@ func readState(b []byte) (list []FieldPart, err error) {
 			list = append(list, p)
 		}
 	}
-	return list, r.end()
+	return merge, list, r.end()
+}
+
+// MaxPartsBytes is the greatest size of the sets and counters of a record that a local write may lead to, as a snapshot has
+// to carry them in one message: as the operations that make them. It leaves room for what others write at the same time.
+const MaxPartsBytes = MaxRecordBytes / 2
+
+// partsBytes returns how much of that a field takes.
+func (f *FieldState) partsBytes() int {
+	const operation = 48 // what an operation takes beside its value
+	if len(f.State) == 0 {
+		return 0
+	}
+	merge, _, err := readState(f.State)
+	if err != nil {
+		return len(f.State)
+	}
+	writes, err := f.Writes(merge)
+	if err != nil {
+		return len(f.State)
+	}
+	size := 0
+	for i := range writes {
+		size += operation + len(writes[i].Value)
+	}
+	return size
 }
 
 // AppendOpParts appends the value of an operation of version at that merges these parts. Parts of a set that have another

@@ -113,7 +113,7 @@ func (r *Registry) makeTables(tx *database.Tx, desc sdk.Description) (models []*
 			statements = append(statements, m.createTable(tx.Dialect())...)
 		}
 	}
-	if desc.Ownership == sdk.HybridOwned {
+	if desc.Ownership == sdk.HybridOwned && (old == nil || changed) {
 		statements = append(statements, createView(models)...)
 	}
 	for _, statement := range statements {

@@ -208,7 +208,7 @@ func createView(parts []*model) []string {
 		}
 		owner := "_owner"
 		if m.shared {
-			owner = "NULL AS _owner"
+			owner = "CAST(NULL AS BIGINT) AS _owner"
 		}
 		selects = append(selects, "SELECT "+strings.Join(append(columns, owner), ", ")+" FROM "+m.table)
 	}

@@ -193,7 +193,7 @@ func TestParts_tooLarge(t *testing.T) {
 	b.pull(a, 1<<20)
 	words := func(letter string) string {
 		var list []string
-		for i := range 300 {
+		for i := range 300 { // 300 kB
 			list = append(list, fmt.Sprintf("%q", letter+fmt.Sprint(i)+strings.Repeat(letter, 1000)))
 		}
 		return `{"words":{"add":[` + strings.Join(list, ",") + `]}}`
