@@ -22,8 +22,8 @@ func TestPlugins(t *testing.T) {
 	for name, o := range map[string]verify.Options{
 		"tag": {},
 		"entry": {Records: []json.RawMessage{
-			json.RawMessage(`{"name":"a","kind":"file","size":0,"permissions":420}`),
-			json.RawMessage(`{"name":"photo.jpg","kind":"directory","size":1,"permissions":0}`),
+			json.RawMessage(`{"name":"a","kind":"file","size":0,"permissions":420,"content_hash":"sha256:00ff"}`),
+			json.RawMessage(`{"name":"photo.jpg","kind":"directory","size":1,"permissions":0,"content_hash":"sampled-sha256:0123456789abcdef"}`),
 		}},
 		"transport-tcp": {},
 	} {
