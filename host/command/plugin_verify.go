@@ -90,7 +90,10 @@ func (a *app) law(r *sdktest.Result, verbose bool) error {
 	if err := a.printf("%-7s  %-13s  %5.1f s  %s%s\n", r.Status, r.ID, r.Seconds, plain(of), r.Says); err != nil {
 		return err
 	}
-	for _, reason := range r.Reasons {
+	for i, reason := range r.Reasons {
+		if left := len(r.Reasons) - i; i >= reasons && left > 1 && !verbose {
+			return a.printf("           ... %s more; --verbose prints them\n", count(int64(left), "reason"))
+		}
 		reason = again.ReplaceAllString(strings.ReplaceAll(reason, "[rapid] ", ""), "To repeat it: --seed $1")
 		if err := a.printf("%s", indented(reason, verbose)); err != nil {
 			return err
@@ -99,8 +102,11 @@ func (a *app) law(r *sdktest.Result, verbose bool) error {
 	return nil
 }
 
-// reasonLines is how many lines of a reason are printed.
-const reasonLines = 15
+// How many reasons are printed, and how many lines of each.
+const (
+	reasons     = 5
+	reasonLines = 15
+)
 
 // indented returns the reason as lines under its law, with what a terminal would act upon left out.
 func indented(reason string, whole bool) string {

@@ -184,7 +184,7 @@ func (s *modelSuite) sharedLocal(t T) {
 			expect("an insert without "+f.Name, sdk.CodeInvalid, op)
 		}
 	}
-	expect("an insert; name values that the model accepts with sdktest.FieldValues", "", s.insert(1, 1, 4))
+	expect("a plain insert ("+nameValues+")", "", s.insert(1, 1, 4))
 	if _, keyed := s.keys(s.plain()); keyed {
 		expect("an insert again, with a natural key", "", s.insert(1, 1, 5))
 	} else {

@@ -94,11 +94,22 @@ func (s *modelSuite) three(columns []string, packed map[string][]byte) sdk.Batch
 
 func (s *modelSuite) stateLocal(t T) {
 	if result := s.applyState(t, s.three(s.columns(), nil), true); len(result.Refused) > 0 {
-		t.Errorf("a plain local record was refused; name values that the model accepts with sdktest.FieldValues: %+v", result.Refused)
+		t.Errorf("a plain local record was refused (%s: %s); %s", result.Refused[0].Code, result.Refused[0].Message, nameValues)
 	}
 }
 
+// nameValues says what to do about a model that validates.
+const nameValues = "name values that the model accepts: with sdktest.FieldValues in a test, with --record on the command line"
+
+// writable reports whether a plain record can be written here: MODEL-011. Without one, nothing can be said of local rows.
+func (s *modelSuite) writable(t T) bool {
+	return len(s.applyState(t, s.three(s.columns(), nil), true).Refused) == 0
+}
+
 func (s *modelSuite) stateRequired(t T) {
+	if !s.writable(t) {
+		t.Skip("a plain record can not be written: see MODEL-011")
+	}
 	for _, f := range s.desc.Fields {
 		if !f.Required {
 			continue
@@ -142,11 +153,15 @@ func (s *modelSuite) stateOlder(t T) {
 }
 
 func (s *modelSuite) stateBad(t T) {
+	localities := []bool{false}
+	if s.writable(t) {
+		localities = append(localities, true)
+	}
 	for i := range s.desc.Fields {
 		f := &s.desc.Fields[i]
 		for _, bad := range badValues(f) {
 			t.Run(f.Name+"/"+bad.name, func(t T) {
-				for _, local := range []bool{false, true} {
+				for _, local := range localities {
 					got := s.applyState(t, s.three(s.columns(), map[string][]byte{f.Name: bad.packed}), local).Refused
 					if err := wantRefused(got, 1, sdk.CodeInvalid); err != nil {
 						t.Errorf("local %v: %v", local, err)

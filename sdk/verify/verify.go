@@ -274,24 +274,23 @@ func (s *subject) start(t sdktest.T, sockets ...rpc.Socket) *rpc.Process {
 	return p
 }
 
-// lastWords is how long a law that has failed waits for its process to have ended: that may be why.
+// lastWords is how long to wait for the end of a process that does not answer any more.
 const lastWords = 2 * time.Second
 
 // lives fails the law if the process has ended, with what it said last.
 func lives(t sdktest.T, p *rpc.Process) {
 	t.Helper()
-	wait := time.NewTimer(0)
-	if t.Failed() {
-		wait.Reset(lastWords)
+	if t.Failed() { // perhaps because the process is about to end
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), lastWords)
+		defer cancel()
+		if _, err := p.Client().Health(ctx); err != nil {
+			select {
+			case <-p.Done():
+			case <-ctx.Done():
+			}
+		}
 	}
-	defer wait.Stop()
 	select {
-	case <-p.Done():
-		t.Errorf("the process ended: %s", p.Reason())
-		return
-	case <-wait.C:
-	}
-	select { // if both were so
 	case <-p.Done():
 		t.Errorf("the process ended: %s", p.Reason())
 	default:

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -96,6 +97,19 @@ func TestPlugin_CatchesBugs(t *testing.T) {
 		report := check(t, "dies of deletes", 5*time.Second, "MODEL-036")
 		if reasons := strings.Join(report.Results[0].Reasons, "\n"); !strings.Contains(reasons, "panic: a delete") {
 			t.Errorf("the reasons do not say what the process died of:\n%s", reasons)
+		}
+	})
+	t.Run("no program at all", func(t *testing.T) {
+		file := filepath.Join(t.TempDir(), "plugin")
+		if err := os.WriteFile(file, []byte("not a program"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		report, err := verify.Plugin(t.Context(), file, verify.Options{}, 0, func(sdktest.Result) {})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if report.Broken != 1 || report.Results[0].ID != "PLUGIN-001" || report.Results[0].Status != sdktest.Broken {
+			t.Errorf("want PLUGIN-001 broken and the others skipped, got %+v", report)
 		}
 	})
 	for sound, only := range map[string][]string{"": nil, "transport: sound": nil, "raw": laws(verify.Laws())} {

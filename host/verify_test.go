@@ -1,0 +1,86 @@
+package main_test
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/starling-sync/starling/sdk/rpc/rpctest"
+)
+
+// verdict runs starling plugin verify and returns its results by id, its summary, what it said on standard error, and
+// its exit status.
+func verdict(t *testing.T, args ...string) (results map[string]map[string]any, summary map[string]any, said string, status int) {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), mustBuild(t), append([]string{"plugin", "verify", "--json"}, args...)...) //nolint:gosec // our own binary
+	var out, errs bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	_ = cmd.Run() // the exit status says the same
+	results = map[string]map[string]any{}
+	lines := bufio.NewScanner(&out)
+	for lines.Scan() {
+		var object map[string]any
+		if err := json.Unmarshal(lines.Bytes(), &object); err != nil {
+			t.Fatalf("%s: %v", lines.Text(), err)
+		}
+		if id, isResult := object["id"].(string); isResult {
+			results[id] = object
+		} else {
+			summary = object
+		}
+	}
+	return results, summary, errs.String(), cmd.ProcessState.ExitCode()
+}
+
+func TestPluginVerify(t *testing.T) {
+	plugins := filepath.Join(filepath.Dir(mustBuild(t)), "plugins")
+	t.Run("kept", func(t *testing.T) {
+		results, summary, said, status := verdict(t, filepath.Join(plugins, "tag"))
+		if status != 0 || said != "" || summary["broken"] != 0.0 || len(results) < 25 {
+			t.Errorf("status %d, said %q, %d results, summary %v", status, said, len(results), summary)
+		}
+		if models, _ := json.Marshal(summary["models"]); string(models) != `["tag","tagging"]` { //nolint:errchkjson // from JSON
+			t.Errorf("models %s", models)
+		}
+	})
+	t.Run("broken", func(t *testing.T) {
+		// The entry model takes few words as a kind: what the laws try by themselves is none of them.
+		results, summary, said, status := verdict(t, filepath.Join(plugins, "entry"), "--law", "MODEL-011,MODEL-012,MODEL-013")
+		if status != 1 || summary["broken"] != 1.0 || results["MODEL-011"]["status"] != "broken" || results["MODEL-012"]["status"] != "skipped" || results["MODEL-013"]["status"] != "kept" {
+			t.Errorf("status %d, summary %v, results %.2000v", status, summary, results)
+		}
+		if !strings.Contains(said, "breaks 1 law: MODEL-011") {
+			t.Errorf("said %q", said)
+		}
+	})
+	t.Run("with a record", func(t *testing.T) {
+		_, summary, said, status := verdict(t, filepath.Join(plugins, "entry"), "--law", "MODEL-011", "--record", `{"name":"a","kind":"file","size":0,"permissions":420}`)
+		if status != 0 || summary["kept"] != 1.0 {
+			t.Errorf("status %d, said %q, summary %v", status, said, summary)
+		}
+	})
+	t.Run("the same seed", func(t *testing.T) {
+		broken := rpctest.Build(t, "../sdk/verify/testdata/broken")
+		t.Setenv("PATH", "") // the plugin needs nothing of it
+		_, summary, said, status := verdict(t, broken, "--law", "MODEL-030", "--seed", "12345")
+		if status != 0 || summary["kept"] != 1.0 {
+			t.Errorf("status %d, said %q, summary %v", status, said, summary)
+		}
+	})
+	t.Run("misuse", func(t *testing.T) {
+		for _, args := range [][]string{
+			{}, {filepath.Join(plugins, "tag"), "--config", "device.hcl"}, {filepath.Join(plugins, "tag"), "--seed", "today"},
+		} {
+			if _, _, said, status := verdict(t, args...); status != 2 || said == "" {
+				t.Errorf("%v: status %d, said %q", args, status, said)
+			}
+		}
+		if _, _, said, status := verdict(t, filepath.Join(plugins, "absent")); status != 1 || !strings.Contains(said, "absent") {
+			t.Errorf("status %d, said %q", status, said)
+		}
+	})
+}
