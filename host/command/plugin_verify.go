@@ -48,8 +48,8 @@ func (a *app) pluginVerifyCommand() *cobra.Command {
 	return cmd
 }
 
-// again is how package rapid says how a failure can be reproduced in a test.
-var again = regexp.MustCompile(`To (?:try to )?reproduce, specify -run="[^"]*" -rapid\.seed=([0-9]+)`)
+// again is how package rapid says how a failure can be repeated in a test.
+var again = regexp.MustCompile(`\nTo (?:try to )?reproduce, specify -run="[^"]*" -rapid\.seed=([0-9]+)(?:\nFailed test output:)?`)
 
 func (a *app) verify(cmd *cobra.Command, path string, f *verifyFlags) error {
 	o := verify.Options{Listen: f.listen, Only: f.laws}
@@ -94,8 +94,12 @@ func (a *app) law(r *sdktest.Result, verbose bool) error {
 		if left := len(r.Reasons) - i; i >= reasons && left > 1 && !verbose {
 			return a.printf("           ... %s more; --verbose prints them\n", count(int64(left), "reason"))
 		}
-		reason = again.ReplaceAllString(strings.ReplaceAll(reason, "[rapid] ", ""), "To repeat it: --seed $1")
-		if err := a.printf("%s", indented(reason, verbose)); err != nil {
+		reason = strings.ReplaceAll(reason, "[rapid] ", "")
+		text := indented(again.ReplaceAllString(reason, ""), verbose)
+		if seed := again.FindStringSubmatch(reason); seed != nil {
+			text += fmt.Sprintf("           to repeat it: --law %s --seed %s\n", r.ID, seed[1])
+		}
+		if err := a.printf("%s", text); err != nil {
 			return err
 		}
 	}
@@ -110,14 +114,14 @@ const (
 
 // indented returns the reason as lines under its law, with what a terminal would act upon left out.
 func indented(reason string, whole bool) string {
-	lines := strings.Split(reason, "\n")
+	lines := strings.Split(strings.TrimSpace(reason), "\n")
 	more := ""
 	if left := len(lines) - reasonLines; left > 0 && !whole {
 		lines, more = lines[:reasonLines], fmt.Sprintf("           ... %s more; --verbose prints them\n", count(int64(left), "line"))
 	}
 	var out strings.Builder
 	for _, line := range lines {
-		fmt.Fprintf(&out, "           %s\n", plain(strings.ReplaceAll(line, "\t", "  ")))
+		fmt.Fprintf(&out, "           %s\n", plain(strings.NewReplacer("\t", "  ", "\u00a0", " ").Replace(line)))
 	}
 	return out.String() + more
 }

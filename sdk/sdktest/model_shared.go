@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -173,18 +174,64 @@ func interleave(rt *rapid.T, ops []operation) []operation {
 	return ordered
 }
 
-func (r *replica) mustEqual(rt *rapid.T, what string, want map[sdk.RecordID]sdk.Record) {
+// mustEqual fails unless r, to which ops were applied in their order, holds what is wanted.
+func (r *replica) mustEqual(rt *rapid.T, what string, ops []operation, want map[sdk.RecordID]sdk.Record) {
 	rt.Helper()
 	if diff := cmp.Diff(want, r.records); diff != "" {
-		rt.Fatalf("%s (-want +got):\n%s", what, diff)
+		rt.Fatalf("%s:\n%s%s", what, lines(ops), differences(want, r.records, diff))
 	}
+}
+
+// differences returns the records that differ to read, one a line; diff if they read alike.
+func differences(want, got map[sdk.RecordID]sdk.Record, diff string) string {
+	all := maps.Clone(want)
+	maps.Copy(all, got)
+	var b strings.Builder
+	for _, id := range sortedIDs(all) {
+		wanted, isWanted := want[id]
+		found, isFound := got[id]
+		if one, other := readable(&wanted, isWanted), readable(&found, isFound); one != other {
+			fmt.Fprintf(&b, "want  %s  %s\ngot   %s  %s\n", id.String()[34:], one, id.String()[34:], other)
+		}
+	}
+	if b.Len() == 0 {
+		return "(-want +got):\n" + diff
+	}
+	return b.String()
+}
+
+func readable(r *sdk.Record, known bool) string {
+	if !known {
+		return "no record"
+	}
+	at := func(v sdk.Version) string {
+		if v.IsZero() {
+			return "never"
+		}
+		return fmt.Sprintf("by %x at %d", v.Device[15], v.Stamp)
+	}
+	text := "inserted " + at(r.Inserted) + ", deleted " + at(r.Deleted)
+	for _, f := range r.Fields {
+		text += fmt.Sprintf(", %s=%.40q %T %s (saw %d)", f.Name, fmt.Sprint(f.Value), f.Value, at(f.Version), f.Seen)
+	}
+	return text
+}
+
+// lines returns a history to read: one operation a line.
+func lines(ops []operation) string {
+	var b strings.Builder
+	for _, op := range ops {
+		fmt.Fprintf(&b, "  %s\n", op)
+	}
+	return b.String()
 }
 
 func (s *modelSuite) sharedReference(t T) {
 	random(t, func(rt *rapid.T) {
 		ops := s.history(rt)
-		got := s.replica().replay(rt, interleave(rt, ops))
-		got.mustEqual(rt, "the merge differs from a replay of the sorted operations", s.reference(rt, ops))
+		arrived := interleave(rt, ops)
+		got := s.replica().replay(rt, arrived)
+		got.mustEqual(rt, "these operations, in this order, merge to something else than in the order of their versions", arrived, s.reference(rt, ops))
 	})
 }
 
@@ -194,7 +241,7 @@ func (s *modelSuite) sharedIdempotent(t T) {
 		r := s.replica().replay(rt, ops)
 		for _, op := range interleave(rt, ops) {
 			if result := r.apply(rt, false, op); len(result.Records) > 0 {
-				rt.Fatalf("%s: applied again, it changed %+v", op, result.Records)
+				rt.Fatalf("%s: applied again, after all of\n%sit changed the record to %s", op, lines(ops), readable(&result.Records[0], true))
 			}
 		}
 	})
@@ -204,8 +251,9 @@ func (s *modelSuite) sharedCommutative(t T) {
 	random(t, func(rt *rapid.T) {
 		ops := s.history(rt)
 		one := s.replica().replay(rt, interleave(rt, ops))
-		other := s.replica().replay(rt, interleave(rt, slices.Concat(ops, ops))) // repetitions among them
-		other.mustEqual(rt, "two orders of the same operations differ", one.records)
+		again := interleave(rt, slices.Concat(ops, ops)) // repetitions among them
+		other := s.replica().replay(rt, again)
+		other.mustEqual(rt, "these operations, in this order, merge to something else than in another", again, one.records)
 	})
 }
 
@@ -213,7 +261,7 @@ func (s *modelSuite) sharedAssociative(t T) {
 	random(t, func(rt *rapid.T) {
 		ops := s.history(rt)
 		slices.SortStableFunc(ops, func(a, b operation) int { return a.at.Device.Compare(b.at.Device) })
-		one := s.replica().replay(rt, ops)
+		one, all := s.replica().replay(rt, ops), ops
 		grouped := s.replica()
 		for len(ops) > 0 {
 			origin := slices.IndexFunc(ops, func(o operation) bool { return o.at.Device != ops[0].at.Device })
@@ -226,7 +274,7 @@ func (s *modelSuite) sharedAssociative(t T) {
 			}
 			ops = ops[n:]
 		}
-		grouped.mustEqual(rt, "operations in batches differ from the same, one by one", one.records)
+		grouped.mustEqual(rt, "these operations, in batches, merge to something else than one by one", all, one.records)
 	})
 }
 
