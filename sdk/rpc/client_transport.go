@@ -36,9 +36,9 @@ func (t *transportClient) Configure(ctx context.Context, config json.RawMessage)
 }
 
 // Listen implements sdk.Transport. A socket can not cross to a running process: listener must be nil, or one whose
-// socket the process inherited at its start. With nil, an inherited socket that was announced as address is used.
+// socket the process inherited at its start. With nil, an inherited socket that was announced as address is used, unless
+// the transport has no use for sockets: then it listens at address by itself.
 func (t *transportClient) Listen(ctx context.Context, address string, listener net.Listener) (sdk.Listener, error) {
-	req := &rpcpb.ListenRequest{Address: text(address)}
 	index := slices.IndexFunc(t.client.sockets, func(s Socket) bool {
 		if listener != nil {
 			return s.Listener.Addr().String() == listener.Addr().String()
@@ -48,9 +48,19 @@ func (t *transportClient) Listen(ctx context.Context, address string, listener n
 	if listener != nil && index < 0 {
 		return nil, sdk.Errorf(sdk.CodeUnsupported, "listen on %s: the plugin process did not inherit that socket when it started", listener.Addr())
 	}
-	if index >= 0 {
-		req.Inherited, req.Index = true, uint32(index) //nolint:gosec // a handful of sockets
+	req := &rpcpb.ListenRequest{Address: text(address)}
+	if index < 0 {
+		return t.listen(ctx, req)
 	}
+	req.Inherited, req.Index = true, uint32(index) //nolint:gosec // a handful of sockets
+	l, err := t.listen(ctx, req)
+	if listener == nil && sdk.CodeOf(err) == sdk.CodeUnsupported {
+		return t.listen(ctx, &rpcpb.ListenRequest{Address: req.Address})
+	}
+	return l, err
+}
+
+func (t *transportClient) listen(ctx context.Context, req *rpcpb.ListenRequest) (sdk.Listener, error) {
 	streamCtx, cancel := context.WithCancel(context.Background()) // until Close
 	abort := context.AfterFunc(ctx, cancel)
 	stream, err := t.client.transport.Listen(streamCtx)

@@ -270,12 +270,15 @@ func TestServe_ByHand(t *testing.T) {
 	}
 }
 
-// brokenTransport listens, and fails at the first accept.
+// brokenTransport listens, but on no socket of the host's, and fails at the first accept.
 type brokenTransport struct{ sdk.Transport }
 
 func (brokenTransport) Name() string { return "broken" }
 
-func (brokenTransport) Listen(context.Context, string, net.Listener) (sdk.Listener, error) {
+func (brokenTransport) Listen(_ context.Context, _ string, socket net.Listener) (sdk.Listener, error) {
+	if socket != nil {
+		return nil, sdk.Errorf(sdk.CodeUnsupported, "it carries pigeons")
+	}
 	return brokenListener{}, nil
 }
 
@@ -286,6 +289,36 @@ func (brokenListener) Accept() (sdk.Conn, error) {
 }
 func (brokenListener) Address() string { return "nowhere" }
 func (brokenListener) Close() error    { return nil }
+
+// TestListen_NoUseForSockets wants a transport that takes no socket to listen by itself, unless it was told which to take.
+func TestListen_NoUseForSockets(t *testing.T) {
+	socket, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = socket.Close() }()
+	c := rpctest.Command(t, rpctest.Self(t))
+	c.Sockets = []rpc.Socket{{Address: "loft", Listener: socket.(rpc.FileListener)}}
+	p, err := rpc.Start(t.Context(), c)
+	if sdk.CodeOf(err) == sdk.CodeUnsupported {
+		t.Skipf("no sockets are passed here: %v", err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(p.Kill)
+	l, err := p.Client().Transport("broken").Listen(t.Context(), "loft", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if l.Address() != "nowhere" {
+		t.Errorf("it listens at %s", l.Address())
+	}
+	_ = l.Close()
+	if _, err := p.Client().Transport("broken").Listen(t.Context(), "loft", socket); sdk.CodeOf(err) != sdk.CodeUnsupported {
+		t.Errorf("told to take a socket: want code %s, got %s: %v", sdk.CodeUnsupported, sdk.CodeOf(err), err)
+	}
+}
 
 // TestListener_Fails wants the host to learn why a listener ended, and not to take it for one that was closed.
 func TestListener_Fails(t *testing.T) {

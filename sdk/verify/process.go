@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"reflect"
 	"strings"
 	"time"
@@ -73,7 +74,7 @@ const byHandWait = 10 * time.Second
 func (s *subject) startedByHand(t sdktest.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), byHandWait)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, s.path) //nolint:gosec // who checks it chose it
+	cmd := exec.CommandContext(ctx, s.absolute()) //nolint:gosec // who checks it chose it
 	cmd.Env = append(byHandEnvironment(), s.Env...)
 	cmd.WaitDelay = time.Second
 	var out, errs bytes.Buffer
@@ -90,6 +91,14 @@ func (s *subject) startedByHand(t sdktest.T) {
 	case errs.Len() == 0 && out.Len() == 0:
 		t.Errorf("it ended (%v) without a word; say on standard error that a host starts it", err)
 	}
+}
+
+// absolute is the path as no search path could be meant.
+func (s *subject) absolute() string {
+	if abs, err := filepath.Abs(s.path); err == nil {
+		return abs
+	}
+	return s.path
 }
 
 func byHandEnvironment() []string {
@@ -384,7 +393,7 @@ func (s *subject) hostSocket(t sdktest.T) {
 	address := socket.Addr().String()
 	p := s.started(t, -1, rpc.Socket{Address: address, Listener: socket.(rpc.FileListener)}) //nolint:forcetypeassert // seen above
 	transport := p.Client().Transport(s.info.Transport)
-	listener, err := transport.Listen(s.soon(t), address, nil)
+	listener, err := transport.Listen(s.soon(t), address, socket)
 	if sdk.CodeOf(err) == sdk.CodeUnsupported {
 		t.Skipf("it takes no socket of the host: %v", err)
 	}
