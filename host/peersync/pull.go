@@ -114,10 +114,13 @@ func (m *Machine) bestUpstream(st *stream) *session {
 		return direct
 	}
 	own := st.Origin == m.self.Device
-	if s := st.upstream; s != nil && s != direct && !unfit(s) && (!own || m.isAhead(s, st)) {
-		return s
-	}
 	var best *session
+	if s := st.upstream; s != nil && s != direct && !unfit(s) && (!own || m.isAhead(s, st)) {
+		if len(st.tail) > 0 || m.isAhead(s, st) {
+			return s
+		}
+		best = s // which has nothing of a new stream either: whoever has takes its place at once
+	}
 	for _, p := range m.peerOrder {
 		s := p.session
 		if s == nil || unfit(s) {
@@ -359,6 +362,7 @@ func (m *Machine) advance(st *stream, to protocol.Heads, page *protocol.Page) {
 	if st.start == 0 {
 		st.start = to.Top()
 	}
+	fresh := len(st.applied) == 0
 	st.applied = m.graph.Join(st.applied, to)
 	st.given = m.graph.Join(st.given, to)
 	st.tail = m.graph.Join(st.tail, to)
@@ -371,6 +375,8 @@ func (m *Machine) advance(st *stream, to protocol.Heads, page *protocol.Page) {
 		s.unsent[st] = struct{}{}   // also where the Hello of this device, which says less, is under way
 		if s.ready() {
 			m.serve(s, st, page)
+			// Who waits for a new stream elsewhere, or has not heard of it, is told now and not by the next heartbeat.
+			s.ackNow = s.ackNow || fresh && s.subs[st.Stream] == nil && len(s.vector[st.Stream]) == 0
 		}
 	}
 }
@@ -403,7 +409,8 @@ func (m *Machine) noticeAhead(st *stream, s *session) {
 		return // as nearly always: what is written here is acknowledged
 	}
 	st.unsure = true
-	if st.upstream == nil && st.snapshot == nil || m.needsSnapshot(st, st.upstream) {
+	fresh := st.upstream != nil && len(st.tail) == 0 && !m.isAhead(st.upstream, st) && m.isAhead(s, st)
+	if st.upstream == nil && st.snapshot == nil || fresh || m.needsSnapshot(st, st.upstream) {
 		m.route(st)
 	}
 }

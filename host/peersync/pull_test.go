@@ -1,6 +1,7 @@
 package peersync
 
 import (
+	"maps"
 	"slices"
 	"testing"
 	"time"
@@ -189,5 +190,55 @@ func TestMachine_FloorOfTheFuture(t *testing.T) {
 	}
 	if got := s.m.streams[rowsOf1].below(); got > now {
 		t.Errorf("the floor is %s, and it is %s", got, now)
+	}
+}
+
+// TestMachine_FirstChange hears of a new stream: it tells those who wait for it elsewhere at once, and once; and who waits for it
+// at a peer that has nothing of it asks the first that has.
+func TestMachine_FirstChange(t *testing.T) {
+	s := newSolo(t)
+	s.m.setMembers([]Member{{ID: deviceID(1), Name: "d1"}, {ID: deviceID(2), Name: "d2"}, {ID: deviceID(3), Name: "d3"}})
+	key := protocol.Stream{Origin: deviceID(9), Kind: sdk.SharedByAll}
+	s.m.ensureStream(key)
+	for n := range 3 {
+		s.connect(SessionID(n+1), n+1)
+	}
+	st := s.m.streams[key]
+	if st.upstream == nil || st.upstream.id != 1 {
+		t.Fatalf("asked at %v; want at the first peer", st.upstream)
+	}
+	s.step(Received{Session: 3, Message: protocol.RequestFor(key.Kind, protocol.Request{Subscribe: []protocol.Subscribe{{Number: 1, Origin: key.Origin}}})})
+	sub, ok := s.subscribed(s.step(Received{Session: 2, Message: &protocol.AckSharedChanges{Vector: []protocol.Mark{mark(key, 10)}}}), key)
+	if !ok || st.upstream.id != 2 {
+		t.Fatal("the peer that has something of the new stream is not asked at once")
+	}
+	if s.step(Received{Session: 1, Message: &protocol.AckSharedChanges{Vector: []protocol.Mark{mark(key, 20)}}}); st.upstream.id != 2 {
+		t.Error("a peer that delivers is left")
+	}
+	s.step(PeerDown{Session: 1})
+	s.connect(4, 1)
+	apply := func(from, through hlc.Stamp) map[SessionID]int {
+		page := protocol.Page{Stream: key, Heads: at(through), From: from, Through: through, Head: through}
+		applies := only[Apply](s.step(Received{Session: 2, Message: protocol.Live(protocol.Delivery{Subscription: sub.Number, Page: page})}))
+		acks := map[SessionID]int{}
+		for _, send := range only[Send](s.step(Applied{Page: applies[0].Page})) {
+			if ack, ok := send.Message.(*protocol.AckSharedChanges); ok {
+				acks[send.Session] += len(ack.Vector)
+			}
+		}
+		return acks
+	}
+	if got, want := apply(0, 10), map[SessionID]int{2: 1, 4: 1}; !maps.Equal(got, want) {
+		t.Errorf("told %v; want the upstream, and who does not know of it: %v", got, want)
+	}
+	if got, want := apply(10, 20), map[SessionID]int{2: 1}; !maps.Equal(got, want) {
+		t.Errorf("then told %v; want the upstream alone", got)
+	}
+
+	s = newSolo(t)
+	s.m.ensureStream(key)
+	s.connect(1, 2)
+	if s.connect(2, 1); s.m.streams[key].upstream.id != 1 {
+		t.Error("a new stream changes between peers that have nothing of it")
 	}
 }
