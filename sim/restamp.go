@@ -126,6 +126,7 @@ func (w *world) restamped(d *device, r *restamping) {
 	}
 	w.branched = w.branched || slices.ContainsFunc(r.before, w.held) // a peer had some, and could not say so
 	w.takeStamps(d, r)
+	w.checkTraces(d, r)
 	w.reckon()
 	replaced := map[*change]bool{}
 	for _, c := range slices.Concat(r.before, r.gone) {
@@ -192,6 +193,35 @@ func (w *world) checkSeen(d *device, r *restamping, old, c *change, renamed map[
 		}
 		if r.exact && c.seen[column] != want {
 			w.fail("restamp", "%s: %s of %s saw %s of %s, and says now that it saw %s instead of %s", d, c.stamp, c.key, seen, column, c.seen[column], want)
+		}
+	}
+}
+
+// checkTraces checks that records and the conflict journal tell of what has a new stamp by that alone.
+func (w *world) checkTraces(d *device, r *restamping) {
+	if !r.exact {
+		return
+	}
+	conflicts, err := d.registry.Conflicts(context.Background(), "", sdk.RecordID{})
+	w.check(err, "%s: read the journal", d)
+	for i := range conflicts {
+		for _, v := range []sdk.Version{conflicts[i].Lost, conflicts[i].Winner} {
+			if v.Device == d.id && v.Stamp > d.last {
+				w.fail("restamp", "%s: the conflict journal tells of a change of %s, and it was given another stamp", d, v)
+			}
+		}
+	}
+	for k, row := range w.read(d) {
+		for i := range row.Fields {
+			f := &row.Fields[i]
+			if f.Version.Device != d.id || f.Version.Stamp <= r.base {
+				continue
+			}
+			wrote := func(c *change) bool { return c.version() == f.Version }
+			at := slices.IndexFunc(w.ledger.records[k], wrote)
+			if at < 0 || w.ledger.records[k][at].seen[f.Name] != f.Seen {
+				w.fail("restamp", "%s: %s of %s says that at %s it saw %s, and its operation does not", d, f.Name, k, f.Version, f.Seen)
+			}
 		}
 	}
 }
