@@ -213,6 +213,23 @@ func (w *world) recordsIn(a *peersync.TakeRange) map[key]bool {
 	return inside
 }
 
+// latestOf returns the latest stamp of a page of records, and with the last page that of the watermarks that move with it.
+func (w *world) latestOf(a *peersync.TakeRange) (latest hlc.Stamp) {
+	for i := range a.Page.Changes {
+		list, err := changesOf(protocol.Stream{Origin: a.Page.Changes[i].Origin, Kind: a.Scope.Kind}, a.Page.Changes[i].Batches)
+		w.check(err, "read a page of records")
+		for _, c := range list {
+			latest = max(latest, c.stamp)
+		}
+	}
+	if a.Page.Done {
+		for _, heads := range a.Vector {
+			latest = max(latest, heads.Top())
+		}
+	}
+	return latest
+}
+
 // mayDiffer reports whether a device that has the same watermarks may hold other records than held says of another one: one
 // of them has got something beyond its watermarks, or a row has been overwritten since by one that is still to come, and
 // so came to one of them only.

@@ -117,7 +117,7 @@ func (d *device) takeRange(a peersync.TakeRange) {
 		taken, err = w.bug.takeRange(d, a)
 		if err == nil {
 			w.took(d, &a, &taken, before)
-		} else if code := sdk.CodeOf(err); code != sdk.CodeClockSkew && !errors.Is(err, errPower) {
+		} else if skewed := sdk.CodeOf(err) == sdk.CodeClockSkew && w.latestOf(&a).Time().Sub(d.wall()) > maxDrift; !skewed && !errors.Is(err, errPower) {
 			w.fail("apply", "%s can not take in a page of records: %v", d, err)
 		}
 		return err
