@@ -396,7 +396,7 @@ func (r *mergedRecord) openField(at int, merge Merge) *openField {
 func (r *mergedRecord) close() {
 	for name, f := range r.open {
 		if at, found := r.find(name); found && f.changed {
-			r.Fields[at].setParts(f.merge, f.parts)
+			r.Fields[at].pack(f.merge, f.parts.sorted())
 			f.changed = false
 		}
 	}

@@ -140,10 +140,18 @@ func (f *FieldState) Parts() ([]FieldPart, error) {
 
 // SetParts makes parts the state of a field that merges by merge, AddWins or Sum, and sets its value. Of parts for one place
 // that one stays which stands.
-func (f *FieldState) SetParts(merge Merge, list []FieldPart) { f.setParts(merge, partsOf(list)) }
+func (f *FieldState) SetParts(merge Merge, list []FieldPart) {
+	for i := 1; i < len(list); i++ {
+		if list[i-1].compare(&list[i]) >= 0 || list[i-1].place() == list[i].place() {
+			list = partsOf(list).sorted()
+			break
+		}
+	}
+	f.pack(merge, list)
+}
 
-func (f *FieldState) setParts(merge Merge, all parts) {
-	list := all.sorted()
+// pack is SetParts of a list that is sorted and has one part for each place.
+func (f *FieldState) pack(merge Merge, list []FieldPart) {
 	f.State = packState(merge, list)
 	if merge == Sum {
 		f.Value = clamp(total(list))
@@ -263,11 +271,13 @@ func packState(merge Merge, list []FieldPart) []byte {
 
 // runsOf cuts list where parts that follow each other are not alike.
 func runsOf(list []FieldPart, alike func(a, b *FieldPart) bool) (runs [][]FieldPart) {
-	for from, to := 0, 0; from < len(list); from = to {
-		for to = from + 1; to < len(list) && alike(&list[from], &list[to]); {
-			to++
+	for len(list) > 0 {
+		n := 1
+		for n < len(list) && alike(&list[0], &list[n]) {
+			n++
 		}
-		runs = append(runs, list[from:to])
+		runs = append(runs, list[:n])
+		list = list[n:]
 	}
 	return runs
 }
@@ -413,14 +423,11 @@ func (f *FieldState) partsBytes() int {
 	if len(f.State) == 0 {
 		return 0
 	}
-	merge, _, err := readState(f.State)
+	merge, list, err := readState(f.State)
 	if err != nil {
 		return len(f.State)
 	}
-	writes, err := f.Writes(merge)
-	if err != nil {
-		return len(f.State)
-	}
+	writes := f.writes(merge, list)
 	size := 0
 	for i := range writes {
 		size += operation + len(writes[i].Value)
@@ -479,6 +486,10 @@ func (f *FieldState) Writes(merge Merge) (writes []PartWrite, err error) {
 	if err != nil {
 		return nil, err
 	}
+	return f.writes(merge, list), nil
+}
+
+func (f *FieldState) writes(merge Merge, list []FieldPart) (writes []PartWrite) {
 	slices.SortStableFunc(list, func(a, b FieldPart) int { return a.Version.Compare(b.Version) })
 	for len(list) > 0 {
 		n := 1
@@ -492,7 +503,7 @@ func (f *FieldState) Writes(merge Merge) (writes []PartWrite, err error) {
 	if !last && merge == AddWins { // it only removed
 		writes = append(writes, PartWrite{f.Version, AppendOpParts(nil, merge, f.Version, nil)})
 	}
-	return writes, nil
+	return writes
 }
 
 // OpParts returns the parts of the value of an operation of version at. It returns an error for a value that is not packed as

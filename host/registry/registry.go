@@ -251,13 +251,14 @@ func (r *Registry) Served(model sdk.ModelName) bool {
 
 // Description returns the description of model, and whether there is one.
 func (r *Registry) Description(model sdk.ModelName) (sdk.Description, bool) {
-	for _, s := range r.catalog.Load().parts(model) {
-		if s.hybrid != nil {
-			return *s.hybrid, true
-		}
-		return s.desc, true
+	parts := r.catalog.Load().parts(model)
+	switch {
+	case parts == nil:
+		return sdk.Description{}, false
+	case parts[0].hybrid != nil:
+		return *parts[0].hybrid, true
 	}
-	return sdk.Description{}, false
+	return parts[0].desc, true
 }
 
 // known returns what model is kept as, or a CodeUnknownModel error that names those that there are.

@@ -46,10 +46,15 @@ func TestRecords_RoundTrip(t *testing.T) {
 		for range rapid.IntRange(0, 5).Draw(t, "records") {
 			r := sdk.Record{ID: drawID(t), Inserted: drawVersion(t), Deleted: drawVersion(t)}
 			for range rapid.IntRange(0, 4).Draw(t, "fields") {
-				r.Fields = append(r.Fields, sdk.FieldState{
+				f := sdk.FieldState{
 					Name: rapid.StringMatching(`[a-z]{1,8}`).Draw(t, "name"), Value: drawValue(t), Version: drawVersion(t),
 					Seen: hlc.Stamp(rapid.Uint64Range(0, uint64(hlc.MaxStamp)).Draw(t, "seen")),
-				})
+				}
+				if rapid.Bool().Draw(t, "merged") {
+					f.Merge = rapid.SampledFrom([]sdk.Merge{"", sdk.Max, sdk.AddWins}).Draw(t, "merge")
+					f.State = rapid.SliceOfN(rapid.Byte(), 1, 40).Draw(t, "state")
+				}
+				r.Fields = append(r.Fields, f)
 			}
 			want = append(want, r)
 		}
