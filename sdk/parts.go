@@ -24,6 +24,10 @@ import (
 // Both rules take a maximum in a total order, so that the result depends only on the set of parts that arrived. An element is
 // in the set iff one of its parts is not removed; a counter is the sum of its totals.
 //
+// A remove takes every add of the device that it names up to the one that it names: a device has seen its own earlier adds,
+// and so has who saw the last of them. HAZARD: of two running copies of one device neither has seen what the other adds, so
+// that a remove of one's add may take an earlier one of the other.
+//
 // They are packed as MessagePack:
 //
 //	operation, set      [[element ...], [[device, stamp, element ...] ...]]    adds; removes by the add that they undo
