@@ -43,7 +43,7 @@ var allowed = map[string][]string{
 	"host/control/...":         {},
 	"host/control/controltest": {"sdk", "hlc", "host/control"},
 	"host/clustertest":         {},
-	"host/command":             {"host/config", "host/control", "host/scaffold", "sdk", "sdk/sdktest", "sdk/verify"},
+	"host/command":             {"host/config", "host/control", "host/scaffold", "sdk", "sdk/sdktest", "sdk/verify", "sdk/fractional"},
 	"host/scaffold":            {"sdk"},
 	"host/demo":                {"host/control", "sdk", "sdk/rpc"},
 	"host":                     {"hlc", "sdk", "sdk/rpc", "host/..."},

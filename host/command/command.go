@@ -138,7 +138,7 @@ func New(deps Deps) *cobra.Command {
 		a.statusCommand(), a.peersCommand(), a.pluginsCommand(), a.pluginCommand(),
 		a.transportCommand(), a.reloadCommand(), a.eventsCommand(),
 		a.inviteCommand(), a.joinCommand(), a.retireCommand(),
-		a.locationCommand(),
+		a.locationCommand(), a.albumCommand(),
 		a.putCommand(), a.getCommand(), a.listCommand(), a.deleteCommand(), a.watchCommand(),
 		a.explainCommand(), a.waitingCommand(), a.conflictsCommand(), a.digestCommand(), a.auditCommand(),
 		a.configCommand(), a.versionCommand(),

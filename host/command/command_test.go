@@ -341,6 +341,11 @@ func models() []sdk.Description {
 		{Model: "tagging", Version: 1, Ownership: sdk.SharedByAll, Fields: []sdk.Field{
 			{Name: "tag_id", Type: sdk.UUID, Ref: "tag", Required: true, Key: true}, {Name: "target", Type: sdk.UUID, Required: true, Key: true},
 		}},
+		{Model: "album", Version: 1, Ownership: sdk.SharedByAll, Fields: []sdk.Field{{Name: "name", Type: sdk.Text, Required: true}}},
+		{Model: "album_item", Version: 1, Ownership: sdk.SharedByAll, Fields: []sdk.Field{
+			{Name: "album_id", Type: sdk.UUID, Ref: "album", Required: true, Key: true}, {Name: "entry_id", Type: sdk.UUID, Ref: "entry", Required: true, Key: true},
+			{Name: "position", Type: sdk.Text},
+		}},
 	}
 }
 
