@@ -13,7 +13,7 @@ import (
 type Album struct {
 	sdk.Shared
 	Name        string  `starling:"name,required,index" doc:"what people read; not blank, at most 256 bytes"`
-	Description string  `starling:"description"`
+	Description string  `starling:"description" doc:"for people"`
 	Cover       sdk.Ref `starling:"cover_id,ref=entry,weak" doc:"the entry that stands for the album; the album is visible without it"`
 }
 
@@ -22,8 +22,8 @@ type Album struct {
 // An album's order is ORDER BY position IS NULL, position, id: alike on every device, whoever moved what when.
 type Item struct {
 	sdk.Shared
-	Album    sdk.Ref `starling:"album_id,ref=album,key"`
-	Entry    sdk.Ref `starling:"entry_id,ref=entry,key"`
+	Album    sdk.Ref `starling:"album_id,ref=album,key" doc:"the album"`
+	Entry    sdk.Ref `starling:"entry_id,ref=entry,key" doc:"the entry that is in it"`
 	Position *string `starling:"position" doc:"where in the album, as sdk/fractional makes it; none: after all that have one"`
 }
 

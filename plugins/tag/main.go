@@ -14,14 +14,14 @@ type Tag struct {
 	sdk.Shared
 	Name        string  `starling:"name,required,index" doc:"what people read; not blank, at most 256 bytes"`
 	Color       string  `starling:"color" doc:"any name of a colour that the user's programs understand"`
-	Description string  `starling:"description"`
+	Description string  `starling:"description" doc:"for people"`
 	Parent      sdk.Ref `starling:"parent_id,ref=tag" doc:"the tag that this one is under; it is not visible without it"`
 }
 
 // Tagging ties a tag to any record; the same tie made on two devices is one record.
 type Tagging struct {
 	sdk.Shared
-	Tag    sdk.Ref    `starling:"tag_id,ref=tag,key"`
+	Tag    sdk.Ref    `starling:"tag_id,ref=tag,key" doc:"the tag"`
 	Target sdk.AnyRef `starling:"target,key" doc:"the record that is tagged, of any model"`
 }
 
