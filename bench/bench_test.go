@@ -52,6 +52,29 @@ func mustBuild(b *testing.B) string {
 	return path
 }
 
+// newDevice makes a device with the models that are measured: what else a device has on by default says things by itself, of
+// which the figures are not.
+func newDevice(b *testing.B, binary, name string, extra ...string) *clustertest.Device {
+	b.Helper()
+	d := clustertest.NewDevice(b, binary, name, extra...)
+	config, err := os.ReadFile(d.Config())
+	if err != nil {
+		b.Fatal(err)
+	}
+	text := string(config)
+	for _, model := range []string{"device", "volume", "album"} {
+		block := fmt.Sprintf("model %q {}", model)
+		if !strings.Contains(text, block) {
+			b.Fatalf("%s has no %s", d.Config(), block)
+		}
+		text = strings.Replace(text, block, "", 1)
+	}
+	if err := os.WriteFile(d.Config(), []byte(text), 0o600); err != nil {
+		b.Fatal(err)
+	}
+	return d
+}
+
 func dial(b *testing.B, d *clustertest.Device) *control.Client {
 	b.Helper()
 	client, err := control.Dial(b.Context(), d.Data())
@@ -186,14 +209,14 @@ func BenchmarkBackfill(b *testing.B) {
 
 func backfill(b *testing.B, n int) {
 	path := mustBuild(b)
-	alice := clustertest.NewDevice(b, path, "alice", "--library", "bench")
+	alice := newDevice(b, path, "alice", "--library", "bench")
 	alice.Start(b)
 	a := dial(b, alice)
 	location := makeLocation(b, a)
 	putAll(b, a, "entry", n, func(i int) string { return entry(i, location) })
 	plain, plainSize := plainInsert(b, filepath.Join(alice.Data(), "starling.db"), "entry", n)
 
-	bob := clustertest.NewDevice(b, path, "bob", "--join")
+	bob := newDevice(b, path, "bob", "--join")
 	bob.Start(b)
 	c := dial(b, bob)
 	idle, _ := memory(bob.PID())
@@ -295,8 +318,8 @@ func BenchmarkSharedOperations(b *testing.B) {
 	const n = 100_000
 	for b.Loop() {
 		path := mustBuild(b)
-		alice := clustertest.NewDevice(b, path, "alice", "--library", "bench")
-		bob := clustertest.NewDevice(b, path, "bob", "--join")
+		alice := newDevice(b, path, "alice", "--library", "bench")
+		bob := newDevice(b, path, "bob", "--join")
 		alice.Start(b)
 		bob.Start(b)
 		a, c := dial(b, alice), dial(b, bob)
@@ -319,7 +342,7 @@ func BenchmarkSharedOperations(b *testing.B) {
 func BenchmarkLocalCommits(b *testing.B) {
 	const n, batch = 50_000, 100
 	for b.Loop() {
-		alice := clustertest.NewDevice(b, mustBuild(b), "alice", "--library", "bench")
+		alice := newDevice(b, mustBuild(b), "alice", "--library", "bench")
 		alice.Start(b)
 		a := dial(b, alice)
 		location := makeLocation(b, a)
@@ -346,8 +369,8 @@ func BenchmarkVisible(b *testing.B) {
 	const n = 1000
 	for b.Loop() {
 		path := mustBuild(b)
-		alice := clustertest.NewDevice(b, path, "alice", "--library", "bench")
-		bob := clustertest.NewDevice(b, path, "bob", "--join")
+		alice := newDevice(b, path, "alice", "--library", "bench")
+		bob := newDevice(b, path, "bob", "--join")
 		alice.Start(b)
 		bob.Start(b)
 		clustertest.Pair(b, alice, bob)
@@ -385,8 +408,8 @@ func BenchmarkRealTree(b *testing.B) {
 	}
 	for b.Loop() {
 		path := mustBuild(b)
-		alice := clustertest.NewDevice(b, path, "alice", "--library", "bench")
-		bob := clustertest.NewDevice(b, path, "bob", "--join")
+		alice := newDevice(b, path, "alice", "--library", "bench")
+		bob := newDevice(b, path, "bob", "--join")
 		alice.Start(b)
 		bob.Start(b)
 		a, c := dial(b, alice), dial(b, bob)
