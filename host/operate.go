@@ -203,7 +203,7 @@ type reloading struct {
 	failed failures
 }
 
-// all makes the changes: what goes first, then the swaps, at once, then what comes.
+// all makes the changes: what goes first, then what comes, and meanwhile the swaps, at once.
 func (r *reloading) all(ctx context.Context, changes []config.Change) failures {
 	r.failed = failures{}
 	var swaps errgroup.Group
@@ -223,12 +223,12 @@ func (r *reloading) all(ctx context.Context, changes []config.Change) failures {
 			r.log.SetLevel(hclog.LevelFromString(level))
 		}
 	}
-	_ = swaps.Wait() // done keeps the errors
 	for _, c := range changes {
-		if c.Kind == config.PluginAdded {
+		if c.Kind == config.PluginAdded { // after what is removed, whose address it may want
 			r.done(c, r.supervisor.Add(ctx, r.wanted[c.Plugin], r.by))
 		}
 	}
+	_ = swaps.Wait() // done keeps the errors
 	return r.failed
 }
 

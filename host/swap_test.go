@@ -238,12 +238,13 @@ func TestReload(t *testing.T) {
 	}
 	hup(t, alice)
 	clustertest.Eventually(t, "the log says why SIGHUP changed nothing", func() error { return inLog(alice, "nothing has changed") })
+	edit(t, alice, `model "tag" { pth = "x" }`, `model "tag" {}`)
 	if after := alice.Run(t, "plugins"); pidsOf(after) != pidsOf(before) {
 		t.Errorf("a file with a mistake changed something:\n%s\n%s", before, after)
 	}
 
 	tag, lan := built(t, "plugins/tag", "1"), built(t, "plugins/transport-tcp", "1")
-	edit(t, alice, `model "tag" { pth = "x" }`, `model "tag" { path = "`+tag+`" }`, `heartbeat       = "5s"`, `heartbeat = "4s"`, `model "entry" {}`, "", `# heartbeat`, `heartbeat`)
+	edit(t, alice, `model "tag" {}`, `model "tag" { path = "`+tag+`" }`, `# heartbeat       = "5s"`, `heartbeat = "4s"`, `model "entry" {}`, "")
 	out := alice.Run(t, "reload", "--soak", "200ms")
 	for _, want := range []string{`model "tag": path`, `model "entry": removed`, "sync: needs a restart"} {
 		if !strings.Contains(out, want) {

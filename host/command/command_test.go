@@ -316,11 +316,24 @@ func fixture() *controltest.Host {
 		{ID: carol, Name: "carol", Audit: control.Audit{At: now(), Outcome: control.AuditNotAlike}},
 		{ID: dave, Name: "dave", Audit: control.Audit{At: now(), Outcome: control.AuditRepaired, Records: 12424, Ranges: 1, Repaired: 2, Bytes: 88_000, Took: 40 * time.Millisecond}},
 	}
+	h.Steps = []control.Step{
+		{Stage: "staging", Text: "staged sha256:1f0c1f0c1f0c", Took: 22 * time.Millisecond},
+		{Subject: `model "tag": path`, Stage: "switching", Text: "switched", Took: 12 * time.Microsecond},
+		{Stage: "watching", Text: "watched for 30s: 1204 calls, no fault", Took: 30 * time.Second},
+		{Subject: "store", Stage: "needs a restart"},
+		{Stage: "done", Text: "done"},
+	}
+	location, tag := control.Build{Version: "v1.3.0", SHA256: strings.Repeat("1f0c", 16), Path: "/usr/lib/starling/plugins/location"}, control.Build{SHA256: strings.Repeat("ab", 32)}
+	h.Events = []control.PluginEvent{
+		{Number: 1, At: now().Add(-time.Hour), Kind: "swapped", Plugin: "location", By: "starling plugin swap", From: tag, To: location},
+		{Number: 2, At: now().Add(-time.Minute), Kind: "crashed", Plugin: "tag", Why: "process 4243 ended: exit status 2: panic: boom", From: tag},
+		{Number: 3, At: now(), Kind: "reloaded", By: "SIGHUP", Why: `model "tag": path`},
+	}
 	h.Invitation = control.Invitation{Code: "starling1-abcd", Expires: now().Add(10 * time.Minute)}
 	h.Joined = control.Joined{LibraryID: "0192f3c0-6f3e-7cc1-a36b-5d0d5b6f3a01", LibraryName: "home", InviterID: bob, InviterName: "bob"}
 	h.State = state()
 	h.Processes = []control.Plugin{
-		{Name: "location", Kind: "model", State: "running", PID: 4242, Since: now().Add(-3 * time.Hour), Path: "/usr/lib/starling/plugins/location", SHA256: strings.Repeat("1f0c", 16), Models: []sdk.ModelName{"location"}},
+		{Name: "location", Kind: "model", State: "running", PID: 4242, Since: now().Add(-3 * time.Hour), Path: "/usr/lib/starling/plugins/location", SHA256: strings.Repeat("1f0c", 16), Models: []sdk.ModelName{"location"}, Version: "v1.3.0", Swap: "watching the new build, 12s left"},
 		{Name: "tag", Kind: "model", State: "quarantined", Reason: "it ended 5 times in 10 minutes; see the log", Restarts: 5, Since: now().Add(-90 * time.Second), Path: "/usr/lib/starling/plugins/tag"},
 	}
 	return h

@@ -96,6 +96,9 @@ func (a *app) notes(s *control.Status) []string {
 		}
 	}
 	for _, p := range s.Plugins {
+		if p.Swap != "" {
+			notes = append(notes, fmt.Sprintf("plugin %s: swap: %s", p.Name, p.Swap))
+		}
 		if p.Kind != "transport" && p.Reason != "" {
 			notes = append(notes, fmt.Sprintf("plugin %s is %s: %s", p.Name, p.State, p.Reason))
 		}

@@ -75,3 +75,5 @@ func (c *conn) Close() error {
 	}
 	return c.Conn.Close()
 }
+
+func main() { rpc.Serve(transport{}) }
