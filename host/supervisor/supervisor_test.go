@@ -44,10 +44,6 @@ func TestMain(m *testing.M) {
 		switch mode() {
 		case "crash-start":
 			os.Exit(3)
-		case "crash-later":
-			time.AfterFunc(300*time.Millisecond, func() { os.Exit(4) })
-		case "stop-later":
-			time.AfterFunc(300*time.Millisecond, func() { _ = syscall.Kill(os.Getpid(), syscall.SIGSTOP) })
 		case "other-model":
 			rpc.Serve(model{name: "other"}, loopback{})
 			return
@@ -115,6 +111,13 @@ func (m model) Describe(context.Context) (sdk.Description, error) {
 var batches atomic.Int64
 
 func (model) Configure(_ context.Context, config json.RawMessage) error {
+	const later = time.Second // when the probe is over
+	switch mode() {
+	case "crash-later":
+		time.AfterFunc(later, func() { os.Exit(4) })
+	case "stop-later":
+		time.AfterFunc(later, func() { _ = syscall.Kill(os.Getpid(), syscall.SIGSTOP) })
+	}
 	if strings.Contains(string(config), "colour") {
 		return sdk.Errorf(sdk.CodeInvalid, "unknown key colour; did you mean color?")
 	}

@@ -472,7 +472,11 @@ func (k *keeper) rollBack(ctx context.Context, from, to *generation, a *ask, why
 		err = k.options.Observer.PluginSwitch(using, to.instance, from.instance)
 	}
 	to.release()
-	k.use(from)
+	if from.gone() {
+		k.set(BackingOff, why.Error(), func(s *Status) { s.PID = 0 }) // it is started again
+	} else {
+		k.use(from)
+	}
 	k.drop(ctx, to)
 	if !sameSockets(from.sockets, to.sockets) {
 		closeAll(to.sockets)
