@@ -154,8 +154,8 @@ func (k *keeper) route(model sdk.ModelName) *route {
 	return r
 }
 
-// point has the calls of now's models go to now. While before is not nil, now is on trial.
-func (k *keeper) point(now, before *generation) {
+// point has the calls of now's models go to now. While before is not nil, now is on trial. It returns where they went.
+func (k *keeper) point(now, before *generation) (old []*target) {
 	for i := range now.instance.Models {
 		d := &now.instance.Models[i].Description
 		to := &target{now: now.serves[d.Model]}
@@ -163,7 +163,27 @@ func (k *keeper) point(now, before *generation) {
 			to.before = before.serves[d.Model]
 			to.alike = before.versionOf(d.Model) == d.Version
 		}
-		k.route(d.Model).to.Store(to)
+		if was := k.route(d.Model).to.Swap(to); was != nil {
+			old = append(old, was)
+		}
+	}
+	return old
+}
+
+// ending says how a process ended that has.
+func ending(p *rpc.Process) error {
+	return sdk.Errorf(sdk.CodeUnavailable, "process %d ended: %s", p.PID(), p.Reason())
+}
+
+// endsWithin reports whether the process has ended, or does in a moment: a call may be first to notice.
+func endsWithin(p *rpc.Process, moment time.Duration) bool {
+	timer := time.NewTimer(moment)
+	defer timer.Stop()
+	select {
+	case <-p.Done():
+		return true
+	case <-timer.C:
+		return false
 	}
 }
 
@@ -185,13 +205,12 @@ func (g *generation) onTrial(yes bool) {
 	}
 }
 
-// calls returns how many calls of its models are under way, and how many there have been.
-func (g *generation) calls() (underWay, total int64) {
+// calls returns how many calls of its models there have been.
+func (g *generation) calls() (total int64) {
 	for _, s := range g.serves {
-		underWay += s.calls.Load()
 		total += s.total.Load()
 	}
-	return underWay, total
+	return total
 }
 
 // watch asks after the plugin's health until its process ends or hangs, which is a defect of the plugin: it is killed.
@@ -210,7 +229,7 @@ func (k *keeper) watch(g *generation) {
 		select {
 		case <-g.process.Done():
 			timer.Stop()
-			g.reason = sdk.Errorf(sdk.CodeUnavailable, "process %d ended: %s", g.process.PID(), g.process.Reason())
+			g.reason = ending(g.process)
 			return
 		case <-g.wake:
 			timer.Stop()
@@ -229,6 +248,9 @@ func (k *keeper) watch(g *generation) {
 		case err == nil:
 			misses = 0
 			k.feels(g, health)
+		case endsWithin(g.process, lastWords): // so it could not answer
+			g.reason = ending(g.process)
+			return
 		default:
 			misses++
 			k.log.Warn("plugin did not answer its health call", "pid", g.process.PID(), "misses", misses, "of", k.options.HealthMisses, "error", err)

@@ -28,15 +28,15 @@ type route struct {
 // target says who serves a model.
 type target struct {
 	now    *served
-	before *served // while now is watched; else nil
-	alike  bool    // both are of the same schema, so that they must decide alike
+	before *served      // while now is watched; else nil
+	alike  bool         // both are of the same schema, so that they must decide alike
+	calls  atomic.Int64 // under way
 }
 
-// served is a model of one process, with the calls under way.
+// served is a model of one process.
 type served struct {
 	sdk.ModelServer
-	calls atomic.Int64
-	total atomic.Int64
+	total atomic.Int64 // calls
 }
 
 // Describe implements sdk.ModelServer.
@@ -62,9 +62,7 @@ type answer[T any] struct {
 
 // asked calls one process.
 func asked[T any](ctx context.Context, s *served, do func(context.Context, *served) (T, error)) answer[T] {
-	s.calls.Add(1)
 	s.total.Add(1)
-	defer s.calls.Add(-1)
 	result, err := do(ctx, s)
 	return answer[T]{result, err}
 }
@@ -72,6 +70,8 @@ func asked[T any](ctx context.Context, s *served, do func(context.Context, *serv
 // call has a model decide.
 func call[T any](ctx context.Context, r *route, same func(a, b *T) bool, do func(context.Context, *served) (T, error)) (T, error) {
 	at := r.to.Load()
+	at.calls.Add(1)
+	defer at.calls.Add(-1)
 	if at.before == nil {
 		a := asked(ctx, at.now, do)
 		if a.err != nil && ctx.Err() == nil && r.to.Load() != at && failure(a.err) {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -210,12 +211,13 @@ func (k *keeper) swap(ctx context.Context, from *generation, a *ask) *generation
 		k.finish(a, nil)
 		return from
 	}
-	if err := k.switchTo(ctx, from, to, a); err != nil {
+	old, err := k.switchTo(ctx, from, to, a)
+	if err != nil {
 		k.drop(ctx, to)
 		k.refuse(a, from, to, err)
 		return from
 	}
-	k.drain(ctx, from)
+	k.drain(ctx, from, old)
 	k.enter(a, Watching, Draining, fmt.Sprintf("the old process, %d, has finished its calls; watching the new one for %s", from.process.PID(), a.Soak))
 	why, by := k.observe(ctx, from, to, a)
 	if why == nil && ctx.Err() == nil && !a.trial.failed.CompareAndSwap(false, true) {
@@ -354,34 +356,34 @@ func plan(from, to *generation, soak time.Duration) string {
 	return text
 }
 
-// switchTo has new work go to the new process.
-func (k *keeper) switchTo(ctx context.Context, from, to *generation, a *ask) error {
+// switchTo has new work go to the new process. It returns where calls went before.
+func (k *keeper) switchTo(ctx context.Context, from, to *generation, a *ask) ([]*target, error) {
 	k.mu.Lock()
 	a.trial.from, a.trial.to = from, to
 	k.mu.Unlock()
 	to.onTrial(true)
 	using, release := context.WithCancel(ctx)
 	to.release = release
-	k.point(to, from)
+	old := k.point(to, from)
 	if err := k.options.Observer.PluginSwitch(using, from.instance, to.instance); err != nil {
 		k.point(from, nil)
 		release()
-		return err
+		return nil, err
 	}
 	from.release()
 	k.use(to)
 	k.enter(a, Draining, Switching, "switched")
-	return nil
+	return old, nil
 }
 
-// drain waits until the process has finished its calls, or for DrainTimeout. It stays ready.
-func (k *keeper) drain(ctx context.Context, from *generation) {
+// drain waits until the process has finished the calls that went to it, or for DrainTimeout. It stays ready.
+func (k *keeper) drain(ctx context.Context, from *generation, old []*target) {
 	giveUp := time.NewTimer(k.options.DrainTimeout)
 	defer giveUp.Stop()
 	again := time.NewTicker(2 * time.Millisecond)
 	defer again.Stop()
 	for {
-		if underWay, _ := from.calls(); underWay == 0 {
+		if !slices.ContainsFunc(old, func(t *target) bool { return t.calls.Load() > 0 }) {
 			return
 		}
 		select {
@@ -399,7 +401,7 @@ func (k *keeper) drain(ctx context.Context, from *generation) {
 // observe watches the new process for the time that was asked for. It returns why it has to give its place back, nil if it
 // need not, and who wants that.
 func (k *keeper) observe(ctx context.Context, from, to *generation, a *ask) (why error, by string) {
-	_, before := to.calls()
+	before := to.calls()
 	soak := time.NewTimer(a.Soak)
 	defer soak.Stop()
 	k.mu.Lock()
@@ -423,8 +425,11 @@ func (k *keeper) observe(ctx context.Context, from, to *generation, a *ask) (why
 			k.point(to, nil)
 			fromEnded = nil
 		case <-soak.C:
-			_, calls := to.calls()
-			k.enter(a, Watching, Watching, fmt.Sprintf("watched for %s: %d calls, no fault", a.Soak, calls-before))
+			text := fmt.Sprintf("watched for %s, no fault", a.Soak)
+			if len(to.serves) > 0 {
+				text = fmt.Sprintf("watched for %s: %d calls, no fault", a.Soak, to.calls()-before)
+			}
+			k.enter(a, Watching, Watching, text)
 			return nil, ""
 		}
 	}
