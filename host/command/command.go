@@ -31,6 +31,8 @@ type Deps struct {
 	Run func(ctx context.Context, c *config.Config) error
 	// Demo shows two devices at work and writes what happens to out.
 	Demo func(ctx context.Context, out io.Writer, options DemoOptions) error
+	// Dev runs the plugin whose source is in dir on two devices until ctx ends, and builds and swaps it in as it changes.
+	Dev func(ctx context.Context, out io.Writer, dir string) error
 
 	Version  string
 	Now      func() time.Time // its location is the one that times are shown in
@@ -134,7 +136,7 @@ func New(deps Deps) *cobra.Command {
 	root.SetErr(deps.Err)
 	root.PersistentFlags().StringArrayVar(&a.configFiles, "config", []string{"config.hcl"}, "the device's configuration: a `file`, or a folder of .hcl files; may be repeated")
 	root.AddCommand(
-		a.initCommand(), a.runCommand(), a.demoCommand(),
+		a.initCommand(), a.runCommand(), a.demoCommand(), a.devCommand(),
 		a.statusCommand(), a.peersCommand(), a.pluginsCommand(), a.pluginCommand(),
 		a.transportCommand(), a.reloadCommand(), a.eventsCommand(),
 		a.inviteCommand(), a.joinCommand(), a.retireCommand(),

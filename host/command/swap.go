@@ -117,6 +117,18 @@ func (a *app) pluginRollbackCommand() *cobra.Command {
 	return cmd
 }
 
+func (a *app) devCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "dev DIR",
+		Short: "Run the plugin whose source is in DIR on two devices, and swap it in as it changes",
+		Long: "Run the plugin whose source is in DIR, a Go main package, on two paired devices over loopback.\n\n" +
+			"Whenever a file changes it is built and swapped in on both, by the same way as starling plugin swap, and what the devices\n" +
+			"apply is printed. Both end, and their data goes, at Ctrl-C.",
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error { return a.Dev(cmd.Context(), a.Out, args[0]) },
+	}
+}
+
 func (a *app) transportCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "transport", Short: "Act on the transports"}
 	var soak time.Duration

@@ -22,6 +22,7 @@ import (
 // device is one device of the demo: a folder, a process, and a client of its control API.
 type device struct {
 	name, dir, program string
+	listen             string
 	*control.Client
 
 	process *process
@@ -34,10 +35,11 @@ func (d *device) log() string      { return filepath.Join(d.dir, "host.log") }
 
 // begin makes the device, reachable through l, and starts its host. f is nil where devices dial one another.
 func begin(ctx context.Context, program, dir, name string, l *link, f *fleet, extra ...string) (*device, error) {
-	d, target, err := create(ctx, program, dir, name, extra...)
+	d, err := create(ctx, program, dir, name, extra...)
 	if err != nil {
 		return nil, err
 	}
+	target := d.listen
 	if f != nil {
 		target = f.address
 	}
@@ -52,16 +54,17 @@ func begin(ctx context.Context, program, dir, name string, l *link, f *fleet, ex
 }
 
 // create makes the device, which will listen on a free address.
-func create(ctx context.Context, program, dir, name string, extra ...string) (d *device, listen string, err error) {
-	d = &device{name: name, dir: filepath.Join(dir, name), program: program}
-	if listen, err = freeAddress(); err != nil {
-		return nil, "", err
+func create(ctx context.Context, program, dir, name string, extra ...string) (*device, error) {
+	listen, err := freeAddress()
+	if err != nil {
+		return nil, err
 	}
+	d := &device{name: name, dir: filepath.Join(dir, name), program: program, listen: listen}
 	args := append([]string{"init", d.dir, "--name", name, "--listen", listen}, extra...)
 	if out, err := exec.CommandContext(ctx, program, args...).CombinedOutput(); err != nil { //nolint:gosec // this program
-		return nil, "", fmt.Errorf("init %s: %w: %s", name, err, strings.TrimSpace(string(out)))
+		return nil, fmt.Errorf("init %s: %w: %s", name, err, strings.TrimSpace(string(out)))
 	}
-	return d, listen, nil
+	return d, nil
 }
 
 func freeAddress() (string, error) {

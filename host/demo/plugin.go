@@ -89,7 +89,7 @@ func (s *show) beginWithPlugin(ctx context.Context) (err error) {
 		extra []string
 		d     **device
 	}{{"alice", []string{"--library", "demo"}, &s.alice}, {"bob", []string{"--join"}, &s.bob}} {
-		if *each.d, _, err = create(ctx, s.Program, s.dir, each.name, each.extra...); err != nil {
+		if *each.d, err = create(ctx, s.Program, s.dir, each.name, each.extra...); err != nil {
 			return err
 		}
 		if err := (*each.d).edit(s.own.configure); err != nil {
