@@ -117,9 +117,19 @@ func (c *choices) kept() []string {
 	defer c.mu.Unlock()
 	var sums []string
 	for _, each := range c.all {
-		sums = append(sums, each.Running.SHA256, each.Before.SHA256)
+		sums = append(sums, each.Running.SHA256, each.Before.SHA256, each.Trying)
 	}
 	return sums
+}
+
+// discard removes a build from the store that nothing refers to any more. One that runs goes on running.
+func (k *keeper) discard(sum string) {
+	if sum == "" || slices.Contains(k.choices.kept(), sum) {
+		return
+	}
+	if err := os.RemoveAll(filepath.Join(k.options.StoreDir, "sha256", sum)); err != nil {
+		k.log.Warn("an old build stays in the store", "sha256", sum, "reason", err)
+	}
 }
 
 // proved notes that a build works: it is the one to run, and the one before is the way back.

@@ -439,6 +439,7 @@ func (k *keeper) observe(ctx context.Context, from, to *generation, a *ask) (why
 func (k *keeper) keepNew(ctx context.Context, from, to *generation, a *ask) *generation {
 	k.point(to, nil)
 	to.onTrial(false)
+	remembered, _ := k.choices.get(k.name, to.spec.Path)
 	err := k.choices.change(k.name, to.spec.Path, func(c *choice) {
 		c.Running = cmp.Or(c.Running, pick{SHA256: from.bin.sum, Path: from.bin.origin})
 		c.proved(pick{SHA256: to.bin.sum, Path: to.bin.origin})
@@ -448,6 +449,7 @@ func (k *keeper) keepNew(ctx context.Context, from, to *generation, a *ask) *gen
 	}
 	k.adopt(to)
 	k.drop(ctx, from)
+	k.discard(remembered.Before.SHA256)
 	k.record(Event{Kind: Swapped, By: a.By, From: from.build(), To: to.build()})
 	k.log.Info("plugin swapped", "pid", to.process.PID(), "version", to.info.Version, "sha256", to.bin.sum, "from", from.bin.sum)
 	a.steps <- Step{Stage: Done, Text: "done"}
@@ -512,7 +514,9 @@ func (k *keeper) forget(a *ask, failed bool) {
 	})
 	if err != nil {
 		k.log.Warn("that a build was not kept is not remembered", "sha256", a.sum, "reason", err)
+		return
 	}
+	k.discard(a.sum)
 }
 
 // refuse ends a swap whose build never did any work. to is nil if it was not started.

@@ -138,6 +138,9 @@ func TestSupervisor_SwapUnderLoad(t *testing.T) {
 		}
 	}
 	load.stop()
+	if kept, err := os.ReadDir(filepath.Join(s.options.StoreDir, "sha256")); err != nil || len(kept) > 2 {
+		t.Errorf("the store keeps %d builds, want the one in use and the one before: %v", len(kept), err)
+	}
 	if len(w.down) > 0 || len(w.switches) != times {
 		t.Errorf("%d downs, %d switches", len(w.down), len(w.switches))
 	}
