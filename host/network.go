@@ -60,14 +60,16 @@ type attachment struct {
 	sdk.Transport
 	address   string          // where it listens; empty: it only dials
 	deaf      error           // why it takes no connections; guarded by network.mu
+	tried     chan struct{}   // closed when it has tried to take connections
 	listening chan struct{}   // closed when it first takes connections
+	first     sync.Once       // closes tried
 	heard     sync.Once       // closes listening
 	staying   context.Context // ends when another takes its place: it takes no more connections
 	leave     context.CancelFunc
 }
 
 func newAttachment(ctx context.Context, label string, t sdk.Transport, address string) *attachment {
-	a := &attachment{ctx: ctx, label: label, Transport: t, address: address, listening: make(chan struct{})}
+	a := &attachment{ctx: ctx, label: label, Transport: t, address: address, tried: make(chan struct{}), listening: make(chan struct{})}
 	a.staying, a.leave = context.WithCancel(ctx)
 	return a
 }
@@ -267,6 +269,7 @@ func (n *network) serve(a *attachment) {
 			}
 			wait := pause.NextBackOff()
 			n.deaf(a, err)
+			a.first.Do(func() { close(a.tried) })
 			n.log.Warn("transport takes no connections; listening again", "transport", a.label, "error", err, "in", wait)
 			select {
 			case <-time.After(wait):
@@ -294,6 +297,7 @@ func (n *network) listen(ctx context.Context, engine *peersync.Engine, a *attach
 	})()
 	n.deaf(a, nil)
 	a.heard.Do(func() { close(a.listening) })
+	a.first.Do(func() { close(a.tried) })
 	return engine.Serve(ctx, listener, a.label)
 }
 
@@ -344,7 +348,7 @@ func (n *network) replace(ctx context.Context, label string, t sdk.Transport, ad
 	}
 	n.mu.Unlock()
 	if engine != nil && address != "" {
-		if err := n.awaitListening(ctx, a); err != nil {
+		if err := n.awaitListening(ctx, a, old); err != nil {
 			n.giveBack(a, old)
 			return err
 		}
@@ -353,10 +357,19 @@ func (n *network) replace(ctx context.Context, label string, t sdk.Transport, ad
 	return nil
 }
 
-// awaitListening returns when a takes connections, or why it does not.
-func (n *network) awaitListening(ctx context.Context, a *attachment) error {
+// awaitListening returns when a takes connections, or why it does not. Where both can not do so at the same address at
+// once, since the socket is not the host's, old stops to first.
+func (n *network) awaitListening(ctx context.Context, a, old *attachment) error {
 	giveUp := time.NewTimer(listenTime)
 	defer giveUp.Stop()
+	select {
+	case <-a.tried:
+		if n.deafness(a.label) != nil && old != nil {
+			old.leave()
+		}
+	case <-giveUp.C:
+	case <-ctx.Done():
+	}
 	select {
 	case <-a.listening:
 		return nil
@@ -383,11 +396,20 @@ func (n *network) giveBack(a, old *attachment) {
 	if n.engine != nil {
 		n.engine.RemoveTransport(a.label)
 	}
-	if old != nil {
+	if old == nil || old.ctx.Err() != nil {
+		return
+	}
+	if old.staying.Err() != nil { // it takes connections anew
+		old = newAttachment(old.ctx, old.label, old.Transport, old.address)
 		n.transports[old.label] = old
 		if n.engine != nil {
-			n.engine.AddTransport(old.label, old.Transport)
+			n.serve(old)
 		}
+		return
+	}
+	n.transports[old.label] = old
+	if n.engine != nil {
+		n.engine.AddTransport(old.label, old.Transport)
 	}
 }
 

@@ -367,7 +367,7 @@ func (o *operator) moveSessions(ctx context.Context, from, to string, soak time.
 		step("watching", "watched for %s", soak)
 		why = o.supervisor.Pause(from, "transport "+to+" took its place; back with: starling transport swap "+to+" "+from, "starling transport swap")
 	}
-	event := supervisor.Event{At: time.Now(), Kind: supervisor.Swapped, Plugin: from, By: "starling transport swap", To: supervisor.Build{Path: "transport " + to}}
+	event := supervisor.Event{At: time.Now(), Kind: supervisor.Swapped, Plugin: from, By: "starling transport swap", Why: "its sessions were moved to transport " + to}
 	if why != nil {
 		back()
 		event.Kind, event.Why = supervisor.RolledBack, why.Error()

@@ -193,6 +193,15 @@ func TestSwap_DeafTransport(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "none of 1 devices that were connected came back") {
 		t.Errorf("the deaf transport: %v", err)
 	}
+	k := knock(t, alice.Listen)
+	_, err = alice.TryRun("plugin", "swap", "lan", built(t, "host/testdata/transport-other", "mute"), "--soak", "50s")
+	if err == nil || !strings.Contains(err.Error(), "no network today") {
+		t.Errorf("the mute transport: %v", err)
+	}
+	k.stop()
+	if k.refused.Load() > 0 {
+		t.Errorf("%d of %d connections were refused", k.refused.Load(), k.tried.Load())
+	}
 	alice.Run(t, "put", "tag", `{"name":"after"}`)
 	clustertest.WaitEqual(t, alice, bob)
 }
@@ -309,13 +318,13 @@ func TestSwap_KillNine(t *testing.T) {
 	}
 	for i := range rounds(4) {
 		path := []string{good, bad}[i%2]
-		swap := exec.Command(alice.Binary, "--config", alice.Config(), "plugin", "swap", "tag", path, "--soak", "500ms") //nolint:gosec // our own binary
+		swap := exec.Command(alice.Binary, "--config", alice.Config(), "plugin", "swap", "tag", path, "--soak", "2s") //nolint:gosec // our own binary
 		if err := swap.Start(); err != nil {
 			t.Fatal(err)
 		}
 		put(fmt.Sprintf("before %d", i))
-		<-time.After(time.Duration(i*67%700) * time.Millisecond) // a moment, not a wait for something
-		children := plugins(t, alice)
+		<-time.After(time.Duration(i*67%1400) * time.Millisecond) // a moment, not a wait for something
+		children := alice.Processes()
 		if i%4 < 2 {
 			alice.Kill(t)
 			noneLeft(t, children)
@@ -323,12 +332,15 @@ func TestSwap_KillNine(t *testing.T) {
 		} else {
 			_ = syscall.Kill(tagPID(t, alice), syscall.SIGKILL)
 		}
-		_ = swap.Wait()
+		_ = swap.Wait() // whatever came of it
 		clustertest.Eventually(t, "the tag plugin runs", func() error {
 			_, err := alice.TryRun("put", "tag", fmt.Sprintf(`{"name":"probe %d"}`, i))
 			return err
 		})
 		put(fmt.Sprintf("after %d", i))
+	}
+	if list := alice.Run(t, "plugin", "list"); strings.Contains(list, "badtag") {
+		t.Errorf("the bad build is in use:\n%s", list)
 	}
 	clustertest.WaitEqual(t, alice, bob)
 	for _, d := range []*clustertest.Device{alice, bob} {

@@ -1,5 +1,5 @@
 // Command transport-other is a transport over TCP of another name than plugins/transport-tcp. Built with mode deaf it has
-// that one's name, takes connections, and carries nothing.
+// that one's name, takes connections, and carries nothing; with mode mute it takes none.
 package main
 
 import (
@@ -15,13 +15,16 @@ var mode string // set when it is built
 type transport struct{}
 
 func (transport) Name() string {
-	if mode == "deaf" {
+	if mode != "" {
 		return "tcp"
 	}
 	return "other"
 }
 
 func (transport) Listen(ctx context.Context, address string, inherited net.Listener) (sdk.Listener, error) {
+	if mode == "mute" {
+		return nil, sdk.Errorf(sdk.CodeUnavailable, "no network today")
+	}
 	if inherited != nil {
 		return listener{inherited}, nil
 	}
