@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -82,6 +83,9 @@ const defaultSoak = 30 * time.Second
 
 // SwapPlugin implements control.Operator.
 func (o *operator) SwapPlugin(ctx context.Context, in control.PluginSwap, report func(control.Step)) error {
+	if in.Path != "" && !filepath.IsAbs(in.Path) {
+		return sdk.Errorf(sdk.CodeInvalid, "%q is no absolute path", in.Path)
+	}
 	return o.supervisor.Swap(ctx, supervisor.Swap{
 		Name: in.Name, Path: in.Path, SHA256: in.SHA256, Soak: in.Soak, DryRun: in.DryRun, By: "starling plugin swap",
 	}, stepTo(report, ""))
@@ -211,7 +215,9 @@ func (r *reloading) all(ctx context.Context, changes []config.Change) failures {
 		r.say(c, string(c.Kind), "")
 		switch c.Kind {
 		case config.PluginRemoved:
-			r.done(c, r.supervisor.Remove(c.Plugin, r.by))
+			if err := r.supervisor.Remove(c.Plugin, r.by); sdk.CodeOf(err) != sdk.CodeNotFound { // it is gone since a reload that failed
+				r.done(c, err)
+			}
 		case config.PluginChanged:
 			swaps.Go(func() error {
 				spec := r.wanted[c.Plugin]

@@ -1,3 +1,5 @@
+//go:build unix
+
 package main_test
 
 import (
@@ -169,6 +171,7 @@ func TestSwap_BadBuilds(t *testing.T) {
 	for _, each := range []struct{ mode, want string }{
 		{"crash-start", "was not swapped"}, {"crash-second", "rolled back"}, {"crash-hundredth", "rolled back"}, {"hang-hundredth", "rolled back"},
 		{"wrong-hundredth", "otherwise than the one before"}, {"strange-hundredth", "otherwise than the one before"}, {"newer", `requires the field "owner", which bob can not write`},
+		{"next-strange", "can not be used"},
 	} {
 		pids := fmt.Sprint(plugins(t, alice))
 		_, err := alice.TryRun("plugin", "swap", "tag", built(t, "host/testdata/badtag", each.mode), "--soak", "50s")
@@ -182,6 +185,34 @@ func TestSwap_BadBuilds(t *testing.T) {
 	}
 	w.check(t, alice, bob)
 	t.Logf("%d writes", w.count())
+}
+
+// TestSwap_RaisesVersion swaps to a build with one more field: the table has it once the swap is done, and there is no way
+// back then.
+func TestSwap_RaisesVersion(t *testing.T) {
+	alice, bob := pair(t)
+	w := write(t, alice, bob)
+	dry := alice.Run(t, "plugin", "swap", "tag", built(t, "host/testdata/badtag", "next"), "--dry-run")
+	if !strings.Contains(dry, "model tag from version 1 to 2, from which there is no way back") {
+		t.Errorf("dry run: %s", dry)
+	}
+	alice.Run(t, "plugin", "swap", "tag", built(t, "host/testdata/badtag", "next"), "--soak", "300ms")
+	w.check(t, alice, bob)
+	id := alice.Run(t, "put", "tag", `{"name":"with shade","shade":"dark"}`)
+	clustertest.WaitEqual(t, alice, bob)
+	if tag := bob.List(t, "tag")[id]; tag["name"] != "with shade" {
+		t.Errorf("bob has %v", tag)
+	}
+	if _, err := alice.TryRun("plugin", "rollback", "tag"); err == nil || !strings.Contains(err.Error(), "version 2 served this database already") {
+		t.Errorf("rollback: %v", err)
+	}
+	alice.Stop(t)
+	alice.Start(t)
+	bob.Run(t, "plugin", "swap", "tag", built(t, "host/testdata/badtag", "next"), "--soak", "300ms")
+	clustertest.WaitEqual(t, alice, bob)
+	if tag := bob.List(t, "tag")[id]; tag["shade"] != "dark" {
+		t.Errorf("bob has %v", tag)
+	}
 }
 
 // TestSwap_DeafTransport swaps to a transport that takes connections and carries nothing.
@@ -325,11 +356,15 @@ func TestSwap_KillNine(t *testing.T) {
 		put(fmt.Sprintf("before %d", i))
 		<-time.After(time.Duration(i*67%1400) * time.Millisecond) // a moment, not a wait for something
 		children := alice.Processes()
-		if i%4 < 2 {
+		switch i % 4 {
+		case 3:
+			alice.Stop(t)
+			alice.Start(t)
+		case 0, 1:
 			alice.Kill(t)
 			noneLeft(t, children)
 			alice.Start(t)
-		} else {
+		default:
 			_ = syscall.Kill(tagPID(t, alice), syscall.SIGKILL)
 		}
 		_ = swap.Wait() // whatever came of it
@@ -450,31 +485,28 @@ func TestTransportSwap(t *testing.T) {
 			return nil
 		})
 	}
-	for i := range rounds(1) {
-		alice.Run(t, "transport", "swap", "lan", "wan", "--soak", "300ms")
+	began, times := time.Now(), rounds(2)
+	for range times {
+		alice.Run(t, "transport", "swap", "lan", "wan", "--soak", "200ms")
 		via("wan")
 		if c, err := net.Dial("tcp", alice.Listen); err == nil {
 			c.Close()
 			t.Error("the transport that was replaced takes connections")
 		}
-		if i == 0 {
-			w.check(t, alice, bob)
-			alice.Stop(t)
-			alice.Start(t)
-			via("wan")
-			if out := alice.Run(t, "plugin", "list"); !strings.Contains(out, "stopped") {
-				t.Errorf("after a restart:\n%s", out)
-			}
-		}
-		alice.Run(t, "transport", "swap", "wan", "lan", "--soak", "300ms")
+		alice.Run(t, "transport", "swap", "wan", "lan", "--soak", "200ms")
 		via("lan")
 	}
-	if _, err := alice.TryRun("transport", "swap", "lan", "nowhere"); err == nil || !strings.Contains(err.Error(), "no transport") {
-		t.Errorf("to nowhere: %v", err)
+	took := time.Since(began)
+	w.check(t, alice, bob)
+	t.Logf("%d swaps there and back in %s: %d writes, %.0f a second", times, took.Round(time.Millisecond), w.count(), float64(w.count())/took.Seconds())
+	alice.Run(t, "transport", "swap", "lan", "wan", "--soak", "0s")
+	alice.Stop(t)
+	alice.Start(t)
+	via("wan")
+	if out := alice.Run(t, "plugin", "list"); !strings.Contains(out, "stopped") {
+		t.Errorf("after a restart:\n%s", out)
 	}
-	for _, d := range []*clustertest.Device{alice, bob} {
-		if _, err := d.TryRun("status"); err != nil {
-			t.Error(err)
-		}
+	if _, err := alice.TryRun("transport", "swap", "wan", "nowhere"); err == nil || !strings.Contains(err.Error(), "no transport") {
+		t.Errorf("to nowhere: %v", err)
 	}
 }

@@ -129,15 +129,17 @@ func (l *Log) Append(e Event) error {
 
 // rotate puts the file aside and begins another. The caller holds mu.
 func (l *Log) rotate() error {
-	if err := os.Rename(l.path, l.old()); err != nil {
-		return fmt.Errorf("put old events aside: %w", err)
-	}
+	_ = l.file.Close() // each event in it is synced
+	moved := os.Rename(l.path, l.old())
 	file, err := os.OpenFile(l.path, os.O_CREATE|os.O_RDWR|os.O_APPEND, 0o600)
 	if err != nil {
-		return fmt.Errorf("begin a log of events: %w", err)
+		return fmt.Errorf("begin a log of events: %w", err) // l.file is closed: the next event tries again
 	}
-	_ = l.file.Close() // each event in it is synced
-	l.file, l.size = file, 0
+	l.file = file
+	if moved != nil {
+		return fmt.Errorf("put old events aside: %w", moved)
+	}
+	l.size = 0
 	return nil
 }
 

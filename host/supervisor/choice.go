@@ -8,6 +8,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"sync"
 
@@ -210,6 +211,9 @@ func (k *keeper) stage(source, want string) (binary, error) {
 }
 
 func syncDir(dir string) error {
+	if runtime.GOOS == "windows" { // which has no such thing
+		return nil
+	}
 	f, err := os.Open(dir) //nolint:gosec // the store's
 	if err != nil {
 		return err

@@ -1,6 +1,7 @@
 package supervisor
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"slices"
@@ -161,7 +162,7 @@ func (k *keeper) point(now, before *generation) (old []*target) {
 		to := &target{now: now.serves[d.Model]}
 		if before != nil {
 			to.before = before.serves[d.Model]
-			to.alike = before.versionOf(d.Model) == d.Version
+			to.alike = before.versionOf(d.Model) == d.Version && bytes.Equal(before.spec.Config[d.Model], now.spec.Config[d.Model])
 		}
 		if was := k.route(d.Model).to.Swap(to); was != nil {
 			old = append(old, was)

@@ -29,7 +29,7 @@ type route struct {
 type target struct {
 	now    *served
 	before *served      // while now is watched; else nil
-	alike  bool         // both are of the same schema, so that they must decide alike
+	alike  bool         // both are of the same version and configuration, so that they must decide alike
 	calls  atomic.Int64 // under way
 }
 

@@ -107,10 +107,14 @@ func (m model) Describe(context.Context) (sdk.Description, error) {
 	}, nil
 }
 
+// strict says that the process is configured to refuse.
+var strict atomic.Bool
+
 // batches counts those of a process that fails at the hundredth.
 var batches atomic.Int64
 
 func (model) Configure(_ context.Context, config json.RawMessage) error {
+	strict.Store(strings.Contains(string(config), "strict"))
 	const later = time.Second // when the probe is over
 	switch mode() {
 	case "crash-later":
@@ -129,6 +133,9 @@ func (model) ApplyStateChange(context.Context, sdk.StateChanges) (sdk.StateResul
 }
 
 func (model) ApplySharedChange(_ context.Context, in sdk.SharedChanges) (sdk.SharedResult, error) {
+	if strict.Load() {
+		return sdk.SharedResult{Refused: []sdk.Refusal{{Code: sdk.CodeInvalid, Message: "strict"}}}, nil
+	}
 	if slices.Contains(in.Batch.Columns, "hang") {
 		<-make(chan struct{})
 	}

@@ -5,6 +5,7 @@ package supervisor
 import (
 	"bufio"
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"os"
@@ -207,6 +208,31 @@ func TestSupervisor_SwapOfSchema(t *testing.T) {
 	err := s.Swap(t.Context(), Swap{Name: "note", Path: build(t, "note"), Soak: 50 * time.Millisecond}, nothing)
 	if err == nil || !strings.Contains(err.Error(), "no such table") || s.Status()[0].PID != pid {
 		t.Errorf("what the host can not settle: %v, %+v", err, s.Status()[0])
+	}
+}
+
+// TestSupervisor_SwapOfConfig configures the same build otherwise, so that it decides otherwise.
+func TestSupervisor_SwapOfConfig(t *testing.T) {
+	s, _, _, p, load := swapped(t, nil)
+	load.stop()
+	spec := selfSpec(t, "")
+	spec.Config = map[sdk.ModelName]json.RawMessage{"note": json.RawMessage(`{"strict":true}`)}
+	over := make(chan error, 1)
+	watching := make(chan struct{})
+	go func() {
+		over <- s.Swap(t.Context(), Swap{Name: "note", Spec: &spec, Soak: 100 * time.Millisecond}, func(step Step) {
+			if step.Stage == Draining {
+				close(watching)
+			}
+		})
+	}()
+	receive(t, watching, "watching")
+	out, err := p.Models[0].Server.ApplySharedChange(t.Context(), sdk.SharedChanges{Batch: sdk.Batch{Model: "note"}})
+	if err != nil || len(out.Refused) != 1 {
+		t.Errorf("%v, %v; want what the new configuration says", out, err)
+	}
+	if err := receive(t, over, "the swap"); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -33,6 +33,16 @@ type NewerTag struct {
 	Owner       string  `starling:"owner,required"`
 }
 
+// NextTag has a field that nobody needs to write.
+type NextTag struct {
+	sdk.Shared
+	Name        string  `starling:"name,required,index"`
+	Color       string  `starling:"color"`
+	Description string  `starling:"description"`
+	Parent      sdk.Ref `starling:"parent_id,ref=tag"`
+	Shade       string  `starling:"shade"`
+}
+
 // Tagging is plugins/tag's.
 type Tagging struct {
 	sdk.Shared
@@ -63,7 +73,7 @@ func (s *server) ApplySharedChange(ctx context.Context, in sdk.SharedChanges) (s
 				}
 			}
 		}
-	case "strange-hundredth": // an answer that can not be stored
+	case "strange-hundredth", "next-strange": // an answer that can not be stored
 		out.Records = append(out.Records, sdk.Record{ID: sdk.RecordID{1}})
 	}
 	return out, err
@@ -77,6 +87,10 @@ func main() {
 		time.AfterFunc(time.Second, func() { os.Exit(4) })
 	case "newer":
 		rpc.Serve(sdk.Model[NewerTag]{Name: "tag", Version: 2}, sdk.Model[Tagging]{Name: "tagging", Version: 1})
+		return
+	}
+	if strings.HasPrefix(mode, "next") {
+		rpc.Serve(&server{ModelServer: sdk.Model[NextTag]{Name: "tag", Version: 2}}, sdk.Model[Tagging]{Name: "tagging", Version: 1})
 		return
 	}
 	rpc.Serve(&server{ModelServer: sdk.Model[Tag]{Name: "tag", Version: 1}}, sdk.Model[Tagging]{Name: "tagging", Version: 1})
