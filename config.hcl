@@ -43,6 +43,17 @@ transport "tcp" "lan" {
   listen = "127.0.0.1:7420"
 }
 
+# Devices that can not reach one another directly meet through a NATS cluster, where each listens as a name of its own.
+# docs/fleet.md says when to use which, and what the NATS account must allow. Both ends need it.
+# transport "nats" "fleet" {
+#   listen = "alice"
+#   config {
+#     servers = ["tls://hub-1:4222", "tls://hub-2:4222"]
+#     creds   = "./alice.creds"
+#     subject = "starling.home"
+#   }
+# }
+
 # How it syncs. These are the defaults. Durations are written "250ms", "5s", "1m30s", "2h", "90d"; sizes "256KiB", "1GiB".
 sync {
   # heartbeat       = "5s"        # a sign of life between idle peers; three missed ones end a session

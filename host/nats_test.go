@@ -31,7 +31,7 @@ type natsServer struct {
 	process                 *exec.Cmd
 }
 
-// newNATSServer makes a server that lets alice and bob do what docs/fleet.md says that they need, and nothing else.
+// newNATSServer makes a server that lets alice, bob and carol do what docs/fleet.md says that they need, and nothing else.
 func newNATSServer(t *testing.T) *natsServer {
 	t.Helper()
 	binary, err := natsServerBinary()
@@ -44,7 +44,7 @@ func newNATSServer(t *testing.T) *natsServer {
 		t.Fatal(err)
 	}
 	var users []string
-	for _, name := range []string{"alice", "bob"} {
+	for _, name := range []string{"alice", "bob", "carol"} {
 		users = append(users, fmt.Sprintf(`{ user: %[1]s, password: "secret of %[1]s", permissions: {
 			publish: ["starling.home.dial.*", "starling.home.inbox.>"]
 			subscribe: ["starling.home.dial.%[1]s", "starling.home.inbox.%[1]s.*"] } }`, name))
@@ -91,8 +91,9 @@ func (s *natsServer) kill(t *testing.T) {
 	s.process = nil
 }
 
-// throughNATS has a device, which must not run yet, reach others through the server alone.
-func throughNATS(t *testing.T, d *clustertest.Device, s *natsServer) {
+// throughNATS has a device, which must not run yet, reach others through the server, and not over TCP unless also is
+// set.
+func throughNATS(t *testing.T, d *clustertest.Device, s *natsServer, also bool) {
 	t.Helper()
 	config, err := os.ReadFile(d.Config())
 	if err != nil {
@@ -110,6 +111,9 @@ func throughNATS(t *testing.T, d *clustertest.Device, s *natsServer) {
   }
 }
 `, d.Name, s.address)
+	if also {
+		nats = tcp + nats
+	}
 	changed := strings.Replace(string(config), tcp, nats, 1)
 	if changed == string(config) {
 		t.Fatalf("%s has no block\n%s", d.Config(), tcp)
@@ -126,8 +130,8 @@ func TestNATS_Hosts(t *testing.T) {
 	server := newNATSServer(t)
 	alice := clustertest.NewDevice(t, path, "alice", "--library", "home")
 	bob := clustertest.NewDevice(t, path, "bob", "--join")
-	throughNATS(t, alice, server)
-	throughNATS(t, bob, server)
+	throughNATS(t, alice, server, false)
+	throughNATS(t, bob, server, false)
 
 	// Both start before the server does, and say what they wait for.
 	alice.Start(t)
@@ -195,6 +199,33 @@ func TestNATS_Hosts(t *testing.T) {
 	if n := len(bob.List(t, "tag")); n != 47 {
 		t.Errorf("bob has %d tags, want 47", n)
 	}
+}
+
+// TestNATS_Relay has a device on NATS alone and one on TCP alone be equal through a third that is on both.
+func TestNATS_Relay(t *testing.T) {
+	path := mustBuild(t)
+	server := newNATSServer(t)
+	server.start(t)
+	alice := clustertest.NewDevice(t, path, "alice", "--join")
+	bob := clustertest.NewDevice(t, path, "bob", "--join")
+	carol := clustertest.NewDevice(t, path, "carol", "--library", "home")
+	throughNATS(t, alice, server, false)
+	throughNATS(t, carol, server, true)
+	for _, d := range []*clustertest.Device{carol, alice, bob} {
+		d.Start(t)
+	}
+	clustertest.Pair(t, carol, alice, bob)
+	alice.Run(t, "put", "tag", `{"name":"from alice"}`)
+	bob.Run(t, "put", "tag", `{"name":"from bob"}`)
+	clustertest.Eventually(t, "all have both", func() error {
+		for _, d := range []*clustertest.Device{alice, bob, carol} {
+			if n := len(d.List(t, "tag")); n != 2 {
+				return fmt.Errorf("%s has %d tags", d.Name, n)
+			}
+		}
+		return nil
+	})
+	clustertest.WaitEqual(t, alice, bob, carol)
 }
 
 // statusSays returns an error unless what status says of a device's transports holds every one of words.

@@ -117,7 +117,7 @@ func TestServerRestart(t *testing.T) {
 
 	s.Shutdown()
 	s.WaitForShutdown()
-	mustEnd(t, "the connection to the NATS server", dialled, accepted)
+	mustEnd(t, "the connection to the NATS server ended", dialled, accepted)
 	if _, err := dialled.Write([]byte("x")); sdk.CodeOf(err) != sdk.CodeUnavailable {
 		t.Errorf("a write after the server's end: %v", err)
 	}
@@ -137,6 +137,15 @@ func TestServerRestart(t *testing.T) {
 	mustTalk(t, dialled, accepted)
 	if err := errors.Join(alice.Check(t.Context()), bob.Check(t.Context())); err != nil {
 		t.Errorf("with a server again: %v", err)
+	}
+}
+
+// TestDial_Nobody wants the server's word that nobody listens to be believed, and told.
+func TestDial_Nobody(t *testing.T) {
+	device := newTransport(t, configOf(t, []*server.Server{startServer(t, nil)}, map[string]any{"subject": "starling.home"}))
+	_, err := device.Dial(t.Context(), "bob")
+	if sdk.CodeOf(err) != sdk.CodeUnavailable || !strings.Contains(err.Error(), `nobody listens as "bob" there (starling.home.dial.bob)`) {
+		t.Errorf("%s: %v", sdk.CodeOf(err), err)
 	}
 }
 
@@ -223,7 +232,7 @@ func TestCluster(t *testing.T) {
 
 	servers[0].Shutdown()
 	servers[0].WaitForShutdown()
-	mustEnd(t, "the connection to the NATS server", brokenToo)
+	mustEnd(t, "the connection to the NATS server ended", brokenToo)
 	var wait sync.WaitGroup
 	wait.Go(func() { // its own server lives, and tells that nobody takes what it sends
 		eventually(t, "the other end notices", func() error {
@@ -299,7 +308,7 @@ func TestLameDuck(t *testing.T) {
 	fresh, freshToo := connect(t, bob, l)
 	mustTalk(t, fresh, freshToo)
 	<-down
-	mustEnd(t, "the connection to the NATS server", old, oldToo)
+	mustEnd(t, "the connection to the NATS server ended", old, oldToo)
 	mustTalk(t, fresh, freshToo)
 }
 

@@ -43,9 +43,8 @@ func parseSettings(config json.RawMessage) (*settings, error) {
 	if err := json.Unmarshal(config, &b.values); err != nil {
 		return nil, sdk.Errorf(sdk.CodeInvalid, "the config block is not an object: %w", err)
 	}
-	s := &settings{servers: b.texts("servers"), subject: b.text("subject"), inbox: b.text("inbox"), discover: b.flag("discover", true)}
-	b.signIn(s)
-	b.tls(s)
+	s := &settings{}
+	b.read(s)
 	b.unknown()
 	if s.subject == "" {
 		s.subject = "starling"
@@ -63,6 +62,13 @@ func parseSettings(config json.RawMessage) (*settings, error) {
 		return nil, b.err
 	}
 	return s, nil
+}
+
+// read reads every setting that there is.
+func (b *block) read(s *settings) {
+	s.servers, s.subject, s.inbox, s.discover = b.texts("servers"), b.text("subject"), b.text("inbox"), b.flag("discover", true)
+	b.signIn(s)
+	b.tls(s)
 }
 
 func (b *block) fail(err error) {

@@ -101,7 +101,7 @@ func TestSignIn_CredsExpire(t *testing.T) {
 	if err := os.WriteFile(path, []byte(fleet.creds(t, time.Hour)), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	mustEnd(t, "the connection to the NATS server", a, b)
+	mustEnd(t, "the connection to the NATS server ended", a, b)
 	a, b = connect(t, alice, l)
 	mustTalk(t, a, b)
 }
@@ -253,6 +253,7 @@ func TestTLS(t *testing.T) {
 	t.Run("server", func(t *testing.T) {
 		s := serve(t, tls.NoClientCert)
 		works(t, s, map[string]any{"ca": ours.path})
+		works(t, s, map[string]any{"ca": ours.path, "servers": []string{"nats://" + s.Addr().String()}})
 		refused(t, s, nil, "name its file in ca")
 		refused(t, s, map[string]any{"ca": others.path}, "name its file in ca")
 	})
@@ -265,7 +266,9 @@ func TestTLS(t *testing.T) {
 		refused(t, s, map[string]any{"ca": ours.path, "cert": cert, "key": key}, "cert and key")
 	})
 	t.Run("a server without", func(t *testing.T) {
-		refused(t, startServer(t, nil), map[string]any{"ca": ours.path}, "offer no TLS")
+		s := startServer(t, nil)
+		refused(t, s, map[string]any{"ca": ours.path}, "offer no TLS")
+		refused(t, s, map[string]any{"servers": []string{"tls://" + s.Addr().String()}}, "offer no TLS")
 	})
 }
 
