@@ -21,6 +21,7 @@ const gossipMembers = 128
 // HAZARD: what is forgotten because of a false acknowledgement is not lost: who still needs it gets a snapshot.
 type acks struct {
 	of      map[sdk.DeviceID]acknowledged
+	secret  bool      // some were not passed on, since they name an epoch that this device does not know
 	version uint64    // counts changes
 	moved   bool      // something has, so that more may be forgotten than at the last look
 	lookAt  time.Time // next look at what may be forgotten
@@ -146,9 +147,14 @@ func (m *Machine) takeKnown(s *session, limit int) []protocol.Known {
 			continue
 		}
 		for key, ack := range of {
-			if ack.version > s.gossip && ack.from != s.id {
-				list = append(list, news{device, key, ack})
+			if ack.version <= s.gossip || ack.from == s.id {
+				continue
 			}
+			if !m.knowsAll(ack.heads) { // the receiver could not place it either: it says nothing
+				m.acks.secret = true
+				continue
+			}
+			list = append(list, news{device, key, ack})
 		}
 	}
 	slices.SortFunc(list, func(a, b news) int { return int(a.version) - int(b.version) }) //nolint:gosec // counted up from one
@@ -172,6 +178,26 @@ func (m *Machine) takeKnown(s *session, limit int) []protocol.Known {
 	}
 	m.tell(s, heads...)
 	return known
+}
+
+// tellSecrets has acknowledgements passed on that name an epoch of these, which this device has learned of since.
+func (m *Machine) tellSecrets(learned []protocol.Epoch) {
+	if !m.acks.secret {
+		return
+	}
+	for _, device := range slices.SortedFunc(maps.Keys(m.acks.of), sdk.DeviceID.Compare) {
+		of := m.acks.of[device]
+		var named []protocol.Stream
+		for key, ack := range of {
+			if slices.ContainsFunc(learned, func(e protocol.Epoch) bool { _, in := ack.heads.In(e.ID); return in }) {
+				named = append(named, key)
+			}
+		}
+		slices.SortFunc(named, protocol.Stream.Compare)
+		for _, key := range named {
+			m.acks.put(device, key, of[key].heads, of[key].from)
+		}
+	}
 }
 
 // tickAcks does what follows from acknowledgements, in its time: forgets what nobody needs, and closes a stamp.

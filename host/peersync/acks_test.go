@@ -456,3 +456,34 @@ func TestMachine_SpeaksForItself(t *testing.T) {
 		t.Errorf("acknowledged %+v; want one position", acks)
 	}
 }
+
+// TestMachine_GossipOfUnknownEpochs passes on what a third device has once this device knows the epochs that it names.
+func TestMachine_GossipOfUnknownEpochs(t *testing.T) {
+	s, _ := pruneSolo(t)
+	s.step(MembersChanged{Members: []Member{{ID: deviceID(1), Name: "d1"}, {ID: deviceID(2), Name: "d2"}}})
+	s.connect(2, 2)
+	s.step(Received{Session: 1, Message: &protocol.AckSharedChanges{Vector: marksOf(rowsOf1, in(3, 25))}})
+	passedOn := func() (marks []protocol.Mark) {
+		s.now = s.now.Add(s.m.config.GossipTime)
+		s.step(Heard{Session: 1})
+		s.step(Heard{Session: 2})
+		for _, send := range only[Send](s.step(Tick{})) {
+			if beat, ok := send.Message.(*protocol.Heartbeat); ok && send.Session == 2 {
+				for _, k := range beat.Known {
+					marks = append(marks, k.Vector...)
+				}
+			}
+		}
+		return slices.DeleteFunc(marks, func(m protocol.Mark) bool { return m.Stream != rowsOf1 })
+	}
+	if got := passedOn(); len(got) > 0 {
+		t.Errorf("passed on %v, of an epoch that is not known here", got)
+	}
+	s.step(Received{Session: 1, Message: &protocol.Epochs{Epochs: []protocol.Epoch{epochOf1(3, in(2, 20))}}})
+	if got := passedOn(); !slices.Equal(got, marksOf(rowsOf1, in(3, 25))) {
+		t.Errorf("passed on %v once the epoch is known", got)
+	}
+	if got := passedOn(); len(got) > 0 {
+		t.Errorf("passed on again: %v", got)
+	}
+}

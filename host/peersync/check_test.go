@@ -37,6 +37,15 @@ func (w *world) checkTold(c *worldConn, from int, msg protocol.Message) {
 		}
 	}
 	sender := c.ends[from].machine
+	if beat, ok := msg.(*protocol.Heartbeat); ok {
+		for _, k := range beat.Known {
+			for _, m := range k.Vector {
+				if _, known := sender.graph.Epoch(m.Epoch); !known {
+					w.tb.Fatalf("seed %d: d%d passes on that %s has %v, of an epoch that it does not know", w.seed, c.ends[from].index, k.Device, m)
+				}
+			}
+		}
+	}
 	for _, p := range namedBy(msg) {
 		if c.told[from][p.Epoch] {
 			continue

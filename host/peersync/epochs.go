@@ -177,6 +177,11 @@ func (m *Machine) canTell(s *session, id protocol.EpochID) bool {
 	return known
 }
 
+// knowsAll reports whether the epochs of heads are known here.
+func (m *Machine) knowsAll(heads protocol.Heads) bool {
+	return !slices.ContainsFunc(heads, func(p protocol.Position) bool { _, known := m.known[p.Epoch]; return !known })
+}
+
 func (s *session) noteTold(epochs []protocol.Epoch) {
 	for i := range epochs {
 		s.told[epochs[i].ID] = true
@@ -244,6 +249,7 @@ func (m *Machine) learnEpochs(s *session, epochs []protocol.Epoch) {
 		m.rejoin(st)
 	}
 	m.acks.moved = true
+	m.tellSecrets(epochs)
 	m.routeAll()
 }
 
