@@ -1,6 +1,8 @@
 package peersync
 
 import (
+	"crypto/sha256"
+	"encoding/binary"
 	"maps"
 	"slices"
 	"time"
@@ -32,7 +34,7 @@ type acks struct {
 
 	changed hlc.Stamp // the latest shared change of another device that was applied here
 	sealing bool      // a Seal is under way
-	sealAt  time.Time // not before
+	sealAt  time.Time // not before; zero: not decided yet
 }
 
 // acknowledged is what one device has.
@@ -209,11 +211,35 @@ func (m *Machine) tickAcks() {
 		m.acks.lookAt, m.acks.moved = m.now.Add(m.config.PruneTime), false
 		m.prune(nil)
 	}
+	m.sealIfDue()
+}
+
+// sealIfDue closes a stamp where this device is idle and others have written since it last gave one.
+func (m *Machine) sealIfDue() {
+	if m.acks.sealAt.IsZero() || m.acks.sealAt.Sub(m.now) > m.config.SealTime { // or the wall clock was put back
+		m.acks.sealAt = m.nextSeal()
+	}
+	if m.acks.sealing || m.now.Before(m.acks.sealAt) {
+		return
+	}
 	own := m.streams[protocol.Stream{Origin: m.self.Device, Kind: sdk.SharedByAll}]
-	if !m.acks.sealing && m.acks.changed > own.applied.Top() && !m.now.Before(m.acks.sealAt) && m.isWhole() {
-		m.acks.sealing, m.acks.sealAt = true, m.now.Add(m.config.SealTime)
+	switch {
+	case m.acks.changed <= own.applied.Top():
+		m.acks.sealAt = m.nextSeal()
+	case m.isWhole():
+		m.acks.sealing, m.acks.sealAt = true, m.nextSeal()
 		m.act(Seal{})
 	}
+}
+
+// nextSeal returns when a stamp is to be closed next. Each device has its own time within SealTime, so that those which hear of
+// a change do not all close one at once.
+func (m *Machine) nextSeal() time.Time {
+	every := max(m.config.SealTime, 1)
+	sum := sha256.Sum256(m.self.Device[:])
+	phase := time.Duration(binary.BigEndian.Uint64(sum[:]) % uint64(every)) //nolint:gosec // both are positive
+	passed := (time.Duration(m.now.UnixNano())%every - phase + every) % every
+	return m.now.Add(every - passed)
 }
 
 // repairing reports whether records are on their way to repair what an audit found. What is forgotten meanwhile could come

@@ -487,3 +487,39 @@ func TestMachine_GossipOfUnknownEpochs(t *testing.T) {
 		t.Errorf("passed on again: %v", got)
 	}
 }
+
+// TestMachine_SealsApart has many devices hear of a change at the same moment after a start: each closes a stamp once, at a time of
+// its own, and again no sooner than SealTime after that.
+func TestMachine_SealsApart(t *testing.T) {
+	const devices, parts = 200, 10
+	var counts [parts]int
+	for n := range devices {
+		s, _ := pruneSolo(t)
+		s.m.self.Device[7] = byte(n)
+		for _, kind := range kinds {
+			s.m.ensureStream(protocol.Stream{Origin: s.m.self.Device, Kind: kind})
+		}
+		s.m.acks.sealAt = time.Time{}
+		every := s.m.config.SealTime
+		begun := s.now
+		var sealed []time.Duration
+		for s.now.Sub(begun) < 2*every+every/100 {
+			s.m.acks.noteChange(protocol.Stream{Origin: deviceID(1), Kind: sdk.SharedByAll}, hlc.New(s.now.UnixMilli(), 0))
+			s.now = s.now.Add(every / 100)
+			s.step(Heard{Session: 1})
+			if len(only[Seal](s.step(Tick{}))) > 0 {
+				sealed = append(sealed, s.now.Sub(begun))
+				s.step(Sealed{})
+			}
+		}
+		if len(sealed) != 2 || sealed[1]-sealed[0] != every {
+			t.Fatalf("device %d closes stamps after %v; want two, %s apart", n, sealed, every)
+		}
+		counts[min(int(parts*sealed[0]/every), parts-1)]++
+	}
+	for i, n := range counts {
+		if n < devices/parts/3 || n > devices/parts*2 {
+			t.Errorf("of %d devices %d close a stamp in part %d of %d: %v", devices, n, i+1, parts, counts)
+		}
+	}
+}

@@ -128,6 +128,10 @@ func (m *Machine) peerUp(e PeerUp) {
 		pruned: map[protocol.Stream]bool{}, gossipAt: m.now.Add(m.config.GossipTime),
 		subs: map[protocol.Stream]*subscription{}, holds: map[protocol.Stream]string{},
 	}
+	if n := len(m.streamList); n > m.limits.Marks {
+		m.refuseOver(s, "marks", fmt.Sprintf("this device knows of %d streams, two for each member, and a session carries %d at most; raise limits.marks on all devices", n, m.limits.Marks), true)
+		return
+	}
 	for i := range s.windows {
 		s.windows[i] = window{size: m.limits.WindowBytes, page: m.limits.PageBytes}
 	}

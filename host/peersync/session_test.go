@@ -250,3 +250,27 @@ func TestMachine_NamesLimits(t *testing.T) {
 		})
 	}
 }
+
+// TestMachine_TooManyMembers knows of more streams than a session carries: it says so, and which setting that is, instead of a
+// session that can not work.
+func TestMachine_TooManyMembers(t *testing.T) {
+	s := newSolo(t)
+	s.m.limits.Marks = 20
+	members := make([]Member, 10)
+	for i := range members {
+		members[i] = Member{ID: deviceID(i + 1)}
+	}
+	s.step(MembersChanged{Members: members[:9]})
+	if _, ok := messageOf[*protocol.Hello](s.step(PeerUp{Session: 1, Peer: deviceID(1)})); !ok {
+		t.Error("no Hello to one of nine, with 20 streams")
+	}
+	s.step(MembersChanged{Members: members})
+	actions := s.step(PeerUp{Session: 2, Peer: deviceID(2)})
+	refusal, ok := messageOf[*protocol.Error](actions)
+	if !ok || refusal.Code != sdk.CodeTooLarge || !strings.HasSuffix(refusal.Message, "raise limits.marks on all devices: over the limit marks") || len(only[Close](actions)) != 1 {
+		t.Fatalf("got %+v; want the session refused", actions)
+	}
+	if p := s.m.Peers(s.now)[1]; p.State != Offline || p.Reason != refusal.Message || s.m.over["marks"] != 1 || len(s.m.sessions) != 1 {
+		t.Errorf("%s (%s), counted %v", p.State, p.Reason, s.m.over)
+	}
+}
