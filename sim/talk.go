@@ -70,7 +70,7 @@ func named(m protocol.Message) (ids []protocol.EpochID) {
 	case *protocol.Hello:
 		marks(m.Vector)
 	case *protocol.Heartbeat:
-		marks(m.Vector) // what third devices were heard to have may be in epochs that the sender does not know
+		marks(m.Vector) // what third devices have is looked at apart: who hears of it does not learn what an epoch continues
 	case *protocol.AckSharedChanges:
 		marks(m.Vector)
 	case *protocol.SnapshotRequest:
@@ -101,6 +101,22 @@ func (w *world) checkTold(d *device, c *conn, from int, m protocol.Message) {
 		return
 	}
 	w.checkNamed(d, c, from, told, m)
+	if beat, ok := m.(*protocol.Heartbeat); ok {
+		w.checkKnownEpochs(d, c, from, beat)
+	}
+}
+
+// checkKnownEpochs checks that what a device says of third ones names no epoch that its peer was not told of and has not named
+// itself, whether the device knows it or not: what it heard of an epoch that it does not know, it keeps to itself.
+func (w *world) checkKnownEpochs(d *device, c *conn, from int, beat *protocol.Heartbeat) {
+	for _, k := range beat.Known {
+		for _, mark := range k.Vector {
+			if id := mark.Epoch; !c.told[from][id] && !c.known[from][id] && !w.forgotten[id] {
+				w.fail("told", "%s says to %s that %s has %s of %s's %s stream, in an epoch that it has not told of (it knows it itself: %v)",
+					d, c.ends[1-from], name(k.Device), describeHeads(protocol.Heads{mark.Position}), name(mark.Origin), mark.Kind, d.epochs[id])
+			}
+		}
+	}
 }
 
 func (w *world) checkNamed(d *device, c *conn, from int, told map[protocol.EpochID]bool, m protocol.Message) {
