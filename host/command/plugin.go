@@ -66,6 +66,9 @@ func (a *app) pluginNewCommand() *cobra.Command {
 
 // newPlugin writes the module and says what to do with it.
 func (a *app) newPlugin(ctx context.Context, p scaffold.Plugin, checkout string) error {
+	if err := p.Check(); err != nil {
+		return err
+	}
 	info, _ := debug.ReadBuildInfo()
 	var near []string
 	if here, err := os.Getwd(); err == nil {

@@ -18,6 +18,7 @@ import (
 	"path/filepath"
 	"strings"
 	"text/template"
+	"time"
 
 	"golang.org/x/mod/module"
 
@@ -48,8 +49,14 @@ var templates embed.FS
 // Write writes the module to p.Dir. The note, if not empty, says in a sentence for people what is left to do: the module
 // is whole, but `go mod tidy` could not be run in it.
 func Write(ctx context.Context, p Plugin) (note string, err error) {
-	if err := p.check(); err != nil {
+	if err := p.Check(); err != nil {
 		return "", err
+	}
+	if err := p.SDK.check(); err != nil {
+		return "", err
+	}
+	if p.Module == "" {
+		p.Module = "example.com/" + p.Name
 	}
 	dir, err := filepath.Abs(p.Dir)
 	if err != nil {
@@ -86,22 +93,18 @@ func Write(ctx context.Context, p Plugin) (note string, err error) {
 	return note, nil
 }
 
-// check returns why p can not be written, and fills in the module's path.
-func (p *Plugin) check() error {
+// Check returns why p can not be written, whatever it builds against.
+func (p *Plugin) Check() error {
 	if p.Kind != Model && p.Kind != Transport {
 		return sdk.Errorf(sdk.CodeInvalid, "a plugin is a %s or a %s, not a %q", Model, Transport, p.Kind)
 	}
 	if err := sdk.ModelName(p.Name).Check(); err != nil {
 		return sdk.Errorf(sdk.CodeInvalid, "%s %q: %w", p.Kind, p.Name, err)
 	}
-	if p.Module == "" {
-		p.Module = "example.com/" + p.Name
-	}
-	if err := module.CheckImportPath(p.Module); err != nil {
-		return sdk.Errorf(sdk.CodeInvalid, "%q is not the path of a Go module, such as github.com/you/%s: %w", p.Module, p.Name, err)
-	}
-	if err := p.SDK.check(); err != nil {
-		return err
+	if p.Module != "" {
+		if err := module.CheckImportPath(p.Module); err != nil {
+			return sdk.Errorf(sdk.CodeInvalid, "%q is not the path of a Go module, such as github.com/you/%s: %w", p.Module, p.Name, err)
+		}
 	}
 	return vacant(p.Dir)
 }
@@ -171,8 +174,13 @@ func typeName(model string) string {
 	return name.String()
 }
 
+// tidyTime is how long go mod tidy may take: without a network it can hang.
+const tidyTime = time.Minute
+
 // tidy completes go.mod and go.sum in dir, and returns what is left to do if it can not.
 func tidy(ctx context.Context, dir string) (note string) {
+	ctx, cancel := context.WithTimeout(ctx, tidyTime)
+	defer cancel()
 	goTool, err := exec.LookPath("go")
 	if err != nil {
 		return "Go is not there: install it (https://go.dev/dl), then run in the new folder: go mod tidy"
@@ -180,7 +188,12 @@ func tidy(ctx context.Context, dir string) (note string) {
 	cmd := exec.CommandContext(ctx, goTool, "mod", "tidy") //nolint:gosec // go
 	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), "GOWORK=off", "GOFLAGS=-mod=mod")
-	if out, err := cmd.CombinedOutput(); err != nil {
+	cmd.WaitDelay = time.Second
+	out, err := cmd.CombinedOutput()
+	if ctx.Err() != nil {
+		out = []byte("it did not end within " + tidyTime.String())
+	}
+	if err != nil {
 		lines := strings.Split(strings.TrimSpace(string(out)), "\n")
 		return fmt.Sprintf("go mod tidy could not be run (%s); once it can, run it in the new folder", lines[len(lines)-1])
 	}

@@ -58,6 +58,7 @@ func processLaws() []processLaw {
 		{law{ID: "PLUGIN-013", Name: "Drain", Says: "Drain returns once the work under way has ended; from then on batches are refused as unavailable"}, all, (*subject).drain},
 		{law{ID: "PLUGIN-014", Name: "Stop", Says: "Asked to stop, it ends by itself within 2 s"}, all, (*subject).stops},
 		{law{ID: "PLUGIN-015", Name: "HostGone", Says: "It ends by itself soon after its host, however that ended"}, all, (*subject).hostGone},
+		{law{ID: "PLUGIN-016", Name: "SourceEnds", Says: "A source ends when the host ends its call, and when the process drains"}, (*subject).servesSources, (*subject).sourceEnds},
 	}
 }
 

@@ -165,7 +165,7 @@ func (s *subject) chosen(checks []sdktest.Check) ([]sdktest.Check, error) {
 func (s *subject) ask(ctx context.Context) error {
 	p, err := rpc.Start(ctx, s.command())
 	if sdk.CodeOf(err) == sdk.CodeNotFound {
-		return err
+		return sdk.Errorf(sdk.CodeNotFound, "there is no plugin binary at %s; build it first", s.path)
 	}
 	if err == nil {
 		defer p.Kill()

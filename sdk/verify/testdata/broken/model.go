@@ -18,7 +18,21 @@ type model struct {
 	bug string
 }
 
-func (m model) sound() sdk.Model[note] { return sdk.Model[note]{Name: "note", Version: 1} }
+func (m model) sound() sdk.Model[note] {
+	return sdk.Model[note]{Name: "note", Version: 1, Source: m.run}
+}
+
+// run is a source that has nothing to say.
+func (m model) run(ctx context.Context, host sdk.SourceHost) error {
+	changed := host.Changed("note")
+	for m.bug == "a source without an end" {
+		<-changed
+	}
+	<-ctx.Done()
+	return nil
+}
+
+func (m model) Run(ctx context.Context, host sdk.SourceHost) error { return m.sound().Run(ctx, host) }
 
 func (m model) Describe(ctx context.Context) (sdk.Description, error) { return m.sound().Describe(ctx) }
 
