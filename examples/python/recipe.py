@@ -31,6 +31,7 @@ def validate(record):
 
 # ---------------------------------------------------------------- nothing below is about recipes
 
+import base64
 import concurrent.futures
 import datetime
 import json
@@ -38,17 +39,13 @@ import math
 import os
 import re
 import signal
-import struct
 import sys
 import tempfile
 import threading
-import time
 
 COOKIE, COOKIE_VALUE = "STARLING_PLUGIN", "6f1d3c1a-8d0e-4c55-9a63-2b7c5f0e4d19"
 if os.environ.get(COOKIE) != COOKIE_VALUE:
     sys.exit(f"{sys.argv[0]} is a Starling plugin: the host starts it. Name it in config.hcl and run `starling run`.")
-
-import base64
 
 import grpc
 import msgpack
@@ -112,7 +109,7 @@ def messages():
             else:
                 f.type = getattr(proto, "TYPE_" + kind.upper())
     pool = descriptor_pool.DescriptorPool()
-    pool.Add(file) if hasattr(pool, "Add") else pool.AddSerializedFile(file.SerializeToString())
+    pool.AddSerializedFile(file.SerializeToString())
     make = getattr(message_factory, "GetMessageClass", None) or message_factory.MessageFactory(pool).GetPrototype
     return {m.name: make(pool.FindMessageTypeByName(f"{PACKAGE}.{m.name}")) for m in file.message_type}
 
@@ -493,7 +490,7 @@ def certificate():
     """Returns a key and a certificate of its own, for this run, in PEM, and the certificate in DER."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
-    now = datetime.datetime.utcnow()
+    now = datetime.datetime.now(datetime.timezone.utc)
     cert = (
         x509.CertificateBuilder()
         .subject_name(name)
