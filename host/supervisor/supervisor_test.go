@@ -472,7 +472,7 @@ func TestSupervisor_BadPlugins(t *testing.T) {
 		}), "did you mean color?"},
 		"config of a transport that takes none": {bad(func(s *Spec) {
 			s.Config = map[sdk.ModelName]json.RawMessage{"": json.RawMessage(`{"x":1}`)}
-		}), "takes no configuration"},
+		}), "takes no settings"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWatcher()
