@@ -4,8 +4,11 @@ import (
 	"bufio"
 	"bytes"
 	"encoding/json"
+	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -63,12 +66,32 @@ func TestPluginVerify(t *testing.T) {
 			t.Errorf("status %d, said %q, summary %v", status, said, summary)
 		}
 	})
-	t.Run("the same seed", func(t *testing.T) {
-		broken := rpctest.Build(t, "../sdk/verify/testdata/broken")
-		t.Setenv("PATH", "") // the plugin needs nothing of it
-		_, summary, said, status := verdict(t, broken, "--law", "MODEL-030", "--seed", "12345")
-		if status != 0 || summary["kept"] != 1.0 {
-			t.Errorf("status %d, said %q, summary %v", status, said, summary)
+	t.Run("for people", func(t *testing.T) {
+		if runtime.GOOS == "windows" {
+			t.Skip("a program there has .exe in its name")
+		}
+		broken := filepath.Join(t.TempDir(), "broken-no tie-break")
+		if err := os.Rename(rpctest.Build(t, "../sdk/verify/testdata/broken"), broken); err != nil {
+			t.Fatal(err)
+		}
+		text := func(more ...string) string {
+			args := append([]string{"plugin", "verify", broken, "--law", "MODEL-030"}, more...)
+			out, err := exec.CommandContext(t.Context(), mustBuild(t), args...).Output() //nolint:gosec // our own binary
+			if err == nil {
+				t.Error("a broken law ends with status 0")
+			}
+			return string(out)
+		}
+		first := text()
+		seed := regexp.MustCompile(`to repeat it: --law MODEL-030 (--seed) ([0-9]+)\n`).FindStringSubmatch(first)
+		if seed == nil {
+			t.Fatalf("no seed:\n%s", first)
+		}
+		if !strings.Contains(first, "\n             ") || !strings.Contains(first, "\n           want  ") {
+			t.Errorf("no history to read:\n%s", first)
+		}
+		if again := text(seed[1:]...); !strings.Contains(again, "failed after 0 tests") {
+			t.Errorf("the seed of a broken history begins with another:\n%s", again)
 		}
 	})
 	t.Run("misuse", func(t *testing.T) {

@@ -1,10 +1,11 @@
-// Command broken is a plugin with one bug, which the variable BROKEN names: the conformance suite must catch each. Without
-// it, it is sound.
+// Command broken is a plugin with one bug, which the variable BROKEN names, or the name of the program after "broken-": the
+// conformance suite must catch each. Without either, it is sound.
 package main
 
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -12,7 +13,10 @@ import (
 )
 
 func main() {
-	bug := os.Getenv("BROKEN")
+	_, bug, _ := strings.Cut(filepath.Base(os.Args[0]), "broken-")
+	if named, ok := os.LookupEnv("BROKEN"); ok {
+		bug = named
+	}
 	switch {
 	case bug == "prints before the handshake":
 		fmt.Println("starting up ...")
