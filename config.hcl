@@ -30,6 +30,7 @@ model "entry" {}  # files and folders
 model "location" {
   config {
     ignore = [".git", "node_modules"]
+    # hash = true   # also find out what each file holds, while nothing else is to do: content_hash of its entry
   }
 }
 

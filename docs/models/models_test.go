@@ -230,7 +230,10 @@ func TestExamples(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, page := range pages {
-		t.Run(strings.TrimSuffix(page, ".md"), func(t *testing.T) { examples(t, path, page) })
+		t.Run(strings.TrimSuffix(page, ".md"), func(t *testing.T) {
+			t.Parallel()
+			examples(t, path, page)
+		})
 	}
 }
 

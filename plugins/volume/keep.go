@@ -151,7 +151,7 @@ func (r *Volume) take(v *mounts.Volume, now time.Time) bool {
 	next := *r
 	next.MountPoint, next.Mounted, next.FileSystem, next.Source = text(v.MountPoint), true, text(v.FileSystem), text(v.Source)
 	next.UUID, next.Label = cmp.Or(text(v.UUID), r.UUID), text(v.Label)
-	next.Name = cmp.Or(next.Label, text(filepath.Base(v.MountPoint)))
+	next.Name = cmp.Or(next.Label, lastPart(next.MountPoint))
 	next.DeviceNumber, next.Capacity, next.Removable, next.ReadOnly = v.Number, v.Capacity, v.Removable, v.ReadOnly
 	moved := max(v.Free-r.Free, r.Free-v.Free)
 	switch rested := !now.Before(r.Stamp.Time().Add(restFor)); {
@@ -161,6 +161,14 @@ func (r *Volume) take(v *mounts.Volume, now time.Time) bool {
 		return true
 	}
 	return false
+}
+
+// lastPart returns the last part of a mount point; all of it where that is a root.
+func lastPart(point string) string {
+	if base := filepath.Base(point); base != string(filepath.Separator) {
+		return base
+	}
+	return point
 }
 
 // text returns s as every database takes it.
