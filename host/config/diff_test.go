@@ -43,7 +43,7 @@ func TestDiff(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			read := func(text string) *Config {
-				c, err := Parse("config.hcl", []byte(text))
+				c, err := Parse(Source{"config.hcl", []byte(text)})
 				if err != nil {
 					t.Fatal(err)
 				}

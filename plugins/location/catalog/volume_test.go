@@ -69,7 +69,7 @@ func TestRun_Volume(t *testing.T) {
 	w.stop()
 	last := w.locationVolume()
 	w.check(os.Rename(w.dir, w.dir+".away")) // unmounted: it keeps what it had
-	ids = w.volumes(volume{MountPoint: root.MountPoint, Mounted: true})
+	w.volumes(volume{MountPoint: root.MountPoint, Mounted: true})
 	w.run()
 	w.await("the warning", func() bool { _, ok := w.host.Warnings()["absent "+w.dir]; return ok })
 	if got := w.locationVolume(); got != last {
