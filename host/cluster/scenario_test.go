@@ -126,7 +126,7 @@ func TestFive_ThirdDeviceRelays(t *testing.T) {
 	for _, d := range []*clustertest.Device{f.carol, f.dave, f.eve} {
 		d.Start(t)
 	}
-	if got := clustertest.WaitEqual(t, f.bob, f.carol, f.dave, f.eve); got != want {
+	if got := clustertest.WaitEqual(t, f.bob, f.carol, f.dave, f.eve); clustertest.Written(got) != clustertest.Written(want) {
 		t.Errorf("the others agree on something else than what alice had:\n%s\nwant\n%s", got, want)
 	}
 	waitConnected(t, f.eve, f.dave)

@@ -237,6 +237,18 @@ func WaitEqual(tb testing.TB, devices ...*Device) string {
 	return same
 }
 
+// Written returns the lines of a digest that change only if somebody writes: what a device says of itself as it starts, and of
+// its disks, is left out.
+func Written(digest string) string {
+	var kept strings.Builder
+	for line := range strings.Lines(digest) {
+		if fields := strings.Fields(line); len(fields) == 0 || (fields[0] != "device" && fields[0] != "volume") {
+			kept.WriteString(line)
+		}
+	}
+	return kept.String()
+}
+
 // Eventually calls check until it returns nil, and fails tb with its last error after a minute.
 func Eventually(tb testing.TB, what string, check func() error) {
 	tb.Helper()

@@ -111,44 +111,59 @@ func (t *tree) end() {
 }
 
 // look finds out whether the location's folder is there, and is the one that was catalogued.
-// An empty folder where another one was is what an unmounted disk leaves: it counts as absent.
 func (t *tree) look(ctx context.Context) (absent, err error) {
-	resolved, e := filepath.EvalSymlinks(t.path)
-	if e != nil {
-		return e, nil
-	}
-	info, e := t.options.Files.Stat(resolved)
-	if e != nil {
-		return e, nil
-	}
-	if info.Kind != disk.Directory {
-		return fmt.Errorf("it is a %s, not a directory", info.Kind), nil
+	found, absent, err := visit(ctx, t.host, t.options.Files, t.location, t.path)
+	if absent != nil || err != nil {
+		return absent, err
 	}
 	t.aliasFrom, t.aliasTo = 0, 0
-	roots, err := findEntries(ctx, t.host, "id", []any{RootID(t.location)})
-	if err != nil {
-		return nil, fmt.Errorf("find the location's own entry: %w", err)
+	if found.same {
+		t.aliasFrom, t.aliasTo = found.info.Device, found.known.Device
 	}
-	if len(roots) > 0 {
-		known := roots[0].info()
-		here := info
-		here.Device = known.Device
-		switch {
-		case known.SameFile(here):
-			t.aliasFrom, t.aliasTo = info.Device, known.Device
-		case known.Inode != 0:
-			if absent, err := t.emptied(ctx, resolved); absent != nil || err != nil {
-				return absent, err
-			}
-		}
-	}
-	t.reset(resolved, t.translate(info))
+	t.reset(found.real, t.translate(found.info))
 	return nil, nil
 }
 
+// found is the folder that is at a location's path.
+type found struct {
+	real  string // the path with its links resolved
+	info  disk.Info
+	known disk.Info // what was catalogued; the zero Info if nothing was
+	same  bool      // it is the folder that was catalogued, maybe under another number of its file system
+}
+
+// visit returns what is at a location's path, or why that counts as absent. An empty folder where another one was is
+// what an unmounted disk leaves: it counts as absent. The error is the host's.
+func visit(ctx context.Context, host sdk.SourceHost, files disk.Files, location sdk.RecordID, path string) (f found, absent, err error) {
+	var e error
+	if f.real, e = filepath.EvalSymlinks(path); e != nil {
+		return f, e, nil
+	}
+	if f.info, e = files.Stat(f.real); e != nil {
+		return f, e, nil
+	}
+	if f.info.Kind != disk.Directory {
+		return f, fmt.Errorf("it is a %s, not a directory", f.info.Kind), nil
+	}
+	roots, err := findEntries(ctx, host, "id", []any{RootID(location)})
+	if err != nil {
+		return f, nil, fmt.Errorf("find the location's own entry: %w", err)
+	}
+	if len(roots) == 0 {
+		return f, nil, nil
+	}
+	f.known = roots[0].info()
+	here := f.info
+	here.Device = f.known.Device
+	if f.same = f.known.SameFile(here); !f.same && f.known.Inode != 0 {
+		absent, err = emptied(ctx, host, files, location, f.real)
+	}
+	return f, absent, err
+}
+
 // emptied returns why the folder at resolved counts as absent, if it is empty while the host has entries below it.
-func (t *tree) emptied(ctx context.Context, resolved string) (absent, err error) {
-	dir, e := t.options.Files.Open(resolved, ".")
+func emptied(ctx context.Context, host sdk.SourceHost, files disk.Files, location sdk.RecordID, resolved string) (absent, err error) {
+	dir, e := files.Open(resolved, ".")
 	if e != nil {
 		return e, nil
 	}
@@ -160,7 +175,7 @@ func (t *tree) emptied(ctx context.Context, resolved string) (absent, err error)
 	if len(names) > 0 {
 		return nil, nil
 	}
-	children, err := findEntries(ctx, t.host, "parent_id", []any{RootID(t.location)})
+	children, err := findEntries(ctx, host, "parent_id", []any{RootID(location)})
 	if err != nil || len(children) == 0 {
 		return nil, err
 	}

@@ -54,7 +54,8 @@ func followVolumes(ctx context.Context, host sdk.SourceHost, files disk.Files) e
 	}
 }
 
-// placeLocations writes the volumes of locations that differ. A location whose folder is not there keeps the one it had.
+// placeLocations writes the volumes of locations that differ. A location whose folder counts as absent, as where a disk
+// was unmounted, keeps the one it had.
 func placeLocations(ctx context.Context, host sdk.SourceHost, files disk.Files) error {
 	volumes, err := findVolumes(ctx, host)
 	if err != nil || len(volumes) == 0 {
@@ -69,8 +70,16 @@ func placeLocations(ctx context.Context, host sdk.SourceHost, files disk.Files) 
 		return err
 	}
 	for i := range locations {
-		if ref := sdk.Ref(volumeOf(locations[i].Path, volumes, files)); !ref.IsZero() && ref != locations[i].Volume {
-			packer.Put(&placed{Owned: sdk.Owned{ID: locations[i].ID}, Volume: ref})
+		l := &locations[i]
+		at, absent, err := visit(ctx, host, files, l.ID, filepath.Clean(l.Path))
+		if err != nil {
+			return err
+		}
+		if absent != nil {
+			continue
+		}
+		if ref := sdk.Ref(volumeOf(&at, volumes)); !ref.IsZero() && ref != l.Volume {
+			packer.Put(&placed{Owned: sdk.Owned{ID: l.ID}, Volume: ref})
 		}
 	}
 	if packer.Len() == 0 {
@@ -101,25 +110,16 @@ func findVolumes(ctx context.Context, host sdk.SourceHost) ([]volume, error) {
 	return volumes, nil
 }
 
-// volumeOf returns the volume that the folder at path is on: the one of its file system or, where that has no number, or
-// one of its own as a part of a btrfs has, the one whose mount point is nearest above it. It is zero if there is none, or
-// no folder.
-func volumeOf(path string, volumes []volume, files disk.Files) sdk.RecordID {
-	real, err := filepath.EvalSymlinks(path)
-	if err != nil {
-		return sdk.RecordID{}
-	}
-	info, err := files.Stat(real)
-	if err != nil {
-		return sdk.RecordID{}
-	}
+// volumeOf returns the volume that a folder is on: the one of its file system or, where that has no number, or one of its
+// own as a part of a btrfs has, the one whose mount point is nearest above it. It is zero if there is none.
+func volumeOf(at *found, volumes []volume) sdk.RecordID {
 	best := -1
 	for i := range volumes {
 		point := volumes[i].MountPoint
 		switch {
-		case info.Device != 0 && info.Device == volumes[i].DeviceNumber:
+		case at.info.Device != 0 && at.info.Device == volumes[i].DeviceNumber:
 			return volumes[i].ID
-		case !holds(point, real):
+		case !holds(point, at.real):
 		case best < 0 || len(point) > len(volumes[best].MountPoint):
 			best = i
 		}

@@ -3,6 +3,7 @@ package catalog
 import (
 	"os"
 	"path/filepath"
+	"runtime"
 	"testing"
 
 	"github.com/starling-sync/starling/plugins/location/catalog/disk"
@@ -75,6 +76,13 @@ func TestRun_Volume(t *testing.T) {
 	if got := w.locationVolume(); got != last {
 		t.Errorf("its folder is gone, and its volume went from %s to %s", last, got)
 	}
+	w.check(os.Mkdir(w.dir, 0o700)) // what is left where a disk was unmounted
+	w.volumes(volume{MountPoint: root.MountPoint, Mounted: true})
+	w.check(placeLocations(t.Context(), w.host, disk.System{}))
+	if got := w.locationVolume(); got != last && runtime.GOOS != "windows" {
+		t.Errorf("an empty folder is left in its place, and its volume went from %s to %s", last, got)
+	}
+	w.check(os.Remove(w.dir))
 	w.check(os.Rename(w.dir+".away", w.dir))
 	ids = w.volumes(volume{MountPoint: root.MountPoint, Mounted: true})
 	expect("the volume again", ids[0])
