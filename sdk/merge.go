@@ -23,7 +23,7 @@ import (
 //     a field's state away: a record that is inserted again has the fields that it had, unless the insert names them;
 //   - fields that desc lacks, from a newer schema, merge as their columns say (Field.Column).
 //
-// A conflict is an lww write that lost to a write of another device which had not seen it, and whose value differs. A
+// A conflict is an lww write that lost to a write which had not seen it, and whose value differs. A
 // write that saw another one than that which stands is reported in Resolved: what it saw is no conflict, whether it was
 // taken for one before or arrives later.
 //
@@ -414,9 +414,10 @@ func checkElements(f *Field, list []FieldPart) error {
 	return nil
 }
 
-// conflict records lost if winner had not seen it. A device has seen its own earlier writes.
+// conflict records lost if winner had not seen it. That both are of one device says nothing: it may have been restored from an
+// older copy in between, or run twice.
 func (m *merger) conflict(id RecordID, lost, winner *FieldState) {
-	if winner.Seen == lost.Version.Stamp || winner.Version.Device == lost.Version.Device || equalValues(lost.Value, winner.Value) {
+	if winner.Seen == lost.Version.Stamp || equalValues(lost.Value, winner.Value) {
 		return
 	}
 	m.result.Conflicts = append(m.result.Conflicts, Conflict{

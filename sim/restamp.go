@@ -55,7 +55,7 @@ func (w *world) expectRestamp(d *device, mark hlc.Stamp) restamping {
 	for _, kind := range ownKinds {
 		st := protocol.Stream{Origin: d.id, Kind: kind}
 		for _, vector := range d.acked {
-			r.base = max(r.base, w.graph.Low(vector[st], d.durable[st]))
+			r.base = max(r.base, w.graph.Until(d.durable[st], w.graph.Low(vector[st], d.durable[st])).Top())
 		}
 	}
 	for _, kind := range ownKinds {

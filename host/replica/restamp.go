@@ -88,7 +88,8 @@ func (p *restamping) plan(acks map[sdk.DeviceID]map[history.Stream]history.Heads
 			return err
 		}
 		for _, of := range acks {
-			p.base = max(p.base, graphs[key].Low(of[key], vector[key]))
+			accepted := graphs[key].Until(vector[key], graphs[key].Low(of[key], vector[key]))
+			p.base = max(p.base, accepted.Top()) // not where an epoch begins of which nothing was accepted
 		}
 	}
 	for key, graph := range graphs {

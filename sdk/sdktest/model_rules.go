@@ -128,7 +128,8 @@ func (s *modelSuite) sharedConflicts(t T) {
 	aware := s.update(2, 4, write{field: field, value: v[1], seen: 2})
 	third := s.update(3, 6, write{field: field, value: v[2], seen: 4})
 	same := s.update(2, 4, write{field: field, value: v[0]})
-	own := s.update(1, 4, write{field: field, value: v[1]})
+	own := s.update(1, 4, write{field: field, value: v[1], seen: 2})
+	copied := s.update(1, 4, write{field: field, value: v[1]}) // by a copy of the device, or after it was restored from one
 	cases := []struct {
 		name string
 		ops  []operation
@@ -139,6 +140,7 @@ func (s *modelSuite) sharedConflicts(t T) {
 		{"AwareChain", []operation{first, aware, third}, nil}, // see below
 		{"SameValue", []operation{first, same}, nil},
 		{"OwnEarlierWrite", []operation{first, own}, nil},
+		{"OwnUnseenWrite", []operation{first, copied}, []any{v[0]}},
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t T) {
