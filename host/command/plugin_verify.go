@@ -109,7 +109,7 @@ func (a *app) law(r *sdktest.Result, verbose bool) error {
 // How many reasons are printed, and how many lines of each.
 const (
 	reasons     = 5
-	reasonLines = 15
+	reasonLines = 40
 )
 
 // indented returns the reason as lines under its law, with what a terminal would act upon left out.

@@ -65,7 +65,7 @@ func settle(seed uint64) error {
 		}
 	}
 	for name, value := range map[string]string{
-		"rapid.nofailfile": "true", "rapid.shrinktime": "5s", "rapid.seed": strconv.FormatUint(seed, 10),
+		"rapid.nofailfile": "true", "rapid.shrinktime": "10s", "rapid.seed": strconv.FormatUint(seed, 10),
 	} {
 		if err := flag.Set(name, value); err != nil {
 			return fmt.Errorf("set rapid up: %w", err)
