@@ -1,6 +1,7 @@
 package scaffold_test
 
 import (
+	"debug/buildinfo"
 	"errors"
 	"io/fs"
 	"os"
@@ -64,9 +65,14 @@ func TestWrite(t *testing.T) {
 			if out, err := exec.CommandContext(t.Context(), "gofmt", "-l", dir).CombinedOutput(); err != nil || len(out) > 0 {
 				t.Errorf("gofmt would change %s (%v)", out, err)
 			}
-			goTool(t, dir, "build", "-mod=readonly", "-o", plugin.Name, ".")
+			goTool(t, dir, "build", "-mod=readonly", "-trimpath", "-ldflags", "-s -w", "-o", plugin.Name, ".")
+			wantSmall(t, filepath.Join(dir, plugin.Name))
 			goTool(t, dir, "vet", "./...")
-			goTool(t, dir, "test", "./...")
+			if plugin.Module == "" {
+				goTool(t, dir, "test", "./...")
+			} else { // the same code under other names: what is in process will do
+				goTool(t, dir, "test", "-run", "^(TestModel|TestValidate|TestConfigure)$", "./...")
+			}
 			entries, err := os.ReadDir(filepath.Dir(dir))
 			if err != nil || len(entries) != 1 {
 				t.Errorf("beside the new folder lies something else: %v %v", entries, err)
@@ -79,6 +85,27 @@ func TestWrite(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// What a plugin may cost: modules that its author has to trust, and bytes on every device.
+const (
+	maxModules = 25
+	maxBytes   = 20 << 20
+)
+
+func wantSmall(t *testing.T, path string) {
+	t.Helper()
+	built, err := buildinfo.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(built.Deps) > maxModules || file.Size() > maxBytes {
+		t.Errorf("%d modules and %d bytes; at most %d and %d are allowed", len(built.Deps), file.Size(), maxModules, maxBytes)
 	}
 }
 

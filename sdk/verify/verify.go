@@ -9,7 +9,9 @@ package verify
 import (
 	"context"
 	"encoding/json"
+	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"sync"
 	"testing"
@@ -58,7 +60,12 @@ type Report struct {
 // earlier run; 0 draws new ones. An error means that the checks could not be made: that path is no file, that an option is
 // wrong, or that ctx has ended. A plugin that does not start breaks PLUGIN-001.
 func Plugin(ctx context.Context, path string, o Options, seed uint64, each func(sdktest.Result)) (Report, error) {
-	s, checks, err := suite(ctx, path, o)
+	dir, err := os.MkdirTemp("", "starling-verify-")
+	if err != nil {
+		return Report{}, sdk.Errorf(sdk.CodeUnavailable, "make a folder for a copy of the plugin: %w", err)
+	}
+	defer func() { _ = os.RemoveAll(dir) }()
+	s, checks, err := suite(ctx, path, dir, o)
 	if err != nil {
 		return Report{}, err
 	}
@@ -84,7 +91,7 @@ func Plugin(ctx context.Context, path string, o Options, seed uint64, each func(
 // Test checks the plugin at path, one law a subtest: what `starling plugin verify` does.
 func Test(t *testing.T, path string, o Options) {
 	t.Helper()
-	_, checks, err := suite(t.Context(), path, o)
+	_, checks, err := suite(t.Context(), path, t.TempDir(), o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -104,12 +111,14 @@ func Laws() []sdktest.Law {
 // subject is the plugin that is checked.
 type subject struct {
 	Options
-	path     string
+	path     string // that it goes by
+	copy     string // that is run
 	info     rpc.Info
 	startErr error // why it does not start; then info is empty
 }
 
-func suite(ctx context.Context, path string, o Options) (*subject, []sdktest.Check, error) {
+// suite returns the checks of the plugin at path. It is run from a copy in dir.
+func suite(ctx context.Context, path, dir string, o Options) (*subject, []sdktest.Check, error) {
 	if o.Patience == 0 {
 		o.Patience = 30 * time.Second
 	}
@@ -119,7 +128,10 @@ func suite(ctx context.Context, path string, o Options) (*subject, []sdktest.Che
 	if o.Listen == "" {
 		o.Listen = "127.0.0.1:0"
 	}
-	s := &subject{Options: o, path: path}
+	s := &subject{Options: o, path: path, copy: path}
+	if err := s.takeCopy(dir); err != nil {
+		return nil, nil, err
+	}
 	if err := s.ask(ctx); err != nil {
 		return nil, nil, err
 	}
@@ -161,6 +173,24 @@ func (s *subject) chosen(checks []sdktest.Check) ([]sdktest.Check, error) {
 	return slices.DeleteFunc(checks, func(c sdktest.Check) bool { return !slices.Contains(s.Only, c.ID) }), nil
 }
 
+// takeCopy copies the plugin to dir: a host runs a copy too, in a folder where nothing lies beside it. What is no program is
+// left where it is, for PLUGIN-001 to say so.
+func (s *subject) takeCopy(dir string) error {
+	info, err := os.Stat(s.path)
+	if err != nil || !info.Mode().IsRegular() || runtime.GOOS != "windows" && info.Mode().Perm()&0o111 == 0 {
+		return nil //nolint:nilerr // as above
+	}
+	content, err := os.ReadFile(s.path)
+	if err != nil {
+		return sdk.Errorf(sdk.CodeInvalid, "copy the plugin: %w", err)
+	}
+	s.copy = filepath.Join(dir, filepath.Base(s.path))
+	if err := os.WriteFile(s.copy, content, 0o500); err != nil { //nolint:gosec // it is run
+		return sdk.Errorf(sdk.CodeUnavailable, "copy the plugin: %w", err)
+	}
+	return nil
+}
+
 // ask starts the plugin once, to see what it serves. That it does not start is for PLUGIN-001 to say.
 func (s *subject) ask(ctx context.Context) error {
 	p, err := rpc.Start(ctx, s.command())
@@ -182,7 +212,7 @@ func (s *subject) ask(ctx context.Context) error {
 
 func (s *subject) command() rpc.Command {
 	return rpc.Command{
-		Name: filepath.Base(s.path), Path: s.path, Env: s.Env, Log: s.Log, CallTimeout: s.Patience, Timeout: min(s.Patience, 15*time.Second),
+		Name: filepath.Base(s.path), Path: s.copy, Origin: s.path, Env: s.Env, Log: s.Log, CallTimeout: s.Patience, Timeout: min(s.Patience, 15*time.Second),
 	}
 }
 

@@ -44,6 +44,7 @@ func TestPlugins(t *testing.T) {
 // bugs are the laws that must catch each bug of testdata/broken.
 var bugs = map[string]string{
 	"prints before the handshake":   "PLUGIN-001",
+	"needs its neighbour":           "PLUGIN-001",
 	"never gets there":              "PLUGIN-001",
 	"silent by hand":                "PLUGIN-002",
 	"raw: changes its mind":         "PLUGIN-003",
@@ -80,6 +81,9 @@ var bugs = map[string]string{
 func TestPlugin_CatchesBugs(t *testing.T) {
 	leftOut(t)
 	path := rpctest.Build(t, "testdata/broken")
+	if err := os.WriteFile(filepath.Join(filepath.Dir(path), "neighbour"), nil, 0o600); err != nil { // no host takes it along
+		t.Fatal(err)
+	}
 	check := func(t *testing.T, bug string, patience time.Duration, only ...string) verify.Report {
 		t.Helper()
 		report, err := verify.Plugin(t.Context(), path, verify.Options{Env: []string{"BROKEN=" + bug}, Patience: patience, Only: only}, 0, func(sdktest.Result) {})

@@ -20,6 +20,11 @@ func main() {
 	switch {
 	case bug == "prints before the handshake":
 		fmt.Println("starting up ...")
+	case bug == "needs its neighbour":
+		if _, err := os.Stat(filepath.Join(filepath.Dir(os.Args[0]), "neighbour")); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
 	case bug == "never gets there":
 		if rpc.StartedByHost() {
 			time.Sleep(time.Hour)
