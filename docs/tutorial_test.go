@@ -1,4 +1,4 @@
-package main_test
+package docs_test
 
 import (
 	"bytes"
@@ -49,7 +49,7 @@ func TestTutorials(t *testing.T) {
 	t.Setenv("PATH", bin+string(os.PathListSeparator)+os.Getenv("PATH"))
 	for _, page := range []string{"write-a-model.md", "write-a-transport.md"} {
 		t.Run(page, func(t *testing.T) {
-			text, err := os.ReadFile(filepath.Join(root, "docs", page))
+			text, err := os.ReadFile(page)
 			if err != nil {
 				t.Fatal(err)
 			}
