@@ -23,12 +23,14 @@ const gossipMembers = 128
 // HAZARD: what is forgotten because of a false acknowledgement is not lost: who still needs it gets a snapshot.
 type acks struct {
 	of      map[sdk.DeviceID]acknowledged
-	secret  bool      // some were not passed on, since they name an epoch that this device does not know
-	version uint64    // counts changes
-	moved   bool      // something has, so that more may be forgotten than at the last look
-	lookAt  time.Time // next look at what may be forgotten
-	pruning *Prune    // under way; nil: none
-	shadow  hlc.Stamp // up to where shadows were last forgotten
+	secret  bool                         // some were not passed on, since they name an epoch that this device does not know
+	version uint64                       // counts changes
+	moved   bool                         // something has, so that more may be forgotten than at the last look
+	touched map[protocol.Stream]struct{} // streams of which something has changed that a look depends on
+	anew    bool                         // likewise, of all streams
+	lookAt  time.Time                    // next look at what may be forgotten
+	pruning *Prune                       // under way; nil: none
+	shadow  hlc.Stamp                    // up to where shadows were last forgotten
 
 	retained map[protocol.Stream]hlc.Stamp // floors that rose while a Prune was under way
 
@@ -46,7 +48,16 @@ type acknowledgement struct {
 	from    SessionID // which told of it
 }
 
-func newAcks() acks { return acks{of: map[sdk.DeviceID]acknowledged{}, moved: true} }
+func newAcks() acks {
+	return acks{of: map[sdk.DeviceID]acknowledged{}, touched: map[protocol.Stream]struct{}{}, moved: true, anew: true}
+}
+
+// touch has a stream looked at again: who has it up to where, or what is known of its epochs, has changed.
+func (a *acks) touch(key protocol.Stream) {
+	if !a.anew {
+		a.touched[key] = struct{}{}
+	}
+}
 
 func (a acknowledged) heads() map[protocol.Stream]protocol.Heads {
 	all := make(map[protocol.Stream]protocol.Heads, len(a))
@@ -67,6 +78,7 @@ func (a *acks) put(device sdk.DeviceID, key protocol.Stream, heads protocol.Head
 	a.version++
 	a.of[device][key] = acknowledgement{heads: heads, version: a.version, from: from}
 	a.moved = true
+	a.touch(key)
 }
 
 // replace makes vector all that a device has. What stands already is no news.
@@ -81,12 +93,17 @@ func (a *acks) replace(device sdk.DeviceID, vector map[protocol.Stream]protocol.
 			a.put(device, key, heads, from)
 		}
 	}
+	for key := range old {
+		if _, has := vector[key]; !has {
+			a.touch(key)
+		}
+	}
 	a.moved = true
 }
 
 func (a *acks) forget(device sdk.DeviceID) {
 	delete(a.of, device)
-	a.moved = true
+	a.moved, a.anew = true, true
 }
 
 // noteChange takes in that a page of another device has brought changes.
@@ -262,7 +279,7 @@ func (m *Machine) enrolled() []*peer {
 // prune decides what may be forgotten: up to where every enrolled device has acknowledged a stream, or what is older than
 // the retention time or below the floors asked for. From now on the floors hold: who asks for less gets a snapshot.
 func (m *Machine) prune(asked map[protocol.Stream]hlc.Stamp) {
-	enrolled := m.enrolled()
+	m.look()
 	floors := make(map[protocol.Stream]hlc.Stamp)
 	shadow, newest := hlc.MaxStamp, hlc.Stamp(0)
 	for _, st := range m.streamList {
@@ -270,8 +287,8 @@ func (m *Machine) prune(asked map[protocol.Stream]hlc.Stamp) {
 	}
 	newest = min(newest, hlc.New(max(0, m.now.UnixMilli()), 0)) // a stamp of the future, be it an own one, ages nothing
 	for _, st := range m.streamList {
-		low, all := m.stable(st, enrolled)
-		if st.Kind == sdk.SharedByAll && (m.writes(st.Origin) || low < all.Top()) {
+		low := st.stable
+		if st.Kind == sdk.SharedByAll && (m.writes(st.Origin) || low < st.latest) {
 			shadow = min(shadow, low)
 		}
 		if m.config.RetentionAge > 0 { // counted back from the latest change, so that where nothing changes nothing is forgotten
@@ -285,11 +302,26 @@ func (m *Machine) prune(asked map[protocol.Stream]hlc.Stamp) {
 		}
 		st.pending = max(st.pending, floors[st.Stream])
 	}
-	epochs, snapshots := m.oldEpochs(enrolled), m.snapshotsGone()
+	epochs, snapshots := m.oldEpochs(), m.snapshotsGone()
 	if len(floors)+len(epochs)+len(snapshots) > 0 || shadow > m.acks.shadow {
 		m.acks.pruning = &Prune{Floors: floors, Shadow: shadow, Epochs: epochs, Snapshots: snapshots}
 		m.act(*m.acks.pruning)
 	}
+}
+
+// look brings up to date what follows for each stream from what everybody has. That costs something for each member and for each
+// stream of which something has changed, and next to nothing for the others.
+func (m *Machine) look() {
+	enrolled := m.enrolled()
+	for _, st := range m.streamList {
+		if _, touched := m.acks.touched[st.Stream]; !touched && !m.acks.anew && st.looked {
+			continue
+		}
+		low, all := m.stable(st, enrolled)
+		st.looked, st.stable, st.latest, st.needs = true, low, all.Top(), m.neededOf(st, enrolled)
+	}
+	clear(m.acks.touched)
+	m.acks.anew = false
 }
 
 // writes reports whether a device may still give stamps: it is this one, or an enrolled one.

@@ -523,3 +523,31 @@ func TestMachine_SealsApart(t *testing.T) {
 		}
 	}
 }
+
+// TestMachine_LooksAgain looks at streams of which nothing was acknowledged since the last look, where that follows from
+// something else: a new member holds everything back, and an epoch that becomes known shows what covers what.
+func TestMachine_LooksAgain(t *testing.T) {
+	s, key := pruneSolo(t)
+	if prunes := s.look(); len(prunes) != 1 || prunes[0].Floors[key] != 60 {
+		t.Fatalf("prunes %+v; want up to 60", prunes)
+	}
+	s.step(Pruned{Err: sdk.Errorf(sdk.CodeUnavailable, "the disk is full")})
+	s.step(MembersChanged{Members: []Member{{ID: deviceID(1), Name: "d1"}, {ID: deviceID(2), Name: "d2"}}})
+	if prunes := s.look(); len(prunes) > 0 {
+		t.Errorf("prunes %+v, of which nobody knows whether d2 has it", prunes)
+	}
+
+	s, _ = pruneSolo(t)
+	s.m.markStored([]protocol.Epoch{epochOf1(3, in(2, 20))})
+	st := s.m.streams[rowsOf1]
+	st.applied, st.given, st.tail = protocol.Heads{in(3, 30)}, protocol.Heads{in(3, 30)}, protocol.Heads{in(3, 30)}
+	s.step(Received{Session: 1, Message: &protocol.AckSharedChanges{Vector: marksOf(rowsOf1, in(1, 5))}})
+	if prunes := s.look(); len(prunes) != 1 || prunes[0].Floors[rowsOf1] != 0 {
+		t.Fatalf("prunes %+v; want nothing of d1's rows", prunes)
+	}
+	s.step(Pruned{})
+	s.step(Received{Session: 1, Message: &protocol.Epochs{Epochs: []protocol.Epoch{epochOf1(2, in(1, 10))}}})
+	if prunes := s.look(); len(prunes) != 1 || prunes[0].Floors[rowsOf1] != 5 {
+		t.Errorf("prunes %+v; want d1's rows up to 5", prunes)
+	}
+}

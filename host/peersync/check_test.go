@@ -1,6 +1,7 @@
 package peersync
 
 import (
+	"bytes"
 	"fmt"
 	"slices"
 	"time"
@@ -60,6 +61,27 @@ func (w *world) checkTold(c *worldConn, from int, msg protocol.Message) {
 		}
 		if !follows {
 			w.tb.Fatalf("seed %d: d%d names epoch %s in %s, of which d%d was not told", w.seed, c.ends[from].index, p.Epoch, msg.Type(), c.ends[1-from].index)
+		}
+	}
+}
+
+// checkLook fails if a look at what may be forgotten, which leaves out the streams of which nothing has changed, has not come to
+// what one at all of them comes to.
+func (w *world) checkLook(d *worldDevice) {
+	m := d.machine
+	enrolled := m.enrolled()
+	for _, st := range m.streamList {
+		if _, touched := m.acks.touched[st.Stream]; touched || m.acks.anew {
+			continue // since
+		}
+		low, all := m.stable(st, enrolled)
+		needs, want := slices.Clone(st.needs), m.neededOf(st, enrolled)
+		for _, ids := range [][]protocol.EpochID{needs, want} {
+			slices.SortFunc(ids, func(a, b protocol.EpochID) int { return bytes.Compare(a[:], b[:]) })
+		}
+		if st.stable != low || st.latest != all.Top() || !slices.Equal(needs, want) {
+			w.tb.Fatalf("seed %d: d%d looks at %v and finds it stable up to %s of %s, %d epochs needed; it is %s of %s, and %d",
+				w.seed, d.index, st.Stream, st.stable, st.latest, len(needs), low, all.Top(), len(want))
 		}
 	}
 }

@@ -36,6 +36,7 @@ func (m *Machine) remember(epoch protocol.Epoch) bool {
 	}
 	m.known[epoch.ID] = epochState{}
 	m.unstored++
+	m.acks.touch(epoch.Stream)
 	return true
 }
 
@@ -61,8 +62,8 @@ func (m *Machine) toStore(heads protocol.Heads) []protocol.Epoch {
 
 // oldEpochs returns the epochs that the store is to forget since everybody is past them, but for the latest of each stream. It
 // forgets those that the store never had.
-func (m *Machine) oldEpochs(enrolled []*peer) (ids []protocol.EpochID) {
-	needed := m.neededEpochs(enrolled)
+func (m *Machine) oldEpochs() (ids []protocol.EpochID) {
+	needed := m.neededEpochs()
 	spare := make(map[protocol.Stream][]protocol.Epoch)
 	for id, state := range m.known {
 		if needed[id] {
@@ -83,7 +84,7 @@ func (m *Machine) oldEpochs(enrolled []*peer) (ids []protocol.EpochID) {
 			case !state.idle: // what names it may be on its way
 				m.known[epoch.ID] = epochState{idle: true}
 			default:
-				m.forgetEpoch(epoch.ID)
+				m.forgetEpoch(epoch)
 			}
 		}
 	}
@@ -96,36 +97,41 @@ func (m *Machine) epochsForgotten(ids []protocol.EpochID) {
 	if len(ids) == 0 {
 		return
 	}
-	needed := m.neededEpochs(m.enrolled())
+	m.look()
+	needed := m.neededEpochs()
 	for _, id := range ids {
 		m.known[id] = epochState{}
 		if m.unstored++; !needed[id] {
-			m.forgetEpoch(id)
+			epoch, _ := m.graph.Epoch(id)
+			m.forgetEpoch(epoch)
 		}
 	}
 }
 
 // forgetEpoch forgets an epoch that the store does not have.
-func (m *Machine) forgetEpoch(id protocol.EpochID) {
+func (m *Machine) forgetEpoch(epoch protocol.Epoch) {
 	m.unstored--
-	delete(m.known, id)
-	m.graph.Remove(id)
+	delete(m.known, epoch.ID)
+	m.graph.Remove(epoch.ID)
+	m.acks.touch(epoch.Stream)
 }
 
-// neededEpochs returns the epochs without which some position that somebody has could not be placed.
-func (m *Machine) neededEpochs(enrolled []*peer) map[protocol.EpochID]bool {
+// neededEpochs returns the epochs without which some position that somebody has could not be placed, as of the last look.
+func (m *Machine) neededEpochs() map[protocol.EpochID]bool {
 	needed := make(map[protocol.EpochID]bool)
 	for _, kind := range kinds {
 		needed[m.self.Epoch.Of(kind)] = true // it goes on being written in, also where another copy has continued it
 	}
 	for _, st := range m.streamList {
-		m.needEpochs(needed, st, enrolled)
+		for _, id := range st.needs {
+			needed[id] = true
+		}
 	}
 	return needed
 }
 
-// needEpochs adds the epochs in which somebody is with a stream and, where not all are at the same place, those between.
-func (m *Machine) needEpochs(needed map[protocol.EpochID]bool, st *stream, enrolled []*peer) {
+// neededOf returns the epochs in which somebody is with a stream and, where not all are at the same place, those between.
+func (m *Machine) neededOf(st *stream, enrolled []*peer) (ids []protocol.EpochID) {
 	places := []protocol.Heads{st.applied, st.tail}
 	for _, p := range enrolled {
 		places = append(places, m.acks.get(p.id, st.Stream))
@@ -143,16 +149,20 @@ func (m *Machine) needEpochs(needed map[protocol.EpochID]bool, st *stream, enrol
 	apart := slices.ContainsFunc(places, func(heads protocol.Heads) bool {
 		return !m.graph.CoversAll(heads, st.applied) || !m.graph.CoversAll(st.applied, heads)
 	})
+	needs := func(id protocol.EpochID) bool { return slices.Contains(ids, id) }
 	for _, heads := range places {
 		for _, p := range heads {
-			needed[p.Epoch] = true
+			if !needs(p.Epoch) {
+				ids = append(ids, p.Epoch)
+			}
 		}
 		if apart {
-			for _, epoch := range m.graph.Missing(nil, heads, func(id protocol.EpochID) bool { return needed[id] }) {
-				needed[epoch.ID] = true
+			for _, epoch := range m.graph.Missing(nil, heads, needs) {
+				ids = append(ids, epoch.ID)
 			}
 		}
 	}
+	return ids
 }
 
 // tell tells a peer of the epochs of heads that it has not been told of. What names heads to a peer follows it.

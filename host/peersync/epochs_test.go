@@ -314,7 +314,7 @@ func TestMachine_EpochsOfAFailedPrune(t *testing.T) {
 	if prunes := s.look(); len(prunes) != 1 || !slices.Equal(prunes[0].Epochs, first) {
 		t.Fatalf("prunes %+v; want the first two epochs again", prunes)
 	}
-	s.m.sessions[1].vector[rowsOf1] = protocol.Heads{in(1, 5)} // as where the peer goes on from an old copy
+	s.m.noteAll(s.m.sessions[1], rowsOf1, protocol.Heads{in(1, 5)}) // as where the peer goes on from an old copy
 	s.step(Pruned{})
 	if !s.m.graph.Covers(st.applied, in(1, 5)) || s.m.unstored != 2 || len(s.m.toStore(st.applied)) != 2 {
 		t.Errorf("%d epochs are to be stored; want the two that are needed after all", s.m.unstored)

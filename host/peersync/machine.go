@@ -279,6 +279,7 @@ func (m *Machine) setMembers(members []Member) {
 			m.refuse(s, sdk.CodeDenied, "this device is not a member of the library, or has been retired", false)
 		}
 	}
+	m.acks.anew = true
 	m.peerOrder = m.peerOrder[:0]
 	for id, p := range m.peers {
 		if !present[id] {

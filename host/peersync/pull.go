@@ -37,6 +37,11 @@ type stream struct {
 	forgot  hlc.Stamp      // up to where the store was last asked to forget: it may have had nothing there
 	kept    hlc.Stamp      // of floor: the store knows it
 
+	looked bool               // what follows is as of the last look at what may be forgotten
+	stable hlc.Stamp          // up to where all enrolled devices have it
+	latest hlc.Stamp          // that any of them has
+	needs  []protocol.EpochID // without which what somebody has could not be placed
+
 	queue      []protocol.Page // received, not yet handed to the Applier; each continues what is before it; ends at tail
 	queueBytes int
 	handed     []handed // pages of this generation with the Applier, oldest first
@@ -200,6 +205,7 @@ func (m *Machine) unsubscribe(st *stream) {
 func (m *Machine) detach(st *stream) {
 	st.upstream, st.aheadAt = nil, time.Time{}
 	st.tail, st.queue, st.queueBytes = st.given, nil, 0
+	m.acks.touch(st.Stream)
 }
 
 // delivery takes in a page.
@@ -233,6 +239,7 @@ func (m *Machine) delivery(s *session, d *protocol.Delivery) {
 	}
 	st.tail, st.movedAt, st.unsure = m.graph.Join(st.tail, page.Heads), m.now, true
 	st.goal = max(st.goal, page.Head)
+	m.acks.touch(st.Stream)
 	m.pump(st)
 }
 
@@ -370,6 +377,7 @@ func (m *Machine) advance(st *stream, to protocol.Heads, page *protocol.Page) {
 		st.target, st.goal = nil, 0
 	}
 	m.acks.moved = true
+	m.acks.touch(st.Stream)
 	for _, s := range m.sessionList {
 		delete(s.pruned, st.Stream) // it may keep what comes next
 		s.unsent[st] = struct{}{}   // also where the Hello of this device, which says less, is under way
@@ -400,6 +408,7 @@ func (m *Machine) hold(st *stream, from sdk.DeviceID, err error) {
 	}
 	m.unsubscribe(st)
 	st.given, st.tail = st.applied, st.applied
+	m.acks.touch(st.Stream)
 	m.noteStateOf(from)
 }
 

@@ -102,6 +102,7 @@ func (m *Machine) noteAll(s *session, key protocol.Stream, heads protocol.Heads)
 	}
 	if heads = m.graph.Join(nil, heads); len(heads) <= m.limits.Heads {
 		s.vector[key] = heads
+		m.acks.touch(key)
 	}
 	if key.Origin == m.self.Device {
 		m.lookForTwin(s.peer, key.Kind, heads)
@@ -224,6 +225,9 @@ func (m *Machine) forget(s *session, reason string) {
 			if st.upstream == s {
 				m.detach(st)
 			}
+		}
+		for key := range s.vector {
+			m.acks.touch(key)
 		}
 		m.leaveAudit(s)
 		m.leaveSnapshots(s)
@@ -385,6 +389,9 @@ func (m *Machine) replace(old, s *session) {
 		if st.upstream == old {
 			m.detach(st)
 		}
+	}
+	for key := range old.vector {
+		m.acks.touch(key)
 	}
 	m.leaveAudit(old)
 	m.leaveSnapshots(old)

@@ -169,6 +169,7 @@ func (m *Machine) askSomebody(sn *snapshot) {
 		m.log(hclog.Info, "no connected peer can go on with a snapshot; it begins anew", "peer", ahead.peer.String())
 	}
 	sn.vector, sn.after, sn.records = nil, protocol.Place{}, 0
+	m.acks.anew = true
 	m.ask(sn, ahead)
 }
 
@@ -238,6 +239,7 @@ func (m *Machine) snapshotPage(s *session, page *protocol.SnapshotPage) {
 				sn.vector[has.Stream] = has.heads
 			}
 		}
+		m.acks.anew = true
 		m.begin(sn)
 	}
 	sn.queue = append(sn.queue, *page)
@@ -330,6 +332,7 @@ func (m *Machine) dropSnapshot(sn *snapshot) {
 	for _, st := range m.waiting(sn) {
 		st.snapshot, st.gaps = nil, 0
 	}
+	m.acks.anew = true
 	m.snapshots = slices.DeleteFunc(m.snapshots, func(other *snapshot) bool { return other == sn })
 }
 

@@ -194,6 +194,7 @@ func (w *world) act(d *worldDevice, a Action) {
 			w.answer(d, none, Digested{Digest: a, Models: models, Err: err})
 		})
 	case Prune:
+		w.checkLook(d)
 		do(func() {
 			done := Pruned{Err: d.store.Prune(context.Background(), a)}
 			done.Floors, _ = d.store.Floors(context.Background())

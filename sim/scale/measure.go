@@ -21,7 +21,8 @@ type result struct {
 	Later costs // of those after it
 
 	AtRest, AfterWrites int           // heap a device
-	Look                time.Duration // real time of one look at what may be forgotten
+	Look                time.Duration // real time of the first look at what may be forgotten ...
+	LookAgain           time.Duration // ... and of one at which nothing has changed since
 	Real                time.Duration
 	Events              uint64
 	Warned              map[string]int
@@ -129,7 +130,7 @@ func measure(o options) (*result, error) {
 		return nil, err
 	}
 	r.AfterWrites = (heapInUse() - before) / o.Devices
-	r.Look = w.lookTime()
+	r.Look, r.LookAgain = w.lookTimes()
 	r.Events, r.Real = w.seq, time.Since(began)
 	return r, nil
 }
@@ -182,13 +183,19 @@ func part(sorted []time.Duration, percent int) time.Duration {
 	return sorted[max(0, (len(sorted)*percent+99)/100-1)]
 }
 
-// lookTime measures what a machine takes to decide what may be forgotten, which it does every minute on which something
-// has moved. It comes last: the machines are not used any more.
-func (w *world) lookTime() time.Duration {
+// lookTimes measures what a machine takes to decide what may be forgotten: at first, and where nothing has changed since. A look
+// in between, every minute in which something has moved, costs as much of the first as there are streams that have. It comes
+// last: the machines are not used any more.
+func (w *world) lookTimes() (first, again time.Duration) {
 	m := w.devices[0].machine
-	began := time.Now()
-	m.Step(w.wall(), peersync.Retain{})
-	return time.Since(began)
+	look := func() time.Duration {
+		began := time.Now()
+		m.Step(w.wall(), peersync.Retain{})
+		return time.Since(began)
+	}
+	first = look()
+	m.Step(w.wall(), peersync.Pruned{})
+	return first, look()
 }
 
 func heapInUse() int {

@@ -28,7 +28,7 @@ func (r *result) print(out io.Writer) {
 			fmt.Fprintf(out, "      %-22s %.2f\n", kind, c.ByType[kind])
 		}
 	}
-	fmt.Fprintf(out, "  heap a device: %d at rest, %d after; a look at what may be forgotten: %s\n", r.AtRest, r.AfterWrites, r.Look)
+	fmt.Fprintf(out, "  heap a device: %d at rest, %d after; a look at what may be forgotten: %s, again: %s\n", r.AtRest, r.AfterWrites, r.Look, r.LookAgain)
 	for _, line := range slices.Sorted(maps.Keys(r.Warned)) {
 		fmt.Fprintf(out, "  warned %d times: %s\n", r.Warned[line], line)
 	}
