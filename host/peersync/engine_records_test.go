@@ -18,7 +18,7 @@ import (
 func smallPages(o *Options) {
 	o.Limits = protocol.DefaultLimits()
 	o.Limits.PageBytes = 4 << 10
-	o.Config.PruneTime, o.Config.AuditTime, o.Config.RetentionAge = 20*time.Millisecond, 0, 0
+	o.Config.PruneTime, o.Config.SealTime, o.Config.AuditTime, o.Config.RetentionAge = 20*time.Millisecond, 20*time.Millisecond, 0, 0
 }
 
 func (h *host) commit(kind sdk.Ownership, writes ...write) {
