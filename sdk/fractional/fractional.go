@@ -1,9 +1,9 @@
 // Package fractional makes positions: texts between which there is always room for another one, so that one item of an
 // ordered list moves without the others being written.
 //
-// It promises that a position made between two others sorts between them by its bytes, as text does in Go, in SQLite and
-// in PostgreSQL under COLLATE "C"; and that two devices which insert at the same place, without having heard of one
-// another, get different positions (but for a chance of one in fourteen million). A list that only grows at one end has
+// It promises that a position made between two others sorts between them by its bytes, as text does in Go and in SQLite
+// (elsewhere under a collation such as "C"); and that two devices which insert at the same place, without having heard of
+// one another, get different positions (but for a chance of one in fourteen million). A list that only grows at one end has
 // positions of eight characters, or a few more after millions of items; one that is split at the same place again and
 // again has positions that grow by a character every four times. It leaves to others what is ordered.
 package fractional
