@@ -219,7 +219,10 @@ func (k *keeper) swap(ctx context.Context, from *generation, a *ask) *generation
 	}
 	k.drain(ctx, from, old)
 	k.enter(a, Watching, Draining, fmt.Sprintf("the old process, %d, has finished its calls; watching the new one for %s", from.process.PID(), a.Soak))
-	why, by := k.observe(ctx, from, to, a)
+	by, why := k.observe(ctx, from, to, a)
+	if why == nil && to.gone() {
+		why = to.reason
+	}
 	if why == nil && ctx.Err() == nil && !a.trial.failed.CompareAndSwap(false, true) {
 		why = <-a.trial.fault // at the last moment
 	}
@@ -398,9 +401,9 @@ func (k *keeper) drain(ctx context.Context, from *generation, old []*target) {
 	}
 }
 
-// observe watches the new process for the time that was asked for. It returns why it has to give its place back, nil if it
-// need not, and who wants that.
-func (k *keeper) observe(ctx context.Context, from, to *generation, a *ask) (why error, by string) {
+// observe watches the new process for the time that was asked for. It returns who wants it to give its place back, and
+// why; nil: it need not.
+func (k *keeper) observe(ctx context.Context, from, to *generation, a *ask) (by string, why error) {
 	before := to.calls()
 	soak := time.NewTimer(a.Soak)
 	defer soak.Stop()
@@ -411,15 +414,15 @@ func (k *keeper) observe(ctx context.Context, from, to *generation, a *ask) (why
 	for {
 		select {
 		case <-ctx.Done():
-			return nil, ""
+			return "", nil
 		case why := <-a.trial.fault:
-			return why, ""
+			return "", why
 		case why := <-to.sick:
-			return why, ""
+			return "", why
 		case <-to.ended:
-			return to.reason, ""
+			return "", to.reason
 		case by := <-a.trial.undo:
-			return sdk.Errorf(sdk.CodeUnavailable, "a rollback was asked for"), by
+			return by, sdk.Errorf(sdk.CodeUnavailable, "a rollback was asked for")
 		case <-fromEnded:
 			k.log.Warn("the old process of a swap ended; there is no way back to it", "reason", from.reason)
 			k.point(to, nil)
@@ -430,7 +433,7 @@ func (k *keeper) observe(ctx context.Context, from, to *generation, a *ask) (why
 				text = fmt.Sprintf("watched for %s: %d calls, no fault", a.Soak, to.calls()-before)
 			}
 			k.enter(a, Watching, Watching, text)
-			return nil, ""
+			return "", nil
 		}
 	}
 }
