@@ -172,7 +172,7 @@ func TestSupervisor_SwapToBadBuilds(t *testing.T) {
 			t.Parallel()
 			s, w, j, p, load := swapped(t, func(o *Options) { o.StartTimeout = 5 * time.Second })
 			bad := build(t, mode)
-			err := s.Swap(t.Context(), Swap{Name: "note", Path: bad, Soak: time.Hour}, nothing)
+			err := s.Swap(t.Context(), Swap{Name: "note", Path: bad, Soak: patience}, nothing)
 			if err == nil || !strings.Contains(err.Error(), each.want) {
 				t.Fatalf("want an error with %q, got %v", each.want, err)
 			}
@@ -492,7 +492,7 @@ func TestSupervisor_RemembersBuild(t *testing.T) {
 		}
 	})
 	life(spec, second, func(s *Supervisor) {
-		if err := s.Swap(t.Context(), Swap{Name: "note", Path: build(t, "crash-later"), Soak: time.Hour}, nothing); err == nil {
+		if err := s.Swap(t.Context(), Swap{Name: "note", Path: build(t, "crash-later"), Soak: patience}, nothing); err == nil {
 			t.Error("the bad build was kept")
 		}
 	})
