@@ -6,8 +6,11 @@ import (
 	"net"
 	"os"
 	"runtime"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/starling-sync/starling/sdk"
 	"github.com/starling-sync/starling/sdk/rpc"
@@ -236,4 +239,87 @@ func transports(b *testing.B, path string) sdk.Transport {
 	}
 	b.Cleanup(p.Kill)
 	return p.Client().Transport("tcp")
+}
+
+// TestListener_MakesWay has two processes take turns at one socket of the host's while peers connect. None is lost: who was
+// accepted is served, who was not waits for the other.
+func TestListener_MakesWay(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("sockets can not be passed on")
+	}
+	socket, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer socket.Close()
+	address := socket.Addr().String()
+	path := rpctest.Build(t, ".")
+	var transports []sdk.Transport
+	for range 2 {
+		command := rpctest.Command(t, path)
+		command.Sockets = []rpc.Socket{{Address: address, Listener: socket.(*net.TCPListener)}}
+		p, err := rpc.Start(t.Context(), command)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(p.Kill)
+		transports = append(transports, p.Client().Transport("tcp"))
+	}
+	var accepting, connecting sync.WaitGroup
+	take := func(i int) sdk.Listener {
+		l, err := transports[i%2].Listen(t.Context(), address, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		accepting.Go(func() {
+			for {
+				c, err := l.Accept()
+				if err != nil {
+					_ = l.Close()
+					return
+				}
+				_, _ = c.Write([]byte("x"))
+				_ = c.Close()
+			}
+		})
+		return l
+	}
+	last := take(0)
+	stop := make(chan struct{})
+	var served atomic.Int64
+	for range 4 {
+		connecting.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				c, err := net.Dial("tcp", address)
+				if err != nil {
+					t.Errorf("refused: %v", err)
+					return
+				}
+				_ = c.SetDeadline(time.Now().Add(20 * time.Second))
+				if _, err := io.ReadFull(c, make([]byte, 1)); err != nil {
+					t.Errorf("not served: %v", err)
+				}
+				c.Close()
+				served.Add(1)
+			}
+		})
+	}
+	for i := range 20 {
+		for before := served.Load(); served.Load() < before+20; { // so that each takes part
+			runtime.Gosched()
+		}
+		next := take(i + 1)
+		last.(interface{ Shutdown() }).Shutdown()
+		last = next
+	}
+	close(stop)
+	connecting.Wait()
+	_ = last.Close()
+	accepting.Wait()
+	t.Logf("%d connections, 20 turns", served.Load())
 }
