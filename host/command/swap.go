@@ -219,12 +219,16 @@ func (a *app) eventsCommand() *cobra.Command {
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.call(cmd, func(ctx context.Context, host *control.Client) error {
-				return host.Events(ctx, 0, follow, func(e control.PluginEvent) error {
+				err := host.Events(ctx, 0, follow, func(e control.PluginEvent) error {
 					if a.json {
 						return a.object(e)
 					}
 					return a.printf("%s\n", a.eventLine(&e))
 				})
+				if follow && ctx.Err() != nil {
+					return nil // asked to stop: that is how following ends
+				}
+				return err
 			})
 		},
 	})
