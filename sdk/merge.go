@@ -15,7 +15,8 @@ import (
 // The result depends only on the set of operations, never on their order or repetition:
 //
 //   - a record's Inserted and Deleted are the greatest versions of its inserts and deletes;
-//   - an lww field is the write of greatest version; a max or min field the greatest or least value, and of equal
+//   - an lww field is the write of greatest version, and of one version, which a damaged disk or two copies of a device can give
+//     two values, the greatest value; a max or min field the greatest or least value, and of equal
 //     values the write of greatest version; nil never beats a value there;
 //   - a set or counter field is the union of its parts (see FieldPart): an element is there while one of its adds is not
 //     removed, a counter is the sum of what every start of every device has added, within the range of an int64;
@@ -328,7 +329,11 @@ func (m *merger) mergeField(record *mergedRecord, w *fieldWrite) {
 	}
 	order := x.Version.Compare(current.Version)
 	if order == 0 {
-		return // a repetition
+		if compareFor(Max, x.Value, current.Value) > 0 { // not a repetition, but damage, or a copy of the device
+			m.touch(record)
+			record.Fields[at] = *x
+		}
+		return
 	}
 	if byValue {
 		if values := compareFor(w.merge, x.Value, current.Value); values != 0 {

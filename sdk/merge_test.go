@@ -91,6 +91,8 @@ func TestMergeShared_Field(t *testing.T) {
 		{"LaterSawAnEarlierOne", titled("old", at(5, alice), 0), 7, 3, "new", lost("old", at(5, alice), at(7, bob)), seen(3)},
 		{"LaterSameValue", titled("new", at(5, alice), 0), 7, 0, "new", nil, nil},
 		{"LaterOwn", titled("old", at(5, bob), 0), 7, 5, "new", nil, nil},
+		{"SameWriteLesserValue", titled("old", at(7, bob), 0), 7, 0, "old", nil, nil}, // "new" is less
+		{"SameWriteGreaterValue", titled("a", at(7, bob), 0), 7, 0, "new", nil, nil},
 		{"LaterOwnUnseen", titled("old", at(5, bob), 0), 7, 0, "new", lost("old", at(5, bob), at(7, bob)), nil}, // a copy of the device
 		{"EarlierUnseen", titled("old", at(9, alice), 0), 7, 0, "old", lost("new", at(7, bob), at(9, alice)), nil},
 		{"EarlierSeen", titled("old", at(9, alice), 7), 7, 0, "old", nil, nil},

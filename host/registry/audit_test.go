@@ -416,6 +416,30 @@ func TestAudit_repaired(t *testing.T) {
 	wantEqual(t, a, b)
 }
 
+// TestAudit_rottenValue has a value change on one disk without a trace: the clocks are equal, and an exchange makes the values
+// so again, whichever side has the greater one.
+func TestAudit_rottenValue(t *testing.T) {
+	for _, rotten := range []string{"a", "z"} {
+		a, b := newDevice(t, 1, labels()), newDevice(t, 2, labels())
+		a.share(packed(t, labels(), label(1, 0, "m")))
+		b.pull(a, 1<<20)
+		b.tx(func(tx *database.Tx) error { _, err := tx.Exec("UPDATE label SET name = ?", rotten); return err })
+		q := registry.RangeQuery{Kind: sdk.SharedByAll, MaxBytes: 1 << 20}
+		fromA, fromB := incoming(q, a.ranges(q), nil, nil), incoming(q, b.ranges(q), nil, nil)
+		repairs := 0
+		for _, in := range fromA {
+			repairs += b.take(in).Repairs
+		}
+		for _, in := range fromB {
+			repairs += a.take(in).Repairs
+		}
+		if repairs != 1 {
+			t.Errorf("%q: %d repairs; want one, on the side with the lesser value", rotten, repairs)
+		}
+		wantEqual(t, a, b)
+	}
+}
+
 // repair exchanges what lies in spans, and returns how many records that changed.
 func repair(a, b *device, spans []auditSpan) (n int) {
 	for _, span := range spans {
