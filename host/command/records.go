@@ -290,7 +290,7 @@ func (a *app) listCommand() *cobra.Command {
 			})
 		},
 	})
-	cmd.Flags().StringArrayVar(&conditions, "where", nil, "only records whose `field=value`; empty means null, except for text; several must all hold")
+	cmd.Flags().StringArrayVar(&conditions, "where", nil, "only records whose `field=value`, or whose set has the value; empty means null, except for text; several must all hold")
 	cmd.Flags().IntVar(&limit, "limit", 0, "at most so `many` (0: all)")
 	return cmd
 }

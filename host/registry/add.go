@@ -77,17 +77,6 @@ func (r *Registry) bind(ctx context.Context, desc sdk.Description, server sdk.Mo
 	})
 }
 
-// part is the model server of the part of a hybrid model that devices own, which knows it by the name of the whole.
-type part struct {
-	sdk.ModelServer
-	name sdk.ModelName
-}
-
-func (p part) ApplyStateChange(ctx context.Context, in sdk.StateChanges) (sdk.StateResult, error) {
-	in.Batch.Model = p.name
-	return p.ModelServer.ApplyStateChange(ctx, in)
-}
-
 // makeTables creates or extends the table of a model, or those of the parts of a hybrid and its view. changed says that
 // fields were added.
 func (r *Registry) makeTables(tx *database.Tx, desc sdk.Description) (models []*model, changed bool, err error) {

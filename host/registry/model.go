@@ -196,25 +196,6 @@ func (m *model) createIndexes() (statements []string) {
 	return statements
 }
 
-// createView returns the statements that make the view of a hybrid model: all its records, owned (by whom: _owner) and shared
-// (_owner is NULL).
-func createView(parts []*model) []string {
-	name := quote(string(parts[0].name))
-	var selects []string
-	for _, m := range parts {
-		columns := []string{"id"}
-		for _, field := range m.names {
-			columns = append(columns, quote(field))
-		}
-		owner := "_owner"
-		if m.shared {
-			owner = "CAST(NULL AS BIGINT) AS _owner"
-		}
-		selects = append(selects, "SELECT "+strings.Join(append(columns, owner), ", ")+" FROM "+m.table)
-	}
-	return []string{"DROP VIEW IF EXISTS " + name, "CREATE VIEW " + name + " AS " + strings.Join(selects, " UNION ALL ")}
-}
-
 // extend returns the statements that add the fields that old lacks.
 func (m *model) extend(dialect database.Dialect, old *sdk.Description) (statements []string) {
 	for i, name := range m.names {

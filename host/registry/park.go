@@ -75,8 +75,11 @@ func (p *Prepared) park(pl *placer, origin int64) error {
 				continue
 			}
 		}
-		_, err = pl.tx.Exec("INSERT INTO _parked (origin, stamp, model, shared, id, columns, data) VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (origin, stamp) DO NOTHING",
+		added, err := pl.tx.Exec("INSERT INTO _parked (origin, stamp, model, shared, id, columns, data) VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (origin, stamp) DO NOTHING",
 			origin, int64(c.stamp), model, c.shared, c.id[:], columns, c.raw) //nolint:gosec // stamps fit
+		if err == nil && added == 0 && c.shared {
+			err = parkAgain(pl.tx, origin, c)
+		}
 		if err != nil {
 			return err
 		}
