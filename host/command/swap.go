@@ -225,8 +225,8 @@ func (a *app) eventsCommand() *cobra.Command {
 					}
 					return a.printf("%s\n", a.eventLine(&e))
 				})
-				if follow && ctx.Err() != nil {
-					return nil // asked to stop: that is how following ends
+				if err != nil && follow && ctx.Err() != nil {
+					err = nil // asked to stop: that is how following ends
 				}
 				return err
 			})
