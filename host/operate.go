@@ -58,6 +58,9 @@ func (o *operator) Run(ctx context.Context) error {
 	hangup := make(chan os.Signal, 1)
 	signal.Notify(hangup, syscall.SIGHUP)
 	defer signal.Stop(hangup)
+	if err := o.supervisor.Settled(ctx); err != nil {
+		return nil //nolint:nilerr // stopped before the plugins were up
+	}
 	if slices.ContainsFunc(o.supervisor.Status(), func(s supervisor.Status) bool { return s.State == supervisor.Stopped }) {
 		if err := o.announce(ctx); err != nil && ctx.Err() == nil {
 			o.log.Warn("where this device is reached could not be said", "error", err)

@@ -125,7 +125,7 @@ func start(p parts) {
 		}
 	}
 	loop(lc, failed, "sources", afterPlugins(p.Sources.Run))
-	loop(lc, failed, "operator", afterPlugins(p.Operator.Run))
+	loop(lc, failed, "operator", p.Operator.Run)
 	loop(lc, failed, "control API", afterPlugins(func(ctx context.Context) error {
 		listener, err := control.Listen(p.Config.Device.DataDir)
 		if err != nil {

@@ -36,7 +36,7 @@ type Swap struct {
 	Name   string
 	Path   string        // of the binary; empty: the one where the build in use was taken from
 	SHA256 string        // that the binary must have; empty: the configuration says
-	Spec   *Spec         // the plugin's new configuration, where Path is a default; nil: it stays
+	Spec   *Spec         // the plugin's new configuration; nil: it stays. If it names the same binary, the build in use stays
 	Soak   time.Duration // how long the new process is watched
 	DryRun bool          // start and probe it, and say whether it would be let in
 	By     string        // who or what wants it, for people
@@ -322,11 +322,13 @@ func (k *keeper) wanted(a *ask, from *generation) (spec Spec, bin binary, err er
 		}
 		return spec, bin, nil
 	}
-	path := a.Path
+	path, was := a.Path, k.specNow()
 	switch {
 	case path != "":
-	case a.Spec != nil || from == nil:
+	case from == nil || spec.Path != was.Path || spec.SHA256 != was.SHA256:
 		path = spec.Path
+	case a.Spec != nil && from.bin.intact(): // only how it is configured changes
+		return spec, from.bin, nil
 	default:
 		path = from.bin.origin
 	}

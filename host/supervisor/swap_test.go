@@ -234,6 +234,17 @@ func TestSupervisor_SwapOfConfig(t *testing.T) {
 	if err := receive(t, over, "the swap"); err != nil {
 		t.Error(err)
 	}
+	if err := s.Swap(t.Context(), Swap{Name: "note", Path: build(t, "note")}, nothing); err != nil {
+		t.Fatal(err)
+	}
+	elsewhere := s.Status()[0]
+	spec.Config = nil
+	if err := s.Swap(t.Context(), Swap{Name: "note", Spec: &spec}, nothing); err != nil {
+		t.Fatal(err)
+	}
+	if st := s.Status()[0]; st.SHA256 != elsewhere.SHA256 || st.Path != elsewhere.Path || st.PID == elsewhere.PID {
+		t.Errorf("a change of configuration alone changed the build: %+v, before %+v", st, elsewhere)
+	}
 }
 
 func TestSupervisor_SwapIsRefused(t *testing.T) {
