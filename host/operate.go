@@ -368,7 +368,7 @@ func (o *operator) moveSessions(ctx context.Context, from, to string, soak time.
 	}
 	back, err := o.network.takeOut(ctx, from)
 	if err != nil {
-		return err
+		return errors.Join(err, o.announce(ctx))
 	}
 	step("switching", "%d sessions of %s were ended; their devices connect by what is left", len(before), from)
 	why := o.awaitReturn(ctx, before, to, soak)
