@@ -59,9 +59,10 @@ func connect(tb testing.TB, from sdk.Transport, l sdk.Listener) (dialled, accept
 		dialled, err = from.Dial(tb.Context(), l.Address())
 		return err
 	})
+	giveUp := time.AfterFunc(patience, func() { _ = l.Close() })
 	accepted, err := l.Accept()
-	if err != nil {
-		tb.Fatal(err)
+	if err != nil || !giveUp.Stop() {
+		tb.Fatalf("%s was dialled and does not accept it: %v", l.Address(), err)
 	}
 	tb.Cleanup(func() {
 		_ = dialled.Close()

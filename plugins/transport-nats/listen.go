@@ -87,7 +87,7 @@ func (l *listener) serve(on *life) error {
 	_, already := l.served[on]
 	if already || l.err != nil {
 		l.mu.Unlock()
-		return nil
+		return nil //nolint:nilerr // a listener that has ended serves nobody
 	}
 	sub, err := on.nc.Subscribe(l.subject, func(m *nats.Msg) { l.dialled(on, m) })
 	if err == nil {
@@ -97,14 +97,15 @@ func (l *listener) serve(on *life) error {
 	if err == nil {
 		err = on.nc.FlushTimeout(connectTime)
 	}
-	if err == nil {
-		if err = on.nc.LastError(); errors.Is(err, nats.ErrPermissionViolation) && strings.Contains(err.Error(), `"`+l.subject+`"`) {
-			return denied("Subscription", l.subject)
-		}
-		return nil
+	if err != nil {
+		on.nc.Close() // a server that does not answer
+		return sdk.Errorf(sdk.CodeUnavailable, "subscribe to %s: %w", l.subject, err)
 	}
-	on.nc.Close() // a server that does not answer
-	return sdk.Errorf(sdk.CodeUnavailable, "subscribe to %s: %w", l.subject, err)
+	said := on.nc.LastError()
+	if errors.Is(said, nats.ErrPermissionViolation) && strings.Contains(said.Error(), `"`+l.subject+`"`) {
+		return denied("Subscription", l.subject)
+	}
+	return nil
 }
 
 // unserve ends what serve began.

@@ -114,7 +114,7 @@ func TestProcess_ServerKilled(t *testing.T) {
 		group.Go(func() error {
 			for {
 				if _, err := a.Write(data); err != nil {
-					return nil // its end
+					return nil //nolint:nilerr // its end
 				}
 			}
 		})
@@ -126,7 +126,7 @@ func TestProcess_ServerKilled(t *testing.T) {
 					return errors.New("what was read is not what was written")
 				}
 				if err != nil {
-					return nil // its end
+					return nil //nolint:nilerr // its end
 				}
 				if i == 3 {
 					close(flowing)
@@ -151,10 +151,10 @@ func TestProcess_PeerKilled(t *testing.T) {
 	_, b := connect(t, bob, l)
 	process.Kill()
 	eventually(t, "a write fails", func() error {
-		if _, err := b.Write([]byte("x")); err != nil {
-			return nil
+		if _, err := b.Write([]byte("x")); err == nil {
+			return errors.New("not yet")
 		}
-		return errors.New("not yet")
+		return nil
 	})
 	mustEnd(t, "is gone", b)
 }
@@ -185,7 +185,7 @@ func TestProcess_SlowConsumer(t *testing.T) {
 					if sdk.CodeOf(err) != sdk.CodeUnavailable {
 						return err
 					}
-					return nil
+					return nil //nolint:nilerr // its end
 				}
 			}
 		})

@@ -30,7 +30,7 @@ func works(t *testing.T, s *server.Server, settings map[string]any) {
 	t.Helper()
 	config := configOf(t, []*server.Server{s}, settings)
 	alice, bob := newTransport(t, config), newTransport(t, config)
-	a, b := connect(t, bob, listenAs(t, alice, "alice"))
+	a, b := connect(t, bob, listenAs(t, alice, newName()))
 	mustTalk(t, a, b)
 }
 

@@ -27,15 +27,13 @@ type pipe struct {
 	max  int
 	fate func(n int) fate // of the nth message
 
-	mu       sync.Mutex
-	to       *Conn
-	queue    [][]byte
-	held     []byte // delivered after the next
-	count    int
-	queued   int // bytes, now
-	greatest int // of queued
-	busy     bool
-	broken   error
+	mu     sync.Mutex
+	to     *Conn
+	queue  [][]byte
+	held   []byte // delivered after the next
+	count  int
+	busy   bool
+	broken error
 }
 
 type fate int
@@ -187,9 +185,9 @@ func (c carried) run(t *testing.T) error {
 	switch {
 	case !bytes.HasPrefix(data, got.Bytes()):
 		return errors.New("what was read is no prefix of what was written")
-	case !hit && (err != io.EOF || got.Len() != c.size):
-		return fmt.Errorf("read %d of %d bytes and %v, though nothing was lost", got.Len(), c.size, err)
-	case hit && err == io.EOF && (c.what != repeated || c.at != toB.count-1): // a close may come twice
+	case !hit && (!errors.Is(err, io.EOF) || got.Len() != c.size):
+		return fmt.Errorf("read %d of %d bytes, though nothing was lost: %w", got.Len(), c.size, err)
+	case hit && errors.Is(err, io.EOF) && (c.what != repeated || c.at != toB.count-1): // a close may come twice
 		return fmt.Errorf("a plain end, though something befell message %d of %d", c.at, toB.count)
 	}
 	return nil
@@ -267,7 +265,7 @@ func TestConn_Malformed(t *testing.T) {
 			a, b, _, _ := newPair(t, pairOptions{})
 			b.Receive(message)
 			_, err := b.Read(make([]byte, 1))
-			if err == nil || err == io.EOF {
+			if err == nil || errors.Is(err, io.EOF) {
 				t.Errorf("want a failure, got %v", err)
 			}
 			if _, err := a.Read(make([]byte, 1)); err == nil || !strings.Contains(err.Error(), "given the connection up") {
