@@ -228,6 +228,36 @@ func TestNATS_Relay(t *testing.T) {
 	clustertest.WaitEqual(t, alice, bob, carol)
 }
 
+// TestNATS_Paths wants a path in a plugin's config block to start from the folder of config.hcl, and the setting whose file
+// is wrong to be named.
+func TestNATS_Paths(t *testing.T) {
+	alice := clustertest.NewDevice(t, mustBuild(t), "alice", "--library", "home")
+	throughNATS(t, alice, &natsServer{address: "127.0.0.1:1"}, false)
+	config, err := os.ReadFile(alice.Config())
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.Split(string(config), "\n")
+	for i, line := range lines {
+		switch {
+		case strings.HasPrefix(line, "    user "):
+			lines[i] = `    creds = "./here.creds"`
+		case strings.HasPrefix(line, "    password "):
+			lines[i] = ""
+		}
+	}
+	if err := os.WriteFile(alice.Config(), []byte(strings.Join(lines, "\n")), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(alice.Dir, "here.creds"), []byte("nothing"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	alice.Start(t)
+	clustertest.Eventually(t, "status names the setting", func() error {
+		return statusSays(alice, "quarantined", "creds: ./here.creds does not hold a user's token and key")
+	})
+}
+
 // statusSays returns an error unless what status says of a device's transports holds every one of words.
 func statusSays(d *clustertest.Device, words ...string) error {
 	text, err := d.TryRun("status", "--json")
