@@ -145,12 +145,12 @@ func (f *fabric) keep() {
 			continue
 		}
 		said = ""
-		f.log.Info("connected to a NATS server", "server", l.server)
+		f.log.Info("connected to a NATS server", "server", l.where())
 		f.adopt(l)
 		select {
 		case <-l.ended:
 		case <-l.lame:
-			f.log.Info("the NATS server is being stopped; moving to another, connections follow as it ends them", "server", l.server)
+			f.log.Info("the NATS server is being stopped; moving to another, connections follow as it ends them", "server", l.where())
 			f.sleep(rand.N(moveWithin), l.ended)
 		case <-f.ctx.Done():
 		}
@@ -222,7 +222,10 @@ func (f *fabric) connect(discovered []string) (*life, error) {
 		nc.Close()
 		return nil, err
 	}
-	l.nc, l.server = nc, nc.ConnectedUrlRedacted()
+	l.nc = nc
+	l.mu.Lock()
+	l.server = nc.ConnectedUrlRedacted()
+	l.mu.Unlock()
 	return l, nil
 }
 

@@ -294,8 +294,8 @@ func TestLameDuck(t *testing.T) {
 			if err != nil {
 				return err
 			}
-			if life.server != other {
-				return fmt.Errorf("it is at %s", life.server)
+			if at := life.where(); at != other {
+				return fmt.Errorf("it is at %s", at)
 			}
 			return nil
 		})

@@ -14,22 +14,29 @@ import (
 // life is one connection to a NATS server, from its beginning to its end.
 type life struct {
 	fabric *fabric
-	nc     *nats.Conn
-	server string // its URL, for people
+	nc     *nats.Conn // set before the life is used
 	since  time.Time
 	lame   chan struct{} // closed when the server says that it is being stopped
 	ended  chan struct{} // closed when the connection has ended and all that it carried with it; then err says why
 	err    error
 
 	mu        sync.Mutex
-	leaving   bool // lame is closed
-	retired   bool // it ends with the last of ends
-	over      bool // nothing is added any more
+	server    string // its URL, for people; empty until connected
+	leaving   bool   // lame is closed
+	retired   bool   // it ends with the last of ends
+	over      bool   // nothing is added any more
 	ends      map[*end]struct{}
 	concerned map[string]map[*concern]struct{} // by subject: who is told that the server denies its use
 }
 
 type concern struct{ denied func(error) }
+
+// where returns the server's URL, for people.
+func (l *life) where() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.server
+}
 
 // leave notes that the server is being stopped.
 func (l *life) leave() {
@@ -53,13 +60,13 @@ func (l *life) closed(nc *nats.Conn) {
 	for e := range l.ends {
 		ends = append(ends, e)
 	}
-	quiet := l.retired || l.fabric.ctx.Err() != nil
+	quiet, server := l.retired || l.fabric.ctx.Err() != nil, l.server
 	l.mu.Unlock()
 	for _, e := range ends {
 		e.fail(l.err)
 	}
 	if !quiet {
-		l.fabric.log.Warn("the connection to the NATS server ended", "server", l.server, "reason", nc.LastError(), "connections", len(ends))
+		l.fabric.log.Warn("the connection to the NATS server ended", "server", server, "reason", nc.LastError(), "connections", len(ends))
 	}
 	close(l.ended)
 	l.fabric.lost(l)
@@ -129,7 +136,7 @@ func (l *life) complaint(_ *nats.Conn, sub *nats.Subscription, err error) {
 	}
 	match := quoted.FindStringSubmatch(err.Error())
 	if !errors.Is(err, nats.ErrPermissionViolation) || match == nil {
-		l.fabric.log.Warn("trouble with the NATS server", "server", l.server, "reason", err)
+		l.fabric.log.Warn("trouble with the NATS server", "server", l.where(), "reason", err)
 		return
 	}
 	err = denied(match[1], match[2])
@@ -139,7 +146,7 @@ func (l *life) complaint(_ *nats.Conn, sub *nats.Subscription, err error) {
 		told = append(told, c)
 	}
 	l.mu.Unlock()
-	l.fabric.log.Warn("a NATS permission is missing", "server", l.server, "reason", err)
+	l.fabric.log.Warn("a NATS permission is missing", "server", l.where(), "reason", err)
 	for _, c := range told {
 		c.denied(err)
 	}
