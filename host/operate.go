@@ -301,29 +301,17 @@ func (o *operator) SwapTransport(ctx context.Context, from, to string, soak time
 	if !o.changing.TryLock() {
 		return errBusy
 	}
+	defer o.changing.Unlock()
+	if err := o.readyTransport(ctx, from, to); err != nil {
+		return err
+	}
 	began := time.Now()
 	step := func(stage, format string, args ...any) {
 		report(control.Step{Stage: stage, Text: fmt.Sprintf(format, args...), Took: time.Since(began)})
 		began = time.Now()
 	}
-	err := o.readyTransport(ctx, from, to)
-	if err != nil {
-		o.changing.Unlock()
-		return err
-	}
 	step("starting", "%s runs", to)
-	ctx = context.WithoutCancel(ctx) // what has begun is brought to an end
-	done := make(chan error, 1)
-	steps := make(chan func(), 8)
-	go func() {
-		defer o.changing.Unlock()
-		defer close(steps)
-		done <- o.moveSessions(ctx, from, to, soak, func(stage, format string, args ...any) { steps <- func() { step(stage, format, args...) } })
-	}()
-	for say := range steps {
-		say()
-	}
-	return <-done
+	return o.moveSessions(context.WithoutCancel(ctx), from, to, soak, step) // what has begun is brought to an end
 }
 
 // readyTransport checks that both are transports, and has to run.
