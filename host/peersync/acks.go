@@ -285,9 +285,13 @@ func (m *Machine) prune(asked map[protocol.Stream]hlc.Stamp) {
 	for _, st := range m.streamList {
 		newest = max(newest, st.applied.Top())
 	}
-	newest = min(newest, hlc.New(max(0, m.now.UnixMilli()), 0)) // a stamp of the future, be it an own one, ages nothing
+	now := hlc.New(max(0, m.now.UnixMilli()), 0)
+	newest = min(newest, now) // a stamp of the future, be it an own one, ages nothing
 	for _, st := range m.streamList {
 		low := st.stable
+		if low > now { // an epoch that begins in the future was opened with a wrong clock, and its stamps will be taken back
+			low, m.acks.moved = now, true // the next look finds the rest
+		}
 		if st.Kind == sdk.SharedByAll && (m.writes(st.Origin) || low < st.latest) {
 			shadow = min(shadow, low)
 		}
@@ -330,20 +334,16 @@ func (m *Machine) writes(id sdk.DeviceID) bool {
 	return id == m.self.Device || p != nil && !p.member.Retired
 }
 
-// stable returns up to where all enrolled devices have a stream, now at the latest, and what any of them has. What a device that has never
-// been met has is not known.
+// stable returns up to where all enrolled devices have a stream, and what any of them has. What a device that has never been met has is
+// not known.
 func (m *Machine) stable(st *stream, enrolled []*peer) (low hlc.Stamp, all protocol.Heads) {
 	all = st.applied
 	for _, p := range enrolled {
 		all = m.graph.Join(all, m.acks.get(p.id, st.Stream))
 	}
-	// An epoch that begins in the future was opened while its device's clock was wrong: its stamps will be taken back.
 	low = m.graph.Low(st.applied, all)
 	for _, p := range enrolled {
 		low = min(low, m.graph.Low(m.acks.get(p.id, st.Stream), all))
-	}
-	if now := hlc.New(max(0, m.now.UnixMilli()), 0); low > now {
-		low, m.acks.moved = now, true // so that the next look finds the rest
 	}
 	return low, all
 }
