@@ -32,13 +32,17 @@ def validate(record):
 # ---------------------------------------------------------------- nothing below is about recipes
 
 import base64
+import collections
 import concurrent.futures
+import dataclasses
 import datetime
+import itertools
 import json
 import math
 import os
 import re
 import signal
+import struct
 import sys
 import tempfile
 import threading
@@ -56,9 +60,11 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 MAX_MESSAGE = 64 << 20
 MAX_RECORD = 1 << 20
+MAX_PARTS = MAX_RECORD // 2
 MAX_STAMP = (1 << 63) - 1
 CREDITS = 4
 INSERT, UPDATE, DELETE = 1, 2, 3
+MERGES = ("lww", "max", "min", "set", "counter")  # where peers say different things of an unknown field, the last of these holds
 
 
 class Refused(Exception):
@@ -119,7 +125,8 @@ M = messages()
 
 # Values and records, in MessagePack.
 
-TAGS = {type(None): 0, str: 1, int: 2, float: 3, bool: 4, bytes: 5}  # 6 is an id
+TAGS = {type(None): 0, str: 1, int: 2, float: 3, bool: 4, bytes: 5}
+TAG_ID, TAG_MERGED = 6, 7
 
 
 def unpacker(data):
@@ -129,13 +136,26 @@ def unpacker(data):
     return u
 
 
+def want(holds, why):
+    if not holds:
+        raise Refused("invalid", why)
+
+
+def check_id(id):
+    want(type(id) is bytes and len(id) == 16, "an id is 16 bytes")
+
+
+def check_stamp(stamp):
+    want(type(stamp) is int and 0 <= stamp <= MAX_STAMP, "a stamp is a number of 63 bits")
+
+
 def check(kind, value):
     """Returns value as the field's type has it, or refuses what no database can keep."""
     if value is None:
         return None
     types = {"text": str, "json": str, "int": int, "time": int, "float": float, "bool": bool, "bytes": bytes, "ref": bytes}
     wanted = types.get(kind)
-    if wanted and type(value) is not wanted and not (wanted is float and type(value) is int):
+    if wanted and type(value) is not wanted:
         raise Refused("invalid", f"want {kind}, got a {type(value).__name__}")
     if not wanted and type(value) not in TAGS:
         raise Refused("unsupported", f"a packed {type(value).__name__} is of no type that is known here")
@@ -157,8 +177,22 @@ def check(kind, value):
     return value
 
 
+def pack_plain(value):
+    """Packs a value in one way only: whole numbers in the shortest signed form, where msgpack would take an unsigned one."""
+    if type(value) is int and not -32 <= value < 128:
+        for head, form, bits in ((0xD0, "b", 7), (0xD1, "h", 15), (0xD2, "i", 31), (0xD3, "q", 63)):
+            if -(1 << bits) <= value < 1 << bits:
+                return struct.pack(">B" + form, head, value)
+    return msgpack.packb(value)
+
+
+def pack_array(packed):
+    return msgpack.Packer().pack_array_header(len(packed)) + b"".join(packed)
+
+
 def pack_value(value, ref=False):
-    return msgpack.packb(6 if ref and value is not None else TAGS[type(value)]) + msgpack.packb(value)
+    is_id = ref and type(value) is bytes and len(value) == 16
+    return msgpack.packb(TAG_ID if is_id else TAGS[type(value)]) + pack_plain(value)
 
 
 def pack_version(version):
@@ -172,11 +206,111 @@ def read_version(u):
 NEVER = (0, b"")
 
 
+# Sets and counters merge in parts. Of two parts for one place the greater stands, so that their order says nothing.
+
+
+@dataclasses.dataclass
+class Parts:
+    """The state of a set or a counter.
+
+    set      held is {(element, device that added it): (stamp, whether that is removed)}
+    counter  held is {start of the device that counts: ((stamp, device), what it has added in all)}
+    """
+
+    kind: str
+    held: dict
+
+    def merged(self, said):
+        held = dict(self.held)
+        for place, part in said:
+            if place not in held or part > held[place]:
+                held[place] = part
+        return Parts(self.kind, held)
+
+    def value(self):
+        """Returns what people see: a sum, as near as 64 bits come; the elements as a JSON array."""
+        if self.kind == "counter":
+            return max(-(1 << 63), min(sum(total for _, total in self.held.values()), (1 << 63) - 1))
+        there = {element for (element, _), (_, removed) in self.held.items() if not removed}
+        text = json.dumps(sorted(there, key=element_order), ensure_ascii=False, separators=(",", ":"))
+        return text.replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+
+    def versions(self):
+        if self.kind == "counter":
+            return {version for version, _ in self.held.values()}
+        return {(stamp, device) for (_, device), (stamp, _) in self.held.items()}
+
+    def size(self):
+        """Returns about how many bytes the operations take that make this state, as a snapshot carries it."""
+        elements = sum(len(pack_plain(element)) for element, _ in self.held) if self.kind == "set" else 0
+        return 80 * len(self.versions()) + elements
+
+    def pack(self):
+        devices = sorted({device for _, device in self.versions()})
+        index = {device: at for at, device in enumerate(devices)}
+        packed = []
+        if self.kind == "counter":
+            for part, ((stamp, device), total) in sorted(self.held.items()):
+                packed.append(pack_array([msgpack.packb(part), pack_plain(index[device]), msgpack.packb(stamp), pack_plain(total)]))
+        else:
+            places = sorted(self.held, key=lambda place: (element_order(place[0]), place[1]))
+            for element, run in itertools.groupby(places, key=lambda place: place[0]):
+                fields = [pack_plain(element)]
+                for place in run:
+                    stamp, removed = self.held[place]
+                    fields += [pack_plain(2 * index[place[1]] + removed), msgpack.packb(stamp)]
+                packed.append(pack_array(fields))
+        return pack_array([msgpack.packb(self.kind), pack_array([msgpack.packb(d) for d in devices]), pack_array(packed)])
+
+
+def element_order(element):
+    return type(element) is str, element  # numbers first
+
+
+def read_parts(state):
+    kind, devices, packed = msgpack.unpackb(state)
+    if kind == "counter":
+        return Parts(kind, {part: ((stamp, devices[at]), total) for part, at, stamp, total in packed})
+    runs = ((run[0], at, stamp) for run in packed for at, stamp in zip(run[1::2], run[2::2]))
+    return Parts(kind, {(element, devices[at // 2]): (stamp, at % 2 == 1) for element, at, stamp in runs})
+
+
+def said_parts(kind, field_type, raw, version):
+    """Returns the places and parts of what an operation of that version says to a set or counter, or refuses it."""
+    want(type(raw) is list and len(raw) == 2, f"a write to a {kind} is an array of two, not {type(raw).__name__}")
+    if kind == "counter":
+        part, total = raw
+        want(type(part) is bytes and len(part) == 8, "a counter's part is named by 8 bytes")
+        want(type(total) is int, f"a counter's total is a whole number, not {type(total).__name__}")
+        return [(part, (version, check("int", total)))]
+
+    def element(e):
+        want(type(e) in (str, int), f"an element of a set is text or a whole number, not {type(e).__name__}")
+        return check(field_type or ("text" if type(e) is str else "int"), e)
+
+    adds, removes = raw
+    want(type(adds) is list and type(removes) is list, "a write to a set is an array of adds and one of removes")
+    stamp, device = version
+    said = [((element(e), device), (stamp, False)) for e in adds]
+    for remove in removes:
+        want(type(remove) is list and len(remove) >= 3, "a remove is an array of device, stamp and elements")
+        by, at = remove[:2]
+        check_id(by)
+        check_stamp(at)
+        want(0 < at < stamp or (at, by) == version, f"it removes what was added at {at}, and is of {stamp} itself")
+        said += [((element(e), by), (at, True)) for e in remove[2:]]
+    return said
+
+
+# merge is the kind of a field that is not in FIELDS, "" for lww; a set or counter has parts, and its value follows from them.
+Field = collections.namedtuple("Field", "value version seen merge parts", defaults=("", None))
+
+
 class Record:
     """A record and its clocks: versions are pairs of stamp and device, which order as all writes do."""
 
     def __init__(self, id):
-        self.id, self.inserted, self.deleted, self.fields = id, NEVER, NEVER, {}  # name: (value, version, seen)
+        self.id, self.inserted, self.deleted, self.fields = id, NEVER, NEVER, {}  # name: Field
 
     def copy(self):
         other = Record(self.id)
@@ -190,13 +324,17 @@ class Record:
         return self.inserted > self.deleted
 
     def values(self):
-        return {name: field[0] for name, field in self.fields.items()}
+        return {name: f.parts.value() if f.parts else f.value for name, f in self.fields.items()}
 
     def pack(self):
         out = [msgpack.packb(self.id), pack_version(self.inserted), pack_version(self.deleted), msgpack.packb(len(self.fields))]
-        for name in sorted(self.fields, key=str.encode):
-            value, version, seen = self.fields[name]
-            out += [msgpack.packb(name), pack_value(value, is_ref(name)), pack_version(version), msgpack.packb(seen)]
+        for name, value in sorted(self.values().items()):
+            field = self.fields[name]
+            out.append(msgpack.packb(name))
+            if field.merge or field.parts:
+                state = field.parts.pack() if field.parts else b""
+                out += [msgpack.packb(TAG_MERGED), msgpack.packb(field.merge), msgpack.packb(state)]
+            out += [pack_value(value, is_ref(name)), pack_version(field.version), msgpack.packb(field.seen)]
         return b"".join(out)
 
 
@@ -210,8 +348,11 @@ def read_records(data):
         record = Record(u.unpack())
         record.inserted, record.deleted = read_version(u), read_version(u)
         for _ in range(u.unpack()):
-            name, _tag, value = u.unpack(), u.unpack(), u.unpack()
-            record.fields[name] = (value, read_version(u), u.unpack())
+            name, tag, merge, state = u.unpack(), u.unpack(), "", b""
+            if tag == TAG_MERGED:
+                merge, state, _tag = u.unpack(), u.unpack(), u.unpack()
+            value, version, seen = u.unpack(), read_version(u), u.unpack()
+            record.fields[name] = Field(value, version, seen, merge, read_parts(state) if state else None)
         records[record.id] = record
     return records
 
@@ -219,30 +360,50 @@ def read_records(data):
 # Operations, and how they merge.
 
 
+def read_columns(columns):
+    """Returns the name and the merge kind of each column. Of a field that is not known here the column says how it merges."""
+    read = []
+    for column in columns:
+        name, _, kind = column.partition(":")
+        want(re.fullmatch("[a-z][a-z0-9_]{0,47}", name) and name != "id", f'"{column}" can not name a column')
+        if name in FIELDS:
+            kind = FIELDS[name].get("merge")
+        read.append((name, kind if kind in MERGES else "lww"))
+    want(len({name for name, _ in read}) == len(read), "two columns have the same name")
+    return read
+
+
+Write = collections.namedtuple("Write", "kind value seen")  # of a set or counter, value is what said_parts returns
+
+
 class Op:
-    def __init__(self, raw, columns):
+    def __init__(self, raw, columns, origin):
         if type(raw) is not list or len(raw) < 3 or len(raw) % 3 != 0:
             raise Refused("invalid", "an operation is an array of id, stamp, kind and three parts a field")
         self.id, self.stamp, self.kind = raw[:3]
-        if type(self.id) is not bytes or len(self.id) != 16:
-            raise Refused("invalid", "an id is 16 bytes")
-        if type(self.stamp) is not int or not 0 <= self.stamp <= MAX_STAMP:
-            raise Refused("invalid", "a stamp is a number of 63 bits")
+        check_id(self.id)
+        check_stamp(self.stamp)
         if self.kind not in (INSERT, UPDATE, DELETE) or (self.kind == DELETE and len(raw) > 3):
             raise Refused("invalid", f"operation kind {self.kind!r}")
-        self.writes = {}  # name: (value, seen)
+        self.writes = {}  # name: Write
         for column, value, seen in zip(raw[3::3], raw[4::3], raw[5::3]):
-            if type(column) is not int or not 0 <= column < len(columns):
-                raise Refused("invalid", f"column {column!r} of {len(columns)}")
-            if type(seen) is not int or not 0 <= seen <= MAX_STAMP:
-                raise Refused("invalid", "a stamp is a number of 63 bits")
-            name = columns[column]
-            if name in self.writes:
-                raise Refused("invalid", f'field "{name}" is written twice in one operation')
+            want(type(column) is int and 0 <= column < len(columns), f"column {column!r} of {len(columns)}")
+            check_stamp(seen)
+            name, kind = columns[column]
+            want(name not in self.writes, f'field "{name}" is written twice in one operation')
+            field_type = FIELDS.get(name, {}).get("type")
             try:
-                self.writes[name] = (check(FIELDS.get(name, {}).get("type"), value), seen)
+                if kind in ("set", "counter"):
+                    value, seen = said_parts(kind, field_type, value, (self.stamp, origin)), 0
+                else:
+                    value = check(field_type, value)
             except Refused as err:
-                raise Refused("invalid" if err.code == "unsupported" else err.code, f'field "{name}": {err}') from None
+                raise Refused(err.code, f'field "{name}": {err}') from None
+            self.writes[name] = Write(kind, value, seen)
+
+
+def same(a, b):
+    return type(a) is type(b) and a == b  # True is 1 in Python
 
 
 class Merge:
@@ -256,14 +417,12 @@ class Merge:
             raise Refused("unknown_model", f'a batch of model "{self.batch.model}" was given to model "{MODEL}"')
         if not 0 <= self.batch.count <= len(self.batch.rows):
             raise Refused("invalid", f"a batch of {self.batch.count} operations in {len(self.batch.rows)} bytes")
-        if len(set(self.batch.columns)) != len(self.batch.columns):
-            raise Refused("invalid", "two columns have the same name")
+        self.columns = read_columns(self.batch.columns)
         self.records = read_records(request.current)
         self.changed, self.conflicts, self.resolved, self.refused = {}, [], [], []
 
     def run(self):
         rows, start = unpacker(self.batch.rows), 0
-        columns = list(self.batch.columns)
         for index in range(self.batch.count):
             try:
                 raw = rows.unpack()
@@ -274,7 +433,7 @@ class Merge:
             try:
                 if size > MAX_RECORD:
                     raise Refused("too_large", f"an operation of {size} bytes; at most {MAX_RECORD} are allowed")
-                self.apply(Op(raw, columns))
+                self.apply(Op(raw, self.columns, self.origin))
             except Refused as err:
                 self.refused.append((index, err.code, str(err)))
         else:
@@ -301,10 +460,10 @@ class Merge:
             raise Refused("invalid", f"this {MODEL} already exists; update it instead")
         if op.kind != INSERT and not record.exists():
             raise Refused("not_found", f"there is no such {MODEL}")
-        for name, (value, _) in op.writes.items():
+        for name, write in op.writes.items():
             if name not in FIELDS:
                 raise Refused("unknown_field", f'{MODEL} has no field "{name}"; it has {", ".join(FIELDS)}')
-            if value is None and FIELDS[name].get("required"):
+            if write.value is None and FIELDS[name].get("required"):
                 raise Refused("invalid", f'field "{name}" is required')
 
     def check_merged(self, op, record):
@@ -314,6 +473,8 @@ class Merge:
                 raise Refused("invalid", f'field "{name}" is required')
         if sum(len(msgpack.packb(v)) for v in values.values()) > MAX_RECORD:
             raise Refused("too_large", f"the record would have over {MAX_RECORD} bytes")
+        if sum(f.parts.size() for f in record.fields.values() if f.parts) > MAX_PARTS:
+            raise Refused("too_large", f"the record's sets and counters would take over {MAX_PARTS} bytes, with what was removed from them")
         why = validate(values)
         if why:
             raise Refused("invalid", why)
@@ -325,35 +486,47 @@ class Merge:
             record.inserted = max(record.inserted, version)
         if op.kind == DELETE:
             record.deleted = max(record.deleted, version)
-        for name, (value, seen) in op.writes.items():
-            kind = FIELDS.get(name, {}).get("merge", "lww")
-            new, old = (value, version, seen), record.fields.get(name)
-            if old and old[1] == version:
+        for name, (kind, value, seen) in op.writes.items():
+            unknown = name not in FIELDS
+            merge = kind if unknown and kind != "lww" else ""
+            old = record.fields.get(name)
+            if old and unknown and old.merge != merge:
+                if MERGES.index(kind) < MERGES.index(old.merge or "lww"):
+                    continue
+                old = None
+            if kind in ("set", "counter"):  # nothing is lost there, so nothing is a conflict
+                old = old or Field(None, version, 0, merge)
+                parts = (old.parts or Parts(kind, {})).merged(value)
+                record.fields[name] = old._replace(version=max(old.version, version), parts=parts)
+                continue
+            new = Field(value, version, seen, merge)
+            if old and old.version == version:
                 continue  # a repetition
             if kind != "lww":
                 if not old or self.beats(kind, new, old):
                     record.fields[name] = new
                 continue
-            if seen and (not old or seen != old[1][0]):
+            if seen and (not old or seen != old.version[0]):
                 resolved.append((op.id, name, seen))
             if not old:
                 record.fields[name] = new
                 continue
-            lost, winner = (old, new) if version > old[1] else (new, old)
+            lost, winner = (old, new) if version > old.version else (new, old)
             record.fields[name] = winner
-            aware = winner[2] == lost[1][0] or winner[1][1] == lost[1][1]  # a device has seen its own writes
-            if not aware and (type(lost[0]), lost[0]) != (type(winner[0]), winner[0]):
-                conflicts.append((op.id, name, lost[0], lost[1], winner[1]))
+            if winner.seen != lost.version[0] and not same(lost.value, winner.value):  # also if one device wrote both
+                conflicts.append((op.id, name, lost.value, lost.version, winner.version))
         return conflicts, resolved
 
     @staticmethod
     def beats(kind, new, old):
         """Whether the write new stands against old in a max or min field, where nil beats nothing."""
-        a, b = new[0], old[0]
-        if a == b:
-            return new[1] > old[1]
+        a, b = new.value, old.value
+        if same(a, b):
+            return new.version > old.version
         if a is None or b is None:
             return b is None
+        if type(a) is not type(b):  # a faulty peer; every device orders them alike
+            a, b = pack_plain(a), pack_plain(b)
         return (a > b) == (kind == "max")
 
     def reply(self):
