@@ -33,6 +33,11 @@ func TestPage(t *testing.T) {
 		fmt.Sprintf("| `Stop` to the end of the process | %.0f s,", stopWait.Seconds()),
 		fmt.Sprintf("| an error's text | %d KiB |", maxErrorText>>10),
 		fmt.Sprintf("tag: %d nil, %d text, %d int, %d float, %d bool, %d bytes, %d id", tagNil, tagText, tagInt, tagFloat, tagBool, tagBytes, tagID),
+		fmt.Sprintf(" %d, merge, state, tag, packed value", tagMerged),
+		fmt.Sprintf("| the sets and counters of a record | %d KiB,", sdk.MaxPartsBytes>>10),
+		fmt.Sprintf(`["%s", [device ...], [[element, place, stamp ...] ...]]`, sdk.AddWins),
+		fmt.Sprintf(`["%s", [device ...], [[part, index of the device, stamp, total] ...]]`, sdk.Sum),
+		fmt.Sprintf("as in `%s`", (&sdk.Field{Name: "words", Merge: sdk.AddWins}).Column()),
 		fmt.Sprintf("`kind` is %d insert,\n%d update, %d delete", sdk.Insert, sdk.Update, sdk.Delete),
 		fmt.Sprintf("| `invoice`, text `2026-001` | `%s` |", sdk.KeyID("invoice", "2026-001")),
 		fmt.Sprintf("| `seat`, text `A`, int `300` | `%s` |", sdk.KeyID("seat", "A", 300)),
@@ -40,7 +45,7 @@ func TestPage(t *testing.T) {
 	for _, name := range []sdk.Type{sdk.Text, sdk.Int, sdk.Float, sdk.Bool, sdk.Bytes, sdk.Time, sdk.JSON, sdk.UUID} {
 		want = append(want, fmt.Sprintf("| `%s` |", name))
 	}
-	for _, merge := range []sdk.Merge{sdk.LWW, sdk.Max, sdk.Min} {
+	for _, merge := range []sdk.Merge{sdk.LWW, sdk.Max, sdk.Min, sdk.AddWins, sdk.Sum} {
 		want = append(want, fmt.Sprintf("`%s`", merge))
 	}
 	for _, code := range []sdk.Code{
