@@ -242,8 +242,10 @@ class Parts:
 
     def size(self):
         """Returns about how many bytes the operations take that make this state, as a snapshot carries it."""
-        elements = sum(len(pack_plain(element)) for element, _ in self.held) if self.kind == "set" else 0
-        return 80 * len(self.versions()) + elements
+        if self.kind == "counter":
+            return 64 * len(self.held)
+        removed = {(stamp, device) for (_, device), (stamp, gone) in self.held.items() if gone}
+        return 51 * len(self.versions()) + 28 * len(removed) + sum(len(pack_plain(element)) for element, _ in self.held)
 
     def pack(self):
         devices = sorted({device for _, device in self.versions()})
