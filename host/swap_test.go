@@ -317,7 +317,7 @@ func TestReload(t *testing.T) {
 	if out := alice.Run(t, "plugin", "list"); !strings.Contains(out, "entry") {
 		t.Errorf("after SIGHUP:\n%s", out)
 	}
-	edit(t, alice, `listen = "`, `path = "`+lan+`"`+"\n"+`listen = "`)
+	edit(t, alice, `listen = "127`, `path = "`+lan+`"`+"\n"+`listen = "127`)
 	alice.Run(t, "reload", "--soak", "200ms")
 	w.check(t, alice, bob)
 	alice.Stop(t)

@@ -61,7 +61,7 @@ func TestPluginVerify(t *testing.T) {
 		}
 	})
 	t.Run("with a record", func(t *testing.T) {
-		_, summary, said, status := verdict(t, filepath.Join(plugins, "entry"), "--law", "MODEL-011", "--record", `{"name":"a","kind":"file","size":0,"permissions":420}`)
+		_, summary, said, status := verdict(t, filepath.Join(plugins, "entry"), "--law", "MODEL-011", "--record", `{"name":"a","kind":"file","size":0,"permissions":420,"content_hash":"sha256:00ff"}`)
 		if status != 0 || summary["kept"] != 1.0 {
 			t.Errorf("status %d, said %q, summary %v", status, said, summary)
 		}
