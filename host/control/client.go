@@ -4,8 +4,10 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net"
 	"net/http"
+	"time"
 
 	"connectrpc.com/connect"
 
@@ -23,7 +25,11 @@ type Client struct {
 	http *http.Transport
 }
 
-// Dial connects to the host on dataDir, an absolute path. CodeUnavailable with ErrNoHost: none is running.
+// answerTime is how long Dial waits for a host to answer: one that is stopped takes connections and says nothing.
+var answerTime = 30 * time.Second
+
+// Dial connects to the host on dataDir, an absolute path, and waits until it answers, at most 30 s. CodeUnavailable with
+// ErrNoHost: none is running; CodeUnavailable without: one is there and does not answer.
 func Dial(ctx context.Context, dataDir string) (*Client, error) {
 	path, err := findSocket(dataDir)
 	if err != nil {
@@ -41,8 +47,33 @@ func Dial(ctx context.Context, dataDir string) (*Client, error) {
 	}
 	_ = conn.Close()
 	transport := &http.Transport{DialContext: dial, MaxIdleConnsPerHost: 16, DisableCompression: true}
+	if err := answers(ctx, transport); err != nil {
+		transport.CloseIdleConnections()
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		return nil, sdk.Errorf(sdk.CodeUnavailable, "the host for %s does not answer (%w); if its process is stopped, let it go on, else see its log and start it again", dataDir, err)
+	}
 	api := controlpb.NewControlClient(&http.Client{Transport: transport}, "http://starling", connect.WithAcceptCompression("gzip", nil, nil))
 	return &Client{api: api, http: transport}, nil
+}
+
+// answers returns nil once the host has answered anything.
+func answers(ctx context.Context, transport *http.Transport) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, answerTime, fmt.Errorf("waited for %s", answerTime))
+	defer cancel()
+	request, err := http.NewRequestWithContext(ctx, http.MethodHead, "http://starling/", nil)
+	if err != nil {
+		return err
+	}
+	response, err := transport.RoundTrip(request)
+	if err != nil {
+		if cause := context.Cause(ctx); cause != nil {
+			return cause
+		}
+		return err
+	}
+	return response.Body.Close()
 }
 
 // Close ends the connections that are not in use.
