@@ -17,6 +17,7 @@ import (
 	"runtime"
 	"runtime/debug"
 	"runtime/pprof"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -28,6 +29,25 @@ func main() {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
+}
+
+// check refuses names that mean nothing: a mistyped bug would look like one that is not caught.
+func (o *Options) check() error {
+	one := func(flag, name string, known []string) error {
+		if name == "" || slices.Contains(known, name) {
+			return nil
+		}
+		return fmt.Errorf("-%s %s: there is none of that name; there are %s", flag, name, strings.Join(slices.Compact(slices.Clone(known)), ", "))
+	}
+	var names []string
+	for _, b := range bugs() {
+		names = append(names, b.name)
+	}
+	err := errors.Join(one("topology", o.Topology, topologies), one("bug", o.Bug, names), one("store", o.Store, []string{"memory", "file"}))
+	for _, name := range o.Without {
+		err = errors.Join(err, one("without", name, faultKinds))
+	}
+	return err
 }
 
 func simulate(args []string, out io.Writer) error {
@@ -50,6 +70,9 @@ func simulate(args []string, out io.Writer) error {
 	}
 	if *without != "" {
 		o.Without = strings.Split(*without, ",")
+	}
+	if err := o.check(); err != nil {
+		return err
 	}
 	if o.Store == "file" {
 		dir, err := os.MkdirTemp("", "starling-sim-")

@@ -23,6 +23,9 @@ func (a *app) initCommand() *cobra.Command {
 			if join && cmd.Flags().Changed("library") {
 				return misusef(cmd, "--library and --join exclude each other: found a library, or join one")
 			}
+			if !join && settings.Library == "" {
+				return misusef(cmd, "--library needs a name; to found no library and join one later, use --join")
+			}
 			return a.makeDevice(cmd, args[0], settings, join)
 		},
 	}

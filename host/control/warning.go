@@ -73,7 +73,7 @@ func (s *Status) warnings() []StatusWarning {
 	all = append(all, s.Warnings...)
 	for i := range s.Peers {
 		if p := &s.Peers[i]; p.RunsTwice {
-			add(WarningPeerRunsTwice, "%s runs twice: two processes are at work on copies of its data folder. Stop one of the two; nothing is lost", p.Name)
+			add(WarningPeerRunsTwice, "%s runs twice: two processes are at work on copies of its data folder. Stop one of the two; nothing is lost. This goes ten minutes after the last sign of the other", p.Name)
 		}
 	}
 	if w := &s.Shadow; w.WaitingBound > 0 && w.Waiting > w.WaitingBound {

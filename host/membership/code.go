@@ -72,7 +72,7 @@ func Decode(code string) (Ticket, error) {
 	}
 	body = strings.NewReplacer("o", "0", "i", "1", "l", "1", "-", "").Replace(body)
 	payload, err := codeEncoding().DecodeString(body)
-	if err != nil || len(payload) < len(sdk.DeviceID{})+secretBytes+1+checkBytes {
+	if err != nil || len(payload) < len(sdk.DeviceID{})+secretBytes+1+checkBytes || codeEncoding().EncodeToString(payload) != body { // the last character has bits to spare
 		return Ticket{}, mistyped()
 	}
 	payload, sum := payload[:len(payload)-checkBytes], payload[len(payload)-checkBytes:]

@@ -407,7 +407,7 @@ func (m *Machine) warnIfAhead(s *session) {
 		key := protocol.Stream{Origin: m.self.Device, Kind: kind}
 		if theirs, mine := s.vector[key], m.streams[key].applied; !m.graph.CoversAll(mine, theirs) {
 			m.log(hclog.Warn, "a peer has changes of this device that this device lacks, as after its data was restored from an older copy; they are fetched",
-				"peer", s.peer.String(), "kind", kind, "peer_has", theirs.Top().String(), "here", mine.Top().String())
+				"peer", s.peer.String(), "kind", kind, "peer_has", fmt.Sprint(theirs), "here", fmt.Sprint(mine))
 		}
 	}
 }
