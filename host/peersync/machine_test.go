@@ -329,4 +329,12 @@ func TestMachine_LagOfAnAbsentPeer(t *testing.T) {
 	if p := s.m.Peers(s.now)[0]; p.State == Live || p.BehindMe != 3*time.Second {
 		t.Errorf("%s, %s behind; want it away and 3 s behind", p.State, p.BehindMe)
 	}
+
+	// After a start, what it had acknowledged before says so.
+	s = newSolo(t)
+	s.m.acks.replace(deviceID(1), map[protocol.Stream]protocol.Heads{mine: at(hlc.New(1000, 0))}, 0)
+	s.step(Committed{Page: protocol.Page{Stream: mine, Heads: at(hlc.New(4000, 0)), Through: hlc.New(4000, 0)}})
+	if p := s.m.Peers(s.now)[0]; p.BehindMe != 3*time.Second {
+		t.Errorf("%s behind after a start; want 3 s", p.BehindMe)
+	}
 }

@@ -32,11 +32,10 @@ type peer struct {
 	state State // as last noted; since when
 	since time.Time
 
-	vector      map[protocol.Stream]protocol.Heads // what it had when its last session ended; nil: not known
-	starts      []protocol.EpochID                 // of its latest sessions, the last one at the end: see twice
-	twice       time.Time                          // it last showed that it runs twice; zero: never
-	audit       AuditStatus                        // of the last one that ended
-	auditWanted bool                               // the operator has asked for one, which is not under way
+	starts      []protocol.EpochID // of its latest sessions, the last one at the end: see twice
+	twice       time.Time          // it last showed that it runs twice; zero: never
+	audit       AuditStatus        // of the last one that ended
+	auditWanted bool               // the operator has asked for one, which is not under way
 }
 
 func (p *peer) String() string {
@@ -209,7 +208,7 @@ func (m *Machine) forget(s *session, reason string) {
 	p := s.peer
 	used := p.session == s
 	if used {
-		p.session, p.vector = nil, s.vector
+		p.session = nil
 	}
 	if p.session == nil {
 		p.lastErr = reason

@@ -35,8 +35,8 @@ func (m *Machine) statusOf(p *peer) PeerStatus {
 	if s == nil {
 		status.Progress = 0
 		for _, st := range m.streamList {
-			if p.vector != nil {
-				status.BehindMe = max(status.BehindMe, m.distance(p.vector[st.Stream], st.applied))
+			if !p.member.Retired { // nobody waits for one that is
+				status.BehindMe = max(status.BehindMe, m.distance(m.acks.get(p.id, st.Stream), st.applied))
 			}
 		}
 		return status
