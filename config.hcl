@@ -34,8 +34,9 @@ model "location" {
   }
 }
 
-model "tag" {}   # tags, and what they are on
-model "album" {} # albums, and what is in them, in order
+model "tag" {}           # tags, and what they are on
+model "album" {}         # albums, and what is in them, in order
+model "user_metadata" {} # notes, ratings and the like, on a device's files or on content
 
 # How peers are reached: the kind of transport, then this device's own name for it. Each may also take
 #   advertise = ["host:7420"]   where peers dial, if that is not where this device listens

@@ -62,7 +62,7 @@ func newDevice(b *testing.B, binary, name string, extra ...string) *clustertest.
 		b.Fatal(err)
 	}
 	text := string(config)
-	for _, model := range []string{"device", "volume", "album"} {
+	for _, model := range []string{"device", "volume", "album", "user_metadata"} {
 		block := fmt.Sprintf("model %q {}", model)
 		if !strings.Contains(text, block) {
 			b.Fatalf("%s has no %s", d.Config(), block)

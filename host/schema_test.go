@@ -340,7 +340,7 @@ func TestSchema_FirstCatalogue(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	old := strings.NewReplacer(`model "device" {}`, "", `model "volume" {}`, "", `model "album" {}`, "").Replace(string(now))
+	old := strings.NewReplacer(`model "device" {}`, "", `model "volume" {}`, "", `model "album" {}`, "", `model "user_metadata" {}`, "").Replace(string(now))
 	for _, model := range []string{"entry", "location"} {
 		plugin, err := buildPlugin(filepath.Join("testdata", "first", model), "first-"+model)
 		if err != nil {

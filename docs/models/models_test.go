@@ -139,11 +139,10 @@ func table(m *served) string {
 			keys = append(keys, f.Name)
 		}
 	}
-	fmt.Fprintf(&b, "Version %d · plugin `%s` · %s-owned", m.Version, m.plugin, m.Ownership)
-	if m.Ownership == sdk.SharedByAll {
-		b.Reset()
-		fmt.Fprintf(&b, "Version %d · plugin `%s` · shared", m.Version, m.plugin)
-	}
+	ownership := map[sdk.Ownership]string{
+		sdk.DeviceOwned: "device-owned", sdk.SharedByAll: "shared", sdk.HybridOwned: "hybrid",
+	}[m.Ownership]
+	fmt.Fprintf(&b, "Version %d · plugin `%s` · %s", m.Version, m.plugin, ownership)
 	if m.Source {
 		b.WriteString(" · a source")
 	}

@@ -266,7 +266,7 @@ func TestWrite_Example(t *testing.T) {
 	for _, m := range config.Models {
 		models = append(models, string(m.Name))
 	}
-	if diff := cmp.Diff([]string{"device", "volume", "entry", "location", "tag", "album"}, models); diff != "" {
+	if diff := cmp.Diff([]string{"device", "volume", "entry", "location", "tag", "album", "user_metadata"}, models); diff != "" {
 		t.Errorf("models that are on by default (-want +got):\n%s", diff)
 	}
 	if config.Device.Name != "alice" || config.Transports[0].Listen != "127.0.0.1:7420" {
