@@ -139,7 +139,7 @@ func (m *merger) applyLocal(op *Op, record *mergedRecord) error {
 	trial := &mergedRecord{Record: record.Record, changed: record.changed}
 	conflicts, resolved, changed := len(m.result.Conflicts), len(m.result.Resolved), len(m.changed)
 	m.merge(op, trial)
-	if err := m.checkMerged(op, trial); err != nil {
+	if err := m.checkMerged(op, record, trial); err != nil {
 		m.result.Conflicts, m.result.Resolved = m.result.Conflicts[:conflicts], m.result.Resolved[:resolved]
 		m.changed = m.changed[:changed]
 		return err
@@ -247,8 +247,8 @@ func (m *merger) checkLocal(op *Op, record *mergedRecord) error {
 	return nil
 }
 
-// checkMerged returns why record, with op merged into it, may not be written here.
-func (m *merger) checkMerged(op *Op, record *mergedRecord) error {
+// checkMerged returns why record, which is before with op merged into it, may not be written here.
+func (m *merger) checkMerged(op *Op, before, record *mergedRecord) error {
 	if op.Kind == Delete {
 		return nil
 	}
@@ -264,17 +264,20 @@ func (m *merger) checkMerged(op *Op, record *mergedRecord) error {
 	if size := record.size(); size > MaxRecordBytes {
 		return Errorf(CodeTooLarge, "the record would have %d bytes; at most %d are allowed", size, MaxRecordBytes)
 	}
-	parts := 0
-	for i := range record.Fields {
-		parts += record.Fields[i].partsBytes()
-	}
-	if parts > MaxPartsBytes {
+	if parts := partsBytes(record.Fields); parts > MaxPartsBytes && parts > partsBytes(before.Fields) {
 		return Errorf(CodeTooLarge, "the sets and counters of the record would take %d bytes, with what was removed from them; at most %d are allowed", parts, MaxPartsBytes)
 	}
 	if m.validate != nil {
 		return m.validate(&record.Record)
 	}
 	return nil
+}
+
+func partsBytes(fields []FieldState) (n int) {
+	for i := range fields {
+		n += fields[i].partsBytes()
+	}
+	return n
 }
 
 // merge merges op, whose fields are in m.writes, into record.
@@ -329,7 +332,11 @@ func (m *merger) mergeField(record *mergedRecord, w *fieldWrite) {
 	}
 	order := x.Version.Compare(current.Version)
 	if order == 0 {
-		if compareFor(Max, x.Value, current.Value) > 0 { // not a repetition, but damage, or a copy of the device
+		by := w.merge
+		if !byValue {
+			by = Max
+		}
+		if compareFor(by, x.Value, current.Value) > 0 { // not a repetition, but damage, or a copy of the device
 			m.touch(record)
 			record.Fields[at] = *x
 		}

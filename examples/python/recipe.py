@@ -503,7 +503,10 @@ class Merge:
                 continue
             new = Field(value, version, seen, merge)
             if old and old.version == version:
-                continue  # a repetition
+                # A repetition; or a damaged disk, or two copies of a device, made two values of one write: one stands everywhere.
+                if self.beats("max" if kind == "lww" else kind, new, old):
+                    record.fields[name] = new
+                continue
             if kind != "lww":
                 if not old or self.beats(kind, new, old):
                     record.fields[name] = new

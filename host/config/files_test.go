@@ -189,3 +189,18 @@ func TestFormat(t *testing.T) {
 		t.Errorf("what is not closed: %v", err)
 	}
 }
+
+// TestShow_SecretSettings shows a block of which it is secret what it holds.
+func TestShow_SecretSettings(t *testing.T) {
+	dir := write(t, map[string]string{"token": "s3cret"})
+	for _, config := range []string{`secretfile("token") == "x" ? { a = "1" } : { a = "2" }`, `{ (secretfile("token")) = "v" }`} {
+		c, err := parse([]Source{{filepath.Join(dir, "config.hcl"), []byte(minimal + "model \"note\" {\n config = " + config + "\n}\n")}}, testEnvironment())
+		if err != nil {
+			t.Fatal(err)
+		}
+		var shown bytes.Buffer
+		if err := Show(&shown, c); err != nil || !strings.Contains(shown.String(), hidden) || strings.Contains(shown.String(), "s3cret") {
+			t.Errorf("%s: %v\n%s", config, err, shown.String())
+		}
+	}
+}

@@ -96,7 +96,7 @@ func (b body) plugin(path, sha256 string, config json.RawMessage) error {
 	if err != nil {
 		return err
 	}
-	if value.LengthInt() > 0 {
+	if !value.CanIterateElements() || value.LengthInt() > 0 { // "(secret)", where which settings there are is one
 		b.SetAttributeValue("config", value)
 	}
 	return nil

@@ -15,7 +15,7 @@ import (
 func parkAgain(tx *database.Tx, origin int64, c *parked) error {
 	var n, columns int64
 	var data []byte
-	found, err := tx.One("SELECT n, columns, data FROM _parked WHERE origin = ? AND stamp = ? AND shared = 1", []any{origin, int64(c.stamp)}, &n, &columns, &data) //nolint:gosec // stamps fit
+	found, err := tx.One("SELECT n, columns, data FROM _parked WHERE origin = ? AND stamp = ? AND shared = 1 AND id = ?", []any{origin, int64(c.stamp), c.id[:]}, &n, &columns, &data) //nolint:gosec // stamps fit
 	if err != nil || !found || bytes.Equal(data, c.raw) {
 		return err
 	}

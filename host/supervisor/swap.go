@@ -214,6 +214,9 @@ func (k *keeper) swap(ctx context.Context, from *generation, a *ask) *generation
 	old, err := k.switchTo(ctx, from, to, a)
 	if err != nil {
 		k.drop(ctx, to)
+		if !sameSockets(from.sockets, to.sockets) {
+			closeAll(to.sockets) // else they take connections that nobody serves
+		}
 		k.refuse(a, from, to, err)
 		return from
 	}
