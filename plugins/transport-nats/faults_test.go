@@ -100,7 +100,7 @@ func mustEnd(tb testing.TB, words string, conns ...sdk.Conn) {
 	tb.Helper()
 	for _, c := range conns {
 		_, err := io.Copy(io.Discard, c)
-		if sdk.CodeOf(err) != sdk.CodeUnavailable || !strings.Contains(err.Error(), words) {
+		if errors.Is(err, io.EOF) || sdk.CodeOf(err) != sdk.CodeUnavailable || !strings.Contains(err.Error(), words) {
 			tb.Errorf("a connection to %s: want its end, with %q in the reason, got %v", c.RemoteAddress(), words, err)
 		}
 	}

@@ -10,6 +10,7 @@ package stream
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -207,7 +208,7 @@ func (c *Conn) send(kind byte, body []byte) error {
 	err = c.sendInTurn(kind, body)
 	<-c.turn
 	if err != nil {
-		err = sdk.Errorf(sdk.CodeUnavailable, "write to %s: %w", c.o.Remote, err)
+		err = noPlainEnd(sdk.Errorf(sdk.CodeUnavailable, "write to %s: %w", c.o.Remote, err))
 		if c.end(err) {
 			c.o.Ended()
 		}
@@ -293,8 +294,17 @@ func wake(signal chan struct{}) {
 	}
 }
 
+// noPlainEnd takes io.EOF, which says that the peer has closed, out of the causes of a failure.
+func noPlainEnd(err error) error {
+	if errors.Is(err, io.EOF) {
+		return sdk.Errorf(sdk.CodeOf(err), "%s", err.Error())
+	}
+	return err
+}
+
 // Fail ends the connection with err, and tells the peer if it still can.
 func (c *Conn) Fail(err error) {
+	err = noPlainEnd(err)
 	if c.end(err) {
 		c.farewell(kindReset, []byte(fmt.Sprintf("%.*s", maxReasonBytes/4, err))) // in characters, of 4 bytes at most
 	}

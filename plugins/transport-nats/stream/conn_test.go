@@ -365,6 +365,26 @@ func TestConn_WireBreaks(t *testing.T) {
 	}
 }
 
+// TestConn_FailIsNoEnd wants a failure whose cause is io.EOF, as of a server that hangs up, not to pass for a peer's close.
+func TestConn_FailIsNoEnd(t *testing.T) {
+	cause := fmt.Errorf("the server hung up: %w", io.EOF)
+	a, _, _, _ := newPair(t, pairOptions{})
+	a.Fail(cause)
+	if _, err := a.Read(make([]byte, 1)); errors.Is(err, io.EOF) || err == nil || err.Error() != cause.Error() {
+		t.Errorf("a read after a failure: %v", err)
+	}
+	b, _, toB, _ := newPair(t, pairOptions{})
+	toB.mu.Lock()
+	toB.broken = cause
+	toB.mu.Unlock()
+	if _, err := b.Write([]byte("x")); err == nil || errors.Is(err, io.EOF) {
+		t.Errorf("a write that fails: %v", err)
+	}
+	if _, err := b.Read(make([]byte, 1)); err == nil || errors.Is(err, io.EOF) {
+		t.Errorf("a read after it: %v", err)
+	}
+}
+
 func FuzzReceive(f *testing.F) {
 	f.Add(appendFrame(nil, kindData, 0, []byte("x")), appendFrame(nil, kindClose, 1, nil))
 	f.Fuzz(func(t *testing.T, first, second []byte) {
