@@ -155,7 +155,7 @@ func (r *Registry) rewrite(tx *database.Tx, catalog *catalog, s *served) error {
 		}
 		for _, rec := range records {
 			if rec.hidden {
-				p.hiding = append(p.hiding, rec.id)
+				p.hiding = append(p.hiding, rec.spot())
 			}
 		}
 		if err := p.finish(); err != nil {

@@ -31,46 +31,74 @@ func (p *placer) finish() error {
 	return nil
 }
 
-// take takes some ids from the front of a queue, and lets go of what is behind them once it is empty.
-func take(queue *[]sdk.RecordID) []sdk.RecordID {
+// take takes some records from the front of a queue, and lets go of what is behind them once it is empty.
+func take(queue *[]spot) []spot {
 	n := min(len(*queue), lookupChunks[0])
-	ids := (*queue)[:n:n]
+	spots := (*queue)[:n:n]
 	if *queue = (*queue)[n:]; len(*queue) == 0 {
 		*queue = nil
+	}
+	return spots
+}
+
+// hideDependants moves the records that need one of spots, which are not visible any more, into the shadow.
+func (p *placer) hideDependants(spots []spot) error {
+	left := make(map[sdk.RecordID]bool, len(spots))
+	for _, at := range spots {
+		left[at.id] = true
+	}
+	for _, s := range p.catalog.order {
+		for _, ref := range s.refs {
+			if err := p.hideBy(s, ref, p.gone(ref.to, spots), left); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// gone returns the ids of those spots that a reference to a model ("": any) can mean and that are not visible.
+func (p *placer) gone(to sdk.ModelName, spots []spot) (ids []sdk.RecordID) {
+	candidates := p.catalog.candidates(to)
+	for _, at := range spots {
+		meant := slices.ContainsFunc(candidates, func(s *served) bool { return s.n == at.model })
+		if meant && !p.met(nil, to, at.id) {
+			ids = append(ids, at.id)
+		}
 	}
 	return ids
 }
 
-// hideDependants moves the records that need one of ids, which are not visible any more, into the shadow.
-func (p *placer) hideDependants(ids []sdk.RecordID) error {
-	gone := make(map[sdk.RecordID]bool, len(ids))
-	for _, id := range ids {
-		if _, back := p.visible[id]; !back {
-			gone[id] = true
+// hideBy moves the records of s whose reference is to one of ids into the shadow. They wait for all that they need of left.
+func (p *placer) hideBy(s *served, ref reference, ids []sdk.RecordID, left map[sdk.RecordID]bool) error {
+	for lookedUp := false; len(ids) > 0; {
+		records, err := p.dependants(s, ref, ids)
+		if err != nil {
+			return fmt.Errorf("find dependants in %s: %w", s.name, err)
 		}
-	}
-	ids = slices.DeleteFunc(ids, func(id sdk.RecordID) bool { return !gone[id] })
-	for _, s := range p.catalog.order {
-		for _, ref := range s.refs {
-			for {
-				records, err := p.dependants(s, ref, ids)
-				if err != nil {
-					return fmt.Errorf("find dependants in %s: %w", s.name, err)
-				}
-				if len(records) == 0 {
-					break
-				}
-				for _, rec := range records {
-					rec.targets(func(_ sdk.ModelName, id sdk.RecordID) {
-						if gone[id] {
-							rec.missing = append(rec.missing, id)
-						}
-					})
-				}
-				if err := p.hide(records); err != nil {
-					return err
-				}
+		if len(records) == 0 {
+			return nil
+		}
+		if !lookedUp { // another model may have records of these ids
+			lookedUp = true
+			if err := p.lookUp(ref.to, ids); err != nil {
+				return err
 			}
+			rest := slices.DeleteFunc(slices.Clone(ids), func(id sdk.RecordID) bool { return p.met(nil, ref.to, id) })
+			if len(rest) < len(ids) {
+				ids = rest
+				continue
+			}
+		}
+		for _, rec := range records {
+			rec.targets(func(_ sdk.ModelName, id sdk.RecordID) {
+				if left[id] {
+					rec.missing = append(rec.missing, id)
+				}
+			})
+		}
+		if err := p.hide(records); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -93,17 +121,21 @@ func (p *placer) dependants(s *served, ref reference, ids []sdk.RecordID) (recor
 	return records, err
 }
 
-// showWaiting places the records again that wait for one of ids, which have become visible.
-func (p *placer) showWaiting(ids []sdk.RecordID) error {
+// showWaiting places the records again that wait for one of spots, which have become visible.
+func (p *placer) showWaiting(spots []spot) error {
 	if empty, err := p.isWaitingEmpty(); empty || err != nil {
 		return err
+	}
+	var ids []sdk.RecordID
+	for _, at := range spots {
+		if p.visible[at] {
+			ids = append(ids, at.id)
+		}
 	}
 	var awaited []sdk.RecordID
 	err := selectIn(p.tx, "SELECT DISTINCT missing FROM _waiting WHERE missing IN ", nil, ids, func(rows *sql.Rows) error {
 		id, err := scanID(rows)
-		if _, still := p.visible[id]; still {
-			awaited = append(awaited, id)
-		}
+		awaited = append(awaited, id)
 		return err
 	})
 	if err != nil {

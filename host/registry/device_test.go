@@ -55,6 +55,14 @@ type Mark struct {
 	Target sdk.AnyRef `starling:"target,required,key"`
 }
 
+// Pair needs a file and a label.
+type Pair struct {
+	sdk.Shared
+	File  sdk.Ref `starling:"file_id,ref=file,required,key"`
+	Label sdk.Ref `starling:"label_id,ref=label,required,key"`
+}
+
+func pairs() sdk.Model[Pair]     { return sdk.Model[Pair]{Name: "pair", Version: 1} }
 func files() sdk.Model[File]     { return sdk.Model[File]{Name: "file", Version: 1} }
 func filesV2() sdk.Model[FileV2] { return sdk.Model[FileV2]{Name: "file", Version: 2} }
 func labels() sdk.Model[Label]   { return sdk.Model[Label]{Name: "label", Version: 1} }
@@ -359,24 +367,29 @@ func (d *device) get(model sdk.ModelName, id sdk.RecordID) (registry.Row, bool) 
 // waits although it needs nothing that is missing.
 func (d *device) checkInvariants() {
 	d.tb.Helper()
+	type place struct { // the model is empty in a need of any
+		model sdk.ModelName
+		id    sdk.RecordID
+	}
 	type info struct {
 		visible bool
-		needs   []sdk.RecordID
+		needs   []place
 	}
-	all := make(map[sdk.RecordID]*info)
+	all := make(map[place]*info)
 	for _, desc := range d.registry.Descriptions() {
 		for _, hidden := range []bool{false, true} {
 			err := d.registry.List(context.Background(), desc.Model, registry.Filter{Hidden: hidden}, func(row registry.Row) error {
-				if all[row.ID] != nil {
+				at := place{desc.Model, row.ID}
+				if all[at] != nil {
 					return errors.New("twice: " + row.ID.String())
 				}
 				r := &info{visible: !hidden}
 				for _, ref := range desc.References() {
 					if id, ok := row.Value(ref.Name).(sdk.RecordID); ok {
-						r.needs = append(r.needs, id)
+						r.needs = append(r.needs, place{ref.Ref, id})
 					}
 				}
-				all[row.ID] = r
+				all[at] = r
 				return nil
 			})
 			if err != nil {
@@ -384,21 +397,27 @@ func (d *device) checkInvariants() {
 			}
 		}
 	}
-	want := make(map[sdk.RecordID]bool) // visible, as the definition says
-	for id := range all {
-		want[id] = true
+	want := make(map[place]bool) // visible, as the definition says
+	for at := range all {
+		want[at] = true
+	}
+	there := func(need place) bool {
+		if need.model != "" {
+			return want[need]
+		}
+		return slices.ContainsFunc(d.registry.Descriptions(), func(desc sdk.Description) bool { return want[place{desc.Model, need.id}] })
 	}
 	for changed := true; changed; {
 		changed = false
-		for id, r := range all {
-			if want[id] && slices.ContainsFunc(r.needs, func(need sdk.RecordID) bool { return !want[need] }) {
-				want[id], changed = false, true
+		for at, r := range all {
+			if want[at] && slices.ContainsFunc(r.needs, func(need place) bool { return !there(need) }) {
+				want[at], changed = false, true
 			}
 		}
 	}
-	for id, r := range all {
-		if r.visible != want[id] {
-			d.tb.Errorf("%s is visible: %v, want %v; it needs %v", id, r.visible, want[id], r.needs)
+	for at, r := range all {
+		if r.visible != want[at] {
+			d.tb.Errorf("%s %s is visible: %v, want %v; it needs %v", at.model, at.id, r.visible, want[at], r.needs)
 		}
 	}
 }

@@ -17,9 +17,9 @@ type placer struct {
 	tx      *database.Tx
 	outcome Outcome
 
-	visible map[sdk.RecordID]sdk.ModelName // found in a table, and not taken out of it since
-	shown   []sdk.RecordID                 // put into a table: what waits for them may follow
-	hiding  []sdk.RecordID                 // taken out of a table: what needs them must follow
+	visible map[spot]bool // found in a table, and not taken out of it since
+	shown   []spot        // put into a table: what waits for them may follow
+	hiding  []spot        // taken out of a table: what needs them must follow
 
 	touched                   map[*model]bool           // see touch
 	marked                    map[*model][]sdk.RecordID // what differs from before, hidden or not; see mark
@@ -30,8 +30,14 @@ type placer struct {
 	local                     bool
 }
 
+// spot is a record's place: nothing keeps two models from using one id, and a reference means one of them.
+type spot struct {
+	model int64 // number of
+	id    sdk.RecordID
+}
+
 func newPlacer(r *Registry, catalog *catalog, tx *database.Tx) *placer {
-	return &placer{r: r, catalog: catalog, tx: tx, visible: make(map[sdk.RecordID]sdk.ModelName), watched: r.feed.wanted()}
+	return &placer{r: r, catalog: catalog, tx: tx, visible: make(map[spot]bool), watched: r.feed.wanted()}
 }
 
 // place stores records that exist, at most one an id, and decides which of them are visible. finish completes it.
@@ -49,11 +55,11 @@ func (p *placer) place(records []*record) error {
 	if records, err = p.dropStale(records); err != nil {
 		return err
 	}
-	closure, err := p.close(records)
+	closure, within, err := p.close(records)
 	if err != nil {
 		return err
 	}
-	markHidden(closure)
+	p.markHidden(closure, within)
 	var show, hide []*record
 	for _, rec := range closure {
 		if rec.hidden {
@@ -70,24 +76,24 @@ func (p *placer) place(records []*record) error {
 
 // allResolved reports whether every record that records need is visible or among them. It is the common case.
 func (p *placer) allResolved(records []*record) (bool, error) {
-	var among map[sdk.RecordID]sdk.ModelName
+	var among map[spot]*record
 	wanted := make(map[sdk.ModelName][]sdk.RecordID)
-	asked := make(map[sdk.RecordID]bool)
+	asked := make(map[target]bool)
 	for _, rec := range records {
 		rec.targets(func(to sdk.ModelName, id sdk.RecordID) {
-			if at, ok := p.visible[id]; asked[id] || (ok && (to == "" || to == at)) {
+			if asked[target{to, id}] || p.met(among, to, id) {
 				return
 			}
 			if among == nil {
-				among = make(map[sdk.RecordID]sdk.ModelName, len(records))
+				among = make(map[spot]*record, len(records))
 				for _, other := range records {
-					among[other.id] = other.m.name
+					among[other.spot()] = other
+				}
+				if p.met(among, to, id) {
+					return
 				}
 			}
-			if at, ok := among[id]; ok && (to == "" || to == at) {
-				return
-			}
-			asked[id] = true
+			asked[target{to, id}] = true
 			wanted[to] = append(wanted[to], id)
 		})
 	}
@@ -96,7 +102,7 @@ func (p *placer) allResolved(records []*record) (bool, error) {
 			return false, err
 		}
 		for _, id := range ids {
-			if at, ok := p.visible[id]; !ok || (to != "" && to != at) {
+			if !p.met(nil, to, id) {
 				return false, nil
 			}
 		}
@@ -104,15 +110,21 @@ func (p *placer) allResolved(records []*record) (bool, error) {
 	return true, nil
 }
 
+// target is what a reference needs: a record of a model ("": any).
+type target struct {
+	to sdk.ModelName
+	id sdk.RecordID
+}
+
 // lookUp notes which of ids are visible records of model to ("": any).
 func (p *placer) lookUp(to sdk.ModelName, ids []sdk.RecordID) error {
 	for _, s := range p.catalog.candidates(to) {
 		if to == "" {
-			ids = slices.DeleteFunc(slices.Clone(ids), func(id sdk.RecordID) bool { _, ok := p.visible[id]; return ok })
+			ids = slices.DeleteFunc(slices.Clone(ids), func(id sdk.RecordID) bool { return p.met(nil, to, id) })
 		}
 		err := selectIn(p.tx, "SELECT id FROM "+s.table+" WHERE id IN ", nil, ids, func(rows *sql.Rows) error {
 			id, err := scanID(rows)
-			p.visible[id] = s.name
+			p.visible[spot{s.n, id}] = true
 			return err
 		})
 		if err != nil {
@@ -163,42 +175,38 @@ func (p *placer) byModel(records []*record, pass func(*record) bool) map[*model]
 
 // close returns records and every record of the shadow that they need, directly or through others, each with the targets
 // that are missing altogether.
-func (p *placer) close(records []*record) ([]*record, error) {
-	type key struct {
-		model sdk.ModelName
-		id    sdk.RecordID
-	}
-	within := make(map[sdk.RecordID]*record, len(records))
+func (p *placer) close(records []*record) (closure []*record, within map[spot]*record, err error) {
+	within = make(map[spot]*record, len(records))
 	for _, rec := range records {
 		rec.missing, rec.hidden = nil, false
-		within[rec.id] = rec
+		within[rec.spot()] = rec
 	}
-	closure := slices.Clone(records)
-	settled := make(map[key]bool) // missing altogether
+	closure = slices.Clone(records)
+	settled := make(map[target]bool) // looked up
 	for from := 0; from < len(closure); {
 		fresh := closure[from:]
 		from = len(closure)
 		wanted := make(map[sdk.ModelName][]sdk.RecordID)
 		for _, rec := range fresh {
 			rec.targets(func(to sdk.ModelName, id sdk.RecordID) {
-				if !p.met(within, to, id) && !settled[key{to, id}] {
-					settled[key{to, id}] = true
+				if !p.met(within, to, id) && !settled[target{to, id}] {
+					settled[target{to, id}] = true
 					wanted[to] = append(wanted[to], id)
 				}
 			})
 		}
 		for to, ids := range wanted {
 			if err := p.lookUp(to, ids); err != nil {
-				return nil, err
+				return nil, nil, err
 			}
 			ids = slices.DeleteFunc(ids, func(id sdk.RecordID) bool { return p.met(within, to, id) })
 			waiting, err := p.fromShadow(to, ids)
 			if err != nil {
-				return nil, err
+				return nil, nil, err
 			}
 			for _, rec := range waiting {
-				if within[rec.id] == nil {
-					within[rec.id] = rec
+				if within[rec.spot()] == nil {
+					within[rec.spot()] = rec
 					closure = append(closure, rec)
 				}
 			}
@@ -212,23 +220,33 @@ func (p *placer) close(records []*record) ([]*record, error) {
 			}
 		})
 	}
-	return closure, nil
+	return closure, within, nil
 }
 
 // met reports whether id is visible, or a record at hand, and of model to.
-func (p *placer) met(within map[sdk.RecordID]*record, to sdk.ModelName, id sdk.RecordID) bool {
-	if rec := within[id]; rec != nil {
-		return to == "" || to == rec.m.name
+func (p *placer) met(within map[spot]*record, to sdk.ModelName, id sdk.RecordID) bool {
+	for _, s := range p.catalog.candidates(to) {
+		if at := (spot{s.n, id}); p.visible[at] || within[at] != nil {
+			return true
+		}
 	}
-	at, ok := p.visible[id]
-	return ok && (to == "" || to == at)
+	return false
 }
 
 // markHidden hides every record that needs a hidden one, and adds that to what it waits for.
-func markHidden(closure []*record) {
-	dependants := make(map[sdk.RecordID][]*record)
+func (p *placer) markHidden(closure []*record, within map[spot]*record) {
+	type dependant struct {
+		rec *record
+		to  sdk.ModelName
+	}
+	dependants := make(map[spot][]dependant)
 	for _, rec := range closure {
-		rec.targets(func(_ sdk.ModelName, id sdk.RecordID) { dependants[id] = append(dependants[id], rec) })
+		rec.targets(func(to sdk.ModelName, id sdk.RecordID) {
+			for _, s := range p.catalog.candidates(to) {
+				at := spot{s.n, id}
+				dependants[at] = append(dependants[at], dependant{rec, to})
+			}
+		})
 	}
 	var queue []*record
 	for _, rec := range closure {
@@ -239,14 +257,32 @@ func markHidden(closure []*record) {
 	for len(queue) > 0 {
 		hidden := queue[len(queue)-1]
 		queue = queue[:len(queue)-1]
-		for _, rec := range dependants[hidden.id] {
-			rec.missing = append(rec.missing, hidden.id)
-			if !rec.hidden {
-				rec.hidden = true
-				queue = append(queue, rec)
+		for _, d := range dependants[hidden.spot()] {
+			if p.stays(within, d.to, hidden.id) {
+				continue
+			}
+			d.rec.missing = append(d.rec.missing, hidden.id)
+			if !d.rec.hidden {
+				d.rec.hidden = true
+				queue = append(queue, d.rec)
 			}
 		}
 	}
+}
+
+// stays reports whether a record of model to is visible, or at hand and not hidden so far.
+func (p *placer) stays(within map[spot]*record, to sdk.ModelName, id sdk.RecordID) bool {
+	for _, s := range p.catalog.candidates(to) {
+		at := spot{s.n, id}
+		if rec := within[at]; rec != nil {
+			if !rec.hidden {
+				return true
+			}
+		} else if p.visible[at] {
+			return true
+		}
+	}
+	return false
 }
 
 // touch notes that shared records of m change or move, for those who read them before.
@@ -314,8 +350,8 @@ func (p *placer) showRun(m *model, records []*record) error {
 
 func (p *placer) nowVisible(m *model, records []*record) error {
 	for _, rec := range records {
-		p.visible[rec.id] = m.name
-		p.shown = append(p.shown, rec.id)
+		p.visible[rec.spot()] = true
+		p.shown = append(p.shown, rec.spot())
 		if !rec.kept {
 			p.mark(m, rec.id)
 		}
@@ -359,13 +395,19 @@ func (p *placer) winners(m *model, records []*record) ([]*record, error) {
 	return won, nil
 }
 
+// leaves notes that a record of m is taken out of its table.
+func (p *placer) leaves(m *model, id sdk.RecordID) {
+	at := spot{m.n, id}
+	delete(p.visible, at)
+	p.hiding = append(p.hiding, at)
+}
+
 // hide puts records into the shadow, each with what it waits for.
 func (p *placer) hide(records []*record) error {
 	for s, ids := range p.byModel(records, func(rec *record) bool { return !rec.shadowed }) {
 		p.touch(s)
 		err := deleteIn(p.tx, "DELETE FROM "+s.table+" WHERE id IN ", nil, ids, func(id sdk.RecordID) {
-			delete(p.visible, id)
-			p.hiding = append(p.hiding, id)
+			p.leaves(s, id)
 		})
 		if err != nil {
 			return fmt.Errorf("hide %s: %w", s.name, err)

@@ -33,6 +33,8 @@ type record struct {
 // values returns the fields of r in the order of the description.
 func (r *record) values() []any { return r.args[1 : 1+len(r.m.names)] }
 
+func (r *record) spot() spot { return spot{r.m.n, r.id} }
+
 // targets calls fn for each record that r needs.
 func (r *record) targets(fn func(to sdk.ModelName, id sdk.RecordID)) {
 	for i := range r.m.refs {

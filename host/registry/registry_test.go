@@ -360,7 +360,7 @@ func TestConvergence(t *testing.T) {
 		const writers = 2
 		var devices []*device
 		for n := range writers + 2 {
-			d := newDevice(t, byte(n+1), append(allModels(), boxes())...)
+			d := newDevice(t, byte(n+1), append(allModels(), boxes(), pairs())...)
 			defer d.close()
 			devices = append(devices, d)
 		}
@@ -435,19 +435,23 @@ func act(rt *rapid.T, t *testing.T, d *device) {
 	}
 	name := rapid.SampledFrom([]string{"a", "b", "c"}).Draw(rt, "name")
 	var err error
-	switch rapid.IntRange(0, 7).Draw(rt, "act") {
+	shared := 100 + n
+	if rapid.IntRange(0, 2).Draw(rt, "one id, two models") == 0 {
+		shared = n + 10*byte(rapid.IntRange(1, 2).Draw(rt, "as of whose file"))
+	}
+	switch rapid.IntRange(0, 8).Draw(rt, "act") {
 	case 0, 1:
 		_, err = d.manager.CommitDeviceOwned(ctx, packed(t, files(), file(mine, parent, name)))
 	case 2:
 		_, err = d.manager.CommitDeviceOwned(ctx, deletes(t, files(), rid(mine)))
 	case 3:
-		l := label(100+n, 0, name)
+		l := label(shared, 0, name)
 		if parent%10 != 0 {
 			l.Parent = sdk.Ref(rid(100 + parent%10))
 		}
 		_, err = d.manager.CommitShared(ctx, packed(t, labels(), l))
 	case 4:
-		l := label(100+n, 0, name)
+		l := label(shared, 0, name)
 		l.Rank = int64(parent)
 		if parent%10 != 0 {
 			l.Parent = sdk.Ref(rid(100 + parent%10))
@@ -455,15 +459,44 @@ func act(rt *rapid.T, t *testing.T, d *device) {
 		names := rapid.SampledFrom([][]string{{"name"}, {"parent_id"}, {"rank", "name"}}).Draw(rt, "names")
 		_, err = d.manager.CommitShared(ctx, updates(t, labels(), l, names...))
 	case 5:
-		_, err = d.manager.CommitShared(ctx, deletes(t, labels(), rid(100+n)))
+		_, err = d.manager.CommitShared(ctx, deletes(t, labels(), rid(shared)))
 	case 6:
-		_, err = d.manager.CommitShared(ctx, packed(t, marks(), mark(100+n, parent)))
+		_, err = d.manager.CommitShared(ctx, packed(t, marks(), mark(shared, parent)))
 	case 7:
+		pair := &Pair{File: sdk.Ref(rid(n + 10*byte(rapid.IntRange(1, 2).Draw(rt, "file of")))), Label: sdk.Ref(rid(shared))}
+		_, err = d.manager.CommitShared(ctx, packed(t, pairs(), pair))
+	case 8:
 		_, err = d.manager.CommitDeviceOwned(ctx, packed(t, boxes(), &Box{Owned: sdk.Owned{ID: rid(50 + mine)}, Name: name}))
 	}
 	if err != nil {
 		t.Fatal(err)
 	}
+}
+
+// TestVisibility_oneIDTwoModels has a label and a file of one id, and wants each reference to mean one of them.
+func TestVisibility_oneIDTwoModels(t *testing.T) {
+	d := newDevice(t, 1, append(allModels(), pairs())...)
+	pair := &Pair{File: sdk.Ref(rid(5)), Label: sdk.Ref(rid(5))}
+	visible := func(want int) {
+		t.Helper()
+		if got := len(d.ids("pair", false)); got != want {
+			t.Errorf("%d pairs are visible, want %d", got, want)
+		}
+		d.checkInvariants()
+	}
+	d.own(packed(t, files(), file(5, 0, "file")))
+	d.share(packed(t, pairs(), pair))
+	visible(0)
+	d.share(packed(t, labels(), label(5, 0, "label")))
+	visible(1)
+	d.share(packed(t, marks(), mark(5, 5)))
+	d.own(deletes(t, files(), rid(5)))
+	visible(0)
+	if got := len(d.ids("mark", false)); got != 1 {
+		t.Errorf("%d marks are visible, want the one whose target is a label too", got)
+	}
+	d.own(packed(t, files(), file(5, 0, "file")))
+	visible(1)
 }
 
 func TestWatch(t *testing.T) {

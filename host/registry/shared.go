@@ -381,8 +381,7 @@ func (p *placer) takeAway(rec *record, before storedClock) error {
 	p.outcome.Deleted++
 	p.notify(Deleted, rec)
 	return deleteIn(p.tx, "DELETE FROM "+rec.m.table+" WHERE id IN ", nil, []sdk.RecordID{rec.id}, func(id sdk.RecordID) {
-		delete(p.visible, id)
-		p.hiding = append(p.hiding, id)
+		p.leaves(rec.m, id)
 	})
 }
 

@@ -486,8 +486,7 @@ func (p *placer) delete(b *stateBatch, owner int64) error {
 		return err
 	}
 	return deleteIn(p.tx, "DELETE FROM "+b.table+" WHERE id IN ", nil, gone, func(id sdk.RecordID) {
-		delete(p.visible, id)
-		p.hiding = append(p.hiding, id)
+		p.leaves(b.model, id)
 	})
 }
 

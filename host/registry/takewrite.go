@@ -294,8 +294,7 @@ func (w *rangeWriter) erase(m *model, ids []sdk.RecordID) error {
 		return err
 	}
 	return deleteIn(w.tx, "DELETE FROM "+m.table+" WHERE id IN ", nil, ids, func(id sdk.RecordID) {
-		delete(w.visible, id)
-		w.hiding = append(w.hiding, id)
+		w.leaves(m, id)
 	})
 }
 
