@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"math/rand/v2"
 	"slices"
 	"testing"
 	"time"
@@ -80,6 +81,7 @@ type device struct {
 	manager  *transaction.Manager
 	clock    *hlc.Clock
 	wall     time.Time
+	part     sdk.PartID
 	told     []transaction.Committed
 }
 
@@ -115,10 +117,10 @@ func startDevice(tb testing.TB, db *database.DB, err error, n byte, models ...sd
 		tb.Fatal(err)
 	}
 	ctx := context.Background()
-	d := &device{tb: tb, id: deviceID(n), db: db, wall: time.UnixMilli(1_700_000_000_000 + int64(n))}
+	d := &device{tb: tb, id: deviceID(n), db: db, wall: time.UnixMilli(1_700_000_000_000 + int64(n)), part: sdk.NewPartID(rand.Uint64())}
 	tb.Cleanup(d.close)
 	d.log = peerlog.New(d.db)
-	if d.registry, err = registry.New(ctx, registry.Options{DB: d.db, Self: d.id}); err != nil {
+	if d.registry, err = registry.New(ctx, registry.Options{DB: d.db, Self: d.id, Part: d.part}); err != nil {
 		tb.Fatal(err)
 	}
 	mark, err := d.log.LoadClock(ctx)
