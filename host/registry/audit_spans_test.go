@@ -34,6 +34,7 @@ func auditDifferences(mine, theirs []registry.ModelDigests) (spans []auditSpan) 
 // differences compares the ranges that end alike on both sides. Those that do not lie in one that differs.
 func differences(m *registry.ModelDigests, theirs []registry.RangeDigest) (spans []auditSpan) {
 	mine, after := m.Ranges, sdk.RecordID{}
+	differ := false // since after
 	for len(mine) > 0 || len(theirs) > 0 {
 		until := lastID
 		for _, list := range [][]registry.RangeDigest{mine, theirs} {
@@ -42,12 +43,13 @@ func differences(m *registry.ModelDigests, theirs []registry.RangeDigest) (spans
 			}
 		}
 		here, there := pop(&mine, until), pop(&theirs, until)
+		differ = differ || here == nil || there == nil || here.Digest != there.Digest
 		switch {
 		case here != nil && there != nil:
-			if here.Digest != there.Digest {
+			if differ {
 				spans = add(spans, m.Model, after, until)
 			}
-			after = until
+			after, differ = until, false
 		case len(mine) == 0 && len(theirs) == 0:
 			spans = add(spans, m.Model, after, lastID)
 		}

@@ -456,3 +456,44 @@ func repair(a, b *device, spans []auditSpan) (n int) {
 	}
 	return n
 }
+
+// TestAudit_rottenRow has values of rows change on one disk without a trace. What a third device says does not count; what
+// their owner says does, and the owner believes nobody.
+func TestAudit_rottenRow(t *testing.T) {
+	a, b, c := newDevice(t, 1, files()), newDevice(t, 2, files()), newDevice(t, 3, files())
+	a.own(packed(t, files(), file(1, 0, "one"), file(2, 0, "two"), file(3, 9, "waits")))
+	b.pull(a, 1<<20)
+	c.pull(a, 1<<20)
+	b.tx(func(tx *database.Tx) error {
+		if _, err := tx.Exec("UPDATE file SET name = 'rotten' WHERE name = 'two'"); err != nil {
+			return err
+		}
+		_, err := tx.Exec("UPDATE _shadow SET data = unhex(replace(hex(data), hex('waits'), hex('rotsw')))")
+		return err
+	})
+	q := registry.RangeQuery{Kind: sdk.DeviceOwned, MaxBytes: 1 << 20}
+	take := func(to, from *device, want ...registry.Repair) {
+		t.Helper()
+		var got []registry.Repair
+		for _, in := range incoming(q, from.ranges(q), nil, nil) {
+			in.From = from.id
+			got = append(got, to.take(in).Repaired...)
+		}
+		slices.SortFunc(got, func(a, b registry.Repair) int { return a.ID.Compare(b.ID) })
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%s, told by %s, repairs (-want +got):\n%s", to.id, from.id, diff)
+		}
+		to.checkInvariants()
+	}
+	take(b, c)
+	take(a, b)
+	take(c, a)
+	take(b, a, registry.Repair{Model: "file", ID: rid(2), What: registry.RepairChanged}, registry.Repair{Model: "file", ID: rid(3), What: registry.RepairChanged})
+	wantEqual(t, a, b, c)
+	if diff := cmp.Diff(a.auditAnew(), b.auditAnew()); diff != "" {
+		t.Errorf("%s and %s differ (-want +got):\n%s", a.id, b.id, diff)
+	}
+	if diff := cmp.Diff(b.auditAnew(), b.audit()); diff != "" {
+		t.Errorf("the kept digests are others (-want +got):\n%s", diff)
+	}
+}

@@ -27,6 +27,10 @@ type IncomingRange struct {
 	Changes    []Changes
 	Unchanged  []IDs
 
+	// From is the device that sent it. Of an audit, rows that it owns itself replace those here of the same stamp and another
+	// content: one of the two disks is damaged, and the owner's word counts.
+	From sdk.DeviceID
+
 	// Theirs and Mine say up to where a device's stream is covered: by what the other device held before it read the range,
 	// and by what this device held before it calls PrepareRange. Both are set, or none. They may be called until the range is
 	// written.

@@ -1,8 +1,10 @@
 package registry
 
 import (
+	"bytes"
 	"database/sql"
 	"fmt"
+	"strconv"
 
 	"github.com/starling-sync/starling/hlc"
 	"github.com/starling-sync/starling/host/database"
@@ -319,14 +321,63 @@ func (w *rangeWriter) news(owner int64, b *stateBatch) (rest *stateBatch, existe
 		existed[id] = true
 	}
 	rest = &stateBatch{served: b.served, deletes: b.deletes}
+	rotten, err := w.rotten(b, stored, owner)
+	if err != nil {
+		return nil, nil, err
+	}
 	for _, rec := range b.records {
-		if stored[rec.id] == (storedRow{owner, int64(rec.stamp)}) { //nolint:gosec // stamps fit
+		if !rotten[rec.id] && stored[rec.id] == (storedRow{owner, int64(rec.stamp)}) { //nolint:gosec // stamps fit
 			w.outcome.Stale++
 			continue
 		}
 		rest.records = append(rest.records, rec)
 	}
 	return rest, existed, nil
+}
+
+// rotten returns which rows that come from their owner are here with the same stamp and another content. It makes those
+// here older, so that the owner's are let in.
+func (w *rangeWriter) rotten(b *stateBatch, stored map[sdk.RecordID]storedRow, owner int64) (map[sdk.RecordID]bool, error) {
+	if w.placer.origin != w.in.From {
+		return nil, nil
+	}
+	theirs := make(map[sdk.RecordID]*record)
+	var ids []sdk.RecordID
+	for _, rec := range b.records {
+		if stored[rec.id] == (storedRow{owner, int64(rec.stamp)}) { //nolint:gosec // stamps fit
+			theirs[rec.id], ids = rec, append(ids, rec.id)
+		}
+	}
+	mine, err := readShadowed(w.tx, b.model, ids)
+	if err != nil {
+		return nil, err
+	}
+	err = selectIn(w.tx, b.sel+" WHERE id IN ", nil, ids, func(rows *sql.Rows) error {
+		rec, err := b.scanRow(w.tx, rows)
+		mine = append(mine, rec)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	rotten := make(map[sdk.RecordID]bool)
+	form := newCanonical(b.model)
+	for _, rec := range mine {
+		if err := form.record(theirs[rec.id]); err != nil {
+			return nil, err
+		}
+		want := bytes.Clone(form.buf)
+		if err := form.record(rec); err == nil && bytes.Equal(form.buf, want) {
+			continue
+		}
+		rotten[rec.id] = true
+		for _, older := range []string{"UPDATE " + b.table + " SET _stamp = _stamp - 1 WHERE id = ?", "UPDATE _shadow SET stamp = stamp - 1 WHERE id = ? AND model = " + strconv.FormatInt(b.n, 10)} {
+			if _, err := w.tx.Exec(older, rec.id[:]); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return rotten, nil
 }
 
 // repaired notes that an audit changed a record.

@@ -55,7 +55,7 @@ func (p *Pages) TakeRange(ctx context.Context, a peersync.TakeRange) (taken peer
 
 func (p *Pages) takeRange(ctx context.Context, a *peersync.TakeRange) (taken peersync.Taken, err error) {
 	in := registry.IncomingRange{
-		Kind: a.Scope.Kind, Owner: a.Scope.Origin, After: registry.Place(a.Since), End: registry.Place(a.Page.End),
+		From: a.From, Kind: a.Scope.Kind, Owner: a.Scope.Origin, After: registry.Place(a.Since), End: registry.Place(a.Page.End),
 	}
 	for _, c := range a.Page.Changes {
 		in.Changes = append(in.Changes, registry.Changes{Origin: c.Origin, Batches: c.Batches})
