@@ -44,6 +44,11 @@ func TestCluster_ExplainAndRestore(t *testing.T) {
 	contains(t, bob.Run(t, "explain", "tag", tag), "deleted by alice 20")
 	contains(t, alice.Run(t, "conflicts"), "job") // her journal is her own
 	exits(t, alice, 1, "is deleted", "conflicts", "restore", "1")
+
+	alice.Run(t, "delete", "tag", child) // that it waits is no reason to keep it for ever
+	clustertest.WaitEqual(t, alice, bob)
+	contains(t, bob.Run(t, "explain", "tag", child), "deleted by alice 20")
+	exits(t, bob, 1, "no tag", "delete", "tag", child)
 }
 
 func contains(t *testing.T, text string, parts ...string) {

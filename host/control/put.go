@@ -30,6 +30,7 @@ type PutResult struct {
 // fields meet its other fields: those records are written whole, shared ones field by field.
 type writer struct {
 	records Records
+	history History
 	newID   func() sdk.RecordID
 
 	// merging holds one token while nobody reads, merges and writes a device-owned record, so that two updates of
@@ -37,8 +38,8 @@ type writer struct {
 	merging chan struct{}
 }
 
-func newWriter(records Records, newID func() sdk.RecordID) *writer {
-	w := &writer{records: records, newID: newID, merging: make(chan struct{}, 1)}
+func newWriter(records Records, history History, newID func() sdk.RecordID) *writer {
+	w := &writer{records: records, history: history, newID: newID, merging: make(chan struct{}, 1)}
 	w.merging <- struct{}{}
 	return w
 }
@@ -165,6 +166,25 @@ func (w *writer) kindOf(ctx context.Context, model sdk.Description, id sdk.Recor
 	record, err := w.records.Get(ctx, model.Model, id)
 	if err != nil {
 		return "", err
+	}
+	return record.kind(), nil
+}
+
+// kindOfAny is kindOf of a record that exists, visible or not; CodeNotFound if it does not.
+func (w *writer) kindOfAny(ctx context.Context, desc sdk.Description, id sdk.RecordID) (sdk.Ownership, error) {
+	record, err := w.records.Get(ctx, desc.Model, id)
+	if sdk.CodeOf(err) == sdk.CodeNotFound {
+		switch e, known := w.history.Explain(ctx, desc.Model, id); {
+		case known != nil || e.State != StateWaiting:
+			return "", err
+		case e.Owned.Device.IsZero():
+			return sdk.SharedByAll, nil
+		default:
+			return sdk.DeviceOwned, nil
+		}
+	}
+	if err != nil || desc.Ownership != sdk.HybridOwned {
+		return desc.Ownership, err
 	}
 	return record.kind(), nil
 }
@@ -339,7 +359,7 @@ func (b *builder) commit(ctx context.Context, allOrNothing bool) (PutResult, err
 	return b.result, nil
 }
 
-// remove deletes records of one model; one that is not visible is refused with CodeNotFound.
+// remove deletes records of one model, also those that wait for others; one that does not exist is refused with CodeNotFound.
 func (w *writer) remove(ctx context.Context, model sdk.ModelName, ids []sdk.RecordID) ([]sdk.Refusal, error) {
 	desc, err := describe(w.records, model)
 	if err != nil {
@@ -347,17 +367,13 @@ func (w *writer) remove(ctx context.Context, model sdk.ModelName, ids []sdk.Reco
 	}
 	b, result := newBuilder(w, desc, len(ids)), PutResult{IDs: make([]sdk.RecordID, len(ids))}
 	for i, id := range ids {
-		record, err := w.records.Get(ctx, model, id)
+		kind, err := w.kindOfAny(ctx, desc, id)
 		if err != nil {
 			if ctx.Err() != nil {
 				return nil, err
 			}
 			b.refuse(i, err)
 			continue
-		}
-		kind := desc.Ownership
-		if kind == sdk.HybridOwned {
-			kind = record.kind()
 		}
 		if kind != b.kind && len(b.index) > 0 {
 			if err := b.commitInto(ctx, &result, false); err != nil {

@@ -30,7 +30,7 @@ type Server struct {
 
 // NewServer returns a server of backend. newID makes the ids of inserted records.
 func NewServer(backend Backend, log hclog.Logger, newID func() sdk.RecordID) *Server {
-	return &Server{backend: backend, log: log, writer: newWriter(backend.Records, newID)}
+	return &Server{backend: backend, log: log, writer: newWriter(backend.Records, backend.History, newID)}
 }
 
 // Run serves on listener (Listen makes one) until ctx ends, then ends the watches at once, gives calls under way five
