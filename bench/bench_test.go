@@ -265,8 +265,8 @@ func reconnect(b *testing.B, alice, bob *clustertest.Device, location sdk.Record
 	sameDigests(b, a, c)
 }
 
-// audit measures two audits of what is equal: the first after a start, for which both read all records, and the next one, for
-// which they have the digests.
+// audit measures three audits of what is equal: the first, for which both read all records, the next one, for which they have
+// the digests, and the first after both were stopped and started.
 func audit(b *testing.B, alice, bob *clustertest.Device) {
 	b.Helper()
 	for _, d := range []*clustertest.Device{alice, bob} {
@@ -281,26 +281,35 @@ func audit(b *testing.B, alice, bob *clustertest.Device) {
 		}
 		d.Start(b)
 	}
-	// The one with the smaller id of the pair asks.
 	clients := []*control.Client{dial(b, alice), dial(b, bob)}
-	var last time.Time
-	for _, name := range []string{"audit-first-ms", "audit-again-ms"} {
-		for asked := false; !asked; {
-			for _, c := range clients {
-				peer := untilLive(b, c)
-				if asked = peer.Audit.At.After(last); asked {
-					if peer.Audit.Outcome != control.AuditEqual {
-						b.Fatalf("an audit found %+v", peer.Audit)
-					}
-					last = peer.Audit.At
-					b.ReportMetric(float64(peer.Audit.Took.Microseconds())/1000, name)
-					break
-				}
-			}
-			<-time.After(10 * time.Millisecond)
-		}
-	}
+	last := audited(b, clients, time.Time{}, "audit-first-ms")
+	last = audited(b, clients, last, "audit-again-ms")
 	b.ReportMetric(float64(untilLive(b, clients[0]).BytesIn+untilLive(b, clients[1]).BytesIn), "audit-session-B")
+	for _, d := range []*clustertest.Device{alice, bob} {
+		d.Stop(b)
+		d.Start(b)
+	}
+	audited(b, []*control.Client{dial(b, alice), dial(b, bob)}, last, "audit-restarted-ms")
+}
+
+// audited waits for an audit that ends after last, of whichever of a pair asks (the one with the smaller id), and reports how
+// long it took.
+func audited(b *testing.B, clients []*control.Client, last time.Time, name string) time.Time {
+	b.Helper()
+	for {
+		for _, c := range clients {
+			peer := untilLive(b, c)
+			if !peer.Audit.At.After(last) {
+				continue
+			}
+			if peer.Audit.Outcome != control.AuditEqual {
+				b.Fatalf("an audit found %+v", peer.Audit)
+			}
+			b.ReportMetric(float64(peer.Audit.Took.Microseconds())/1000, name)
+			return peer.Audit.At
+		}
+		<-time.After(10 * time.Millisecond)
+	}
 }
 
 // size is the size of a device's database, in bytes, after what was written is in the database file itself.

@@ -212,12 +212,13 @@ func newStart(clock *hlc.Clock, r restamped) startID {
 }
 
 // newRegistry serves the model of members itself: it is the library's own.
-func newRegistry(identity *membership.Identity, db *database.DB, log hclog.Logger) (*registry.Registry, error) {
+func newRegistry(lc fx.Lifecycle, identity *membership.Identity, db *database.DB, log hclog.Logger) (*registry.Registry, error) {
 	ctx := context.Background()
 	r, err := registry.New(ctx, registry.Options{DB: db, Self: identity.ID(), Log: log.Named("registry")})
 	if err != nil {
 		return nil, err
 	}
+	lc.Append(fx.StopHook(r.KeepAudit))
 	_, err = r.Add(ctx, membership.Model())
 	return r, err
 }

@@ -66,6 +66,7 @@ type audit struct {
 	mu      sync.Mutex // guards what follows
 	models  map[sdk.ModelName]*audited
 	pending map[sdk.ModelName]*changedIDs // by transactions that may have become durable, or have not yet
+	kept    bool                          // KeepAudit was called
 }
 
 // audited is what was computed of one model.
@@ -83,12 +84,17 @@ func newAudit() *audit {
 //
 // Whoever reads digests between its commit and settled finds the records pending, and reads them again, as does whoever
 // comes after settled; a transaction that is undone leaves them pending until another is not, which costs time only.
-func (a *audit) changing(p *placer) {
+func (a *audit) changing(p *placer) error {
 	if len(p.marked) == 0 {
-		return
+		return nil
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if a.kept {
+		if err := forgetKept(p.tx); err != nil {
+			return err
+		}
+	}
 	for m, ids := range p.marked {
 		c := a.pending[m.desc.Model]
 		if c == nil {
@@ -98,6 +104,7 @@ func (a *audit) changing(p *placer) {
 		c.add(&changedIDs{ids: ids})
 	}
 	p.tx.AfterCommit(a.settled)
+	return nil
 }
 
 // settled notes that what is pending is durable, or was undone: one transaction runs at a time.
@@ -137,7 +144,8 @@ func (a *audit) giveBack(one *audited, changed *changedIDs) {
 
 // AuditDigests returns the digests of all models that have a table here, by name. It reads only ranges in which records
 // changed since the last call, each in its own short snapshot: they belong together if nothing was applied meanwhile, which
-// the caller sees from its vector. The first call reads all records.
+// the caller sees from its vector. The first call reads all records, unless
+// KeepAudit kept what was known of them.
 func (r *Registry) AuditDigests(ctx context.Context) (list []ModelDigests, err error) {
 	select {
 	case r.audit.turn <- struct{}{}:
@@ -192,18 +200,23 @@ func (r *Registry) auditModel(ctx context.Context, s *served, one *audited, chan
 	} else if err := scan.again(ctx, one.ranges, changed.ids); err != nil {
 		return err
 	}
-	one.ranges = scan.found
-	one.digests = ModelDigests{Model: s.desc.Model, Kind: s.desc.Ownership, Ranges: slices.Clone(scan.found)}
-	if n := len(scan.found); scan.found[n-1].Digest == (AuditDigest{}) {
-		one.digests.Ranges = one.digests.Ranges[:n-1]
+	one.ranges, one.digests = scan.found, digestsOf(s.desc.Model, s.desc.Ownership, scan.found)
+	return nil
+}
+
+// digestsOf returns what ranges, which are all of a model's, say to others.
+func digestsOf(model sdk.ModelName, kind sdk.Ownership, ranges []RangeDigest) ModelDigests {
+	digests := ModelDigests{Model: model, Kind: kind, Ranges: slices.Clone(ranges)}
+	if n := len(ranges); ranges[n-1].Digest == (AuditDigest{}) {
+		digests.Ranges = digests.Ranges[:n-1]
 	}
-	if len(one.digests.Ranges) > 0 {
+	if len(digests.Ranges) > 0 {
 		sum := sha256.New()
-		for _, found := range one.digests.Ranges {
+		for _, found := range digests.Ranges {
 			sum.Write(found.Until[:])
 			sum.Write(found.Digest[:])
 		}
-		copy(one.digests.Total[:], sum.Sum(nil))
+		copy(digests.Total[:], sum.Sum(nil))
 	}
-	return nil
+	return digests
 }

@@ -27,8 +27,7 @@ func (p *placer) finish() error {
 			return err
 		}
 	}
-	p.r.audit.changing(p)
-	return nil
+	return p.r.audit.changing(p)
 }
 
 // take takes some records from the front of a queue, and lets go of what is behind them once it is empty.

@@ -91,6 +91,9 @@ func New(ctx context.Context, options Options) (*Registry, error) {
 		if err != nil {
 			return err
 		}
+		if err := r.audit.takeKept(tx); err != nil {
+			return err
+		}
 		for _, desc := range known {
 			list, err := newModels(tx, *desc)
 			if err != nil {

@@ -81,6 +81,7 @@ func (r *Registry) Restamp(tx *database.Tx, owned, shared hlc.Stamp, rename func
 			return fmt.Errorf("restamp %s: %w", s.name, err)
 		}
 	}
+	tx.AfterCommit(r.AuditAnew)
 	return restampConflicts(tx, owner, shared, rename)
 }
 

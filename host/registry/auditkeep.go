@@ -1,0 +1,93 @@
+package registry
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+
+	"github.com/starling-sync/starling/host/database"
+	"github.com/starling-sync/starling/sdk"
+)
+
+// keptKey names what KeepAudit stores; the number at its end is that of the form in which records are summed.
+const keptKey = "audit1"
+
+// keptAudit is audited, as KeepAudit stores it.
+type keptAudit struct {
+	Kind    sdk.Ownership `json:"kind"`
+	Ranges  []byte        `json:"ranges"`            // 32 bytes each: until, digest
+	Changed []byte        `json:"changed,omitempty"` // 16 bytes an id
+}
+
+// KeepAudit stores the digests of ranges, so that the first audit after the next start need not read all records. It is for
+// the end of a run: the next New removes what is stored, as does whatever is written here after all. So it is never
+// older than the tables, and after a crash there is none, and all is read.
+func (r *Registry) KeepAudit(ctx context.Context) error {
+	kept := make(map[sdk.ModelName]keptAudit)
+	r.audit.mu.Lock()
+	r.audit.kept = true
+	for model, one := range r.audit.models {
+		if len(one.ranges) == 0 || one.changed.all || r.audit.pending[model] != nil {
+			continue
+		}
+		k := keptAudit{Kind: one.digests.Kind}
+		for _, found := range one.ranges {
+			k.Ranges = append(append(k.Ranges, found.Until[:]...), found.Digest[:]...)
+		}
+		for _, id := range one.changed.ids {
+			k.Changed = append(k.Changed, id[:]...)
+		}
+		kept[model] = k
+	}
+	r.audit.mu.Unlock()
+	if len(kept) == 0 {
+		return nil
+	}
+	value, err := json.Marshal(kept)
+	if err != nil {
+		return fmt.Errorf("keep the digests of audits: %w", err)
+	}
+	err = r.db.Write(ctx, func(tx *database.Tx) error {
+		_, err := tx.Exec("INSERT INTO _meta (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value", keptKey, value)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("keep the digests of audits: %w", err)
+	}
+	return nil
+}
+
+func forgetKept(tx *database.Tx) error {
+	_, err := tx.Exec("DELETE FROM _meta WHERE key = ?", keptKey)
+	return err
+}
+
+// takeKept takes what KeepAudit stored, if it did. What can not be read is as good as none.
+func (a *audit) takeKept(tx *database.Tx) error {
+	var value []byte
+	found, err := tx.One("SELECT value FROM _meta WHERE key = ?", []any{keptKey}, &value)
+	if err != nil || !found {
+		return err
+	}
+	if err := forgetKept(tx); err != nil {
+		return err
+	}
+	var kept map[sdk.ModelName]keptAudit
+	if json.Unmarshal(value, &kept) != nil {
+		return nil
+	}
+	for model, k := range kept {
+		one := new(audited)
+		for rest := k.Ranges; len(rest) >= 32; rest = rest[32:] {
+			one.ranges = append(one.ranges, RangeDigest{Until: sdk.RecordID(rest[:16]), Digest: AuditDigest(rest[16:32])})
+		}
+		for rest := k.Changed; len(rest) >= 16; rest = rest[16:] {
+			one.changed.ids = append(one.changed.ids, sdk.RecordID(rest[:16]))
+		}
+		if n := len(one.ranges); n > 0 && one.ranges[n-1].Until == lastID {
+			one.digests = digestsOf(model, k.Kind, one.ranges)
+			a.models[model] = one
+		}
+	}
+	return nil
+}
