@@ -72,7 +72,7 @@ func (p *plugins) PluginCheck(_ context.Context, _, to *supervisor.Instance) err
 			}
 			for _, peer := range p.network.peers() {
 				if version, serves := versionAt(&peer, desc.Model); serves && version < desc.Version {
-					return sdk.Errorf(sdk.CodeUnsupported, "version %d of model %q requires the field %q, which %s can not write: it is connected and serves version %d; swap the plugin there first, or do not require the field",
+					return sdk.Errorf(sdk.CodeUnavailable, "version %d of model %q requires the field %q, which %s can not write: it is connected and serves version %d; swap the plugin there first, or do not require the field",
 						desc.Version, desc.Model, f.Name, peer.Name, version)
 				}
 			}

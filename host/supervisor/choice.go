@@ -16,8 +16,8 @@ import (
 )
 
 // choices remembers, over restarts of the host, which build of each plugin is in use: in one file of the store. A swap is
-// written down before its build is tried and after it has proved itself, so that a host which is killed at any moment
-// starts with a build that works.
+// written down before its build is tried, and again when it has proved itself, before the host makes its tables fit it: a
+// host which is killed at any moment starts with a build that works and that its tables fit.
 type choices struct {
 	path string
 
@@ -28,7 +28,7 @@ type choices struct {
 // choice is what is remembered of one plugin. A choice counts as long as the configuration names the same path.
 type choice struct {
 	Source  string   `json:"source"`            // the path that was configured
-	Running pick     `json:"running"`           // the last build that proved itself
+	Running pick     `json:"running"`           // the build in use: the last one that proved itself, or was started with none to go back to
 	Before  pick     `json:"before,omitzero"`   // the one before it; empty: none is known
 	Trying  string   `json:"trying,omitempty"`  // SHA-256 of a build that has not proved itself yet
 	Refused []string `json:"refused,omitempty"` // SHA-256 of builds that failed; len <= maxRefused
@@ -112,6 +112,17 @@ func (c *choices) write(all map[string]choice) error {
 	return syncDir(filepath.Dir(c.path))
 }
 
+// of returns what is remembered of a plugin, for put.
+func (c *choices) of(name string) choice {
+	remembered, _ := c.get(name, "")
+	return remembered
+}
+
+// put has what is remembered of a plugin be as it was, durably.
+func (c *choices) put(name string, was choice) error {
+	return c.change(name, was.Source, func(c *choice) { *c = was })
+}
+
 // kept are the sums of the builds that a rollback or a restart may need.
 func (c *choices) kept() []string {
 	c.mu.Lock()
@@ -133,8 +144,8 @@ func (k *keeper) discard(sum string) {
 	}
 }
 
-// proved notes that a build works: it is the one to run, and the one before is the way back.
-func (c *choice) proved(b pick) {
+// use notes that a build is the one to run, and the one before is the way back.
+func (c *choice) use(b pick) {
 	if c.Running.SHA256 != b.SHA256 {
 		c.Before = c.Running
 	}
@@ -158,6 +169,8 @@ func (c *choice) failed(sum string) {
 func (c *choice) distrusts(sum string) bool {
 	return sum != c.Running.SHA256 && (sum == c.Trying || slices.Contains(c.Refused, sum))
 }
+
+func pickOf(g *generation) pick { return pick{SHA256: g.bin.sum, Path: g.bin.origin} }
 
 // in returns the build's copy in the store, if it is there unharmed.
 func (p pick) in(store string) (binary, bool) {

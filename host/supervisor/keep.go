@@ -199,6 +199,10 @@ func stateOf(h rpc.Health) State {
 func (k *keeper) serve(ctx context.Context, g *generation) (*generation, error) {
 	using, release := context.WithCancel(ctx)
 	g.release = release
+	if err := k.take(g); err != nil {
+		k.stop(ctx, g)
+		return g, err
+	}
 	k.point(g, nil)
 	if err := k.options.Observer.PluginUp(using, g.instance); err != nil {
 		release()
@@ -206,7 +210,6 @@ func (k *keeper) serve(ctx context.Context, g *generation) (*generation, error) 
 		k.stop(ctx, g)
 		return g, sdk.Errorf(sdk.CodeOf(err), "the host can not use plugin %s: %w", k.name, err)
 	}
-	k.prove(g)
 	k.use(g)
 	k.log.Info("plugin is up", "pid", g.process.PID(), "version", g.info.Version, "sha256", g.bin.sum)
 	for {
@@ -265,12 +268,12 @@ func (k *keeper) feels(g *generation, health rpc.Health) {
 	}
 }
 
-// prove remembers that the host can use a build.
-func (k *keeper) prove(g *generation) {
-	err := k.choices.change(k.name, g.spec.Path, func(c *choice) { c.proved(pick{SHA256: g.bin.sum, Path: g.bin.origin}) })
-	if err != nil {
-		k.log.Warn("after a restart of the host another build may be started", "reason", err)
+// take remembers that a build is the one in use. That comes before the host makes its tables fit it, as in settle.
+func (k *keeper) take(g *generation) error {
+	if remembered, same := k.choices.get(k.name, g.spec.Path); same && remembered.Running == pickOf(g) && remembered.Trying == "" {
+		return nil
 	}
+	return k.choices.change(k.name, g.spec.Path, func(c *choice) { c.use(pickOf(g)) })
 }
 
 // stop ends a process that still works, or is gone already. ctx may have ended.

@@ -92,13 +92,16 @@ type Observer interface {
 	PluginUp(ctx context.Context, p *Instance) error
 	// PluginDown says that the instance is gone, or about to be stopped (then reason is nil).
 	PluginDown(p *Instance, reason error)
-	// PluginCheck returns why to can not take the place of from. It changes nothing.
+	// PluginCheck returns why to can not take the place of from. It changes nothing. An error whose code is Retryable says
+	// nothing against to's build.
 	PluginCheck(ctx context.Context, from, to *Instance) error
 	// PluginSwitch has to, which can be used until ctx ends, take the place of from, which may be dead. It returns when
 	// nothing new goes to from and what from carries is told to end; then from stays, unused. After an error from is in
 	// use as before. A switch back (a rollback) is a PluginSwitch too.
 	PluginSwitch(ctx context.Context, from, to *Instance) error
-	// PluginSettled says that there is no way back from the last switch any more. After an error it is switched back.
+	// PluginSettled says that there is no way back from the last switch any more, and that this is durable. After an error
+	// it is switched back, if PluginCheck says that from can still be used; else the plugin is started again (PluginDown,
+	// PluginUp).
 	PluginSettled(ctx context.Context, p *Instance) error
 }
 
@@ -126,6 +129,14 @@ type Options struct {
 	WatchInterval time.Duration // as HealthInterval, of a process that a swap watches; 1 s
 	WatchTimeout  time.Duration // as HealthTimeout, likewise; 2 s
 	WatchCallTime time.Duration // as CallTimeout, likewise; 10 s. The one before then decides
+
+	reached func(Stage) // for tests that stop there: called when a stage of a swap is over, and what it has to leave is durable. nil: not
+}
+
+func (o *Options) reach(s Stage) {
+	if o.reached != nil {
+		o.reached(s)
+	}
 }
 
 func (o *Options) setDefaults() {

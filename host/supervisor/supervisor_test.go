@@ -37,7 +37,11 @@ const (
 	envSwap = "SUPERVISOR_TEST_SWAP"
 
 	envReplace = "SUPERVISOR_TEST_REPLACE"
+	envStop    = "SUPERVISOR_TEST_STOP"
 )
+
+// stopsHere is what a host prints when it has come to the stage that envStop names, where it stays.
+const stopsHere = "stops here"
 
 func TestMain(m *testing.M) {
 	if rpc.StartedByHost() {
@@ -190,7 +194,8 @@ type watcher struct {
 	mu   sync.Mutex
 	deny []error // one for each coming PluginUp, until there are no more
 
-	check, settle error // answers
+	check, settle error  // answers
+	settling      func() // called while a swap is settled; nil: nothing is
 	switches      [][2]int
 }
 
@@ -226,6 +231,9 @@ func (w *watcher) PluginSwitch(_ context.Context, from, to *Instance) error {
 }
 
 func (w *watcher) PluginSettled(context.Context, *Instance) error {
+	if w.settling != nil {
+		w.settling()
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.settle
@@ -668,6 +676,17 @@ func hostMain(dir, swap string) {
 		panic(err)
 	}
 	o := Options{Log: hclog.NewNullLogger(), Observer: w, Now: time.Now, StoreDir: filepath.Join(dir, "plugins"), RuntimeDir: filepath.Join(dir, "run")}
+	soak := time.Hour
+	stop := Stage(os.Getenv(envStop))
+	if slices.Contains([]Stage{Watching, chosen, Settling, Done}, stop) {
+		soak = 50 * time.Millisecond
+	}
+	o.reached = func(at Stage) {
+		if at == stop {
+			fmt.Println(stopsHere)
+			select {}
+		}
+	}
 	s, err := New(o, []Spec{{Name: "note", Path: self}})
 	if err != nil {
 		panic(err)
@@ -692,7 +711,7 @@ func hostMain(dir, swap string) {
 				panic(err)
 			}
 		}
-		err := s.Swap(context.Background(), Swap{Name: "note", Path: swap, Soak: time.Hour}, func(step Step) { fmt.Println(step.Stage) })
+		err := s.Swap(context.Background(), Swap{Name: "note", Path: swap, Soak: soak}, func(step Step) { fmt.Println(step.Stage) })
 		fmt.Println("over", err)
 	}()
 	panic(s.Run(context.Background()))

@@ -15,9 +15,9 @@ import (
 
 // Stage is how far a swap is. Its stages follow one another in this order; a swap ends with Done, Undone or an error.
 //
-//	staging -> starting -> switching -> draining -> watching -> done
-//	   |           |           |                        |
-//	   +-----------+-----------+-> refused              +-> rolled back
+//	staging -> starting -> switching -> draining -> watching -> settling -> done
+//	   |           |           |                        |           |
+//	   +-----------+-----------+-> refused              +-----------+-> rolled back
 type Stage string
 
 // The stages of a swap. Up to Switching the old process does all the work, and a build that is refused has never done any.
@@ -27,9 +27,13 @@ const (
 	Switching Stage = "switching"   // new work goes to it
 	Draining  Stage = "draining"    // the old process finishes what it has
 	Watching  Stage = "watching"    // the old process stays ready
+	Settling  Stage = "settling"    // it is written down that the new build is the one in use, then the host makes its tables fit it
 	Done      Stage = "done"        // the old process is stopped
 	Undone    Stage = "rolled back" // the old process does the work again, the new one is stopped
 )
+
+// chosen is the middle of Settling: the choice is durable, and the tables are as they were.
+const chosen Stage = "chosen"
 
 // Swap asks for another build of a plugin, or another configuration of it.
 type Swap struct {
@@ -54,11 +58,11 @@ type Step struct {
 // ask is a Swap on its way to the keeper.
 type ask struct {
 	Swap
-	trial *trial
-	sum   string    // of the build that is tried; empty: none is yet
-	steps chan Step // never full: a swap has fewer steps
-	err   error     // set before trial.done is closed
-	began time.Time
+	trial  *trial
+	sum    string    // of the build that is tried; empty: none is yet
+	faulty bool      // what the swap is refused for says that the build does not work
+	steps  chan Step // never full: a swap has fewer steps
+	began  time.Time
 }
 
 // lastWords is how long a failed process is given to be found dead. Its calls go elsewhere already.
@@ -78,7 +82,11 @@ func (s *Supervisor) Swap(ctx context.Context, swap Swap, report func(Step)) err
 	return k.askFor(ctx, swap, report)
 }
 
-// Rollback puts the build before the one in use back in its place: at once if a swap is still watched, else by a swap.
+// errStops says why a swap is not brought to its end.
+var errStops = errors.New("the host stops")
+
+// Rollback puts the build before the one in use back in its place: at once if a swap is under way, else by a swap. A swap
+// under way that is done before it could be ended is undone by another one.
 func (s *Supervisor) Rollback(ctx context.Context, swap Swap, report func(Step)) error {
 	k, err := s.keeperOf(swap.Name)
 	if err != nil {
@@ -94,10 +102,17 @@ func (s *Supervisor) Rollback(ctx context.Context, swap Swap, report func(Step))
 		}
 		select {
 		case <-t.done:
-			report(Step{Stage: Undone, Text: "the swap under way was ended"})
-			return nil
 		case <-ctx.Done():
 			return ctx.Err()
+		}
+		switch {
+		case errors.Is(t.err, errStops):
+			return t.err
+		case t.err != nil && !t.kept:
+			report(Step{Stage: Undone, Text: "the swap under way has ended: " + t.err.Error()})
+			return nil
+		case !t.kept:
+			return sdk.Errorf(sdk.CodeNotFound, "only a dry run of a swap of %s was under way, and it is over; there was nothing to roll back", k.name)
 		}
 	}
 	swap.back = true
@@ -125,7 +140,7 @@ func (k *keeper) askFor(ctx context.Context, swap Swap, report func(Step)) error
 	select {
 	case k.asks <- a:
 	case <-k.ended:
-		k.finish(a, sdk.Errorf(sdk.CodeUnavailable, "the host stops"))
+		k.finish(a, sdk.Errorf(sdk.CodeUnavailable, "%w", errStops))
 	case <-starting.C:
 		k.finish(a, sdk.Errorf(sdk.CodeUnavailable, "plugin %s is busy starting; try again", k.name))
 	}
@@ -137,7 +152,7 @@ func (k *keeper) askFor(ctx context.Context, swap Swap, report func(Step)) error
 			for len(a.steps) > 0 {
 				report(<-a.steps)
 			}
-			return a.err
+			return a.trial.err
 		case <-ctx.Done():
 			return ctx.Err()
 		}
@@ -150,6 +165,7 @@ func (k *keeper) enter(a *ask, next, before Stage, text string) {
 	a.trial.at = next
 	k.mu.Unlock()
 	if text != "" {
+		k.options.reach(before)
 		a.steps <- Step{Stage: before, Text: text, Took: time.Since(a.began)}
 	}
 	a.began = time.Now()
@@ -160,7 +176,7 @@ func (k *keeper) finish(a *ask, err error) {
 	k.mu.Lock()
 	k.trial = nil
 	k.mu.Unlock()
-	a.err = err
+	a.trial.err = err
 	close(a.trial.done)
 }
 
@@ -177,7 +193,13 @@ func (k *keeper) swapDead(ctx context.Context, a *ask) *generation {
 		return nil
 	}
 	k.adopt(to)
+	if err := k.take(to); err != nil {
+		k.drop(ctx, to)
+		k.refuse(a, nil, to, err)
+		return nil
+	}
 	k.record(Event{Kind: Swapped, By: a.By, Why: "nothing was running", To: to.build()})
+	a.trial.kept = true
 	a.steps <- Step{Stage: Done, Text: "it runs; nothing was running before, so it is not watched"}
 	k.finish(a, nil)
 	return to
@@ -222,24 +244,22 @@ func (k *keeper) swap(ctx context.Context, from *generation, a *ask) *generation
 	}
 	k.drain(ctx, from, old)
 	k.enter(a, Watching, Draining, fmt.Sprintf("the old process, %d, has finished its calls; watching the new one for %s", from.process.PID(), a.Soak))
-	by, why := k.observe(ctx, from, to, a)
-	if why == nil && to.gone() {
-		why = to.reason
+	v := k.observe(ctx, from, to, a)
+	if v.why == nil && to.gone() {
+		v = verdict{why: to.reason, faulty: true}
 	}
-	if why == nil && ctx.Err() == nil && !a.trial.failed.CompareAndSwap(false, true) {
-		why = <-a.trial.fault // at the last moment
+	if v.why == nil && ctx.Err() == nil && !a.trial.failed.CompareAndSwap(false, true) {
+		v = verdict{why: <-a.trial.fault, faulty: true} // at the last moment
 	}
-	if why == nil && ctx.Err() == nil {
-		if why = k.options.Observer.PluginSettled(ctx, to.instance); why == nil {
-			return k.keepNew(ctx, from, to, a)
-		}
-	}
-	if ctx.Err() != nil { // the host stops, and starts with the old one again
+	switch {
+	case ctx.Err() != nil: // the host starts with the old one again
 		k.drop(ctx, from)
-		k.finish(a, sdk.Errorf(sdk.CodeUnavailable, "the host stops; at its next start the old build runs"))
+		k.finish(a, sdk.Errorf(sdk.CodeUnavailable, "%w; at its next start the old build runs", errStops))
 		return to
+	case v.why != nil:
+		return k.rollBack(ctx, from, to, a, v)
 	}
-	return k.rollBack(ctx, from, to, a, why, by)
+	return k.settle(ctx, from, to, a)
 }
 
 // candidate stages, starts and checks the process that a swap asks for. Where it fails after the process was started, that
@@ -280,23 +300,29 @@ var errEnded = errors.New("the old process ended, or a rollback was asked for, b
 func (k *keeper) probeBeside(ctx context.Context, a *ask, from *generation, spec Spec, bin binary, sockets []rpc.Socket) (*generation, error) {
 	starting, cancel := context.WithCancel(ctx)
 	defer cancel()
+	var ended <-chan struct{}
 	if from != nil {
-		go func() {
-			select {
-			case <-from.ended:
-			case by := <-a.trial.undo:
-				a.trial.undo <- by
-			case <-starting.Done():
-			}
-			cancel()
-		}()
+		ended = from.ended
 	}
+	go func() {
+		select {
+		case <-ended:
+		case by := <-a.trial.undo:
+			a.trial.undo <- by
+		case <-starting.Done():
+		}
+		cancel()
+	}()
 	to, err := k.start(starting, spec, bin, sockets)
+	a.faulty = err != nil
 	if err == nil && from != nil {
-		err = k.check(starting, from, to)
+		err = k.check(starting, a, from, to)
 	}
-	if starting.Err() != nil && ctx.Err() == nil {
-		err = sdk.Errorf(sdk.CodeUnavailable, "%w", errEnded)
+	if starting.Err() != nil {
+		a.faulty = false
+		if ctx.Err() == nil {
+			err = sdk.Errorf(sdk.CodeUnavailable, "%w", errEnded)
+		}
 	}
 	if err != nil && to != nil {
 		k.drop(ctx, to)
@@ -340,7 +366,8 @@ func (k *keeper) wanted(a *ask, from *generation) (spec Spec, bin binary, err er
 }
 
 // check says why a probed process can not take the place of the one that runs.
-func (k *keeper) check(ctx context.Context, from, to *generation) error {
+func (k *keeper) check(ctx context.Context, a *ask, from, to *generation) error {
+	a.faulty = true
 	for _, d := range from.info.Models {
 		if to.versionOf(d.Model) == 0 {
 			return sdk.Errorf(sdk.CodeInvalid, "it does not serve model %q, which the running one serves", d.Model)
@@ -349,7 +376,9 @@ func (k *keeper) check(ctx context.Context, from, to *generation) error {
 	if !to.health.OK && from.health.OK {
 		return sdk.Errorf(sdk.CodeUnavailable, "it says that it is not well: %s", to.health)
 	}
-	return k.options.Observer.PluginCheck(ctx, from.instance, to.instance)
+	err := k.options.Observer.PluginCheck(ctx, from.instance, to.instance)
+	a.faulty = err != nil && !sdk.CodeOf(err).Retryable()
+	return err
 }
 
 // plan says what a swap would do.
@@ -374,6 +403,7 @@ func (k *keeper) switchTo(ctx context.Context, from, to *generation, a *ask) ([]
 	to.release = release
 	old := k.point(to, from)
 	if err := k.options.Observer.PluginSwitch(using, from.instance, to.instance); err != nil {
+		a.faulty = ctx.Err() == nil
 		k.point(from, nil)
 		release()
 		return nil, err
@@ -404,155 +434,4 @@ func (k *keeper) drain(ctx context.Context, from *generation, old []*target) {
 			return
 		}
 	}
-}
-
-// observe watches the new process for the time that was asked for. It returns who wants it to give its place back, and
-// why; nil: it need not.
-func (k *keeper) observe(ctx context.Context, from, to *generation, a *ask) (by string, why error) {
-	before := to.calls()
-	soak := time.NewTimer(a.Soak)
-	defer soak.Stop()
-	k.mu.Lock()
-	a.trial.until = k.options.Now().Add(a.Soak)
-	k.mu.Unlock()
-	fromEnded := from.ended
-	for {
-		select {
-		case <-ctx.Done():
-			return "", nil
-		case why := <-a.trial.fault:
-			return "", why
-		case why := <-to.sick:
-			return "", why
-		case <-to.ended:
-			return "", to.reason
-		case by := <-a.trial.undo:
-			return by, sdk.Errorf(sdk.CodeUnavailable, "a rollback was asked for")
-		case <-fromEnded:
-			k.log.Warn("the old process of a swap ended; there is no way back to it", "reason", from.reason)
-			k.point(to, nil)
-			fromEnded = nil
-		case <-soak.C:
-			text := fmt.Sprintf("watched for %s, no fault", a.Soak)
-			if len(to.serves) > 0 {
-				text = fmt.Sprintf("watched for %s: %d calls, no fault", a.Soak, to.calls()-before)
-			}
-			k.enter(a, Watching, Watching, text)
-			return "", nil
-		}
-	}
-}
-
-// keepNew makes the new process the plugin's, and stops the old one.
-func (k *keeper) keepNew(ctx context.Context, from, to *generation, a *ask) *generation {
-	k.point(to, nil)
-	to.onTrial(false)
-	remembered, _ := k.choices.get(k.name, to.spec.Path)
-	err := k.choices.change(k.name, to.spec.Path, func(c *choice) {
-		c.Running = cmp.Or(c.Running, pick{SHA256: from.bin.sum, Path: from.bin.origin})
-		c.proved(pick{SHA256: to.bin.sum, Path: to.bin.origin})
-	})
-	if err != nil {
-		k.log.Warn("after a restart of the host the old build is started", "reason", err)
-	}
-	k.adopt(to)
-	k.drop(ctx, from)
-	k.discard(remembered.Before.SHA256)
-	k.record(Event{Kind: Swapped, By: a.By, From: from.build(), To: to.build()})
-	k.log.Info("plugin swapped", "pid", to.process.PID(), "version", to.info.Version, "sha256", to.bin.sum, "from", from.bin.sum)
-	a.steps <- Step{Stage: Done, Text: "done"}
-	k.finish(a, nil)
-	return to
-}
-
-// rollBack puts the old process back in its place. Where that has died too, the usual restart follows, with its build.
-func (k *keeper) rollBack(ctx context.Context, from, to *generation, a *ask, why error, by string) *generation {
-	a.trial.failed.Store(true)
-	if sdk.CodeOf(why) == sdk.CodeUnavailable && by == "" {
-		select { // a call may have been first to notice that the process ended, and how it did says more
-		case <-to.ended:
-			why = to.reason
-		case <-time.After(lastWords):
-		}
-	}
-	if from.gone() {
-		k.point(to, nil)
-	} else {
-		k.point(from, nil)
-	}
-	using, release := context.WithCancel(ctx)
-	from.release = release
-	var err error
-	if !from.gone() {
-		err = k.options.Observer.PluginSwitch(using, to.instance, from.instance)
-	}
-	to.release()
-	if from.gone() {
-		k.set(BackingOff, why.Error(), func(s *Status) { s.PID = 0 }) // it is started again
-	} else {
-		k.use(from)
-	}
-	k.drop(ctx, to)
-	if !sameSockets(from.sockets, to.sockets) {
-		closeAll(to.sockets)
-	}
-	k.forget(a, by == "")
-	k.record(Event{Kind: RolledBack, By: by, Why: why.Error(), From: to.build(), To: from.build()})
-	k.log.Error("plugin rolled back", "pid", from.process.PID(), "sha256", from.bin.sum, "failed", to.bin.sum, "reason", why)
-	if err != nil {
-		k.log.Error("the host can not use the old process any more; it is started again", "reason", err)
-		from.process.Kill()
-		<-from.ended
-	}
-	k.finish(a, sdk.Errorf(sdk.CodeUnavailable, "rolled back: the new build of %s was in use for a while, and then: %w; the old one is in use again", k.name, why))
-	return from
-}
-
-// forget ends the trial of a build that is not kept. failed: it does not work, and is not started again unless somebody
-// asks for it.
-func (k *keeper) forget(a *ask, failed bool) {
-	if a.sum == "" || a.DryRun {
-		return
-	}
-	err := k.choices.change(k.name, k.specNow().Path, func(c *choice) {
-		c.Trying = ""
-		if failed {
-			c.failed(a.sum)
-		}
-	})
-	if err != nil {
-		k.log.Warn("that a build was not kept is not remembered", "sha256", a.sum, "reason", err)
-		return
-	}
-	k.discard(a.sum)
-}
-
-// refuse ends a swap whose build never did any work. to is nil if it was not started.
-func (k *keeper) refuse(a *ask, from, to *generation, why error) {
-	e := Event{Kind: SwapRefused, By: a.By, Why: why.Error(), To: Build{SHA256: a.sum, Path: a.Path}}
-	if from != nil {
-		e.From = from.build()
-	}
-	if to != nil {
-		e.To = to.build()
-	}
-	k.forget(a, !errors.Is(why, errEnded))
-	if !a.DryRun {
-		k.record(e)
-	}
-	k.log.Warn("plugin not swapped", "reason", why)
-	after := "the running one goes on"
-	if from == nil {
-		after = "it still does not run"
-	}
-	k.finish(a, sdk.Errorf(sdk.CodeOf(why), "plugin %s was not swapped, %s: %w", k.name, after, why))
-}
-
-// drop stops a process that nothing uses any more. A dead one is as good.
-func (k *keeper) drop(ctx context.Context, g *generation) {
-	g.release()
-	if g.gone() {
-		return
-	}
-	k.stop(ctx, g)
 }

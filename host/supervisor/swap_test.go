@@ -397,51 +397,58 @@ func TestSupervisor_SwapAndDeath(t *testing.T) {
 
 func (w *watcher) server(p *Instance) sdk.ModelServer { return p.Models[0].Server }
 
-// TestSupervisor_HostKilledInSwap kills the host at each step of a swap, to a build that dies 300 ms after its start and to
-// a good one. The host that follows runs the build that was proved.
+// TestSupervisor_HostKilledInSwap kills the host at the end of each stage of a swap: to a build that dies a second after its
+// start, and to one that is kept. The host that follows runs the old build until the choice of the new one is durable, and
+// the new one from then on, which is before the host of the first was told that it may make its tables fit it.
 func TestSupervisor_HostKilledInSwap(t *testing.T) {
-	for _, at := range []Stage{Staging, Probing, Switching, Draining} {
+	for _, each := range []struct {
+		at   Stage
+		to   string
+		kept bool
+	}{
+		{Staging, "crash-later", false}, {Probing, "crash-later", false}, {Switching, "crash-later", false}, {Draining, "crash-later", false},
+		{Undone, "crash-later", false}, {Watching, "note.2", false}, {chosen, "note.2", true}, {Settling, "note.2", true}, {Done, "note.2", true},
+	} {
 		for _, inPlace := range []bool{false, true} {
-			t.Run(fmt.Sprintf("%s in place %t", at, inPlace), func(t *testing.T) {
+			t.Run(fmt.Sprintf("%s in place %t", each.at, inPlace), func(t *testing.T) {
+				t.Parallel()
 				dir := t.TempDir()
-				good, bad := build(t, "note"), build(t, "crash-later")
+				first, second := build(t, "note"), build(t, each.to)
 				configured := filepath.Join(dir, "note")
-				copyFile(t, configured, good)
-				swapTo := bad
-				if inPlace {
-					swapTo = configured
-				}
+				copyFile(t, configured, first)
 				host := exec.CommandContext(t.Context(), os.Args[0]) //nolint:gosec // this binary
-				host.Env = append(os.Environ(), envHost+"="+dir, envSwap+"="+swapTo)
+				host.Env = append(os.Environ(), envHost+"="+dir, envSwap+"="+second, envStop+"="+string(each.at))
 				out, err := host.StdoutPipe()
 				if err != nil {
 					t.Fatal(err)
 				}
 				if inPlace { // the build lies where it is configured by the time of the swap
-					host.Env = append(host.Env, envReplace+"="+bad)
+					host.Env = append(host.Env, envSwap+"="+configured, envReplace+"="+second)
 				}
 				if err := host.Start(); err != nil {
 					t.Fatal(err)
 				}
 				lines := bufio.NewScanner(out)
-				for lines.Scan() && lines.Text() != string(at) {
+				for lines.Scan() && lines.Text() != stopsHere {
 				}
 				_ = host.Process.Kill()
 				_, _ = io.Copy(io.Discard, out)
 				_ = host.Wait()
+				want, err := hashOf(first)
+				if each.kept {
+					want, err = hashOf(second)
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
 				w := newWatcher()
-				o := options(t, dir, w)
-				s, _ := run(t, o, Spec{Name: "note", Path: configured})
+				s, _ := run(t, options(t, dir, w), Spec{Name: "note", Path: configured})
 				p := receive(t, w.up, "up")
 				if err := s.Settled(t.Context()); err != nil {
 					t.Fatal(err)
 				}
-				sum, err := hashOf(good)
-				if err != nil {
-					t.Fatal(err)
-				}
-				if st := s.Status()[0]; st.SHA256 != sum || st.PID != p.PID {
-					t.Errorf("status %+v, want the build %s", st, sum)
+				if st := s.Status()[0]; lines.Text() != stopsHere || st.SHA256 != want || st.PID != p.PID {
+					t.Errorf("status %+v, want the build %s", st, want)
 				}
 			})
 		}

@@ -16,6 +16,8 @@ type trial struct {
 	fault  chan error  // why; holds one
 	undo   chan string // who wants the old process back; holds one
 	done   chan struct{}
+	err    error // why it is not done; as the next, set before done is closed
+	kept   bool  // the new build is the one in use
 
 	from, to *generation // both nil until the switch; guarded by keeper.mu
 }
@@ -64,8 +66,8 @@ func (k *keeper) fault(at *target, why error) {
 	t.fault <- why
 }
 
-// Defect says that a model of a plugin answered what can not be used. It reports whether another process of the plugin
-// decides from now on, so that asking again may help: that is so while a swap is watched.
+// Defect says that a model of a plugin answered what can not be used. It reports whether the old process of a swap decides
+// from now on, so that asking again may help: that is so while the new one is watched.
 func (s *Supervisor) Defect(model sdk.ModelName, why error) bool {
 	for _, k := range s.all() {
 		k.mu.Lock()
@@ -77,7 +79,10 @@ func (s *Supervisor) Defect(model sdk.ModelName, why error) bool {
 		if to := r.to.Load(); to != nil && to.before != nil {
 			k.fault(to, sdk.Errorf(sdk.CodeInternal, "what it answered for model %q can not be used: %w", model, why))
 		}
-		if t.failed.Load() {
+		k.mu.Lock()
+		from := t.from
+		k.mu.Unlock()
+		if to := r.to.Load(); from != nil && to.before == nil && to.now == from.serves[model] {
 			return true
 		}
 	}
