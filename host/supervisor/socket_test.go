@@ -1,0 +1,79 @@
+//go:build unix
+
+package supervisor
+
+import (
+	"io"
+	"net"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/starling-sync/starling/sdk"
+)
+
+// TestSupervisor_SocketSurvivesCrash connects while the transport is dead, and is served by its successor.
+func TestSupervisor_SocketSurvivesCrash(t *testing.T) {
+	const address = "127.0.0.1:0"
+	spec := selfSpec(t, "")
+	spec.Listen, spec.Transport = address, "loopback"
+	w := newWatcher()
+	run(t, options(t, t.TempDir(), w), spec)
+	first := receive(t, w.up, "up")
+	l, err := first.Transport.Listen(t.Context(), address, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := l.Address()
+	if err := syscall.Kill(first.PID, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	receive(t, w.down, "down") // from here until the second Listen nobody accepts
+	peer, err := net.Dial("tcp", at)
+	if err != nil {
+		t.Fatalf("dial while nobody accepts: %v", err)
+	}
+	defer func() { _ = peer.Close() }()
+	if _, err := l.Accept(); err == nil {
+		t.Error("accept on a dead plugin succeeded")
+	}
+	second := receive(t, w.up, "up again")
+	again, err := second.Transport.Listen(t.Context(), address, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = again.Close() }()
+	if again.Address() != at {
+		t.Errorf("address %s became %s", at, again.Address())
+	}
+	conn, err := again.Accept()
+	if err != nil {
+		t.Fatalf("the waiting peer was lost: %v", err)
+	}
+	defer func() { _ = conn.Close() }()
+	if _, err := conn.Write([]byte("hi")); err != nil {
+		t.Fatal(err)
+	}
+	got := make([]byte, 2)
+	if _, err := io.ReadFull(peer, got); err != nil || string(got) != "hi" {
+		t.Errorf("peer read %q, %v", got, err)
+	}
+}
+
+func TestSupervisor_PortInUse(t *testing.T) {
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = taken.Close() }()
+	spec := selfSpec(t, "")
+	spec.Listen = taken.Addr().String()
+	s, err := New(options(t, t.TempDir(), newWatcher()), []Spec{spec})
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = s.Run(t.Context())
+	if sdk.CodeOf(err) != sdk.CodeUnavailable || !strings.Contains(err.Error(), spec.Listen) {
+		t.Errorf("want an error that names %s, got %v", spec.Listen, err)
+	}
+}
