@@ -178,6 +178,7 @@ func TestSwap_BadBuilds(t *testing.T) {
 		{"crash-start", "was not swapped"}, {"crash-hundredth", "rolled back"}, {"wrong-hundredth", "otherwise than the one before"},
 		{"newer", `requires the field "owner", which bob can not write`}, {"next-strange", "can not be used"},
 		{"crash-second", "rolled back"}, {"hang-hundredth", "rolled back"}, {"strange-hundredth", "otherwise than the one before"},
+		{"slow-hundredth", "it falls behind"},
 	} {
 		if i > 4 && !thorough() {
 			break

@@ -48,7 +48,7 @@ func TestMain(m *testing.M) {
 		case "other-model":
 			rpc.Serve(model{name: "other"}, loopback{})
 			return
-		case "newer":
+		case "newer", "newer-slow":
 			rpc.Serve(model{version: 2}, loopback{})
 			return
 		case "prints":
@@ -137,7 +137,13 @@ func (model) ApplySharedChange(_ context.Context, in sdk.SharedChanges) (sdk.Sha
 	if slices.Contains(in.Batch.Columns, "hang") {
 		<-make(chan struct{})
 	}
-	if mode := mode(); strings.Contains(mode, "hundredth") && batches.Add(1) == 100 {
+	mode, batch := mode(), batches.Add(1)
+	switch {
+	case mode == "slow-hundredth" && batch >= 100:
+		time.Sleep(60 * time.Millisecond)
+	case mode == "newer-slow":
+		time.Sleep(600 * time.Millisecond)
+	case strings.Contains(mode, "hundredth") && batch == 100:
 		switch mode {
 		case "crash-hundredth":
 			os.Exit(5)

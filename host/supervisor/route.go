@@ -37,6 +37,7 @@ type target struct {
 type served struct {
 	sdk.ModelServer
 	total atomic.Int64 // calls
+	pace  pace
 }
 
 // Describe implements sdk.ModelServer.
@@ -46,12 +47,12 @@ func (r *route) Describe(ctx context.Context) (sdk.Description, error) {
 
 // ApplyStateChange implements sdk.ModelServer.
 func (r *route) ApplyStateChange(ctx context.Context, in sdk.StateChanges) (sdk.StateResult, error) {
-	return call(ctx, r, sameState, func(ctx context.Context, s *served) (sdk.StateResult, error) { return s.ApplyStateChange(ctx, in) })
+	return call(ctx, r, in.Batch.Count, sameState, func(ctx context.Context, s *served) (sdk.StateResult, error) { return s.ApplyStateChange(ctx, in) })
 }
 
 // ApplySharedChange implements sdk.ModelServer.
 func (r *route) ApplySharedChange(ctx context.Context, in sdk.SharedChanges) (sdk.SharedResult, error) {
-	return call(ctx, r, sameShared, func(ctx context.Context, s *served) (sdk.SharedResult, error) { return s.ApplySharedChange(ctx, in) })
+	return call(ctx, r, in.Batch.Count, sameShared, func(ctx context.Context, s *served) (sdk.SharedResult, error) { return s.ApplySharedChange(ctx, in) })
 }
 
 // answer is what one process said.
@@ -60,32 +61,33 @@ type answer[T any] struct {
 	err    error
 }
 
-// asked calls one process.
-func asked[T any](ctx context.Context, s *served, do func(context.Context, *served) (T, error)) answer[T] {
+// asked calls one process about n changes.
+func asked[T any](ctx context.Context, s *served, n int, do func(context.Context, *served) (T, error)) answer[T] {
 	s.total.Add(1)
+	defer s.pace.begin(n)()
 	result, err := do(ctx, s)
 	return answer[T]{result, err}
 }
 
-// call has a model decide.
-func call[T any](ctx context.Context, r *route, same func(a, b *T) bool, do func(context.Context, *served) (T, error)) (T, error) {
+// call has a model decide on n changes.
+func call[T any](ctx context.Context, r *route, n int, same func(a, b *T) bool, do func(context.Context, *served) (T, error)) (T, error) {
 	at := r.to.Load()
 	at.calls.Add(1)
 	defer at.calls.Add(-1)
 	if at.before == nil {
-		a := asked(ctx, at.now, do)
+		a := asked(ctx, at.now, n, do)
 		if a.err != nil && ctx.Err() == nil && r.to.Load() != at && failure(a.err) {
-			a = asked(ctx, r.to.Load().now, do) // it was on its way out
+			a = asked(ctx, r.to.Load().now, n, do) // it was on its way out
 		}
 		return a.result, a.err
 	}
 	limited, cancel := context.WithTimeout(ctx, r.limit)
 	defer cancel()
 	theirs := make(chan answer[T], 1) // of the new one; buffered: it may be late
-	go func() { theirs <- asked(limited, at.now, do) }()
+	go func() { theirs <- asked(limited, at.now, n, do) }()
 	var before answer[T]
 	if at.alike {
-		before = asked(ctx, at.before, do)
+		before = asked(ctx, at.before, n, do)
 	}
 	var now answer[T]
 	select {
@@ -102,7 +104,7 @@ func call[T any](ctx context.Context, r *route, same func(a, b *T) bool, do func
 	}
 	r.fault(at, wrong)
 	if !at.alike {
-		before = asked(ctx, at.before, do)
+		before = asked(ctx, at.before, n, do)
 	}
 	return before.result, before.err
 }

@@ -25,6 +25,9 @@ func (k *keeper) observe(ctx context.Context, from, to *generation, a *ask) verd
 	a.trial.until = k.options.Now().Add(a.Soak)
 	k.mu.Unlock()
 	fromEnded := from.ended
+	look := time.NewTicker(k.options.WatchInterval)
+	defer look.Stop()
+	var slow error // at the last look; a build is slow that is at two in a row
 	for {
 		select {
 		case <-ctx.Done():
@@ -41,7 +44,17 @@ func (k *keeper) observe(ctx context.Context, from, to *generation, a *ask) verd
 			k.log.Warn("the old process of a swap ended; there is no way back to it", "reason", from.reason)
 			k.point(to, nil)
 			fromEnded = nil
+		case <-look.C:
+			was := slow
+			if slow = k.behind(from, to); slow != nil && was != nil && fromEnded != nil {
+				return verdict{why: slow, faulty: true}
+			}
 		case <-soak.C:
+			if slow != nil && fromEnded != nil {
+				if why := k.behind(from, to); why != nil {
+					return verdict{why: why, faulty: true}
+				}
+			}
 			text := fmt.Sprintf("watched for %s, no fault", a.Soak)
 			if len(to.serves) > 0 {
 				text = fmt.Sprintf("watched for %s: %d calls, no fault", a.Soak, to.calls()-before)

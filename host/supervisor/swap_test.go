@@ -145,6 +145,8 @@ func TestSupervisor_SwapToBadBuilds(t *testing.T) {
 		"hang-hundredth":   {RolledBack, "ApplySharedChange of note"},
 		"wrong-hundredth":  {RolledBack, "otherwise than the one before"},
 		"refuse-hundredth": {RolledBack, "otherwise than the one before"},
+		"slow-hundredth":   {RolledBack, "it falls behind"},
+		"newer-slow":       {RolledBack, "it falls behind"},
 	} {
 		t.Run(mode, func(t *testing.T) {
 			t.Parallel()

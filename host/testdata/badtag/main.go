@@ -61,6 +61,8 @@ func (s *server) ApplySharedChange(ctx context.Context, in sdk.SharedChanges) (s
 		return out, err
 	}
 	switch mode {
+	case "slow-hundredth":
+		time.Sleep(100 * time.Millisecond)
 	case "crash-hundredth":
 		os.Exit(5)
 	case "hang-hundredth":
