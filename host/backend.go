@@ -208,7 +208,7 @@ func (b *backend) Plugins(context.Context) ([]control.Plugin, error) {
 		}
 		all = append(all, control.Plugin{
 			Name: p.Name, Kind: kind, State: string(p.State), Reason: p.Reason, PID: p.PID, Since: p.Since, Restarts: p.Restarts,
-			Path: p.Path, SHA256: p.SHA256, Version: p.Version, Swap: p.Swap, Models: p.Models,
+			Path: p.Path, SHA256: p.SHA256, Version: p.Version, Swap: p.Swap, Models: p.Models, Staged: builds(p.Staged),
 		})
 	}
 	return all, nil

@@ -90,13 +90,21 @@ func (o *operator) SwapPlugin(ctx context.Context, in control.PluginSwap, report
 		return sdk.Errorf(sdk.CodeInvalid, "%q is no absolute path", in.Path)
 	}
 	return o.supervisor.Swap(ctx, supervisor.Swap{
-		Name: in.Name, Path: in.Path, SHA256: in.SHA256, Soak: in.Soak, DryRun: in.DryRun, By: "starling plugin swap",
+		Name: in.Name, Path: in.Path, Version: in.Version, SHA256: in.SHA256, Soak: in.Soak, DryRun: in.DryRun, By: "starling plugin swap",
 	}, stepTo(report, ""))
 }
 
 // RollbackPlugin implements control.Operator.
 func (o *operator) RollbackPlugin(ctx context.Context, name string, soak time.Duration, report func(control.Step)) error {
 	return o.supervisor.Rollback(ctx, supervisor.Swap{Name: name, Soak: soak, By: "starling plugin rollback"}, stepTo(report, ""))
+}
+
+func builds(in []supervisor.Build) []control.Build {
+	out := make([]control.Build, 0, len(in))
+	for _, b := range in {
+		out = append(out, control.Build(b))
+	}
+	return out
 }
 
 func stepTo(report func(control.Step), subject string) func(supervisor.Step) {

@@ -333,7 +333,8 @@ func fixture() *controltest.Host {
 	h.Joined = control.Joined{LibraryID: "0192f3c0-6f3e-7cc1-a36b-5d0d5b6f3a01", LibraryName: "home", InviterID: bob, InviterName: "bob"}
 	h.State = state()
 	h.Processes = []control.Plugin{
-		{Name: "location", Kind: "model", State: "running", PID: 4242, Since: now().Add(-3 * time.Hour), Path: "/usr/lib/starling/plugins/location", SHA256: strings.Repeat("1f0c", 16), Models: []sdk.ModelName{"location"}, Version: "v1.3.0", Swap: "watching the new build, 12s left"},
+		{Name: "location", Kind: "model", State: "running", PID: 4242, Since: now().Add(-3 * time.Hour), Path: "/usr/lib/starling/plugins/location", SHA256: strings.Repeat("1f0c", 16), Models: []sdk.ModelName{"location"}, Version: "v1.3.0", Swap: "watching the new build, 12s left",
+			Staged: []control.Build{{Version: "v1.2.0", SHA256: strings.Repeat("ab", 32), Path: "/tmp/location"}, {SHA256: strings.Repeat("cd", 32)}, {Version: "v1.3.0", SHA256: strings.Repeat("1f0c", 16)}}},
 		{Name: "tag", Kind: "model", State: "quarantined", Reason: "it ended 5 times in 10 minutes; see the log", Restarts: 5, Since: now().Add(-90 * time.Second), Path: "/usr/lib/starling/plugins/tag"},
 	}
 	return h

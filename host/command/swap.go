@@ -36,7 +36,7 @@ func (a *app) pluginListCommand() *cobra.Command {
 				if a.json {
 					return printEach(a, plugins)
 				}
-				t := newTable(a.Out, "PLUGIN", "KIND", "BUILD", "PID", "SINCE", "RESTARTS", "STATE", "PATH")
+				t := newTable(a.Out, "PLUGIN", "KIND", "BUILD", "PID", "SINCE", "RESTARTS", "STATE", "PATH", "STAGED")
 				for i := range plugins {
 					p := &plugins[i]
 					state, pid := p.State, nothing
@@ -48,12 +48,23 @@ func (a *app) pluginListCommand() *cobra.Command {
 							state += ": " + more
 						}
 					}
-					t.row(p.Name, p.Kind, buildName(p.Version, p.SHA256), pid, a.ago(p.Since), humanize.Comma(int64(p.Restarts)), state, relative(p.Path))
+					t.row(p.Name, p.Kind, buildName(p.Version, p.SHA256), pid, a.ago(p.Since), humanize.Comma(int64(p.Restarts)), state, relative(p.Path), orNothing(otherBuilds(p)))
 				}
 				return printed(t.flush())
 			})
 		},
 	})
+}
+
+// otherBuilds names the builds of a plugin that are staged, but for the one in use.
+func otherBuilds(p *control.Plugin) string {
+	var names []string
+	for _, b := range p.Staged {
+		if b.SHA256 != p.SHA256 {
+			names = append(names, buildName(b.Version, b.SHA256))
+		}
+	}
+	return strings.Join(names, " ")
 }
 
 // buildName names a build in a few characters: a release by its version, another by its checksum.
@@ -76,6 +87,7 @@ func (a *app) pluginSwapCommand() *cobra.Command {
 			"The build at PATH (without it: at the path that the build in use was taken from) is copied into the store, started beside\n" +
 			"the one in use, and probed. Then it takes over, and is watched while the old process stays ready: if it crashes, fails,\n" +
 			"hangs or, being of the same model version, decides otherwise than the old one, the old one takes its place again.\n\n" +
+			"The last builds stay in the store: with --version, in place of PATH, one of them is swapped to. --dry-run stages one too.\n\n" +
 			"Interrupting this command does not end the swap; starling plugin rollback does.",
 		Args: cobra.RangeArgs(1, 2),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -87,6 +99,9 @@ func (a *app) pluginSwapCommand() *cobra.Command {
 				}
 				swap.Path = path
 			}
+			if swap.Version != "" && swap.Path != "" {
+				return misusef(cmd, "PATH and --version each say which build; give one of them")
+			}
 			if swap.SHA256 != "" && len(swap.SHA256) != 64 {
 				return misusef(cmd, "--sha256 %q is not a checksum; want 64 hexadecimal digits, as sha256sum prints them", swap.SHA256)
 			}
@@ -96,6 +111,7 @@ func (a *app) pluginSwapCommand() *cobra.Command {
 		},
 	}
 	cmd.Flags().StringVar(&swap.SHA256, "sha256", "", "the checksum that the binary must have, in `hexadecimal`")
+	cmd.Flags().StringVar(&swap.Version, "version", "", "swap to the build in the store of this `version`, as plugin list names it under STAGED")
 	cmd.Flags().BoolVar(&swap.DryRun, "dry-run", false, "start and probe the build, say whether it would be let in, and stop it")
 	a.soaks(cmd, &swap.Soak)
 	return cmd

@@ -194,7 +194,7 @@ func pluginToWire(p *Plugin) *controlpb.Plugin {
 	return &controlpb.Plugin{
 		Name: p.Name, Kind: p.Kind, State: p.State, Reason: p.Reason,
 		Pid: int64(p.PID), SinceUs: micros(p.Since), Restarts: int64(p.Restarts),
-		Path: p.Path, Sha256: p.SHA256, Version: p.Version, Swap: p.Swap,
+		Path: p.Path, Sha256: p.SHA256, Version: p.Version, Swap: p.Swap, Staged: each(p.Staged, buildToWire),
 		Models: each(p.Models, func(m *sdk.ModelName) string { return string(*m) }),
 	}
 }
@@ -208,6 +208,7 @@ func pluginFromWire(p *controlpb.Plugin) Plugin {
 		Name: p.GetName(), Kind: p.GetKind(), State: p.GetState(), Reason: p.GetReason(),
 		PID: int(p.GetPid()), Since: fromMicros(p.GetSinceUs()), Restarts: int(p.GetRestarts()),
 		Path: p.GetPath(), SHA256: p.GetSha256(), Version: p.GetVersion(), Swap: p.GetSwap(), Models: models,
+		Staged: eachFromWire(p.GetStaged(), buildFromWire),
 	}
 }
 

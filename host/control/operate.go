@@ -32,6 +32,8 @@ type PluginSwap struct {
 	SHA256 string        // that the binary must have; empty: as configured
 	Soak   time.Duration // how long the new one is watched; 0: not at all
 	DryRun bool          // start and probe it, and say whether it would be let in
+
+	Version string // of a build in the store, in place of Path: as Plugin.Staged has it, or "sha256:" and the beginning of its checksum
 }
 
 // Step is something that has been done, for people.
@@ -102,7 +104,7 @@ func (s *service) operate(ctx context.Context, soakUs int64, send func(*controlp
 func (s *service) SwapPlugin(ctx context.Context, in *controlpb.SwapPluginRequest, out *connect.ServerStream[controlpb.SwapPluginResponse]) error {
 	send := func(step *controlpb.Step) error { return out.Send(&controlpb.SwapPluginResponse{Step: step}) }
 	return s.operate(ctx, in.GetSoakUs(), send, func(ctx context.Context, soak time.Duration, report func(Step)) error {
-		swap := PluginSwap{Name: in.GetName(), Path: in.GetPath(), SHA256: in.GetSha256(), Soak: soak, DryRun: in.GetDryRun()}
+		swap := PluginSwap{Name: in.GetName(), Path: in.GetPath(), SHA256: in.GetSha256(), Soak: soak, DryRun: in.GetDryRun(), Version: in.GetVersion()}
 		return s.backend.Operator.SwapPlugin(ctx, swap, report)
 	})
 }
@@ -152,22 +154,24 @@ func (s *service) Events(ctx context.Context, in *controlpb.EventsRequest, out *
 	}
 }
 
+func buildToWire(b *Build) *controlpb.Build {
+	return &controlpb.Build{Version: b.Version, Sha256: b.SHA256, Path: b.Path}
+}
+
+func buildFromWire(b *controlpb.Build) Build {
+	return Build{Version: b.GetVersion(), SHA256: b.GetSha256(), Path: b.GetPath()}
+}
+
 func eventToWire(e *PluginEvent) *controlpb.Event {
-	build := func(b Build) *controlpb.Build {
-		return &controlpb.Build{Version: b.Version, Sha256: b.SHA256, Path: b.Path}
-	}
 	return &controlpb.Event{
-		Number: e.Number, AtUs: micros(e.At), Kind: e.Kind, Plugin: e.Plugin, By: e.By, Why: e.Why, From: build(e.From), To: build(e.To),
+		Number: e.Number, AtUs: micros(e.At), Kind: e.Kind, Plugin: e.Plugin, By: e.By, Why: e.Why, From: buildToWire(&e.From), To: buildToWire(&e.To),
 	}
 }
 
 func eventFromWire(e *controlpb.Event) PluginEvent {
-	build := func(b *controlpb.Build) Build {
-		return Build{Version: b.GetVersion(), SHA256: b.GetSha256(), Path: b.GetPath()}
-	}
 	return PluginEvent{
 		Number: e.GetNumber(), At: fromMicros(e.GetAtUs()), Kind: e.GetKind(), Plugin: e.GetPlugin(), By: e.GetBy(), Why: e.GetWhy(),
-		From: build(e.GetFrom()), To: build(e.GetTo()),
+		From: buildFromWire(e.GetFrom()), To: buildFromWire(e.GetTo()),
 	}
 }
 
@@ -184,7 +188,7 @@ func steps[T interface{ GetStep() *controlpb.Step }, M any](stream *connect.Serv
 // SwapPlugin puts another build of a plugin in its place while it works.
 func (c *Client) SwapPlugin(ctx context.Context, swap PluginSwap, report func(Step)) error {
 	stream, err := c.api.SwapPlugin(ctx, &controlpb.SwapPluginRequest{
-		Name: swap.Name, Path: swap.Path, Sha256: swap.SHA256, SoakUs: swap.Soak.Microseconds(), DryRun: swap.DryRun,
+		Name: swap.Name, Path: swap.Path, Sha256: swap.SHA256, SoakUs: swap.Soak.Microseconds(), DryRun: swap.DryRun, Version: swap.Version,
 	})
 	if err != nil {
 		return fromWire(err)

@@ -160,4 +160,5 @@ type Plugin struct {
 	Version  string          `json:"version"` // of the build that runs or ran last, as it says itself
 	Swap     string          `json:"swap"`    // what a swap under way is doing; empty: there is none
 	Models   []sdk.ModelName `json:"models"`
+	Staged   []Build         `json:"staged"` // in the store, where a swap finds them by Version
 }

@@ -18,7 +18,7 @@ var noon = time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
 // everything is a status of which each field says something.
 func everything() control.Status {
 	audit := control.Audit{At: noon, Outcome: control.AuditRepaired, Records: 5, Ranges: 3, Repaired: 2, Bytes: 7, Took: time.Second, Reason: "so"}
-	plugin := control.Plugin{Name: "tag", Kind: "model", State: "running", Reason: "r", PID: 4, Since: noon, Restarts: 1, Path: "/p", SHA256: "5f", Version: "1", Swap: "s", Models: []sdk.ModelName{"tag"}}
+	plugin := control.Plugin{Name: "tag", Kind: "model", State: "running", Reason: "r", PID: 4, Since: noon, Restarts: 1, Path: "/p", SHA256: "5f", Version: "1", Swap: "s", Models: []sdk.ModelName{"tag"}, Staged: []control.Build{{Version: "v1", SHA256: "5e", Path: "/q"}}}
 	return control.Status{
 		DeviceID: self, DeviceName: "alice", LibraryID: "l", LibraryName: "home", Version: "1", Started: noon, StoreKind: "sqlite", StoreBytes: 3,
 		ClockState: "ok", ClockOffset: time.Millisecond,

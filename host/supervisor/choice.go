@@ -1,6 +1,7 @@
 package supervisor
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/starling-sync/starling/sdk"
@@ -32,6 +34,7 @@ type choice struct {
 	Before  pick     `json:"before,omitzero"`   // the one before it; empty: none is known
 	Trying  string   `json:"trying,omitempty"`  // SHA-256 of a build that has not proved itself yet
 	Refused []string `json:"refused,omitempty"` // SHA-256 of builds that failed; len <= maxRefused
+	Staged  []pick   `json:"staged,omitempty"`  // builds that have been started and probed, the last one last; len <= maxStaged
 	Paused  string   `json:"paused,omitempty"`  // why it is not to run; empty: it is to run
 }
 
@@ -39,10 +42,15 @@ type choice struct {
 type pick struct {
 	SHA256 string `json:"sha256"`
 	Path   string `json:"path"` // where it was taken from
+
+	Version string `json:"version,omitempty"` // as it says itself
 }
 
-// maxRefused bounds choice.Refused; the oldest goes.
-const maxRefused = 8
+// What is remembered of a plugin at most; the oldest goes.
+const (
+	maxRefused = 8
+	maxStaged  = 4 // the build in use and the one before may be among them
+)
 
 // openChoices reads what the store remembers. An unreadable file is put aside: the configuration is enough to start with.
 func openChoices(store string) (*choices, error) {
@@ -69,15 +77,16 @@ func (c *choices) get(name, source string) (remembered choice, same bool) {
 	return remembered, remembered.Source == source
 }
 
-// change has what is remembered of a plugin changed, durably. A choice for another source is forgotten first.
+// change has what is remembered of a plugin changed, durably. A choice for another source is forgotten first, but for the
+// builds that are staged.
 func (c *choices) change(name, source string, change func(*choice)) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	next := c.all[name]
 	if next.Source != source {
-		next = choice{Source: source}
+		next = choice{Source: source, Staged: next.Staged}
 	}
-	next.Refused = slices.Clone(next.Refused)
+	next.Refused, next.Staged = slices.Clone(next.Refused), slices.Clone(next.Staged)
 	change(&next)
 	all := maps.Clone(c.all)
 	all[name] = next
@@ -130,6 +139,9 @@ func (c *choices) kept() []string {
 	var sums []string
 	for _, each := range c.all {
 		sums = append(sums, each.Running.SHA256, each.Before.SHA256, each.Trying)
+		for _, staged := range each.Staged {
+			sums = append(sums, staged.SHA256)
+		}
 	}
 	return sums
 }
@@ -150,12 +162,29 @@ func (c *choice) use(b pick) {
 		c.Before = c.Running
 	}
 	c.Running, c.Trying = b, ""
+	c.stage(b)
 	c.Refused = slices.DeleteFunc(c.Refused, func(sum string) bool { return sum == b.SHA256 })
+}
+
+// stage notes that a build has been started and probed. It returns the sum of one that is not staged any more for it.
+func (c *choice) stage(b pick) (gone string) {
+	c.unstage(b.SHA256)
+	c.Staged = append(c.Staged, b)
+	if over := len(c.Staged) - maxStaged; over > 0 {
+		gone = c.Staged[0].SHA256
+		c.Staged = slices.Delete(c.Staged, 0, over)
+	}
+	return gone
+}
+
+func (c *choice) unstage(sum string) {
+	c.Staged = slices.DeleteFunc(c.Staged, func(b pick) bool { return b.SHA256 == sum })
 }
 
 // failed notes that a build does not work.
 func (c *choice) failed(sum string) {
 	c.Trying = ""
+	c.unstage(sum)
 	if sum == c.Running.SHA256 || slices.Contains(c.Refused, sum) {
 		return
 	}
@@ -170,7 +199,37 @@ func (c *choice) distrusts(sum string) bool {
 	return sum != c.Running.SHA256 && (sum == c.Trying || slices.Contains(c.Refused, sum))
 }
 
-func pickOf(g *generation) pick { return pick{SHA256: g.bin.sum, Path: g.bin.origin} }
+func pickOf(g *generation) pick {
+	return pick{SHA256: g.bin.sum, Path: g.bin.origin, Version: g.info.Version}
+}
+
+// versioned returns the build that goes by a version: what it says itself, with the v or without, or "sha256:" and the
+// beginning of its checksum.
+func (c *choice) versioned(name, version string) (pick, error) {
+	var found []pick
+	var there []string
+	for _, b := range c.Staged {
+		sum, bySum := strings.CutPrefix(version, "sha256:")
+		if bySum && len(sum) >= 4 && strings.HasPrefix(b.SHA256, strings.ToLower(sum)) || !bySum && strings.TrimPrefix(b.Version, "v") == strings.TrimPrefix(version, "v") {
+			found = append(found, b)
+		}
+		there = append(there, b.String())
+	}
+	switch {
+	case len(found) == 1:
+		return found[0], nil
+	case len(found) > 1:
+		return pick{}, sdk.Errorf(sdk.CodeInvalid, "version %s of %s is that of %d builds in the store: %s and %s; say which by sha256: and the beginning of its checksum", version, name, len(found), found[0], found[1])
+	case len(there) == 0:
+		there = append(there, "none")
+	}
+	return pick{}, sdk.Errorf(sdk.CodeNotFound, "no build of %s in the store is of version %s; there are: %s; stage one with: starling plugin swap %s PATH --dry-run", name, version, strings.Join(there, ", "), name)
+}
+
+// String names a build for people.
+func (p pick) String() string {
+	return fmt.Sprintf("%s (sha256:%s)", cmp.Or(p.Version, "unknown"), p.SHA256[:min(12, len(p.SHA256))])
+}
 
 // in returns the build's copy in the store, if it is there unharmed.
 func (p pick) in(store string) (binary, bool) {
@@ -218,7 +277,7 @@ func (k *keeper) stage(source, want string) (binary, error) {
 		return binary{}, err
 	}
 	if want != "" && want != b.sum {
-		return binary{}, sdk.Errorf(sdk.CodeInvalid, "the binary at %s is not the one that is configured: its SHA-256 is %s, want %s; it was not run", source, b.sum, want)
+		return binary{}, sdk.Errorf(sdk.CodeInvalid, "the binary at %s is not the one that is expected: its SHA-256 is %s, want %s; it was not run", source, b.sum, want)
 	}
 	return b, nil
 }

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 )
 
@@ -122,4 +123,83 @@ func TestSupervisor_RemembersBuild(t *testing.T) {
 			t.Error("a build was let in whose checksum is not the one that is configured")
 		}
 	})
+}
+
+// TestSupervisor_SwapToVersion goes to and fro between builds in the store by their versions, also where the files that they
+// were taken from are gone, and over a restart of the host.
+func TestSupervisor_SwapToVersion(t *testing.T) {
+	dir, w := t.TempDir(), newWatcher()
+	o := options(t, dir, w)
+	configured := filepath.Join(dir, "note")
+	copyFile(t, configured, build(t, "note"))
+	spec := Spec{Name: "note", Path: configured}
+	s, stop := run(t, o, spec)
+	receive(t, w.up, "up")
+	if err := s.Settled(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	sums := map[string]string{"first": s.Status()[0].SHA256}
+	for name, swap := range map[string]Swap{"second": {DryRun: true}, "third": {}} {
+		swap.Name, swap.Path = "note", build(t, "note."+name)
+		if err := s.Swap(t.Context(), swap, nothing); err != nil {
+			t.Fatal(err)
+		}
+		sum, err := hashOf(swap.Path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sums[name] = sum
+		if err := os.Remove(swap.Path); err != nil {
+			t.Fatal(err)
+		}
+	}
+	to := func(version string) error {
+		return s.Swap(t.Context(), Swap{Name: "note", Version: version}, nothing)
+	}
+	k, err := s.keeperOf("note")
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = k.choices.change("note", configured, func(c *choice) { // this binary has no versions of its own
+		for i := range c.Staged {
+			switch c.Staged[i].SHA256 {
+			case sums["first"], sums["second"]:
+				c.Staged[i].Version = "v1.2.0"
+			default:
+				c.Staged[i].Version = "v1.3.0"
+			}
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for version, want := range map[string]string{"1.4.0": "there are: v1.", "v1.2.0": "is that of 2 builds", "sha256:00000000": "there are: v1."} {
+		if err := to(version); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: want %q, got %v", version, want, err)
+		}
+	}
+	for _, name := range []string{"second", "first", "second"} {
+		if err := to("sha256:" + sums[name][:8]); err != nil || s.Status()[0].SHA256 != sums[name] {
+			t.Errorf("to the %s: %v, %+v", name, err, s.Status()[0])
+		}
+	}
+	stop()
+	o.Observer = newWatcher()
+	s, _ = run(t, o, spec)
+	if err := s.Settled(t.Context()); err != nil || s.Status()[0].SHA256 != sums["second"] || len(s.Status()[0].Staged) != 3 {
+		t.Errorf("after a restart: %v, %+v", err, s.Status()[0])
+	}
+	if err := to("1.3.0"); err != nil || s.Status()[0].SHA256 != sums["third"] {
+		t.Errorf("by the version that it says: %v, %+v", err, s.Status()[0])
+	}
+	damaged := filepath.Join(o.StoreDir, "sha256", sums["second"], "note.second")
+	if err := os.Chmod(damaged, 0o700); err != nil { //nolint:gosec // it is a program
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(damaged, []byte("#!/bin/sh"), 0o700); err != nil { //nolint:gosec // it must not be run
+		t.Fatal(err)
+	}
+	if err := to("sha256:" + sums["second"][:8]); err == nil || !strings.Contains(err.Error(), "gone or damaged: "+damaged) {
+		t.Errorf("a damaged copy: %v", err)
+	}
 }

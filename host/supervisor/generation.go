@@ -84,7 +84,7 @@ func (k *keeper) probe(ctx context.Context, g *generation) (err error) {
 	if g.info, err = client.Info(ctx); err != nil {
 		return err
 	}
-	if err := g.spec.expects(g.info); err != nil {
+	if err := g.spec.expects(g.bin.origin, g.info); err != nil {
 		return err
 	}
 	g.instance.Version = g.info.Version
@@ -122,23 +122,23 @@ func (s *Spec) configure(ctx context.Context, target any, model sdk.ModelName) e
 	return nil
 }
 
-// expects checks that the plugin serves what the configuration says it does.
-func (s *Spec) expects(info rpc.Info) error {
+// expects checks that the plugin, which was taken from path, serves what the configuration says it does.
+func (s *Spec) expects(path string, info rpc.Info) error {
 	serves := func(model sdk.ModelName) bool {
 		return slices.ContainsFunc(info.Models, func(d sdk.Description) bool { return d.Model == model })
 	}
 	for _, model := range s.Models {
 		if !serves(model) {
-			return sdk.Errorf(sdk.CodeInvalid, "the plugin at %s does not serve model %q; is it the right binary?", s.Path, model)
+			return sdk.Errorf(sdk.CodeInvalid, "the plugin at %s does not serve model %q; is it the right binary?", path, model)
 		}
 	}
 	for model := range s.Config {
 		if model != "" && !serves(model) {
-			return sdk.Errorf(sdk.CodeInvalid, "there is configuration for model %q, which the plugin at %s does not serve", model, s.Path)
+			return sdk.Errorf(sdk.CodeInvalid, "there is configuration for model %q, which the plugin at %s does not serve", model, path)
 		}
 	}
 	if s.Transport != "" && info.Transport != s.Transport {
-		return sdk.Errorf(sdk.CodeInvalid, "the plugin at %s serves transport %q, not %q; is it the right binary?", s.Path, info.Transport, s.Transport)
+		return sdk.Errorf(sdk.CodeInvalid, "the plugin at %s serves transport %q, not %q; is it the right binary?", path, info.Transport, s.Transport)
 	}
 	return nil
 }

@@ -119,7 +119,7 @@ func TestSupervisor_BadPlugins(t *testing.T) {
 		spec Spec
 		want string
 	}{
-		"wrong checksum": {bad(func(s *Spec) { s.SHA256 = strings.Repeat("ab", 32) }), "is not the one that is configured"},
+		"wrong checksum": {bad(func(s *Spec) { s.SHA256 = strings.Repeat("ab", 32) }), "is not the one that is expected"},
 		"missing":        {bad(func(s *Spec) { s.Path = filepath.Join(dir, "absent") }), "no plugin binary at"},
 		"directory":      {bad(func(s *Spec) { s.Path = dir }), "no regular file"},
 		"not executable": {bad(func(s *Spec) { s.Path = write("plain", "x", 0o600) }), "chmod +x"},

@@ -98,6 +98,9 @@ func (k *keeper) keepNew(ctx context.Context, from, to *generation, a *ask, befo
 	k.adopt(to)
 	k.drop(ctx, from)
 	k.discard(before.Before.SHA256)
+	for _, staged := range before.Staged {
+		k.discard(staged.SHA256) // unless it is staged still
+	}
 }
 
 // unsettled ends a swap after which the host could not make its tables fit the new build, or not apply what had waited for
@@ -157,6 +160,9 @@ func (k *keeper) rollBack(ctx context.Context, from, to *generation, a *ask, v v
 	if !sameSockets(from.sockets, to.sockets) {
 		closeAll(to.sockets)
 	}
+	if !v.faulty {
+		k.keepStaged(to)
+	}
 	k.forget(a, v.faulty)
 	k.options.reach(Undone)
 	k.record(Event{Kind: RolledBack, By: v.by, Why: why.Error(), From: to.build(), To: from.build()})
@@ -168,6 +174,17 @@ func (k *keeper) rollBack(ctx context.Context, from, to *generation, a *ask, v v
 	}
 	k.finish(a, sdk.Errorf(sdk.CodeUnavailable, "rolled back: the new build of %s was in use for a while, and then: %w; the old one is in use again", k.name, why))
 	return from
+}
+
+// keepStaged remembers a build that was probed and not taken into use: it can be swapped to by its version.
+func (k *keeper) keepStaged(g *generation) {
+	var gone string
+	err := k.choices.change(k.name, k.specNow().Path, func(c *choice) { gone = c.stage(pickOf(g)) })
+	if err != nil {
+		k.log.Warn("a build is not kept in the store", "sha256", g.bin.sum, "reason", err)
+		return
+	}
+	k.discard(gone)
 }
 
 // forget ends the trial of a build that is not kept. failed: it does not work, and is not started again unless somebody
@@ -197,6 +214,9 @@ func (k *keeper) refuse(a *ask, from, to *generation, why error) {
 	}
 	if to != nil {
 		e.To = to.build()
+	}
+	if to != nil && !a.faulty && !a.DryRun {
+		k.keepStaged(to)
 	}
 	k.forget(a, a.faulty)
 	if !a.DryRun {

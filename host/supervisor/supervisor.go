@@ -28,6 +28,7 @@ type Spec struct {
 	Path      string                            // of the binary
 	Dir       string                            // the process's working directory, from which paths in Config start; empty: this process's
 	SHA256    string                            // that the binary must have, in hexadecimal; empty: any
+	SHA256At  string                            // where that is written, for people; empty: in the configuration
 	Models    []sdk.ModelName                   // that it must serve; it may serve more
 	Transport string                            // that it must serve; empty: none
 	Config    map[sdk.ModelName]json.RawMessage // config blocks by model; the transport's under ""
@@ -63,6 +64,7 @@ type Status struct {
 	SHA256    string    // of the binary that runs, in hexadecimal
 	Models    []sdk.ModelName
 	Transport string
+	Staged    []Build // in the store, where Swap finds them by Version; the last one that was staged last
 }
 
 // Instance is one process of a plugin that has been probed and configured.
@@ -261,8 +263,8 @@ func (s *Supervisor) Run(ctx context.Context) error {
 // start has k keep its plugin until Run, or Remove, ends it. The caller holds mu, and running is set.
 func (s *Supervisor) start(k *keeper) {
 	ctx, cancel := context.WithCancel(s.running.ctx)
-	k.choices, k.cancel, k.socketDir = s.running.choices, cancel, s.running.socketDir
 	k.mu.Lock()
+	k.choices, k.cancel, k.socketDir = s.running.choices, cancel, s.running.socketDir
 	if remembered, same := k.choices.get(k.name, k.spec.Path); same {
 		k.paused = remembered.Paused
 	}
@@ -321,7 +323,7 @@ type keeper struct {
 	options   *Options
 	name      string
 	log       hclog.Logger
-	choices   *choices           // set by start, as the next two
+	choices   *choices           // set by start, as the next two; nil before
 	cancel    context.CancelFunc // ends keep
 	socketDir string
 	asks      chan *ask // taken by keep
@@ -362,6 +364,11 @@ func (k *keeper) snapshot() Status {
 	status := k.status
 	if k.trial != nil {
 		status.Swap = k.trial.describe(k.options.Now())
+	}
+	if k.choices != nil {
+		for _, b := range k.choices.of(k.name).Staged {
+			status.Staged = append(status.Staged, Build{Version: b.Version, SHA256: b.SHA256, Path: b.Path})
+		}
 	}
 	return status
 }

@@ -37,13 +37,15 @@ const chosen Stage = "chosen"
 
 // Swap asks for another build of a plugin, or another configuration of it.
 type Swap struct {
-	Name   string
-	Path   string        // of the binary; empty: the one where the build in use was taken from
-	SHA256 string        // that the binary must have; empty: the configuration says
-	Spec   *Spec         // the plugin's new configuration; nil: it stays. If it names the same binary, the build in use stays
-	Soak   time.Duration // how long the new process is watched
-	DryRun bool          // start and probe it, and say whether it would be let in
-	By     string        // who or what wants it, for people
+	Name string
+	Path string // of the binary; empty: the one where the build in use was taken from
+	// Version of a build in the store, in place of Path: as it says itself, or "sha256:" and the beginning of its checksum.
+	Version string
+	SHA256  string        // that the binary must have; empty: the configuration says
+	Spec    *Spec         // the plugin's new configuration; nil: it stays. If it names the same binary, the build in use stays
+	Soak    time.Duration // how long the new process is watched
+	DryRun  bool          // start and probe it, and say whether it would be let in
+	By      string        // who or what wants it, for people
 
 	back bool // to the build before the one in use
 }
@@ -229,6 +231,7 @@ func (k *keeper) swap(ctx context.Context, from *generation, a *ask) *generation
 	}
 	if a.DryRun {
 		k.drop(ctx, to)
+		k.keepStaged(to)
 		a.steps <- Step{Stage: Done, Text: "it would be let in: " + plan(from, to, a.Soak)}
 		k.finish(a, nil)
 		return from
@@ -338,18 +341,14 @@ func (k *keeper) wanted(a *ask, from *generation) (spec Spec, bin binary, err er
 	}
 	want := cmp.Or(strings.ToLower(a.SHA256), spec.SHA256)
 	if spec.SHA256 != "" && want != spec.SHA256 {
-		return spec, bin, sdk.Errorf(sdk.CodeInvalid, "the configuration says that the build of %s has the SHA-256 %s; write the new one there, and: starling reload", k.name, spec.SHA256)
+		return spec, bin, spec.pinned(want)
 	}
-	remembered, _ := k.choices.get(k.name, k.specNow().Path)
-	if a.back {
-		bin, there := remembered.Before.in(k.options.StoreDir)
-		if !there {
-			return spec, bin, sdk.Errorf(sdk.CodeNotFound, "no build of %s is known that ran before the one in use", k.name)
+	if a.back || a.Version != "" {
+		bin, err = k.stored(a)
+		if err == nil && want != "" && bin.sum != want {
+			err = spec.pinned(bin.sum)
 		}
-		if spec.SHA256 != "" && bin.sum != spec.SHA256 {
-			return spec, bin, sdk.Errorf(sdk.CodeInvalid, "the configuration says that the build of %s has the SHA-256 %s, and the one before has not", k.name, spec.SHA256)
-		}
-		return spec, bin, nil
+		return spec, bin, err
 	}
 	path, was := a.Path, k.specNow()
 	switch {
@@ -363,6 +362,30 @@ func (k *keeper) wanted(a *ask, from *generation) (spec Spec, bin binary, err er
 	}
 	bin, err = k.stage(path, want)
 	return spec, bin, err
+}
+
+// stored returns the build in the store that a swap asks for: the one before, or one by its version.
+func (k *keeper) stored(a *ask) (bin binary, err error) {
+	remembered, _ := k.choices.get(k.name, k.specNow().Path)
+	wanted := remembered.Before
+	if !a.back {
+		if wanted, err = remembered.versioned(k.name, a.Version); err != nil {
+			return bin, err
+		}
+	}
+	bin, there := wanted.in(k.options.StoreDir)
+	switch {
+	case a.back && wanted.SHA256 == "":
+		err = sdk.Errorf(sdk.CodeNotFound, "no build of %s is known that ran before the one in use", k.name)
+	case !there:
+		err = sdk.Errorf(sdk.CodeNotFound, "the copy of build %s of %s in the store is gone or damaged: %s; stage it again from %s", wanted, k.name, bin.path, wanted.Path)
+	}
+	return bin, err
+}
+
+// pinned says that a build is not the one that is configured.
+func (s *Spec) pinned(sum string) error {
+	return sdk.Errorf(sdk.CodeInvalid, "%s says that the build of %s has the SHA-256 %s, and this one has %s; write the new one there, and: starling reload", cmp.Or(s.SHA256At, "the configuration"), s.Name, s.SHA256, sum)
 }
 
 // check says why a probed process can not take the place of the one that runs.

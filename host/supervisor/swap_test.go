@@ -117,8 +117,8 @@ func TestSupervisor_SwapUnderLoad(t *testing.T) {
 		}
 	}
 	load.stop()
-	if kept, err := os.ReadDir(filepath.Join(s.options.StoreDir, "sha256")); err != nil || len(kept) > 2 {
-		t.Errorf("the store keeps %d builds, want the one in use and the one before: %v", len(kept), err)
+	if kept, err := os.ReadDir(filepath.Join(s.options.StoreDir, "sha256")); err != nil || len(kept) > 3 {
+		t.Errorf("the store keeps %d builds of 3: %v", len(kept), err)
 	}
 	if len(w.down) > 0 || len(w.switches) != times {
 		t.Errorf("%d downs, %d switches", len(w.down), len(w.switches))
@@ -155,6 +155,9 @@ func TestSupervisor_SwapToBadBuilds(t *testing.T) {
 			err := s.Swap(t.Context(), Swap{Name: "note", Path: bad, Soak: patience}, nothing)
 			if err == nil || !strings.Contains(err.Error(), each.want) {
 				t.Fatalf("want an error with %q, got %v", each.want, err)
+			}
+			if mode == "other-model" && !strings.Contains(err.Error(), bad) {
+				t.Errorf("want an error that names %s, got %v", bad, err)
 			}
 			before := load.calls.Load()
 			until(t, "calls go on", func() bool { return load.calls.Load() > before+100 })
@@ -238,7 +241,7 @@ func TestSupervisor_SwapIsRefused(t *testing.T) {
 		want string
 	}{
 		"by the host":    {Swap{Name: "note", Path: good}, "bob can not read it"},
-		"wrong checksum": {Swap{Name: "note", Path: good, SHA256: strings.Repeat("ab", 32)}, "is not the one that is configured"},
+		"wrong checksum": {Swap{Name: "note", Path: good, SHA256: strings.Repeat("ab", 32)}, "is not the one that is expected"},
 		"absent":         {Swap{Name: "note", Path: good + "x"}, "no plugin binary at"},
 		"no such plugin": {Swap{Name: "nobody", Path: good}, "there is no plugin"},
 	} {

@@ -217,8 +217,15 @@ func (s *server) Info(context.Context, *rpcpb.InfoRequest) (*rpcpb.InfoReply, er
 	return reply, nil
 }
 
-// buildVersion says which build this process is, for people.
+// version is what whoever builds a plugin calls the build: -ldflags "-X github.com/starling-sync/starling/sdk/rpc.version=v1.4.0".
+// Empty: what Go knows of it, which is the tag of the commit that it was built from.
+var version string //nolint:gochecknoglobals // the linker sets it
+
+// buildVersion says which build this process is, for people, and for who swaps to it by its version.
 func buildVersion() string {
+	if version != "" {
+		return version
+	}
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
 		return ""

@@ -807,6 +807,7 @@ type SwapPluginRequest struct {
 	Sha256        string                 `protobuf:"bytes,3,opt,name=sha256,proto3" json:"sha256,omitempty"`                // that the binary must have; empty: as configured
 	SoakUs        int64                  `protobuf:"varint,4,opt,name=soak_us,json=soakUs,proto3" json:"soak_us,omitempty"` // how long the new one is watched
 	DryRun        bool                   `protobuf:"varint,5,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	Version       string                 `protobuf:"bytes,6,opt,name=version,proto3" json:"version,omitempty"` // of a build in the store, in place of path
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -874,6 +875,13 @@ func (x *SwapPluginRequest) GetDryRun() bool {
 		return x.DryRun
 	}
 	return false
+}
+
+func (x *SwapPluginRequest) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
 }
 
 type SwapPluginResponse struct {
@@ -2581,7 +2589,8 @@ type Plugin struct {
 	Sha256        string                 `protobuf:"bytes,9,opt,name=sha256,proto3" json:"sha256,omitempty"`
 	Models        []string               `protobuf:"bytes,10,rep,name=models,proto3" json:"models,omitempty"`
 	Version       string                 `protobuf:"bytes,11,opt,name=version,proto3" json:"version,omitempty"`
-	Swap          string                 `protobuf:"bytes,12,opt,name=swap,proto3" json:"swap,omitempty"` // what a swap under way is doing
+	Swap          string                 `protobuf:"bytes,12,opt,name=swap,proto3" json:"swap,omitempty"`     // what a swap under way is doing
+	Staged        []*Build               `protobuf:"bytes,13,rep,name=staged,proto3" json:"staged,omitempty"` // in the store, where a swap finds them by their versions
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2698,6 +2707,13 @@ func (x *Plugin) GetSwap() string {
 		return x.Swap
 	}
 	return ""
+}
+
+func (x *Plugin) GetStaged() []*Build {
+	if x != nil {
+		return x.Staged
+	}
+	return nil
 }
 
 type InviteRequest struct {
@@ -4724,13 +4740,14 @@ const file_host_control_control_proto_rawDesc = "" +
 	"\amessage\x18\x06 \x01(\tR\amessage\"*\n" +
 	"\x14RestartPluginRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"\x17\n" +
-	"\x15RestartPluginResponse\"\x85\x01\n" +
+	"\x15RestartPluginResponse\"\x9f\x01\n" +
 	"\x11SwapPluginRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04path\x18\x02 \x01(\tR\x04path\x12\x16\n" +
 	"\x06sha256\x18\x03 \x01(\tR\x06sha256\x12\x17\n" +
 	"\asoak_us\x18\x04 \x01(\x03R\x06soakUs\x12\x17\n" +
-	"\adry_run\x18\x05 \x01(\bR\x06dryRun\"C\n" +
+	"\adry_run\x18\x05 \x01(\bR\x06dryRun\x12\x18\n" +
+	"\aversion\x18\x06 \x01(\tR\aversion\"C\n" +
 	"\x12SwapPluginResponse\x12-\n" +
 	"\x04step\x18\x01 \x01(\v2\x19.starling.control.v1.StepR\x04step\"D\n" +
 	"\x15RollbackPluginRequest\x12\x12\n" +
@@ -4852,7 +4869,7 @@ const file_host_control_control_proto_rawDesc = "" +
 	"\x05peers\x18\x01 \x03(\v2\x19.starling.control.v1.PeerR\x05peers\"\x10\n" +
 	"\x0ePluginsRequest\"H\n" +
 	"\x0fPluginsResponse\x125\n" +
-	"\aplugins\x18\x01 \x03(\v2\x1b.starling.control.v1.PluginR\aplugins\"\x99\x02\n" +
+	"\aplugins\x18\x01 \x03(\v2\x1b.starling.control.v1.PluginR\aplugins\"\xcd\x02\n" +
 	"\x06Plugin\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04kind\x18\x02 \x01(\tR\x04kind\x12\x14\n" +
@@ -4866,7 +4883,8 @@ const file_host_control_control_proto_rawDesc = "" +
 	"\x06models\x18\n" +
 	" \x03(\tR\x06models\x12\x18\n" +
 	"\aversion\x18\v \x01(\tR\aversion\x12\x12\n" +
-	"\x04swap\x18\f \x01(\tR\x04swap\"\x0f\n" +
+	"\x04swap\x18\f \x01(\tR\x04swap\x122\n" +
+	"\x06staged\x18\r \x03(\v2\x1a.starling.control.v1.BuildR\x06staged\"\x0f\n" +
 	"\rInviteRequest\"C\n" +
 	"\x0eInviteResponse\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x12\x1d\n" +
@@ -5139,76 +5157,77 @@ var file_host_control_control_proto_depIdxs = []int32{
 	30, // 21: starling.control.v1.AuditResponse.audit:type_name -> starling.control.v1.Audit
 	29, // 22: starling.control.v1.PeersResponse.peers:type_name -> starling.control.v1.Peer
 	39, // 23: starling.control.v1.PluginsResponse.plugins:type_name -> starling.control.v1.Plugin
-	45, // 24: starling.control.v1.PutRequest.records:type_name -> starling.control.v1.PutRecord
-	47, // 25: starling.control.v1.PutResponse.refused:type_name -> starling.control.v1.Refusal
-	51, // 26: starling.control.v1.ListRequest.where:type_name -> starling.control.v1.Where
-	47, // 27: starling.control.v1.DeleteResponse.refused:type_name -> starling.control.v1.Refusal
-	59, // 28: starling.control.v1.ConflictsResponse.conflicts:type_name -> starling.control.v1.Conflict
-	68, // 29: starling.control.v1.ExplainResponse.inserted:type_name -> starling.control.v1.Write
-	68, // 30: starling.control.v1.ExplainResponse.deleted:type_name -> starling.control.v1.Write
-	68, // 31: starling.control.v1.ExplainResponse.owned:type_name -> starling.control.v1.Write
-	69, // 32: starling.control.v1.ExplainResponse.fields:type_name -> starling.control.v1.ExplainedField
-	71, // 33: starling.control.v1.ExplainResponse.missing:type_name -> starling.control.v1.MissingRecord
-	8,  // 34: starling.control.v1.ExplainResponse.refused_changes:type_name -> starling.control.v1.RefusedChange
-	59, // 35: starling.control.v1.ExplainResponse.conflicts:type_name -> starling.control.v1.Conflict
-	64, // 36: starling.control.v1.ExplainResponse.elsewhere:type_name -> starling.control.v1.Whereabouts
-	67, // 37: starling.control.v1.WaitingResponse.records:type_name -> starling.control.v1.WaitingRecord
-	71, // 38: starling.control.v1.WaitingRecord.missing:type_name -> starling.control.v1.MissingRecord
-	68, // 39: starling.control.v1.ExplainedField.write:type_name -> starling.control.v1.Write
-	70, // 40: starling.control.v1.ExplainedField.parts:type_name -> starling.control.v1.ExplainedPart
-	68, // 41: starling.control.v1.ExplainedPart.write:type_name -> starling.control.v1.Write
-	74, // 42: starling.control.v1.DigestResponse.digests:type_name -> starling.control.v1.ModelDigest
-	1,  // 43: starling.control.v1.Control.Status:input_type -> starling.control.v1.StatusRequest
-	35, // 44: starling.control.v1.Control.Peers:input_type -> starling.control.v1.PeersRequest
-	37, // 45: starling.control.v1.Control.Plugins:input_type -> starling.control.v1.PluginsRequest
-	40, // 46: starling.control.v1.Control.Invite:input_type -> starling.control.v1.InviteRequest
-	42, // 47: starling.control.v1.Control.Join:input_type -> starling.control.v1.JoinRequest
-	33, // 48: starling.control.v1.Control.Retire:input_type -> starling.control.v1.RetireRequest
-	44, // 49: starling.control.v1.Control.Put:input_type -> starling.control.v1.PutRequest
-	48, // 50: starling.control.v1.Control.Get:input_type -> starling.control.v1.GetRequest
-	50, // 51: starling.control.v1.Control.List:input_type -> starling.control.v1.ListRequest
-	53, // 52: starling.control.v1.Control.Delete:input_type -> starling.control.v1.DeleteRequest
-	55, // 53: starling.control.v1.Control.Watch:input_type -> starling.control.v1.WatchRequest
-	57, // 54: starling.control.v1.Control.Conflicts:input_type -> starling.control.v1.ConflictsRequest
-	60, // 55: starling.control.v1.Control.RestoreConflict:input_type -> starling.control.v1.RestoreConflictRequest
-	62, // 56: starling.control.v1.Control.Explain:input_type -> starling.control.v1.ExplainRequest
-	65, // 57: starling.control.v1.Control.Waiting:input_type -> starling.control.v1.WaitingRequest
-	72, // 58: starling.control.v1.Control.Digest:input_type -> starling.control.v1.DigestRequest
-	31, // 59: starling.control.v1.Control.Audit:input_type -> starling.control.v1.AuditRequest
-	9,  // 60: starling.control.v1.Control.RestartPlugin:input_type -> starling.control.v1.RestartPluginRequest
-	11, // 61: starling.control.v1.Control.SwapPlugin:input_type -> starling.control.v1.SwapPluginRequest
-	13, // 62: starling.control.v1.Control.RollbackPlugin:input_type -> starling.control.v1.RollbackPluginRequest
-	15, // 63: starling.control.v1.Control.SwapTransport:input_type -> starling.control.v1.SwapTransportRequest
-	17, // 64: starling.control.v1.Control.Reload:input_type -> starling.control.v1.ReloadRequest
-	20, // 65: starling.control.v1.Control.Events:input_type -> starling.control.v1.EventsRequest
-	2,  // 66: starling.control.v1.Control.Status:output_type -> starling.control.v1.StatusResponse
-	36, // 67: starling.control.v1.Control.Peers:output_type -> starling.control.v1.PeersResponse
-	38, // 68: starling.control.v1.Control.Plugins:output_type -> starling.control.v1.PluginsResponse
-	41, // 69: starling.control.v1.Control.Invite:output_type -> starling.control.v1.InviteResponse
-	43, // 70: starling.control.v1.Control.Join:output_type -> starling.control.v1.JoinResponse
-	34, // 71: starling.control.v1.Control.Retire:output_type -> starling.control.v1.RetireResponse
-	46, // 72: starling.control.v1.Control.Put:output_type -> starling.control.v1.PutResponse
-	49, // 73: starling.control.v1.Control.Get:output_type -> starling.control.v1.GetResponse
-	52, // 74: starling.control.v1.Control.List:output_type -> starling.control.v1.ListResponse
-	54, // 75: starling.control.v1.Control.Delete:output_type -> starling.control.v1.DeleteResponse
-	56, // 76: starling.control.v1.Control.Watch:output_type -> starling.control.v1.WatchResponse
-	58, // 77: starling.control.v1.Control.Conflicts:output_type -> starling.control.v1.ConflictsResponse
-	61, // 78: starling.control.v1.Control.RestoreConflict:output_type -> starling.control.v1.RestoreConflictResponse
-	63, // 79: starling.control.v1.Control.Explain:output_type -> starling.control.v1.ExplainResponse
-	66, // 80: starling.control.v1.Control.Waiting:output_type -> starling.control.v1.WaitingResponse
-	73, // 81: starling.control.v1.Control.Digest:output_type -> starling.control.v1.DigestResponse
-	32, // 82: starling.control.v1.Control.Audit:output_type -> starling.control.v1.AuditResponse
-	10, // 83: starling.control.v1.Control.RestartPlugin:output_type -> starling.control.v1.RestartPluginResponse
-	12, // 84: starling.control.v1.Control.SwapPlugin:output_type -> starling.control.v1.SwapPluginResponse
-	14, // 85: starling.control.v1.Control.RollbackPlugin:output_type -> starling.control.v1.RollbackPluginResponse
-	16, // 86: starling.control.v1.Control.SwapTransport:output_type -> starling.control.v1.SwapTransportResponse
-	18, // 87: starling.control.v1.Control.Reload:output_type -> starling.control.v1.ReloadResponse
-	21, // 88: starling.control.v1.Control.Events:output_type -> starling.control.v1.EventsResponse
-	66, // [66:89] is the sub-list for method output_type
-	43, // [43:66] is the sub-list for method input_type
-	43, // [43:43] is the sub-list for extension type_name
-	43, // [43:43] is the sub-list for extension extendee
-	0,  // [0:43] is the sub-list for field type_name
+	23, // 24: starling.control.v1.Plugin.staged:type_name -> starling.control.v1.Build
+	45, // 25: starling.control.v1.PutRequest.records:type_name -> starling.control.v1.PutRecord
+	47, // 26: starling.control.v1.PutResponse.refused:type_name -> starling.control.v1.Refusal
+	51, // 27: starling.control.v1.ListRequest.where:type_name -> starling.control.v1.Where
+	47, // 28: starling.control.v1.DeleteResponse.refused:type_name -> starling.control.v1.Refusal
+	59, // 29: starling.control.v1.ConflictsResponse.conflicts:type_name -> starling.control.v1.Conflict
+	68, // 30: starling.control.v1.ExplainResponse.inserted:type_name -> starling.control.v1.Write
+	68, // 31: starling.control.v1.ExplainResponse.deleted:type_name -> starling.control.v1.Write
+	68, // 32: starling.control.v1.ExplainResponse.owned:type_name -> starling.control.v1.Write
+	69, // 33: starling.control.v1.ExplainResponse.fields:type_name -> starling.control.v1.ExplainedField
+	71, // 34: starling.control.v1.ExplainResponse.missing:type_name -> starling.control.v1.MissingRecord
+	8,  // 35: starling.control.v1.ExplainResponse.refused_changes:type_name -> starling.control.v1.RefusedChange
+	59, // 36: starling.control.v1.ExplainResponse.conflicts:type_name -> starling.control.v1.Conflict
+	64, // 37: starling.control.v1.ExplainResponse.elsewhere:type_name -> starling.control.v1.Whereabouts
+	67, // 38: starling.control.v1.WaitingResponse.records:type_name -> starling.control.v1.WaitingRecord
+	71, // 39: starling.control.v1.WaitingRecord.missing:type_name -> starling.control.v1.MissingRecord
+	68, // 40: starling.control.v1.ExplainedField.write:type_name -> starling.control.v1.Write
+	70, // 41: starling.control.v1.ExplainedField.parts:type_name -> starling.control.v1.ExplainedPart
+	68, // 42: starling.control.v1.ExplainedPart.write:type_name -> starling.control.v1.Write
+	74, // 43: starling.control.v1.DigestResponse.digests:type_name -> starling.control.v1.ModelDigest
+	1,  // 44: starling.control.v1.Control.Status:input_type -> starling.control.v1.StatusRequest
+	35, // 45: starling.control.v1.Control.Peers:input_type -> starling.control.v1.PeersRequest
+	37, // 46: starling.control.v1.Control.Plugins:input_type -> starling.control.v1.PluginsRequest
+	40, // 47: starling.control.v1.Control.Invite:input_type -> starling.control.v1.InviteRequest
+	42, // 48: starling.control.v1.Control.Join:input_type -> starling.control.v1.JoinRequest
+	33, // 49: starling.control.v1.Control.Retire:input_type -> starling.control.v1.RetireRequest
+	44, // 50: starling.control.v1.Control.Put:input_type -> starling.control.v1.PutRequest
+	48, // 51: starling.control.v1.Control.Get:input_type -> starling.control.v1.GetRequest
+	50, // 52: starling.control.v1.Control.List:input_type -> starling.control.v1.ListRequest
+	53, // 53: starling.control.v1.Control.Delete:input_type -> starling.control.v1.DeleteRequest
+	55, // 54: starling.control.v1.Control.Watch:input_type -> starling.control.v1.WatchRequest
+	57, // 55: starling.control.v1.Control.Conflicts:input_type -> starling.control.v1.ConflictsRequest
+	60, // 56: starling.control.v1.Control.RestoreConflict:input_type -> starling.control.v1.RestoreConflictRequest
+	62, // 57: starling.control.v1.Control.Explain:input_type -> starling.control.v1.ExplainRequest
+	65, // 58: starling.control.v1.Control.Waiting:input_type -> starling.control.v1.WaitingRequest
+	72, // 59: starling.control.v1.Control.Digest:input_type -> starling.control.v1.DigestRequest
+	31, // 60: starling.control.v1.Control.Audit:input_type -> starling.control.v1.AuditRequest
+	9,  // 61: starling.control.v1.Control.RestartPlugin:input_type -> starling.control.v1.RestartPluginRequest
+	11, // 62: starling.control.v1.Control.SwapPlugin:input_type -> starling.control.v1.SwapPluginRequest
+	13, // 63: starling.control.v1.Control.RollbackPlugin:input_type -> starling.control.v1.RollbackPluginRequest
+	15, // 64: starling.control.v1.Control.SwapTransport:input_type -> starling.control.v1.SwapTransportRequest
+	17, // 65: starling.control.v1.Control.Reload:input_type -> starling.control.v1.ReloadRequest
+	20, // 66: starling.control.v1.Control.Events:input_type -> starling.control.v1.EventsRequest
+	2,  // 67: starling.control.v1.Control.Status:output_type -> starling.control.v1.StatusResponse
+	36, // 68: starling.control.v1.Control.Peers:output_type -> starling.control.v1.PeersResponse
+	38, // 69: starling.control.v1.Control.Plugins:output_type -> starling.control.v1.PluginsResponse
+	41, // 70: starling.control.v1.Control.Invite:output_type -> starling.control.v1.InviteResponse
+	43, // 71: starling.control.v1.Control.Join:output_type -> starling.control.v1.JoinResponse
+	34, // 72: starling.control.v1.Control.Retire:output_type -> starling.control.v1.RetireResponse
+	46, // 73: starling.control.v1.Control.Put:output_type -> starling.control.v1.PutResponse
+	49, // 74: starling.control.v1.Control.Get:output_type -> starling.control.v1.GetResponse
+	52, // 75: starling.control.v1.Control.List:output_type -> starling.control.v1.ListResponse
+	54, // 76: starling.control.v1.Control.Delete:output_type -> starling.control.v1.DeleteResponse
+	56, // 77: starling.control.v1.Control.Watch:output_type -> starling.control.v1.WatchResponse
+	58, // 78: starling.control.v1.Control.Conflicts:output_type -> starling.control.v1.ConflictsResponse
+	61, // 79: starling.control.v1.Control.RestoreConflict:output_type -> starling.control.v1.RestoreConflictResponse
+	63, // 80: starling.control.v1.Control.Explain:output_type -> starling.control.v1.ExplainResponse
+	66, // 81: starling.control.v1.Control.Waiting:output_type -> starling.control.v1.WaitingResponse
+	73, // 82: starling.control.v1.Control.Digest:output_type -> starling.control.v1.DigestResponse
+	32, // 83: starling.control.v1.Control.Audit:output_type -> starling.control.v1.AuditResponse
+	10, // 84: starling.control.v1.Control.RestartPlugin:output_type -> starling.control.v1.RestartPluginResponse
+	12, // 85: starling.control.v1.Control.SwapPlugin:output_type -> starling.control.v1.SwapPluginResponse
+	14, // 86: starling.control.v1.Control.RollbackPlugin:output_type -> starling.control.v1.RollbackPluginResponse
+	16, // 87: starling.control.v1.Control.SwapTransport:output_type -> starling.control.v1.SwapTransportResponse
+	18, // 88: starling.control.v1.Control.Reload:output_type -> starling.control.v1.ReloadResponse
+	21, // 89: starling.control.v1.Control.Events:output_type -> starling.control.v1.EventsResponse
+	67, // [67:90] is the sub-list for method output_type
+	44, // [44:67] is the sub-list for method input_type
+	44, // [44:44] is the sub-list for extension type_name
+	44, // [44:44] is the sub-list for extension extendee
+	0,  // [0:44] is the sub-list for field type_name
 }
 
 func init() { file_host_control_control_proto_init() }
