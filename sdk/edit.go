@@ -130,6 +130,9 @@ func (f *Field) editCounter(list []FieldPart, said []byte, at Version, part Part
 	if whole {
 		sum.Sub(sum, total(list))
 	}
+	if sum.Sign() < 0 {
+		part = part.taking()
+	}
 	for i := range list {
 		if list[i].Part == part {
 			mine = list[i].Total
@@ -137,7 +140,7 @@ func (f *Field) editCounter(list []FieldPart, said []byte, at Version, part Part
 	}
 	sum.Add(sum, big.NewInt(mine))
 	if !sum.IsInt64() {
-		return nil, Errorf(CodeInvalid, "field %q: what this device has added would be %s in all, which does not fit 64 bits", f.Name, sum)
+		return nil, Errorf(CodeInvalid, "field %q: what this start of the device has added, or taken away, would be %s in all, which does not fit 64 bits", f.Name, sum)
 	}
 	return AppendOpParts(nil, Sum, at, []FieldPart{{Version: at, Part: part, Total: sum.Int64()}}), nil
 }

@@ -14,7 +14,11 @@ import (
 // their union, in which of two parts for the same place one stands:
 //
 //	set      place: element and device that added it    stands: the greater stamp; of equal ones, removed
-//	counter  place: start of the device that counts     stands: the greater version; of equal ones, the greater total
+//	counter  place: start of the device that counts     stands: the total farther from 0; of equally far ones, the greater version
+//
+// A start counts what it adds in one part, and what it takes away in another: so a part only moves away from 0, and of two of
+// its totals the later one is known without looking at their versions. These do not tell it, since a copy of a device may
+// give an early total a late stamp again (see the host's restamping).
 //
 // Both rules take a maximum in a total order, so that the result depends only on the set of parts that arrived. An element is
 // in the set iff one of its parts is not removed; a counter is the sum of its totals.
@@ -33,8 +37,19 @@ import (
 // What an operation adds or counts has the operation's own version. A state is packed in one way only: devices, elements,
 // places and parts ascend, and no device is there that none needs.
 
-// PartID names one start of a device that counts: random, so that no two starts share one, also of copies of a device.
+// PartID names one start of a device that counts, and one direction: random, so that no two starts share one, also of copies of
+// a device.
+//
+// HAZARD: two processes that go on from one image of a running one (a virtual machine resumed twice) are one start by all that
+// either can know: they share their parts, as they share the epoch of their streams. Of what both add to one counter only the
+// larger sum counts. A device has to be started anew from such an image, not resumed.
 type PartID [8]byte
+
+// taking returns the part in which the start counts what it takes away.
+func (p PartID) taking() PartID {
+	p[len(p)-1] ^= 1
+	return p
+}
 
 // FieldPart is one part of the state of a set or a counter.
 type FieldPart struct {
@@ -44,7 +59,7 @@ type FieldPart struct {
 	Removed bool // set: what that write added has been removed
 
 	Part  PartID // counter
-	Total int64  // counter: what the start has added in all
+	Total int64  // counter: what the start has added in all, or taken away (less than 0)
 }
 
 // place is what a part is the state of.
@@ -63,13 +78,21 @@ func (p *FieldPart) place() place {
 
 // beats reports whether p stands against other, of the same place.
 func (p *FieldPart) beats(other *FieldPart) bool {
+	if p.Element == nil {
+		return cmp.Or(cmp.Compare(magnitude(p.Total), magnitude(other.Total)), p.Version.Compare(other.Version), cmp.Compare(p.Total, other.Total)) > 0
+	}
 	if order := p.Version.Compare(other.Version); order != 0 {
 		return order > 0
 	}
-	if p.Element != nil {
-		return p.Removed && !other.Removed
+	return p.Removed && !other.Removed
+}
+
+// magnitude returns how far n is from 0.
+func magnitude(n int64) uint64 {
+	if n < 0 {
+		return -uint64(n)
 	}
-	return p.Total > other.Total
+	return uint64(n)
 }
 
 // compare puts parts into the order in which they are packed.
@@ -265,6 +288,7 @@ func (f *FieldState) Writes(merge Merge) (writes []PartWrite, err error) {
 
 func (f *FieldState) writes(merge Merge, list []FieldPart) (writes []PartWrite) {
 	slices.SortStableFunc(list, func(a, b FieldPart) int { return a.Version.Compare(b.Version) })
+	all := list
 	for len(list) > 0 {
 		n := 1
 		for merge != Sum && n < len(list) && list[n].Version == list[0].Version {
@@ -273,14 +297,21 @@ func (f *FieldState) writes(merge Merge, list []FieldPart) (writes []PartWrite) 
 		writes = append(writes, PartWrite{list[0].Version, AppendOpParts(nil, merge, list[0].Version, list[:n])})
 		list = list[n:]
 	}
-	last := slices.ContainsFunc(writes, func(w PartWrite) bool { return w.Version == f.Version })
-	if !last && merge == AddWins { // it only removed
-		writes = append(writes, PartWrite{f.Version, AppendOpParts(nil, merge, f.Version, nil)})
+	if slices.ContainsFunc(writes, func(w PartWrite) bool { return w.Version == f.Version }) {
+		return writes
 	}
-	return writes
+	var nothing []FieldPart // what a write says that only removed
+	if merge == Sum {       // or a total that stood no more
+		at := slices.IndexFunc(all, func(p FieldPart) bool { return p.Total != 0 })
+		if at < 0 {
+			return writes
+		}
+		nothing = []FieldPart{{Part: all[at].Part}}
+	}
+	return append(writes, PartWrite{f.Version, AppendOpParts(nil, merge, f.Version, nothing)})
 }
 
-// NewPartID returns the id of this start of a device; random gives 8 random bytes.
+// NewPartID returns the id of this start of a device; random gives 8 random bytes, of which the last bit says nothing.
 func NewPartID(random uint64) (id PartID) {
 	binary.BigEndian.PutUint64(id[:], random)
 	return id

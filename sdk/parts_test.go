@@ -299,20 +299,20 @@ func wantReference(rt *rapid.T, p *peer, all []written) {
 			rt.Fatalf("%s (-want +got):\n%s", field, diff)
 		}
 	}
-	latest, sum := map[sdk.PartID]sdk.FieldPart{}, new(big.Int)
+	farthest, sum := map[sdk.PartID]int64{}, new(big.Int)
 	for _, op := range all {
 		if packed, ok := op.fields["plays:counter"]; ok {
 			parts, err := sdk.OpParts(sdk.Sum, op.at, packed)
 			if err != nil {
 				rt.Fatal(err)
 			}
-			if part := parts[0]; part.Version.Compare(latest[part.Part].Version) > 0 {
-				latest[part.Part] = part
+			if part := parts[0]; max(part.Total, -part.Total) >= max(farthest[part.Part], -farthest[part.Part]) {
+				farthest[part.Part] = part.Total
 			}
 		}
 	}
-	for _, part := range latest {
-		sum.Add(sum, big.NewInt(part.Total))
+	for _, total := range farthest {
+		sum.Add(sum, big.NewInt(total))
 	}
 	if f := p.field("plays"); f != nil && f.Value != sum.Int64() {
 		rt.Fatalf("plays: want %s, got %v", sum, f.Value)
@@ -398,8 +398,43 @@ func TestParts_CounterRange(t *testing.T) {
 	if err := a.write("plays", `{"add":-5}`); err != nil {
 		t.Fatal(err)
 	}
-	if err := a.write("plays", `7`); err != nil || a.field("plays").Value != int64(7) {
-		t.Errorf("got %v, %v", a.field("plays").Value, err)
+	if err := a.write("plays", `7`); sdk.CodeOf(err) != sdk.CodeInvalid {
+		t.Errorf("what one device takes away has to fit 64 bits; got %v", err)
+	}
+	b.merge(a.ops...)
+	if err := b.write("plays", fmt.Sprintf(`{"add":%d}`, -math.MaxInt64)); err != nil || b.field("plays").Value != int64(math.MaxInt64-5) {
+		t.Errorf("got %v, %v", b.field("plays").Value, err)
+	}
+}
+
+// TestParts_CounterOldTotalAgain has a copy of a device, taken in between, give an early write to a counter a later stamp: what the
+// same start counted after it still counts.
+func TestParts_CounterOldTotalAgain(t *testing.T) {
+	a, b := newPeer(t, 1, songs()), newPeer(t, 2, songs())
+	for _, said := range []string{`{"add":7}`, `{"add":-13}`, `{"add":2}`} {
+		if err := a.write("plays", said); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range a.ops {
+		again := a.ops[i]
+		again.at.Stamp += 100
+		b.merge(append(a.ops[:len(a.ops):len(a.ops)], again)...)
+		if got := b.field("plays"); got.Value != int64(-4) || got.Version != again.at {
+			t.Errorf("write %d again: got %v of %s", i, got.Value, got.Version.Stamp)
+		}
+	}
+	f := b.field("plays")
+	writes, err := f.Writes(sdk.Sum)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := newPeer(t, 3, songs())
+	for _, w := range writes {
+		c.merge(written{w.Version, map[string][]byte{"plays:counter": w.Value}})
+	}
+	if got := c.field("plays"); got.Value != f.Value || got.Version != f.Version || !bytes.Equal(got.State, f.State) {
+		t.Errorf("what stands, merged elsewhere: %v of %s", got.Value, got.Version.Stamp)
 	}
 }
 

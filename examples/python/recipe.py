@@ -214,7 +214,7 @@ class Parts:
     """The state of a set or a counter.
 
     set      held is {(element, device that added it): (stamp, whether that is removed)}
-    counter  held is {start of the device that counts: ((stamp, device), what it has added in all)}
+    counter  held is {part of a start that counts: ((stamp, device), what it has added, or taken away, in all)}
     """
 
     kind: str
@@ -223,9 +223,16 @@ class Parts:
     def merged(self, said):
         held = dict(self.held)
         for place, part in said:
-            if place not in held or part > held[place]:
+            if place not in held or self.order(part) > self.order(held[place]):
                 held[place] = part
         return Parts(self.kind, held)
+
+    def order(self, part):
+        """Of a counter the total farther from 0 stands: a start counts up in one part, and down in another."""
+        if self.kind == "counter":
+            version, total = part
+            return abs(total), version, total
+        return part
 
     def value(self):
         """Returns what people see: a sum, as near as 64 bits come; the elements as a JSON array."""

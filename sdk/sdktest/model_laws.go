@@ -72,7 +72,7 @@ func modelLaws() []modelLaw {
 		{Law{"MODEL-042", "AnotherModelIsAnError", "A batch of another model is an error"}, sdk.SharedByAll, shared, (*modelSuite).sharedOtherModel},
 		{Law{"MODEL-043", "KeyDecidesTheID", "An insert is refused unless it has the whole natural key and the id that is that key's"}, sdk.SharedByAll, (*modelSuite).keyedShared, (*modelSuite).sharedKey},
 		{Law{"MODEL-044", "AddWins", "An element is in a set if a device has added it and no remove had seen that add"}, sdk.SharedByAll, (*modelSuite).withSet, (*modelSuite).sharedAddWins},
-		{Law{"MODEL-045", "CounterSums", "A counter is the sum of the latest totals of what each start of each device counted"}, sdk.SharedByAll, (*modelSuite).withCounter, (*modelSuite).sharedCounter},
+		{Law{"MODEL-045", "CounterSums", "A counter is the sum of what each start of each device counted: of the totals of a part, the one farthest from 0"}, sdk.SharedByAll, (*modelSuite).withCounter, (*modelSuite).sharedCounter},
 		{Law{"MODEL-046", "SnapshotIsEqual", "The writes that stand of a set or a counter, merged elsewhere, make the same"}, sdk.SharedByAll, shared, (*modelSuite).sharedSnapshot},
 		{Law{"MODEL-047", "UnknownFieldsMerge", "Fields of a newer schema merge as their columns say"}, sdk.SharedByAll, shared, (*modelSuite).sharedUnknownMerges},
 		{Law{"MODEL-048", "OwnerDecidesTheKind", "An operation on a record of a hybrid model that has an owner is refused, and one without a natural key"}, sdk.SharedByAll, (*modelSuite).hybrid, (*modelSuite).sharedOwner},

@@ -93,7 +93,7 @@ func mergeParts(t fataler, merge sdk.Merge, state sdk.FieldState, w write, at sd
 				continue
 			}
 			if merge == sdk.Sum {
-				stands = stands && p.Version.Compare(old.Version) > 0
+				stands = stands && (farther(p.Total, old.Total) || !farther(old.Total, p.Total) && p.Version.Compare(old.Version) > 0)
 			} else {
 				stands = stands && (p.Version.Stamp > old.Version.Stamp || p.Version.Stamp == old.Version.Stamp && p.Removed)
 			}
@@ -106,6 +106,9 @@ func mergeParts(t fataler, merge sdk.Merge, state sdk.FieldState, w write, at sd
 	next.SetParts(merge, held)
 	return next
 }
+
+// farther reports whether a is farther from 0 than b.
+func farther(a, b int64) bool { return max(a, -a) > max(b, -b) }
 
 // partsField returns a field that merges so.
 func (s *modelSuite) partsField(t T, merge sdk.Merge) sdk.Field {
@@ -179,7 +182,8 @@ func (s *modelSuite) sharedCounter(t T) {
 		want int64
 	}{
 		{"TwoDevices", []operation{op(1, 1, 1, 3), op(2, 1, 1, 4)}, 7},
-		{"LatestTotalOfAStart", []operation{op(1, 1, 1, 3), op(1, 1, 2, 5), op(1, 1, 3, 4)}, 4},
+		{"FarthestTotalOfAStart", []operation{op(1, 1, 1, 3), op(1, 1, 2, 5), op(1, 1, 3, 4)}, 5},
+		{"FarthestBelowZero", []operation{op(1, 1, 1, -3), op(1, 1, 2, -5), op(1, 1, 3, -4), op(2, 1, 1, 1)}, -4},
 		{"TwoStarts", []operation{op(1, 1, 1, 3), op(1, 2, 2, 5), op(2, 1, 2, -1)}, 7},
 	}
 	for _, c := range cases {
