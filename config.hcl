@@ -106,3 +106,7 @@ log {
   format = "text"
   # file = "./starling.log"
 }
+
+# What it tells machines: metrics for Prometheus at /metrics, and health checks at /healthz and /readyz, over HTTP and to
+# whoever can connect there. Left out, it tells none.
+# telemetry { prometheus = "127.0.0.1:9464" }

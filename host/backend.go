@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"slices"
 	"strings"
 	"time"
 
@@ -35,13 +34,17 @@ type backend struct {
 	started    time.Time
 }
 
-func newBackend(c *config.Config, l *live, o *operator, identity *membership.Identity, db *database.DB, r *registry.Registry, m *transaction.Manager,
+func newBackend(c *config.Config, l *live, identity *membership.Identity, db *database.DB, r *registry.Registry, m *transaction.Manager,
 	members *membership.Members, meta membership.Meta, pairing *membership.Pairing, n *network, s *supervisor.Supervisor, sources *source.Runner,
-) control.Backend {
-	b := &backend{
+) *backend {
+	return &backend{
 		config: c, live: l, identity: identity, db: db, registry: r, manager: m, members: members, meta: meta, pairing: pairing,
 		network: n, supervisor: s, sources: sources, started: time.Now(),
 	}
+}
+
+// forControl is the backend with the operator beside it.
+func forControl(b *backend, o *operator) control.Backend {
 	return control.Backend{Records: b, Journal: b, History: b, Feed: b, Reporter: b, Pairing: b, Operator: o}
 }
 
@@ -117,17 +120,14 @@ func (b *backend) Status(ctx context.Context) (control.Status, error) {
 // clockOf judges this device's clock by its peers': how far it is from the median of them, which one wrong peer among
 // several does not move.
 func clockOf(peers []control.Peer, drift time.Duration) (state string, offset time.Duration) {
-	var offsets []time.Duration
-	for _, p := range peers {
-		if p.RTT > 0 {
-			offsets = append(offsets, -p.Skew)
-		}
+	var told []skew
+	for i := range peers {
+		told = append(told, skew{peers[i].RTT, peers[i].Skew})
 	}
-	if len(offsets) == 0 {
+	offset, ok := median(told)
+	if !ok {
 		return "ok", 0
 	}
-	slices.Sort(offsets)
-	offset = offsets[len(offsets)/2]
 	switch {
 	case offset > drift:
 		return "ahead of the peers' clocks: what is written here is held there until their clocks have come that far; set this clock", offset

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
@@ -23,6 +24,7 @@ import (
 	"github.com/starling-sync/starling/host/protocol"
 	"github.com/starling-sync/starling/host/registry"
 	"github.com/starling-sync/starling/host/replica"
+	"github.com/starling-sync/starling/host/telemetry"
 	"github.com/starling-sync/starling/host/transaction"
 	"github.com/starling-sync/starling/sdk"
 )
@@ -46,6 +48,9 @@ type network struct {
 	joined chan struct{} // holds a value after the device has joined a library
 
 	serving sync.WaitGroup // the listening of transports; ends with Run
+
+	belongs  atomic.Pointer[membership.Library] // nil: to none yet
+	recorder *telemetry.Recorder
 
 	mu         sync.Mutex
 	running    context.Context        // of engine
@@ -145,8 +150,12 @@ func (n *network) catchUp(ctx context.Context, engine *peersync.Engine) error {
 func (n *network) library(ctx context.Context) (membership.Library, error) {
 	for {
 		library, ok, err := membership.Current(ctx, n.meta)
-		if ok || err != nil {
+		if err != nil {
 			return library, err
+		}
+		if ok {
+			n.belongs.Store(&library)
+			return library, nil
 		}
 		n.log.Info("this device belongs to no library yet; let it join one with: starling join CODE")
 		select {
@@ -168,7 +177,7 @@ func (n *network) newEngine(ctx context.Context, library membership.Library) (*p
 			Library: protocol.LibraryID(library.ID), LibraryName: library.Name, Epoch: n.start.epoch, Started: n.start.at,
 		},
 		Models: n.models(), Stored: stored, Members: membersFor(n.members.All()),
-		Applier: n.pages, Reader: n.pages, Ranges: n.pages, Keeper: n.keeper, Security: n.identity, Pairing: n, Log: n.log,
+		Applier: timed{n.pages, n.recorder}, Reader: n.pages, Ranges: n.pages, Keeper: n.keeper, Security: n.identity, Pairing: n, Log: n.log,
 		Limits: limitsOf(&n.config.Sync), Config: timesOf(&n.config.Sync),
 	})
 }

@@ -29,6 +29,7 @@ import (
 	"github.com/starling-sync/starling/host/replica"
 	"github.com/starling-sync/starling/host/source"
 	"github.com/starling-sync/starling/host/supervisor"
+	"github.com/starling-sync/starling/host/telemetry"
 	"github.com/starling-sync/starling/host/transaction"
 	"github.com/starling-sync/starling/sdk"
 )
@@ -49,7 +50,7 @@ func runHost(ctx context.Context, c *config.Config) error {
 			// what is stored, and when it was
 			peerlog.New, newRegistry, newRestamped, newClock, newStart,
 			// a local write
-			newManager,
+			newRecorder, newManager,
 			// who belongs
 			newMembers, newPairing,
 			// to and from the peers
@@ -57,7 +58,9 @@ func runHost(ctx context.Context, c *config.Config) error {
 			// the plugins
 			newSources, newSelf, newPlugins, newSupervisor,
 			// to and from people
-			newLive, newEvents, newOperator, newBackend, newControl,
+			newLive, newEvents, newOperator, newBackend, forControl, newControl,
+			// to machines
+			newFigures, newHealth, newExporter,
 		),
 		fx.Invoke(start),
 	)
@@ -104,11 +107,14 @@ type parts struct {
 	Sources    *source.Runner
 	Operator   *operator
 	Control    *control.Server
+	Exporter   *exporter
+	Health     *health
 }
 
 // start has everything run, in this order, and stop in the reverse.
 func start(p parts) {
 	lc, failed := p.Lifecycle, p.Failed
+	loop(lc, failed, "telemetry", p.Exporter.Run)
 	loop(lc, failed, "members", p.Members.Run)
 	loop(lc, failed, "plugins", func(ctx context.Context) error {
 		defer p.Plugins.watching.Wait()
@@ -134,6 +140,7 @@ func start(p parts) {
 		p.Log.Info("ready", "control", listener.Addr())
 		return p.Control.Run(ctx, listener)
 	}))
+	lc.Append(fx.StopHook(func() { p.Health.stopping.Store(true) }))
 }
 
 func newLog(lc fx.Lifecycle, c *config.Config) (hclog.Logger, error) {
@@ -224,17 +231,25 @@ func newRegistry(lc fx.Lifecycle, identity *membership.Identity, db *database.DB
 }
 
 // newManager has commits announced to the network, which is made after it: announcing is a late arrow, kept in one place.
-func newManager(identity *membership.Identity, db *database.DB, journal *peerlog.Log, clock *hlc.Clock, start startID, r *registry.Registry) (*transaction.Manager, *announcer) {
-	a := &announcer{}
+func newManager(identity *membership.Identity, db *database.DB, journal *peerlog.Log, clock *hlc.Clock, start startID, r *registry.Registry, rec *telemetry.Recorder) (*transaction.Manager, *announcer) {
+	a := &announcer{recorder: rec}
 	return transaction.New(transaction.Options{
 		DB: db, Self: identity.ID(), Epoch: start.epoch, Next: clock.Now, Prepare: replica.PrepareLocal(r), Journal: journal, Announce: a.announce,
+		Observe: func(kind sdk.Ownership) func(transaction.Result, error) {
+			ended := rec.Committing(kind)
+			return func(_ transaction.Result, err error) { ended(err) }
+		},
 	}), a
 }
 
 // announcer hands commits to whoever is set, which happens before anything runs.
-type announcer struct{ to func(transaction.Committed) }
+type announcer struct {
+	to       func(transaction.Committed)
+	recorder *telemetry.Recorder
+}
 
 func (a *announcer) announce(c transaction.Committed) {
+	a.recorder.Committed(c.Batches)
 	if a.to != nil {
 		a.to(c)
 	}
@@ -305,12 +320,13 @@ type networkParts struct {
 	Start     startID
 	Log       hclog.Logger
 	Announcer *announcer
+	Recorder  *telemetry.Recorder
 }
 
 func newNetwork(p networkParts) *network {
 	n := &network{
 		config: p.Config, live: p.Live, identity: p.Identity, members: p.Members, pairing: p.Pairing, meta: p.Meta, journal: p.Journal,
-		registry: p.Registry, pages: p.Pages, keeper: p.Keeper, start: p.Start, log: p.Log.Named("sync"),
+		registry: p.Registry, pages: p.Pages, keeper: p.Keeper, start: p.Start, log: p.Log.Named("sync"), recorder: p.Recorder,
 		joined: make(chan struct{}, 1), transports: map[string]*attachment{},
 	}
 	p.Announcer.to = n.announce
@@ -341,9 +357,9 @@ func newEvents(lc fx.Lifecycle, c *config.Config, _ *database.DB) (*eventlog.Log
 	return events, nil
 }
 
-func newSupervisor(c *config.Config, p *plugins, events *eventlog.Log, log hclog.Logger) (*supervisor.Supervisor, error) {
+func newSupervisor(c *config.Config, p *plugins, events *eventlog.Log, rec *telemetry.Recorder, log hclog.Logger) (*supervisor.Supervisor, error) {
 	s, err := supervisor.New(supervisor.Options{
-		Log: log.Named("plugin"), Observer: p, Now: time.Now, Record: recorder(events, log),
+		Log: log.Named("plugin"), Observer: p, Now: time.Now, Record: counted(rec, recorder(events, log)),
 		StoreDir: filepath.Join(c.Device.DataDir, "plugins"), RuntimeDir: filepath.Join(c.Device.DataDir, "run"),
 	}, specs(c))
 	if err != nil {

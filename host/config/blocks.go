@@ -29,6 +29,7 @@ func shapes() []shape {
 			blocks: []string{"retention", "limits"},
 		},
 		{name: "log", arguments: []string{"level", "format", "file"}},
+		{name: "telemetry", arguments: []string{"prometheus"}},
 	}
 }
 
@@ -60,6 +61,7 @@ func (p *parser) document(c *Config, body *hclsyntax.Body) {
 	}
 	c.Sync = p.sync(p.one(body, "sync"), known["sync"])
 	c.Log = p.log(p.one(body, "log"), known["log"])
+	c.Telemetry = p.telemetry(p.one(body, "telemetry"), known["telemetry"])
 	c.PluginDir = p.plugins(body)
 	p.models(c, body, known["model"])
 	p.transports(c, body, known["transport"])
@@ -135,6 +137,31 @@ func (p *parser) log(b *hclsyntax.Block, shape shape) Log {
 		result.File = absolute(p.fileOf(at).base, file)
 	}
 	return result
+}
+
+func (p *parser) telemetry(b *hclsyntax.Block, shape shape) Telemetry {
+	if b == nil {
+		return Telemetry{}
+	}
+	s := p.section(b, shape)
+	address, at := s.text("prometheus", "")
+	if address != "" {
+		p.scraped(address, at)
+	}
+	return Telemetry{Prometheus: address, Range: p.at(s.whole()), PrometheusRange: p.at(at)}
+}
+
+// scraped checks an address at which this device is asked for its metrics.
+func (p *parser) scraped(address string, at hcl.Range) {
+	host, port, why := splitAddress(address)
+	switch {
+	case why == "has no host":
+		p.failf(at, "prometheus: %q has no host; write %q", address, net.JoinHostPort(host, port))
+	case why != "":
+		p.failf(at, "prometheus: %q %s; write %q", address, why, net.JoinHostPort(host, "9464"))
+	case port == "0":
+		p.failf(at, "prometheus: port 0 is another port at each start, where nobody looks; write one such as %q", net.JoinHostPort(host, "9464"))
+	}
 }
 
 // plugins returns the folder that plugin_dir names, or the one beside the executable.

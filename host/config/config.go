@@ -32,6 +32,7 @@ type Config struct {
 	Transports []Transport
 	Sync       Sync
 	Log        Log
+	Telemetry  Telemetry
 }
 
 // Library is the library block. Exactly one of Name and Join is set.
@@ -116,6 +117,13 @@ type Log struct {
 	Format string // "text" or "json"
 	File   string // absolute; empty: standard error
 	Range  Range  // zero if the block is left out
+}
+
+// Telemetry is the telemetry block.
+type Telemetry struct {
+	Prometheus      string // host:port where metrics and health checks are served over HTTP; empty: nowhere
+	Range           Range  // zero if the block is left out
+	PrometheusRange Range  // of prometheus; of the whole block if there is none
 }
 
 // Range is a place in the file. Lines and columns count from 1; the end is after the last character.

@@ -130,6 +130,7 @@ log {
   format = "json"
   file   = "log/starling.log"
 }
+telemetry { prometheus = "[::1]:9464" }
 `
 
 func TestParse_Complete(t *testing.T) {
@@ -175,7 +176,8 @@ func TestParse_Complete(t *testing.T) {
 				RetryMax: 5 * time.Second, DialTime: 6 * time.Second, RequestTime: 7 * time.Second, WaitingRecords: 108,
 			},
 		},
-		Log: Log{Level: "debug", Format: "json", File: "/etc/starling/log/starling.log"},
+		Log:       Log{Level: "debug", Format: "json", File: "/etc/starling/log/starling.log"},
+		Telemetry: Telemetry{Prometheus: "[::1]:9464"},
 	}
 	if diff := cmp.Diff(want, got, cmpopts.IgnoreTypes(Range{})); diff != "" {
 		t.Errorf("config (-want +got):\n%s", diff)

@@ -72,7 +72,7 @@ func Diff(running, next *Config) []Change {
 // WithRestartOf returns next as a host can have it without a restart: what needs one is as in running.
 func WithRestartOf(running, next *Config) *Config {
 	merged := *next
-	merged.Library, merged.Device, merged.Store, merged.Sync = running.Library, running.Device, running.Store, running.Sync
+	merged.Library, merged.Device, merged.Store, merged.Sync, merged.Telemetry = running.Library, running.Device, running.Store, running.Sync, running.Telemetry
 	merged.Log.File, merged.Log.Format = running.Log.File, running.Log.Format
 	return &merged
 }
@@ -91,6 +91,7 @@ func needRestart(a, b *Config) []string {
 		{"sync", withoutRange(a.Sync), withoutRange(b.Sync)},
 		{"log: file", a.Log.File, b.Log.File},
 		{"log: format", a.Log.Format, b.Log.Format},
+		{"telemetry", withoutRange(a.Telemetry), withoutRange(b.Telemetry)},
 	} {
 		if !reflect.DeepEqual(each.a, each.b) {
 			names = append(names, each.name)

@@ -37,8 +37,8 @@ func TestDiff(t *testing.T) {
 		"one for others": {[]string{`model "entry" {}`, `model "note" {}`}, []Change{{PluginRemoved, "entry", `model "entry"`}, {PluginAdded, "note", `model "note"`}}},
 		"log level":      {[]string{`model "entry" {}`, "model \"entry\" {}\nlog { level = \"debug\" }"}, []Change{{LogLevel, "", "log: level debug"}}},
 		"restart": {
-			[]string{`"home"`, `"work"`, `"alice"`, `"bob"`, `./data`, `./other`, `"sqlite" {}`, "\"sqlite\" { durability = \"normal\" }\nsync { heartbeat = \"1s\" }\nlog { format = \"json\" }"},
-			[]Change{{NeedsRestart, "", "library"}, {NeedsRestart, "", "device: name"}, {NeedsRestart, "", "device: data_dir"}, {NeedsRestart, "", "store"}, {NeedsRestart, "", "sync"}, {NeedsRestart, "", "log: format"}},
+			[]string{`"home"`, `"work"`, `"alice"`, `"bob"`, `./data`, `./other`, `"sqlite" {}`, "\"sqlite\" { durability = \"normal\" }\nsync { heartbeat = \"1s\" }\nlog { format = \"json\" }\ntelemetry { prometheus = \"127.0.0.1:9464\" }"},
+			[]Change{{NeedsRestart, "", "library"}, {NeedsRestart, "", "device: name"}, {NeedsRestart, "", "device: data_dir"}, {NeedsRestart, "", "store"}, {NeedsRestart, "", "sync"}, {NeedsRestart, "", "log: format"}, {NeedsRestart, "", "telemetry"}},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

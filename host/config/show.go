@@ -50,6 +50,9 @@ func Show(w io.Writer, c *Config) error {
 	log.text("level", c.Log.Level)
 	log.text("format", c.Log.Format)
 	log.text("file", c.Log.File)
+	if c.Telemetry.Prometheus != "" {
+		b.block("telemetry").text("prometheus", c.Telemetry.Prometheus)
+	}
 	if _, err := file.WriteTo(w); err != nil {
 		return sdk.Errorf(sdk.CodeInternal, "write the configuration: %w", err)
 	}

@@ -94,7 +94,11 @@ func (e *Engine) commit(p *pipe, a Apply, prepared Prepared, err error) {
 	if err != nil {
 		p.failed = max(p.failed, a.Generation+1)
 	}
-	e.post(Applied{Generation: a.Generation, Page: a.Page, Err: err})
+	applied := Applied{Generation: a.Generation, Page: a.Page, Err: err, From: a.From}
+	if counted, ok := prepared.(Accountant); ok && err == nil {
+		applied.Accounts = counted.Account()
+	}
+	e.post(applied)
 }
 
 // compact joins batches of a page that follow each other and have the same columns, as merged live pages do. Batches of

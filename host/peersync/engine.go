@@ -25,8 +25,9 @@ type Engine struct {
 	codec     *protocol.Codec
 	events    chan Event
 	commits   commitQueue
-	reads     chan struct{} // a token for each page that is being read
-	digests   chan struct{} // a token for the one Digests call under way
+	asks      chan chan struct{} // of Alive: closed by the loop
+	reads     chan struct{}      // a token for each page that is being read
+	digests   chan struct{}      // a token for the one Digests call under way
 	greetings greetings
 	ctx       context.Context // ends when Run does; everything started for the engine hangs on it
 	cancel    context.CancelFunc
@@ -44,7 +45,8 @@ type Engine struct {
 	learned    []Acknowledged // to be kept at the next beat
 	keeping    bool           // that is under way
 	refusals   map[string]int64
-	carried    map[sdk.Transport]int // connections of each transport, from the time that they are dialled or accepted
+	ended      map[sdk.DeviceID]traffic // of links that are over
+	carried    map[sdk.Transport]int    // connections of each transport, from the time that they are dialled or accepted
 }
 
 type transport struct {
@@ -64,7 +66,7 @@ func New(o Options) (*Engine, error) {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	return &Engine{
-		options: o, codec: codec, events: make(chan Event, 256), ctx: ctx, cancel: cancel,
+		options: o, codec: codec, events: make(chan Event, 256), asks: make(chan chan struct{}), ctx: ctx, cancel: cancel,
 		commits: commitQueue{limit: o.Config.CommitsQueue, wake: make(chan struct{}, 1)},
 		reads:   make(chan struct{}, o.Config.ReadsAtOnce), digests: make(chan struct{}, 1),
 		links: map[SessionID]*link{}, carried: map[sdk.Transport]int{}, pipes: map[protocol.Stream]*pipe{},
@@ -109,6 +111,8 @@ func (e *Engine) Run(ctx context.Context) error {
 				e.stepCommits() // what was summed may have them
 			}
 			e.step(event)
+		case asked := <-e.asks:
+			close(asked)
 		case <-e.commits.wake:
 			e.stepCommits()
 		case <-ticker.C:

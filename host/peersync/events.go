@@ -47,6 +47,8 @@ type (
 		Generation uint64
 		Page       protocol.Page
 		Err        error
+		From       sdk.DeviceID // of Apply; for what is counted, like Accounts
+		Accounts   []Account
 	}
 	// PageRead answers ReadPage.
 	PageRead struct {

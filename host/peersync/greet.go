@@ -127,7 +127,12 @@ func (e *Engine) greet(conn sdk.Conn, via string) (*link, PeerUp, protocol.Messa
 	ctx, cancel := context.WithTimeout(e.ctx, e.options.Limits.HandshakeTime)
 	defer cancel()
 	wire := newNetConn(conn)
-	stop := context.AfterFunc(ctx, func() { _ = wire.Close() })
+	stop := context.AfterFunc(ctx, func() {
+		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+			e.countRefusal(protocol.Over("handshake_time"))
+		}
+		_ = wire.Close()
+	})
 	defer stop()
 	secure := tls.Server(wire, e.options.Security.ServerTLS())
 	if err := secure.HandshakeContext(ctx); err != nil {

@@ -24,6 +24,7 @@ const (
 // link is one connection with its reader and its writer.
 type link struct {
 	id      SessionID
+	peer    sdk.DeviceID
 	conn    *tls.Conn
 	wire    *netConn
 	carrier sdk.Transport // what carries it; nil: not known
@@ -33,6 +34,7 @@ type link struct {
 	gone    chan struct{} // closed once the connection is cut
 	cutOnce sync.Once
 	in, out atomic.Int64
+	slow    atomic.Bool // it was cut since what was sent did not leave in time
 	noted   int64 // of wire.arrived, told to the machine; of the loop
 
 	mu     sync.Mutex
@@ -119,7 +121,7 @@ func (l *link) write(limit time.Duration) error {
 		if w.Buffered() == 0 {
 			return nil
 		}
-		watch := time.AfterFunc(limit, l.cut)
+		watch := time.AfterFunc(limit, func() { l.slow.Store(true); l.cut() })
 		defer watch.Stop()
 		l.wire.cork(func() { watch.Reset(limit) })
 		err := w.Flush()
@@ -177,7 +179,7 @@ func (e *Engine) run(l *link, up PeerUp, first protocol.Message) {
 		return
 	}
 	e.lastID++
-	l.id, up.Session = e.lastID, e.lastID
+	l.id, l.peer, up.Session = e.lastID, up.Peer, e.lastID
 	e.links[l.id] = l
 	e.mu.Unlock()
 	e.post(up)
@@ -198,8 +200,15 @@ func (e *Engine) run(l *link, up PeerUp, first protocol.Message) {
 	if failed != nil && sdk.CodeOf(failed) != sdk.CodeInternal {
 		err = failed
 	}
+	if l.slow.Load() {
+		e.countRefusal(protocol.Over("send_time"))
+	}
+	member := e.isMember(l.peer)
 	e.mu.Lock()
 	delete(e.links, l.id)
+	if member { // anybody can make keys, and so connect as many a device
+		e.noteEnded(l)
+	}
 	e.mu.Unlock()
 	e.post(PeerDown{Session: l.id, Err: err})
 }

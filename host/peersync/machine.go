@@ -51,6 +51,7 @@ type Machine struct {
 	snapshots  []*snapshot      // ascending by scope
 	over       map[string]int64 // what peers sent over a limit, by the limit's setting
 	repairs    int              // records that audits have repaired
+	tally      tally            // for machines to watch
 
 	now     time.Time // of the present Step
 	actions []Action
@@ -72,7 +73,7 @@ func NewMachine(o MachineOptions) *Machine {
 	m := &Machine{
 		self: o.Self, config: o.Config, limits: o.Limits, rand: o.Rand, models: o.Models,
 		peers: map[sdk.DeviceID]*peer{}, sessions: map[SessionID]*session{}, streams: map[protocol.Stream]*stream{},
-		known: map[protocol.EpochID]epochState{}, epochsKept: epochsKept, acks: newAcks(), over: map[string]int64{},
+		known: map[protocol.EpochID]epochState{}, epochsKept: epochsKept, acks: newAcks(), over: map[string]int64{}, tally: newTally(),
 	}
 	for _, kind := range kinds {
 		m.ensureStream(protocol.Stream{Origin: o.Self.Device, Kind: kind})
@@ -285,6 +286,7 @@ func (m *Machine) setMembers(members []Member) {
 		if !present[id] {
 			delete(m.peers, id)
 			m.acks.forget(id)
+			m.tally.forget(id)
 			continue
 		}
 		m.peerOrder = append(m.peerOrder, p)

@@ -216,6 +216,7 @@ func (m *Machine) delivery(s *session, d *protocol.Delivery) {
 		m.log(hclog.Warn, "page refused: its stream is not known here", "peer", s.peer.String(), "origin", page.Origin.String())
 		return
 	}
+	m.tally.received(s.peer.id, page)
 	m.note(s, page.Stream, page.Heads)
 	if st.upstream != s || st.number != d.Subscription {
 		return // of a subscription that has been given up
@@ -247,6 +248,7 @@ func (m *Machine) delivery(s *session, d *protocol.Delivery) {
 func (m *Machine) gap(st *stream, page *protocol.Page) {
 	s := st.upstream
 	st.gaps++
+	m.tally.peer(s.peer.id).Gaps++
 	m.log(hclog.Debug, "gap in a stream", "peer", s.peer.String(), "origin", st.Origin.String(), "kind", st.Kind,
 		"have", st.tail.Top().String(), "from", page.From.String())
 	if st.gaps > gapsAllowed {
@@ -346,6 +348,7 @@ func (m *Machine) pageApplied(st *stream, e *Applied) {
 		return
 	}
 	st.gaps, st.heldCount = 0, 0
+	m.tally.applied(e, st.Origin)
 	if s := st.upstream; s != nil {
 		s.rowsIn += int64(e.Page.Rows())
 		s.ackNow = true
@@ -399,6 +402,7 @@ func (m *Machine) hold(st *stream, from sdk.DeviceID, err error) {
 	}
 	pause := m.backoff(st.heldCount, least, most)
 	st.heldCount++
+	m.tally.peer(from).Holds[code]++
 	st.heldUntil, st.heldReason, st.heldPeer = m.now.Add(pause), err.Error(), from
 	st.generation++
 	st.handed = nil
@@ -472,6 +476,7 @@ func (m *Machine) tickStream(st *stream) {
 		return
 	}
 	m.log(hclog.Info, "upstream stalled; asking another peer", "origin", m.nameOf(st.Origin), "kind", st.Kind, "upstream", st.upstream.peer.String())
+	m.tally.peer(st.upstream.peer.id).Stalls++
 	st.avoid, st.avoidUntil = st.upstream.id, m.now.Add(4*m.config.StallTime)
 	m.route(st)
 }

@@ -236,6 +236,7 @@ func (m *Machine) sendRead(s *session, sub *subscription, e *PageRead) {
 	if err != nil {
 		sub.retryAt = m.now.Add(m.backoff(sub.failures, m.config.RetryMin, m.config.RetryMax))
 		sub.failures++
+		m.tally.peer(s.peer.id).ReadFailures++
 		m.log(hclog.Error, "read a page for a peer", "peer", s.peer.String(), "origin", m.nameOf(sub.stream.Origin), "kind", sub.stream.Kind,
 			"since", e.Read.Since.String(), "error", err.Error())
 		return
@@ -257,6 +258,7 @@ func (m *Machine) sendPage(s *session, sub *subscription, page protocol.Page, si
 	sub.sent = append(sub.sent, sentPage{heads: page.Heads, bytes: size})
 	sub.has = m.graph.Join(sub.has, page.Heads)
 	s.rowsOut += int64(page.Rows())
+	m.tally.sent(s.peer.id, &page)
 	d := protocol.Delivery{Subscription: sub.number, Page: page}
 	if live {
 		m.send(s, protocol.Live(d))

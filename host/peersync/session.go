@@ -241,6 +241,7 @@ func (m *Machine) dialFailed(e DialFailed) {
 		return
 	}
 	p.dialing = false
+	m.tally.peer(p.id).DialFailures++
 	if e.Err != nil {
 		p.lastErr = e.Err.Error()
 	}
@@ -338,6 +339,7 @@ func (m *Machine) hello(s *session, h *protocol.Hello) {
 	}
 	p := s.peer
 	p.session, p.lastErr, p.refuses = s, "", false
+	m.tally.peer(p.id).Sessions++
 	if h.Name != "" && p.member.Name == "" {
 		p.member.Name = h.Name
 	}
@@ -443,6 +445,7 @@ func (m *Machine) heartbeat(s *session, h *protocol.Heartbeat) {
 	if !h.Echo.IsZero() {
 		if rtt := m.now.Sub(h.Echo) - h.EchoDelay; rtt >= 0 && rtt < time.Hour {
 			s.rtt = max(rtt, time.Microsecond)
+			m.tally.rtt(s.via, s.rtt)
 		}
 	}
 	s.skew = h.Clock.Add(s.rtt / 2).Sub(m.now)
@@ -463,6 +466,7 @@ func (m *Machine) sendHeartbeat(s *session) {
 func (m *Machine) tickSession(s *session) {
 	switch {
 	case s.hello == nil && m.now.Sub(s.up) > m.limits.HandshakeTime:
+		m.over["handshake_time"]++
 		m.end(s, "no Hello in time")
 	case m.now.Sub(s.heard) > missedBeats*m.config.Heartbeat:
 		m.end(s, fmt.Sprintf("silent for %s", m.now.Sub(s.heard).Round(time.Second)))

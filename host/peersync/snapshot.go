@@ -269,6 +269,9 @@ func (m *Machine) takeNext(sn *snapshot) {
 
 // rangeTaken takes in what became of a page of records.
 func (m *Machine) rangeTaken(e RangeTaken) {
+	if e.Err == nil {
+		m.tally.peer(e.Take.From).SnapshotRecords += int64(e.Taken.Records)
+	}
 	if e.Take.Repair {
 		m.repairTaken(e)
 		return

@@ -8,6 +8,14 @@ type Over string
 
 func (o Over) Error() string { return "over the limit " + string(o) }
 
+// Overs returns every Over that there is, by name.
+func Overs() []Over {
+	return []Over{
+		"batches", "columns", "decoded_bytes", "epochs", "frame_bytes", "handshake_time", "heads", "marks", "members_bytes", "models",
+		"origins", "ranges", "send_time", "text_bytes", "window_bytes",
+	}
+}
+
 // Limits bounds what a peer can make this device hold or wait for. A frame beyond them is an error, and ends its
 // connection only.
 type Limits struct {

@@ -71,7 +71,7 @@ func (p *Prepared) park(pl *placer, origin int64) error {
 				return err
 			}
 			if later {
-				pl.outcome.Stale++
+				pl.of(c.set.Model).Stale++
 				continue
 			}
 		}
@@ -83,7 +83,7 @@ func (p *Prepared) park(pl *placer, origin int64) error {
 		if err != nil {
 			return err
 		}
-		pl.outcome.Parked++
+		pl.of(c.set.Model).Parked++
 	}
 	p.logFailed(pl)
 	return nil

@@ -15,7 +15,7 @@ type placer struct {
 	r       *Registry
 	catalog *catalog
 	tx      *database.Tx
-	outcome Outcome
+	outcome map[sdk.ModelName]*Outcome
 
 	visible map[spot]bool // found in a table, and not taken out of it since
 	shown   []spot        // put into a table: what waits for them may follow
@@ -38,6 +38,33 @@ type spot struct {
 
 func newPlacer(r *Registry, catalog *catalog, tx *database.Tx) *placer {
 	return &placer{r: r, catalog: catalog, tx: tx, visible: make(map[spot]bool), watched: r.feed.wanted()}
+}
+
+// of returns the outcome of one model's changes, to be counted on.
+func (p *placer) of(model sdk.ModelName) *Outcome {
+	o := p.outcome[model]
+	if o == nil {
+		if p.outcome == nil {
+			p.outcome = make(map[sdk.ModelName]*Outcome)
+		}
+		o = &Outcome{}
+		p.outcome[model] = o
+	}
+	return o
+}
+
+// total returns the outcome of all models together.
+func (p *placer) total() (sum Outcome) {
+	for _, o := range p.outcome {
+		sum.Written += o.Written
+		sum.Stale += o.Stale
+		sum.Waiting += o.Waiting
+		sum.Deleted += o.Deleted
+		sum.Refused += o.Refused
+		sum.Parked += o.Parked
+		sum.Conflicts += o.Conflicts
+	}
+	return sum
 }
 
 // place stores records that exist, at most one an id, and decides which of them are visible. finish completes it.
@@ -154,7 +181,7 @@ func (p *placer) dropStale(records []*record) ([]*record, error) {
 				return nil, err
 			}
 		case row.stamp >= int64(rec.stamp): //nolint:gosec // stamps fit
-			p.outcome.Stale++
+			p.of(rec.m.desc.Model).Stale++
 		default:
 			kept = append(kept, rec)
 		}
@@ -335,7 +362,7 @@ func (p *placer) showRun(m *model, records []*record) error {
 		if err != nil {
 			return err
 		}
-		p.outcome.Written += int(n)
+		p.of(m.desc.Model).Written += int(n)
 		if int(n) == to-from {
 			return p.nowVisible(m, records[from:to])
 		}
@@ -391,7 +418,7 @@ func (p *placer) winners(m *model, records []*record) ([]*record, error) {
 			won = append(won, rec) // or it was there already: then showing it again changes nothing
 		}
 	}
-	p.outcome.Stale += len(records) - len(won)
+	p.of(m.desc.Model).Stale += len(records) - len(won)
 	return won, nil
 }
 
@@ -419,7 +446,7 @@ func (p *placer) hide(records []*record) error {
 			return fmt.Errorf("hide %s %s: %w", rec.m.name, rec.id, err)
 		}
 		if !again {
-			p.outcome.Waiting++
+			p.of(rec.m.desc.Model).Waiting++
 			p.notify(Hidden, rec)
 		}
 	}

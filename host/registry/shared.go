@@ -378,7 +378,7 @@ func (p *placer) takeAway(rec *record, before storedClock) error {
 	if before.clock == nil {
 		return nil
 	}
-	p.outcome.Deleted++
+	p.of(rec.m.desc.Model).Deleted++
 	p.notify(Deleted, rec)
 	return deleteIn(p.tx, "DELETE FROM "+rec.m.table+" WHERE id IN ", nil, []sdk.RecordID{rec.id}, func(id sdk.RecordID) {
 		p.leaves(rec.m, id)
@@ -457,6 +457,8 @@ func (p *placer) keepConflict(m *model, c *sdk.Conflict) error {
 	n, err := p.tx.Exec(`INSERT INTO _conflict (model, id, field, value, lost_stamp, lost_device, winner_stamp, winner_device)
 		VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`,
 		m.n, c.ID[:], field, sdk.AppendValue(nil, c.Value), int64(c.Lost.Stamp), lost, int64(c.Winner.Stamp), winner) //nolint:gosec // stamps fit
-	p.outcome.Conflicts += int(n)
+	if n > 0 {
+		p.of(m.desc.Model).Conflicts += int(n)
+	}
 	return err
 }

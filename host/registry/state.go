@@ -46,6 +46,7 @@ type Prepared struct {
 	shared  []*sharedBatch
 	parked  []parked
 	refused []refusal
+	outcome map[sdk.ModelName]*Outcome // of the last Write
 }
 
 // refusal is a change that is not stored, and why.
@@ -293,8 +294,13 @@ func (p *Prepared) Write(tx *database.Tx) (Outcome, error) {
 	if err := p.write(pl, owner); err != nil {
 		return Outcome{}, err
 	}
-	return pl.outcome, nil
+	p.outcome = pl.outcome
+	return pl.total(), nil
 }
+
+// ByModel returns the outcome of the last Write that succeeded, by model. It belongs to the caller once the transaction of
+// that Write is durable.
+func (p *Prepared) ByModel() map[sdk.ModelName]*Outcome { return p.outcome }
 
 // checkModels returns a CodeStale error if a model that decided has another table by now, or one that was not here is.
 func (p *Prepared) checkModels() error {
@@ -426,7 +432,7 @@ func (p *placer) newer(b *stateBatch, records []*record, stored map[sdk.RecordID
 		case row.owner != owner:
 			err = errors.Join(err, p.refuseOwner(b.model, rec.id, rec.stamp, row.owner))
 		case row.stamp >= int64(rec.stamp): //nolint:gosec // stamps fit
-			p.outcome.Stale++
+			p.of(b.desc.Model).Stale++
 		default:
 			kept = append(kept, rec)
 			passed = append(passed, rec.id)
@@ -471,14 +477,14 @@ func (p *placer) delete(b *stateBatch, owner int64) error {
 			}
 			continue
 		case ok && row.stamp >= int64(t.stamp): //nolint:gosec // stamps fit
-			p.outcome.Stale++
+			p.of(b.desc.Model).Stale++
 			continue
 		}
 		if err := storeTombstone(p.tx, b.model, t, owner); err != nil {
 			return err
 		}
 		gone = append(gone, t.id)
-		p.outcome.Deleted++
+		p.of(b.desc.Model).Deleted++
 		p.notify(Deleted, &record{m: b.model, id: t.id, origin: p.origin, stamp: t.stamp})
 	}
 	p.mark(b.model, gone...)
@@ -516,7 +522,7 @@ const maxRefused = 10_000
 
 // refuse keeps a refused change with its reason, once, and says so in the log.
 func (p *placer) refuse(no *refusal) error {
-	p.outcome.Refused++
+	p.of(no.model).Refused++
 	origin, err := p.tx.DeviceNumber(p.origin)
 	if err != nil {
 		return err

@@ -29,7 +29,7 @@ func (p *PreparedRange) Write(tx *database.Tx) (RangeOutcome, error) {
 	if err := w.write(); err != nil {
 		return RangeOutcome{}, fmt.Errorf("write range: %w", err)
 	}
-	w.out.Outcome = w.outcome
+	w.out.Outcome = w.total()
 	return w.out, nil
 }
 
@@ -327,7 +327,7 @@ func (w *rangeWriter) news(owner int64, b *stateBatch) (rest *stateBatch, existe
 	}
 	for _, rec := range b.records {
 		if !rotten[rec.id] && stored[rec.id] == (storedRow{owner, int64(rec.stamp)}) { //nolint:gosec // stamps fit
-			w.outcome.Stale++
+			w.of(b.desc.Model).Stale++
 			continue
 		}
 		rest.records = append(rest.records, rec)

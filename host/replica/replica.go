@@ -124,6 +124,15 @@ func (p *preparedPage) Commit(ctx context.Context) error {
 	}
 }
 
+// Account implements peersync.Accountant.
+func (p *preparedPage) Account() []peersync.Account {
+	var all []peersync.Account
+	for model, o := range p.prepared.ByModel() {
+		all = append(all, peersync.Account{Model: model, Stale: o.Stale, Refused: o.Refused, Parked: o.Parked, Conflicts: o.Conflicts})
+	}
+	return all
+}
+
 func (p *preparedPage) write(ctx context.Context) error {
 	return p.DB.Write(ctx, func(tx *database.Tx) error {
 		at, err := p.place(tx, &p.page)

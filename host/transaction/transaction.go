@@ -48,7 +48,7 @@ type Committed struct {
 	Batches       []sdk.Batch    // as stored, with their stamps; shared by all who are told: not to be changed. None: it was sealed
 }
 
-// Options say what a Manager works with. All fields but Announce are required.
+// Options say what a Manager works with. All fields but Announce and Observe are required.
 type Options struct {
 	DB       *database.DB
 	Self     sdk.DeviceID
@@ -57,6 +57,8 @@ type Options struct {
 	Prepare  PrepareFunc
 	Journal  Journal
 	Announce func(Committed) // called in commit order once durable; the next commit waits for it, so it must be quick
+	// Observe is told when a Commit begins; what it returns is called when that has ended. nil: nobody is told.
+	Observe func(kind sdk.Ownership) (ended func(Result, error))
 }
 
 // Manager writes local changes. Its methods may be called at once and block until the write is durable.
@@ -120,7 +122,15 @@ func (m *Manager) CommitShared(ctx context.Context, batches ...sdk.Batch) (Resul
 }
 
 // Commit writes request. Its error means that nothing was written; refused changes stand in the Result.
-func (m *Manager) Commit(ctx context.Context, request Request) (Result, error) {
+func (m *Manager) Commit(ctx context.Context, request Request) (result Result, err error) {
+	if m.options.Observe != nil {
+		ended := m.options.Observe(request.Kind)
+		defer func() { ended(result, err) }()
+	}
+	return m.decideAndCommit(ctx, request)
+}
+
+func (m *Manager) decideAndCommit(ctx context.Context, request Request) (Result, error) {
 	var err error
 	for try := range attempts {
 		if try == patience {

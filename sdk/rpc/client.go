@@ -80,6 +80,27 @@ func (c *Client) Health(ctx context.Context) (Health, error) {
 	}, nil
 }
 
+// Metrics asks for the figures by which the process is watched; none where its build has no such call. Call it with a
+// deadline. Nothing of what it returns has been checked, but that there are sdk.MaxMetrics at most: an error says that there
+// were more, or that some were left out.
+func (c *Client) Metrics(ctx context.Context) ([]sdk.Metric, error) {
+	reply, err := c.process.Metrics(ctx, &rpcpb.MetricsRequest{})
+	if status.Code(err) == codes.Unimplemented {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fromStatus(err)
+	}
+	list := make([]sdk.Metric, 0, min(len(reply.Metrics), sdk.MaxMetrics))
+	for i, m := range reply.Metrics {
+		if i == sdk.MaxMetrics {
+			return list, sdk.Errorf(sdk.CodeTooLarge, "%d metrics, of which %d are used", len(reply.Metrics), sdk.MaxMetrics)
+		}
+		list = append(list, sdk.Metric{Name: m.Name, Help: m.Help, Kind: sdk.MetricKind(m.Kind), Value: m.Value})
+	}
+	return list, nil
+}
+
 // Drain makes the process refuse new batches, end its sources and close its listeners, and returns when the calls
 // under way have ended. Connections stay.
 func (c *Client) Drain(ctx context.Context) error {

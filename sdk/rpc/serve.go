@@ -30,7 +30,8 @@ const (
 
 // Serve serves the models and the transport among servers to the host that started this process, until the host stops
 // it or is gone; then the process ends. Each of servers is an sdk.ModelServer, which may be an sdk.Source as well, or
-// an sdk.Transport, of which there is one at most; each may also be an sdk.Configurable or a Checker.
+// an sdk.Transport, of which there is one at most; each may also be an sdk.Configurable or a Checker. An *sdk.Metrics among
+// servers is what the process counts for operators.
 //
 // Call it from main, and print nothing on standard output before. The default hclog and log loggers write to the
 // host's log from then on. Started by hand, or given what can not be served, Serve says so and exits with status 1.

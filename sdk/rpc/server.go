@@ -32,6 +32,7 @@ type server struct {
 	models    map[sdk.ModelName]sdk.ModelServer
 	described []sdk.Description
 	transport sdk.Transport
+	metrics   *sdk.Metrics                          // nil: it has none
 	listeners func(index int) (net.Listener, error) // inherited sockets
 	stop      func()                                // ends the process's server; set before the first call
 
@@ -96,8 +97,14 @@ func (s *server) add(ctx context.Context, each any) error {
 		s.models[d.Model], known = m, true
 		s.described = append(s.described, d)
 	}
+	if m, ok := each.(*sdk.Metrics); ok {
+		if s.metrics != nil {
+			return sdk.Errorf(sdk.CodeInvalid, "a second *sdk.Metrics; a process has one")
+		}
+		s.metrics, known = m, true
+	}
 	if !known {
-		return sdk.Errorf(sdk.CodeInvalid, "%T is neither an sdk.ModelServer nor an sdk.Transport", each)
+		return sdk.Errorf(sdk.CodeInvalid, "%T is neither an sdk.ModelServer nor an sdk.Transport nor *sdk.Metrics", each)
 	}
 	return nil
 }
@@ -303,6 +310,18 @@ func (s *server) Health(ctx context.Context, _ *rpcpb.HealthRequest) (*rpcpb.Hea
 	s.oldest(reply)
 	if s.draining.Err() != nil {
 		reply.Reasons = append(reply.Reasons, fmt.Sprintf("draining: %d calls under way", s.working))
+	}
+	return reply, nil
+}
+
+// Metrics implements rpcpb.PluginServiceServer.
+func (s *server) Metrics(context.Context, *rpcpb.MetricsRequest) (*rpcpb.MetricsReply, error) {
+	reply := &rpcpb.MetricsReply{}
+	if s.metrics == nil {
+		return reply, nil
+	}
+	for _, m := range s.metrics.List() {
+		reply.Metrics = append(reply.Metrics, &rpcpb.Metric{Name: m.Name, Help: text(m.Help), Kind: string(m.Kind), Value: m.Value})
 	}
 	return reply, nil
 }

@@ -564,6 +564,154 @@ func (x *HealthReply) GetOldestMs() uint64 {
 	return 0
 }
 
+type MetricsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MetricsRequest) Reset() {
+	*x = MetricsRequest{}
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MetricsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MetricsRequest) ProtoMessage() {}
+
+func (x *MetricsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MetricsRequest.ProtoReflect.Descriptor instead.
+func (*MetricsRequest) Descriptor() ([]byte, []int) {
+	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{9}
+}
+
+type MetricsReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Metrics       []*Metric              `protobuf:"bytes,1,rep,name=metrics,proto3" json:"metrics,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MetricsReply) Reset() {
+	*x = MetricsReply{}
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MetricsReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MetricsReply) ProtoMessage() {}
+
+func (x *MetricsReply) ProtoReflect() protoreflect.Message {
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MetricsReply.ProtoReflect.Descriptor instead.
+func (*MetricsReply) Descriptor() ([]byte, []int) {
+	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *MetricsReply) GetMetrics() []*Metric {
+	if x != nil {
+		return x.Metrics
+	}
+	return nil
+}
+
+type Metric struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"` // lower-case letters, digits and _; a counter's ends in _total
+	Help          string                 `protobuf:"bytes,2,opt,name=help,proto3" json:"help,omitempty"` // one sentence
+	Kind          string                 `protobuf:"bytes,3,opt,name=kind,proto3" json:"kind,omitempty"` // counter or gauge
+	Value         float64                `protobuf:"fixed64,4,opt,name=value,proto3" json:"value,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Metric) Reset() {
+	*x = Metric{}
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Metric) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Metric) ProtoMessage() {}
+
+func (x *Metric) ProtoReflect() protoreflect.Message {
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Metric.ProtoReflect.Descriptor instead.
+func (*Metric) Descriptor() ([]byte, []int) {
+	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *Metric) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Metric) GetHelp() string {
+	if x != nil {
+		return x.Help
+	}
+	return ""
+}
+
+func (x *Metric) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *Metric) GetValue() float64 {
+	if x != nil {
+		return x.Value
+	}
+	return 0
+}
+
 type DrainRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -572,7 +720,7 @@ type DrainRequest struct {
 
 func (x *DrainRequest) Reset() {
 	*x = DrainRequest{}
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[9]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -584,7 +732,7 @@ func (x *DrainRequest) String() string {
 func (*DrainRequest) ProtoMessage() {}
 
 func (x *DrainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[9]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -597,7 +745,7 @@ func (x *DrainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainRequest.ProtoReflect.Descriptor instead.
 func (*DrainRequest) Descriptor() ([]byte, []int) {
-	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{9}
+	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{12}
 }
 
 type DrainReply struct {
@@ -608,7 +756,7 @@ type DrainReply struct {
 
 func (x *DrainReply) Reset() {
 	*x = DrainReply{}
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[10]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -620,7 +768,7 @@ func (x *DrainReply) String() string {
 func (*DrainReply) ProtoMessage() {}
 
 func (x *DrainReply) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[10]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -633,7 +781,7 @@ func (x *DrainReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainReply.ProtoReflect.Descriptor instead.
 func (*DrainReply) Descriptor() ([]byte, []int) {
-	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{10}
+	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{13}
 }
 
 type StopRequest struct {
@@ -644,7 +792,7 @@ type StopRequest struct {
 
 func (x *StopRequest) Reset() {
 	*x = StopRequest{}
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[11]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -656,7 +804,7 @@ func (x *StopRequest) String() string {
 func (*StopRequest) ProtoMessage() {}
 
 func (x *StopRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[11]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -669,7 +817,7 @@ func (x *StopRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopRequest.ProtoReflect.Descriptor instead.
 func (*StopRequest) Descriptor() ([]byte, []int) {
-	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{11}
+	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{14}
 }
 
 type StopReply struct {
@@ -680,7 +828,7 @@ type StopReply struct {
 
 func (x *StopReply) Reset() {
 	*x = StopReply{}
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[12]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -692,7 +840,7 @@ func (x *StopReply) String() string {
 func (*StopReply) ProtoMessage() {}
 
 func (x *StopReply) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[12]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -705,7 +853,7 @@ func (x *StopReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopReply.ProtoReflect.Descriptor instead.
 func (*StopReply) Descriptor() ([]byte, []int) {
-	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{12}
+	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{15}
 }
 
 type Batch struct {
@@ -721,7 +869,7 @@ type Batch struct {
 
 func (x *Batch) Reset() {
 	*x = Batch{}
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[13]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -733,7 +881,7 @@ func (x *Batch) String() string {
 func (*Batch) ProtoMessage() {}
 
 func (x *Batch) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[13]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -746,7 +894,7 @@ func (x *Batch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Batch.ProtoReflect.Descriptor instead.
 func (*Batch) Descriptor() ([]byte, []int) {
-	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{13}
+	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Batch) GetModel() string {
@@ -799,7 +947,7 @@ type ApplyRequest struct {
 
 func (x *ApplyRequest) Reset() {
 	*x = ApplyRequest{}
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[14]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -811,7 +959,7 @@ func (x *ApplyRequest) String() string {
 func (*ApplyRequest) ProtoMessage() {}
 
 func (x *ApplyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[14]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -824,7 +972,7 @@ func (x *ApplyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyRequest.ProtoReflect.Descriptor instead.
 func (*ApplyRequest) Descriptor() ([]byte, []int) {
-	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{14}
+	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ApplyRequest) GetId() uint64 {
@@ -892,7 +1040,7 @@ type ApplyReply struct {
 
 func (x *ApplyReply) Reset() {
 	*x = ApplyReply{}
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[15]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -904,7 +1052,7 @@ func (x *ApplyReply) String() string {
 func (*ApplyReply) ProtoMessage() {}
 
 func (x *ApplyReply) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[15]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -917,7 +1065,7 @@ func (x *ApplyReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyReply.ProtoReflect.Descriptor instead.
 func (*ApplyReply) Descriptor() ([]byte, []int) {
-	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{15}
+	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ApplyReply) GetId() uint64 {
@@ -987,7 +1135,7 @@ type Refusal struct {
 
 func (x *Refusal) Reset() {
 	*x = Refusal{}
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[16]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -999,7 +1147,7 @@ func (x *Refusal) String() string {
 func (*Refusal) ProtoMessage() {}
 
 func (x *Refusal) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[16]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1012,7 +1160,7 @@ func (x *Refusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refusal.ProtoReflect.Descriptor instead.
 func (*Refusal) Descriptor() ([]byte, []int) {
-	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{16}
+	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Refusal) GetIndex() uint32 {
@@ -1053,7 +1201,7 @@ type SourceHostMessage struct {
 
 func (x *SourceHostMessage) Reset() {
 	*x = SourceHostMessage{}
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[17]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1065,7 +1213,7 @@ func (x *SourceHostMessage) String() string {
 func (*SourceHostMessage) ProtoMessage() {}
 
 func (x *SourceHostMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[17]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1078,7 +1226,7 @@ func (x *SourceHostMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SourceHostMessage.ProtoReflect.Descriptor instead.
 func (*SourceHostMessage) Descriptor() ([]byte, []int) {
-	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{17}
+	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *SourceHostMessage) GetId() uint64 {
@@ -1183,7 +1331,7 @@ type SourceMessage struct {
 
 func (x *SourceMessage) Reset() {
 	*x = SourceMessage{}
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[18]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1195,7 +1343,7 @@ func (x *SourceMessage) String() string {
 func (*SourceMessage) ProtoMessage() {}
 
 func (x *SourceMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[18]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1208,7 +1356,7 @@ func (x *SourceMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SourceMessage.ProtoReflect.Descriptor instead.
 func (*SourceMessage) Descriptor() ([]byte, []int) {
-	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{18}
+	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *SourceMessage) GetId() uint64 {
@@ -1315,7 +1463,7 @@ type ListenRequest struct {
 
 func (x *ListenRequest) Reset() {
 	*x = ListenRequest{}
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[19]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1327,7 +1475,7 @@ func (x *ListenRequest) String() string {
 func (*ListenRequest) ProtoMessage() {}
 
 func (x *ListenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[19]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1340,7 +1488,7 @@ func (x *ListenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListenRequest.ProtoReflect.Descriptor instead.
 func (*ListenRequest) Descriptor() ([]byte, []int) {
-	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{19}
+	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ListenRequest) GetAddress() string {
@@ -1375,7 +1523,7 @@ type ListenEvent struct {
 
 func (x *ListenEvent) Reset() {
 	*x = ListenEvent{}
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[20]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1387,7 +1535,7 @@ func (x *ListenEvent) String() string {
 func (*ListenEvent) ProtoMessage() {}
 
 func (x *ListenEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[20]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1400,7 +1548,7 @@ func (x *ListenEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListenEvent.ProtoReflect.Descriptor instead.
 func (*ListenEvent) Descriptor() ([]byte, []int) {
-	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{20}
+	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ListenEvent) GetAddress() string {
@@ -1435,7 +1583,7 @@ type Chunk struct {
 
 func (x *Chunk) Reset() {
 	*x = Chunk{}
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[21]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1447,7 +1595,7 @@ func (x *Chunk) String() string {
 func (*Chunk) ProtoMessage() {}
 
 func (x *Chunk) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[21]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1460,7 +1608,7 @@ func (x *Chunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Chunk.ProtoReflect.Descriptor instead.
 func (*Chunk) Descriptor() ([]byte, []int) {
-	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{21}
+	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Chunk) GetData() []byte {
@@ -1494,7 +1642,7 @@ type SourceHostMessage_Start struct {
 
 func (x *SourceHostMessage_Start) Reset() {
 	*x = SourceHostMessage_Start{}
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[22]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1506,7 +1654,7 @@ func (x *SourceHostMessage_Start) String() string {
 func (*SourceHostMessage_Start) ProtoMessage() {}
 
 func (x *SourceHostMessage_Start) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[22]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1519,7 +1667,7 @@ func (x *SourceHostMessage_Start) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SourceHostMessage_Start.ProtoReflect.Descriptor instead.
 func (*SourceHostMessage_Start) Descriptor() ([]byte, []int) {
-	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{17, 0}
+	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{20, 0}
 }
 
 func (x *SourceHostMessage_Start) GetModel() string {
@@ -1545,7 +1693,7 @@ type SourceHostMessage_Committed struct {
 
 func (x *SourceHostMessage_Committed) Reset() {
 	*x = SourceHostMessage_Committed{}
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[23]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1557,7 +1705,7 @@ func (x *SourceHostMessage_Committed) String() string {
 func (*SourceHostMessage_Committed) ProtoMessage() {}
 
 func (x *SourceHostMessage_Committed) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[23]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1570,7 +1718,7 @@ func (x *SourceHostMessage_Committed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SourceHostMessage_Committed.ProtoReflect.Descriptor instead.
 func (*SourceHostMessage_Committed) Descriptor() ([]byte, []int) {
-	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{17, 1}
+	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{20, 1}
 }
 
 func (x *SourceHostMessage_Committed) GetRefused() []*Refusal {
@@ -1591,7 +1739,7 @@ type SourceHostMessage_Found struct {
 
 func (x *SourceHostMessage_Found) Reset() {
 	*x = SourceHostMessage_Found{}
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[24]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1603,7 +1751,7 @@ func (x *SourceHostMessage_Found) String() string {
 func (*SourceHostMessage_Found) ProtoMessage() {}
 
 func (x *SourceHostMessage_Found) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[24]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1616,7 +1764,7 @@ func (x *SourceHostMessage_Found) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SourceHostMessage_Found.ProtoReflect.Descriptor instead.
 func (*SourceHostMessage_Found) Descriptor() ([]byte, []int) {
-	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{17, 2}
+	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{20, 2}
 }
 
 func (x *SourceHostMessage_Found) GetBatch() *Batch {
@@ -1651,7 +1799,7 @@ type SourceMessage_Find struct {
 
 func (x *SourceMessage_Find) Reset() {
 	*x = SourceMessage_Find{}
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[25]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1663,7 +1811,7 @@ func (x *SourceMessage_Find) String() string {
 func (*SourceMessage_Find) ProtoMessage() {}
 
 func (x *SourceMessage_Find) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[25]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1676,7 +1824,7 @@ func (x *SourceMessage_Find) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SourceMessage_Find.ProtoReflect.Descriptor instead.
 func (*SourceMessage_Find) Descriptor() ([]byte, []int) {
-	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{18, 0}
+	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{21, 0}
 }
 
 func (x *SourceMessage_Find) GetModel() string {
@@ -1711,7 +1859,7 @@ type SourceMessage_Warning struct {
 
 func (x *SourceMessage_Warning) Reset() {
 	*x = SourceMessage_Warning{}
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[26]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1723,7 +1871,7 @@ func (x *SourceMessage_Warning) String() string {
 func (*SourceMessage_Warning) ProtoMessage() {}
 
 func (x *SourceMessage_Warning) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[26]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1736,7 +1884,7 @@ func (x *SourceMessage_Warning) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SourceMessage_Warning.ProtoReflect.Descriptor instead.
 func (*SourceMessage_Warning) Descriptor() ([]byte, []int) {
-	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{18, 1}
+	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{21, 1}
 }
 
 func (x *SourceMessage_Warning) GetKey() string {
@@ -1771,7 +1919,7 @@ type SourceMessage_Progress struct {
 
 func (x *SourceMessage_Progress) Reset() {
 	*x = SourceMessage_Progress{}
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[27]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1783,7 +1931,7 @@ func (x *SourceMessage_Progress) String() string {
 func (*SourceMessage_Progress) ProtoMessage() {}
 
 func (x *SourceMessage_Progress) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[27]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1796,7 +1944,7 @@ func (x *SourceMessage_Progress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SourceMessage_Progress.ProtoReflect.Descriptor instead.
 func (*SourceMessage_Progress) Descriptor() ([]byte, []int) {
-	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{18, 2}
+	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{21, 2}
 }
 
 func (x *SourceMessage_Progress) GetKey() string {
@@ -1830,7 +1978,7 @@ type Chunk_Open struct {
 
 func (x *Chunk_Open) Reset() {
 	*x = Chunk_Open{}
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[28]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1842,7 +1990,7 @@ func (x *Chunk_Open) String() string {
 func (*Chunk_Open) ProtoMessage() {}
 
 func (x *Chunk_Open) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[28]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1855,7 +2003,7 @@ func (x *Chunk_Open) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Chunk_Open.ProtoReflect.Descriptor instead.
 func (*Chunk_Open) Descriptor() ([]byte, []int) {
-	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{21, 0}
+	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{24, 0}
 }
 
 func (x *Chunk_Open) GetDial() string {
@@ -1881,7 +2029,7 @@ type Chunk_Opened struct {
 
 func (x *Chunk_Opened) Reset() {
 	*x = Chunk_Opened{}
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[29]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1893,7 +2041,7 @@ func (x *Chunk_Opened) String() string {
 func (*Chunk_Opened) ProtoMessage() {}
 
 func (x *Chunk_Opened) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[29]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1906,7 +2054,7 @@ func (x *Chunk_Opened) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Chunk_Opened.ProtoReflect.Descriptor instead.
 func (*Chunk_Opened) Descriptor() ([]byte, []int) {
-	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{21, 1}
+	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{24, 1}
 }
 
 func (x *Chunk_Opened) GetRemote() string {
@@ -1957,7 +2105,15 @@ const file_sdk_rpc_rpcpb_rpc_proto_rawDesc = "" +
 	"\x02ok\x18\x01 \x01(\bR\x02ok\x12\x18\n" +
 	"\areasons\x18\x02 \x03(\tR\areasons\x12\x16\n" +
 	"\x06oldest\x18\x03 \x01(\tR\x06oldest\x12\x1b\n" +
-	"\toldest_ms\x18\x04 \x01(\x04R\boldestMs\"\x0e\n" +
+	"\toldest_ms\x18\x04 \x01(\x04R\boldestMs\"\x10\n" +
+	"\x0eMetricsRequest\"D\n" +
+	"\fMetricsReply\x124\n" +
+	"\ametrics\x18\x01 \x03(\v2\x1a.starling.plugin.v1.MetricR\ametrics\"Z\n" +
+	"\x06Metric\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04help\x18\x02 \x01(\tR\x04help\x12\x12\n" +
+	"\x04kind\x18\x03 \x01(\tR\x04kind\x12\x14\n" +
+	"\x05value\x18\x04 \x01(\x01R\x05value\"\x0e\n" +
 	"\fDrainRequest\"\f\n" +
 	"\n" +
 	"DrainReply\"\r\n" +
@@ -2045,11 +2201,12 @@ const file_sdk_rpc_rpcpb_rpc_proto_rawDesc = "" +
 	"\x04dial\x18\x01 \x01(\tR\x04dial\x12\x1a\n" +
 	"\baccepted\x18\x02 \x01(\x04R\baccepted\x1a \n" +
 	"\x06Opened\x12\x16\n" +
-	"\x06remote\x18\x01 \x01(\tR\x06remote2\x8f\x03\n" +
+	"\x06remote\x18\x01 \x01(\tR\x06remote2\xe0\x03\n" +
 	"\rPluginService\x12F\n" +
 	"\x04Info\x12\x1f.starling.plugin.v1.InfoRequest\x1a\x1d.starling.plugin.v1.InfoReply\x12U\n" +
 	"\tConfigure\x12$.starling.plugin.v1.ConfigureRequest\x1a\".starling.plugin.v1.ConfigureReply\x12L\n" +
-	"\x06Health\x12!.starling.plugin.v1.HealthRequest\x1a\x1f.starling.plugin.v1.HealthReply\x12I\n" +
+	"\x06Health\x12!.starling.plugin.v1.HealthRequest\x1a\x1f.starling.plugin.v1.HealthReply\x12O\n" +
+	"\aMetrics\x12\".starling.plugin.v1.MetricsRequest\x1a .starling.plugin.v1.MetricsReply\x12I\n" +
 	"\x05Drain\x12 .starling.plugin.v1.DrainRequest\x1a\x1e.starling.plugin.v1.DrainReply\x12F\n" +
 	"\x04Stop\x12\x1f.starling.plugin.v1.StopRequest\x1a\x1d.starling.plugin.v1.StopReply2\xb5\x01\n" +
 	"\fModelService\x12M\n" +
@@ -2071,7 +2228,7 @@ func file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP() []byte {
 	return file_sdk_rpc_rpcpb_rpc_proto_rawDescData
 }
 
-var file_sdk_rpc_rpcpb_rpc_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
+var file_sdk_rpc_rpcpb_rpc_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
 var file_sdk_rpc_rpcpb_rpc_proto_goTypes = []any{
 	(*Error)(nil),                       // 0: starling.plugin.v1.Error
 	(*InfoRequest)(nil),                 // 1: starling.plugin.v1.InfoRequest
@@ -2082,69 +2239,75 @@ var file_sdk_rpc_rpcpb_rpc_proto_goTypes = []any{
 	(*ConfigureReply)(nil),              // 6: starling.plugin.v1.ConfigureReply
 	(*HealthRequest)(nil),               // 7: starling.plugin.v1.HealthRequest
 	(*HealthReply)(nil),                 // 8: starling.plugin.v1.HealthReply
-	(*DrainRequest)(nil),                // 9: starling.plugin.v1.DrainRequest
-	(*DrainReply)(nil),                  // 10: starling.plugin.v1.DrainReply
-	(*StopRequest)(nil),                 // 11: starling.plugin.v1.StopRequest
-	(*StopReply)(nil),                   // 12: starling.plugin.v1.StopReply
-	(*Batch)(nil),                       // 13: starling.plugin.v1.Batch
-	(*ApplyRequest)(nil),                // 14: starling.plugin.v1.ApplyRequest
-	(*ApplyReply)(nil),                  // 15: starling.plugin.v1.ApplyReply
-	(*Refusal)(nil),                     // 16: starling.plugin.v1.Refusal
-	(*SourceHostMessage)(nil),           // 17: starling.plugin.v1.SourceHostMessage
-	(*SourceMessage)(nil),               // 18: starling.plugin.v1.SourceMessage
-	(*ListenRequest)(nil),               // 19: starling.plugin.v1.ListenRequest
-	(*ListenEvent)(nil),                 // 20: starling.plugin.v1.ListenEvent
-	(*Chunk)(nil),                       // 21: starling.plugin.v1.Chunk
-	(*SourceHostMessage_Start)(nil),     // 22: starling.plugin.v1.SourceHostMessage.Start
-	(*SourceHostMessage_Committed)(nil), // 23: starling.plugin.v1.SourceHostMessage.Committed
-	(*SourceHostMessage_Found)(nil),     // 24: starling.plugin.v1.SourceHostMessage.Found
-	(*SourceMessage_Find)(nil),          // 25: starling.plugin.v1.SourceMessage.Find
-	(*SourceMessage_Warning)(nil),       // 26: starling.plugin.v1.SourceMessage.Warning
-	(*SourceMessage_Progress)(nil),      // 27: starling.plugin.v1.SourceMessage.Progress
-	(*Chunk_Open)(nil),                  // 28: starling.plugin.v1.Chunk.Open
-	(*Chunk_Opened)(nil),                // 29: starling.plugin.v1.Chunk.Opened
+	(*MetricsRequest)(nil),              // 9: starling.plugin.v1.MetricsRequest
+	(*MetricsReply)(nil),                // 10: starling.plugin.v1.MetricsReply
+	(*Metric)(nil),                      // 11: starling.plugin.v1.Metric
+	(*DrainRequest)(nil),                // 12: starling.plugin.v1.DrainRequest
+	(*DrainReply)(nil),                  // 13: starling.plugin.v1.DrainReply
+	(*StopRequest)(nil),                 // 14: starling.plugin.v1.StopRequest
+	(*StopReply)(nil),                   // 15: starling.plugin.v1.StopReply
+	(*Batch)(nil),                       // 16: starling.plugin.v1.Batch
+	(*ApplyRequest)(nil),                // 17: starling.plugin.v1.ApplyRequest
+	(*ApplyReply)(nil),                  // 18: starling.plugin.v1.ApplyReply
+	(*Refusal)(nil),                     // 19: starling.plugin.v1.Refusal
+	(*SourceHostMessage)(nil),           // 20: starling.plugin.v1.SourceHostMessage
+	(*SourceMessage)(nil),               // 21: starling.plugin.v1.SourceMessage
+	(*ListenRequest)(nil),               // 22: starling.plugin.v1.ListenRequest
+	(*ListenEvent)(nil),                 // 23: starling.plugin.v1.ListenEvent
+	(*Chunk)(nil),                       // 24: starling.plugin.v1.Chunk
+	(*SourceHostMessage_Start)(nil),     // 25: starling.plugin.v1.SourceHostMessage.Start
+	(*SourceHostMessage_Committed)(nil), // 26: starling.plugin.v1.SourceHostMessage.Committed
+	(*SourceHostMessage_Found)(nil),     // 27: starling.plugin.v1.SourceHostMessage.Found
+	(*SourceMessage_Find)(nil),          // 28: starling.plugin.v1.SourceMessage.Find
+	(*SourceMessage_Warning)(nil),       // 29: starling.plugin.v1.SourceMessage.Warning
+	(*SourceMessage_Progress)(nil),      // 30: starling.plugin.v1.SourceMessage.Progress
+	(*Chunk_Open)(nil),                  // 31: starling.plugin.v1.Chunk.Open
+	(*Chunk_Opened)(nil),                // 32: starling.plugin.v1.Chunk.Opened
 }
 var file_sdk_rpc_rpcpb_rpc_proto_depIdxs = []int32{
 	3,  // 0: starling.plugin.v1.InfoReply.models:type_name -> starling.plugin.v1.Description
 	4,  // 1: starling.plugin.v1.Description.fields:type_name -> starling.plugin.v1.Field
-	13, // 2: starling.plugin.v1.ApplyRequest.batch:type_name -> starling.plugin.v1.Batch
-	0,  // 3: starling.plugin.v1.ApplyReply.error:type_name -> starling.plugin.v1.Error
-	16, // 4: starling.plugin.v1.ApplyReply.refused:type_name -> starling.plugin.v1.Refusal
-	0,  // 5: starling.plugin.v1.SourceHostMessage.error:type_name -> starling.plugin.v1.Error
-	22, // 6: starling.plugin.v1.SourceHostMessage.start:type_name -> starling.plugin.v1.SourceHostMessage.Start
-	23, // 7: starling.plugin.v1.SourceHostMessage.committed:type_name -> starling.plugin.v1.SourceHostMessage.Committed
-	24, // 8: starling.plugin.v1.SourceHostMessage.found:type_name -> starling.plugin.v1.SourceHostMessage.Found
-	13, // 9: starling.plugin.v1.SourceMessage.commit:type_name -> starling.plugin.v1.Batch
-	25, // 10: starling.plugin.v1.SourceMessage.find:type_name -> starling.plugin.v1.SourceMessage.Find
-	26, // 11: starling.plugin.v1.SourceMessage.warning:type_name -> starling.plugin.v1.SourceMessage.Warning
-	27, // 12: starling.plugin.v1.SourceMessage.progress:type_name -> starling.plugin.v1.SourceMessage.Progress
-	28, // 13: starling.plugin.v1.Chunk.open:type_name -> starling.plugin.v1.Chunk.Open
-	29, // 14: starling.plugin.v1.Chunk.opened:type_name -> starling.plugin.v1.Chunk.Opened
-	16, // 15: starling.plugin.v1.SourceHostMessage.Committed.refused:type_name -> starling.plugin.v1.Refusal
-	13, // 16: starling.plugin.v1.SourceHostMessage.Found.batch:type_name -> starling.plugin.v1.Batch
-	1,  // 17: starling.plugin.v1.PluginService.Info:input_type -> starling.plugin.v1.InfoRequest
-	5,  // 18: starling.plugin.v1.PluginService.Configure:input_type -> starling.plugin.v1.ConfigureRequest
-	7,  // 19: starling.plugin.v1.PluginService.Health:input_type -> starling.plugin.v1.HealthRequest
-	9,  // 20: starling.plugin.v1.PluginService.Drain:input_type -> starling.plugin.v1.DrainRequest
-	11, // 21: starling.plugin.v1.PluginService.Stop:input_type -> starling.plugin.v1.StopRequest
-	14, // 22: starling.plugin.v1.ModelService.Apply:input_type -> starling.plugin.v1.ApplyRequest
-	17, // 23: starling.plugin.v1.ModelService.Source:input_type -> starling.plugin.v1.SourceHostMessage
-	19, // 24: starling.plugin.v1.TransportService.Listen:input_type -> starling.plugin.v1.ListenRequest
-	21, // 25: starling.plugin.v1.TransportService.Carry:input_type -> starling.plugin.v1.Chunk
-	2,  // 26: starling.plugin.v1.PluginService.Info:output_type -> starling.plugin.v1.InfoReply
-	6,  // 27: starling.plugin.v1.PluginService.Configure:output_type -> starling.plugin.v1.ConfigureReply
-	8,  // 28: starling.plugin.v1.PluginService.Health:output_type -> starling.plugin.v1.HealthReply
-	10, // 29: starling.plugin.v1.PluginService.Drain:output_type -> starling.plugin.v1.DrainReply
-	12, // 30: starling.plugin.v1.PluginService.Stop:output_type -> starling.plugin.v1.StopReply
-	15, // 31: starling.plugin.v1.ModelService.Apply:output_type -> starling.plugin.v1.ApplyReply
-	18, // 32: starling.plugin.v1.ModelService.Source:output_type -> starling.plugin.v1.SourceMessage
-	20, // 33: starling.plugin.v1.TransportService.Listen:output_type -> starling.plugin.v1.ListenEvent
-	21, // 34: starling.plugin.v1.TransportService.Carry:output_type -> starling.plugin.v1.Chunk
-	26, // [26:35] is the sub-list for method output_type
-	17, // [17:26] is the sub-list for method input_type
-	17, // [17:17] is the sub-list for extension type_name
-	17, // [17:17] is the sub-list for extension extendee
-	0,  // [0:17] is the sub-list for field type_name
+	11, // 2: starling.plugin.v1.MetricsReply.metrics:type_name -> starling.plugin.v1.Metric
+	16, // 3: starling.plugin.v1.ApplyRequest.batch:type_name -> starling.plugin.v1.Batch
+	0,  // 4: starling.plugin.v1.ApplyReply.error:type_name -> starling.plugin.v1.Error
+	19, // 5: starling.plugin.v1.ApplyReply.refused:type_name -> starling.plugin.v1.Refusal
+	0,  // 6: starling.plugin.v1.SourceHostMessage.error:type_name -> starling.plugin.v1.Error
+	25, // 7: starling.plugin.v1.SourceHostMessage.start:type_name -> starling.plugin.v1.SourceHostMessage.Start
+	26, // 8: starling.plugin.v1.SourceHostMessage.committed:type_name -> starling.plugin.v1.SourceHostMessage.Committed
+	27, // 9: starling.plugin.v1.SourceHostMessage.found:type_name -> starling.plugin.v1.SourceHostMessage.Found
+	16, // 10: starling.plugin.v1.SourceMessage.commit:type_name -> starling.plugin.v1.Batch
+	28, // 11: starling.plugin.v1.SourceMessage.find:type_name -> starling.plugin.v1.SourceMessage.Find
+	29, // 12: starling.plugin.v1.SourceMessage.warning:type_name -> starling.plugin.v1.SourceMessage.Warning
+	30, // 13: starling.plugin.v1.SourceMessage.progress:type_name -> starling.plugin.v1.SourceMessage.Progress
+	31, // 14: starling.plugin.v1.Chunk.open:type_name -> starling.plugin.v1.Chunk.Open
+	32, // 15: starling.plugin.v1.Chunk.opened:type_name -> starling.plugin.v1.Chunk.Opened
+	19, // 16: starling.plugin.v1.SourceHostMessage.Committed.refused:type_name -> starling.plugin.v1.Refusal
+	16, // 17: starling.plugin.v1.SourceHostMessage.Found.batch:type_name -> starling.plugin.v1.Batch
+	1,  // 18: starling.plugin.v1.PluginService.Info:input_type -> starling.plugin.v1.InfoRequest
+	5,  // 19: starling.plugin.v1.PluginService.Configure:input_type -> starling.plugin.v1.ConfigureRequest
+	7,  // 20: starling.plugin.v1.PluginService.Health:input_type -> starling.plugin.v1.HealthRequest
+	9,  // 21: starling.plugin.v1.PluginService.Metrics:input_type -> starling.plugin.v1.MetricsRequest
+	12, // 22: starling.plugin.v1.PluginService.Drain:input_type -> starling.plugin.v1.DrainRequest
+	14, // 23: starling.plugin.v1.PluginService.Stop:input_type -> starling.plugin.v1.StopRequest
+	17, // 24: starling.plugin.v1.ModelService.Apply:input_type -> starling.plugin.v1.ApplyRequest
+	20, // 25: starling.plugin.v1.ModelService.Source:input_type -> starling.plugin.v1.SourceHostMessage
+	22, // 26: starling.plugin.v1.TransportService.Listen:input_type -> starling.plugin.v1.ListenRequest
+	24, // 27: starling.plugin.v1.TransportService.Carry:input_type -> starling.plugin.v1.Chunk
+	2,  // 28: starling.plugin.v1.PluginService.Info:output_type -> starling.plugin.v1.InfoReply
+	6,  // 29: starling.plugin.v1.PluginService.Configure:output_type -> starling.plugin.v1.ConfigureReply
+	8,  // 30: starling.plugin.v1.PluginService.Health:output_type -> starling.plugin.v1.HealthReply
+	10, // 31: starling.plugin.v1.PluginService.Metrics:output_type -> starling.plugin.v1.MetricsReply
+	13, // 32: starling.plugin.v1.PluginService.Drain:output_type -> starling.plugin.v1.DrainReply
+	15, // 33: starling.plugin.v1.PluginService.Stop:output_type -> starling.plugin.v1.StopReply
+	18, // 34: starling.plugin.v1.ModelService.Apply:output_type -> starling.plugin.v1.ApplyReply
+	21, // 35: starling.plugin.v1.ModelService.Source:output_type -> starling.plugin.v1.SourceMessage
+	23, // 36: starling.plugin.v1.TransportService.Listen:output_type -> starling.plugin.v1.ListenEvent
+	24, // 37: starling.plugin.v1.TransportService.Carry:output_type -> starling.plugin.v1.Chunk
+	28, // [28:38] is the sub-list for method output_type
+	18, // [18:28] is the sub-list for method input_type
+	18, // [18:18] is the sub-list for extension type_name
+	18, // [18:18] is the sub-list for extension extendee
+	0,  // [0:18] is the sub-list for field type_name
 }
 
 func init() { file_sdk_rpc_rpcpb_rpc_proto_init() }
@@ -2152,14 +2315,14 @@ func file_sdk_rpc_rpcpb_rpc_proto_init() {
 	if File_sdk_rpc_rpcpb_rpc_proto != nil {
 		return
 	}
-	file_sdk_rpc_rpcpb_rpc_proto_msgTypes[15].OneofWrappers = []any{}
-	file_sdk_rpc_rpcpb_rpc_proto_msgTypes[17].OneofWrappers = []any{
+	file_sdk_rpc_rpcpb_rpc_proto_msgTypes[18].OneofWrappers = []any{}
+	file_sdk_rpc_rpcpb_rpc_proto_msgTypes[20].OneofWrappers = []any{
 		(*SourceHostMessage_Start_)(nil),
 		(*SourceHostMessage_Committed_)(nil),
 		(*SourceHostMessage_Found_)(nil),
 		(*SourceHostMessage_Changed)(nil),
 	}
-	file_sdk_rpc_rpcpb_rpc_proto_msgTypes[18].OneofWrappers = []any{
+	file_sdk_rpc_rpcpb_rpc_proto_msgTypes[21].OneofWrappers = []any{
 		(*SourceMessage_Commit)(nil),
 		(*SourceMessage_Find_)(nil),
 		(*SourceMessage_Subscribe)(nil),
@@ -2172,7 +2335,7 @@ func file_sdk_rpc_rpcpb_rpc_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sdk_rpc_rpcpb_rpc_proto_rawDesc), len(file_sdk_rpc_rpcpb_rpc_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   30,
+			NumMessages:   33,
 			NumExtensions: 0,
 			NumServices:   3,
 		},

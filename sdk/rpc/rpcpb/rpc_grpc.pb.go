@@ -24,6 +24,7 @@ const (
 	PluginService_Info_FullMethodName      = "/starling.plugin.v1.PluginService/Info"
 	PluginService_Configure_FullMethodName = "/starling.plugin.v1.PluginService/Configure"
 	PluginService_Health_FullMethodName    = "/starling.plugin.v1.PluginService/Health"
+	PluginService_Metrics_FullMethodName   = "/starling.plugin.v1.PluginService/Metrics"
 	PluginService_Drain_FullMethodName     = "/starling.plugin.v1.PluginService/Drain"
 	PluginService_Stop_FullMethodName      = "/starling.plugin.v1.PluginService/Stop"
 )
@@ -40,6 +41,8 @@ type PluginServiceClient interface {
 	Configure(ctx context.Context, in *ConfigureRequest, opts ...grpc.CallOption) (*ConfigureReply, error)
 	// Health answers at once, from a process that still turns.
 	Health(ctx context.Context, in *HealthRequest, opts ...grpc.CallOption) (*HealthReply, error)
+	// Metrics says the figures by which operators watch the process. A plugin need not have it.
+	Metrics(ctx context.Context, in *MetricsRequest, opts ...grpc.CallOption) (*MetricsReply, error)
 	// Drain refuses new work and returns when the work under way has ended, or with the call's deadline.
 	Drain(ctx context.Context, in *DrainRequest, opts ...grpc.CallOption) (*DrainReply, error)
 	// Stop ends the process. The connection may break before the reply arrives.
@@ -84,6 +87,16 @@ func (c *pluginServiceClient) Health(ctx context.Context, in *HealthRequest, opt
 	return out, nil
 }
 
+func (c *pluginServiceClient) Metrics(ctx context.Context, in *MetricsRequest, opts ...grpc.CallOption) (*MetricsReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(MetricsReply)
+	err := c.cc.Invoke(ctx, PluginService_Metrics_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *pluginServiceClient) Drain(ctx context.Context, in *DrainRequest, opts ...grpc.CallOption) (*DrainReply, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(DrainReply)
@@ -116,6 +129,8 @@ type PluginServiceServer interface {
 	Configure(context.Context, *ConfigureRequest) (*ConfigureReply, error)
 	// Health answers at once, from a process that still turns.
 	Health(context.Context, *HealthRequest) (*HealthReply, error)
+	// Metrics says the figures by which operators watch the process. A plugin need not have it.
+	Metrics(context.Context, *MetricsRequest) (*MetricsReply, error)
 	// Drain refuses new work and returns when the work under way has ended, or with the call's deadline.
 	Drain(context.Context, *DrainRequest) (*DrainReply, error)
 	// Stop ends the process. The connection may break before the reply arrives.
@@ -138,6 +153,9 @@ func (UnimplementedPluginServiceServer) Configure(context.Context, *ConfigureReq
 }
 func (UnimplementedPluginServiceServer) Health(context.Context, *HealthRequest) (*HealthReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method Health not implemented")
+}
+func (UnimplementedPluginServiceServer) Metrics(context.Context, *MetricsRequest) (*MetricsReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method Metrics not implemented")
 }
 func (UnimplementedPluginServiceServer) Drain(context.Context, *DrainRequest) (*DrainReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method Drain not implemented")
@@ -220,6 +238,24 @@ func _PluginService_Health_Handler(srv interface{}, ctx context.Context, dec fun
 	return interceptor(ctx, in, info, handler)
 }
 
+func _PluginService_Metrics_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(MetricsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(PluginServiceServer).Metrics(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: PluginService_Metrics_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(PluginServiceServer).Metrics(ctx, req.(*MetricsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _PluginService_Drain_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(DrainRequest)
 	if err := dec(in); err != nil {
@@ -274,6 +310,10 @@ var PluginService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Health",
 			Handler:    _PluginService_Health_Handler,
+		},
+		{
+			MethodName: "Metrics",
+			Handler:    _PluginService_Metrics_Handler,
 		},
 		{
 			MethodName: "Drain",

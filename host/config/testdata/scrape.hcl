@@ -1,0 +1,6 @@
+library "home" {}
+device "alice" { data_dir = "./data" }
+store "sqlite" {}
+telemetry {
+  prometheus = "localhost"
+}

@@ -1,0 +1,339 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"go.uber.org/fx"
+
+	"github.com/starling-sync/starling/host/config"
+	"github.com/starling-sync/starling/host/database"
+	"github.com/starling-sync/starling/host/peersync"
+	"github.com/starling-sync/starling/host/protocol"
+	"github.com/starling-sync/starling/host/source"
+	"github.com/starling-sync/starling/host/supervisor"
+	"github.com/starling-sync/starling/host/telemetry"
+	"github.com/starling-sync/starling/sdk"
+)
+
+// newRecorder returns nil where nobody asks.
+func newRecorder(c *config.Config) *telemetry.Recorder {
+	if c.Telemetry.Prometheus == "" {
+		return nil
+	}
+	return telemetry.NewRecorder()
+}
+
+// exporter serves this device's metrics and health checks. Its zero value serves none.
+type exporter struct {
+	server   *telemetry.Server
+	listener net.Listener
+}
+
+// Run serves until ctx ends.
+func (e *exporter) Run(ctx context.Context) error {
+	if e.server == nil {
+		return nil
+	}
+	return e.server.Run(ctx, e.listener)
+}
+
+func newExporter(lc fx.Lifecycle, c *config.Config, figures *figures, health *health, r *telemetry.Recorder, log hclog.Logger) (*exporter, error) {
+	if r == nil {
+		return &exporter{}, nil
+	}
+	server, err := telemetry.NewServer(telemetry.Options{Source: figures, Health: health, Recorder: r, Log: log.Named("telemetry")})
+	if err != nil {
+		return nil, err
+	}
+	var config net.ListenConfig
+	listener, err := config.Listen(context.Background(), "tcp", c.Telemetry.Prometheus)
+	if err != nil {
+		return nil, sdk.Errorf(sdk.CodeUnavailable, "%s: prometheus: metrics can not be served at %s; choose another address, or stop what uses it: %w", c.Telemetry.PrometheusRange, c.Telemetry.Prometheus, err)
+	}
+	lc.Append(fx.StopHook(func() { _ = listener.Close() })) // again, unless nothing was started
+	log.Info("metrics and health checks", "address", listener.Addr().String())
+	return &exporter{server: server, listener: listener}, nil
+}
+
+// counted has what happens to plugins counted as well as recorded.
+func counted(r *telemetry.Recorder, record func(supervisor.Event)) func(supervisor.Event) {
+	return func(e supervisor.Event) {
+		r.Happened(e.Plugin, string(e.Kind))
+		record(e)
+	}
+}
+
+// timed is an Applier that observes how long pages take.
+type timed struct {
+	peersync.Applier
+	recorder *telemetry.Recorder
+}
+
+// Prepare implements peersync.Applier.
+func (t timed) Prepare(ctx context.Context, page protocol.Page) (peersync.Prepared, error) {
+	began := time.Now()
+	prepared, err := t.Applier.Prepare(ctx, page)
+	if err != nil {
+		return prepared, err
+	}
+	return &timedPage{prepared, func() { t.recorder.Applied(page.Kind, time.Since(began)) }}, nil
+}
+
+type timedPage struct {
+	peersync.Prepared
+	applied func()
+}
+
+// Commit implements peersync.Prepared.
+func (p *timedPage) Commit(ctx context.Context) error {
+	err := p.Prepared.Commit(ctx)
+	if err == nil {
+		p.applied()
+	}
+	return err
+}
+
+// Account implements peersync.Accountant.
+func (p *timedPage) Account() []peersync.Account {
+	if a, ok := p.Prepared.(peersync.Accountant); ok {
+		return a.Account()
+	}
+	return nil
+}
+
+// figures is the device as those who watch it see it. It implements telemetry.Source.
+type figures struct {
+	backend *backend
+}
+
+func newFigures(b *backend) *figures { return &figures{b} }
+
+// Figures implements telemetry.Source.
+func (f *figures) Figures() telemetry.Figures {
+	b := f.backend
+	out := telemetry.Figures{
+		Device: b.config.Device.Name, DeviceID: b.identity.ID().String(), Version: version(), Store: b.config.Store.Kind,
+		ClockAhead: b.network.pages.Clock.Ahead(), Peers: b.network.peers(), Engine: b.network.figures(), Plugins: b.supervisor.Status(),
+	}
+	if library := b.network.belongs.Load(); library != nil {
+		out.Library, out.LibraryID = library.Name, library.ID.String()
+	}
+	if bytes, err := b.db.Size(); err == nil {
+		out.StoreBytes = bytes
+	}
+	var peers []skew
+	for i := range out.Peers {
+		peers = append(peers, skew{out.Peers[i].RTT, out.Peers[i].Skew})
+	}
+	out.ClockOffset, _ = median(peers)
+	for _, limit := range protocol.Overs() {
+		out.Limits = append(out.Limits, string(limit))
+	}
+	for _, t := range b.live.Load().Transports {
+		out.Transports = append(out.Transports, telemetry.Transport{Name: t.Name, Kind: t.Kind, Listening: b.network.listens(t.Name, t.Listen) == nil})
+	}
+	for _, s := range b.sources.Status() {
+		p := telemetry.Progress{Model: s.Model, Running: s.State == source.Running}
+		for _, each := range s.Progress {
+			p.Done += each.Done
+			p.Total += each.Total
+		}
+		for _, each := range s.Warnings {
+			p.Warnings += int64(each.Count)
+		}
+		out.Sources = append(out.Sources, p)
+	}
+	return out
+}
+
+// Stock implements telemetry.Source.
+func (f *figures) Stock(ctx context.Context) (out telemetry.Stock, err error) {
+	b := f.backend
+	if out.Models, err = b.registry.Counts(ctx); err != nil {
+		return out, err
+	}
+	journal := b.network.journal
+	if out.LogEntries, out.LogBytes, err = journal.Size(ctx); err != nil {
+		return out, err
+	}
+	oldest, err := journal.Oldest(ctx)
+	if oldest > 0 {
+		out.LogOldest = oldest.Time()
+	}
+	return out, err
+}
+
+// PluginMetrics implements telemetry.Source.
+func (f *figures) PluginMetrics(ctx context.Context) []supervisor.PluginMetrics {
+	return f.backend.supervisor.Metrics(ctx)
+}
+
+// health implements telemetry.Health.
+type health struct {
+	backend  *backend
+	stopping atomic.Bool
+}
+
+func newHealth(b *backend) *health { return &health{backend: b} }
+
+var errProbe = errors.New("undo: it was a probe")
+
+// database reports whether the database answers readers and takes writers in turn.
+func (h *health) database(ctx context.Context) telemetry.Check {
+	c := telemetry.Check{Name: "database"}
+	err := h.backend.db.Read(ctx, func(tx *database.Tx) error {
+		var one int
+		_, err := tx.One("SELECT 1", nil, &one)
+		return err
+	})
+	if err == nil {
+		if err = h.backend.db.Write(ctx, func(*database.Tx) error { return errProbe }); errors.Is(err, errProbe) {
+			err = nil
+		}
+	}
+	return withError(c, err, "it did not answer in time")
+}
+
+func withError(c telemetry.Check, err error, late string) telemetry.Check {
+	switch {
+	case err == nil:
+		c.OK = true
+	case errors.Is(err, context.DeadlineExceeded):
+		c.Reason = late
+	default:
+		c.Reason = err.Error()
+	}
+	return c
+}
+
+func (h *health) loop(ctx context.Context) telemetry.Check {
+	n := h.backend.network
+	n.mu.Lock()
+	engine := n.engine
+	n.mu.Unlock()
+	if engine == nil {
+		return telemetry.Check{Name: "sync", OK: true, Reason: "it does not run yet"}
+	}
+	return withError(telemetry.Check{Name: "sync"}, engine.Alive(ctx), "its loop did not answer in time")
+}
+
+// Alive implements telemetry.Health. A plugin that is not well is no reason to start the host again: the supervisor starts it
+// again, or has given it up. That the supervisor answers is one.
+func (h *health) Alive(ctx context.Context) []telemetry.Check {
+	checks := []telemetry.Check{h.database(ctx), h.loop(ctx)}
+	answered := make(chan []supervisor.Status, 1)
+	go func() { answered <- h.backend.supervisor.Status() }() // ends when the supervisor's locks are free
+	c := telemetry.Check{Name: "plugins"}
+	select {
+	case list := <-answered:
+		running := 0
+		for _, p := range list {
+			if p.State == supervisor.Running {
+				running++
+			}
+		}
+		c.OK, c.Reason = true, fmt.Sprintf("%d of %d run", running, len(list))
+	case <-ctx.Done():
+		c.Reason = "their supervisor did not answer in time"
+	}
+	return append(checks, c)
+}
+
+// Ready implements telemetry.Health.
+func (h *health) Ready(ctx context.Context) []telemetry.Check {
+	b := h.backend
+	checks := []telemetry.Check{{Name: "host", OK: !h.stopping.Load()}, h.database(ctx), h.loop(ctx)}
+	if !checks[0].OK {
+		checks[0].Reason = "it is being stopped"
+	}
+	library := telemetry.Check{Name: "library"}
+	own, member := b.members.Member(b.identity.ID())
+	switch at := b.network.belongs.Load(); {
+	case at == nil:
+		library.Reason = "this device belongs to none yet; let it join one with: starling join CODE"
+	case member && own.Retired():
+		library.Reason = "this device was retired"
+	default:
+		library.OK, library.Reason = true, at.Name
+	}
+	checks = append(checks, library)
+	paused := map[string]bool{}
+	for _, p := range b.supervisor.Status() {
+		c := telemetry.Check{Name: "plugin " + p.Name, OK: p.State == supervisor.Running, Reason: p.Reason}
+		if !c.OK && c.Reason == "" {
+			c.Reason = string(p.State)
+		} else if !c.OK {
+			c.Reason = string(p.State) + ": " + c.Reason
+		}
+		if p.State == supervisor.Stopped && !h.stopping.Load() { // because somebody wanted it
+			c.OK, paused[p.Name] = true, true
+		}
+		checks = append(checks, c)
+	}
+	for _, t := range b.live.Load().Transports {
+		if t.Listen == "" || paused[t.Name] {
+			continue
+		}
+		checks = append(checks, withError(telemetry.Check{Name: "transport " + t.Name}, b.network.listens(t.Name, t.Listen), ""))
+	}
+	return checks
+}
+
+// listens returns why the transport of a label takes no connections, though it is to listen at address.
+func (n *network) listens(label, address string) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	a := n.transports[label]
+	switch {
+	case address == "":
+		return nil
+	case a == nil:
+		return errors.New("its plugin does not run")
+	case a.deaf != nil:
+		return a.deaf
+	case n.engine == nil:
+		return errors.New("it listens once this device belongs to a library")
+	}
+	select {
+	case <-a.listening:
+		return nil
+	default:
+		return errors.New("it does not listen yet")
+	}
+}
+
+// figures returns what the engine has counted; nothing without a library.
+func (n *network) figures() peersync.Figures {
+	n.mu.Lock()
+	engine := n.engine
+	n.mu.Unlock()
+	if engine == nil {
+		return peersync.Figures{}
+	}
+	return engine.Figures()
+}
+
+// skew is what a peer tells of this device's clock: its own minus this one, as of a round trip.
+type skew struct{ rtt, by time.Duration }
+
+// median returns the median of how far this device's clock is from those of its peers that have answered; false: none has.
+func median(peers []skew) (time.Duration, bool) {
+	var offsets []time.Duration
+	for _, p := range peers {
+		if p.rtt > 0 {
+			offsets = append(offsets, -p.by)
+		}
+	}
+	if len(offsets) == 0 {
+		return 0, false
+	}
+	slices.Sort(offsets)
+	return offsets[len(offsets)/2], true
+}
