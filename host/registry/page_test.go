@@ -81,8 +81,10 @@ func TestAuditDigests_page(t *testing.T) {
 	second := b.clock.Last()
 	a.pull(b, 1<<20)
 
-	parts := []any{[]any{a.part[:], 0, uint64(first), int64(2)}, []any{b.part[:], 1, uint64(second), int64(-40)}}
-	if bytes.Compare(a.part[:], b.part[:]) > 0 {
+	taking := b.part
+	taking[7] ^= 1
+	parts := []any{[]any{a.part[:], 0, uint64(first), int64(2)}, []any{taking[:], 1, uint64(second), int64(-40)}}
+	if bytes.Compare(a.part[:], taking[:]) > 0 {
 		slices.Reverse(parts)
 	}
 	devices := []any{a.id[:], b.id[:]}
