@@ -1,8 +1,11 @@
-// Package database is the device's one database: opening, migrating, one writer with group commit, and readers apart.
+// Package database is the device's one database, SQLite or PostgreSQL: opening, migrating, one writer with group commit,
+// and readers apart.
 //
 // It promises that a write whose call returned nil is durable, that a write that failed left nothing behind, that a
-// read sees one consistent snapshot, and that no second host opens the same folder. It leaves to its callers what the
-// tables mean. Tables whose names begin with an underscore are Starling's own; schema.go lists them.
+// read sees one consistent snapshot, and that no second host opens the same folder or schema. Where PostgreSQL is out of
+// reach for a while, writes are refused until it is back; of one whose connection died in its commit, Write finds out then
+// whether it was kept. It leaves to its callers what the tables mean. Tables whose names begin with an underscore are
+// Starling's own; schema.go lists them.
 //
 // Stored forms: ids are 16 bytes, stamps are integers, times are integer Unix microseconds. Devices, names and column
 // sets are numbered locally (numbers.go); the numbers never leave the database.
@@ -10,10 +13,8 @@ package database
 
 import (
 	"context"
-	"database/sql"
 	"errors"
 	"fmt"
-	"net/url"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -24,8 +25,6 @@ import (
 	"github.com/gofrs/flock"
 	"github.com/hashicorp/go-hclog"
 	"github.com/uptrace/bun"
-	"github.com/uptrace/bun/dialect/sqlitedialect"
-	_ "modernc.org/sqlite" // the driver
 
 	"github.com/starling-sync/starling/sdk"
 )
@@ -50,27 +49,57 @@ const (
 // Options say how to open a database.
 type Options struct {
 	Dir        string       // made with mode 0700 where it is missing
-	Durability Durability   // empty: Full
+	Durability Durability   // empty: Full, which is the only one of PostgreSQL
 	Readers    int          // connections that read at once; 0: 4
-	CacheKiB   int          // page cache of the writer; each reader has a quarter of it; 0: 16 MiB
+	CacheKiB   int          // page cache of SQLite's writer; each reader has a quarter of it; 0: 16 MiB
 	Log        hclog.Logger // nil: none
+	Postgres   *Postgres    // nil: SQLite, in Dir
+}
+
+// engine is the database below a DB: what its connections are and what their errors mean.
+type engine interface {
+	Dialect
+	// where names the database in messages. It holds no password.
+	where() string
+	// folder is that of the migrations.
+	folder() string
+	// open prepares to connect; connections is how many are kept.
+	open(ctx context.Context, connections int) error
+	// pool is nil before open.
+	pool() *bun.DB
+	// writer and reader connect. writer also makes sure that no other host writes.
+	writer(ctx context.Context) (*connection, error)
+	reader(ctx context.Context) (*connection, error)
+	// begun is called once the database is migrated.
+	begun(ctx context.Context, writer *connection) error
+	// commit ends a transaction of the writer. An unknownOutcome is for recover to resolve.
+	commit(ctx context.Context, writer *connection) error
+	// size returns the bytes on disk.
+	size(ctx context.Context) (int64, error)
+	// explain gives an error of the database a code, and says what to do about those that people can do something about.
+	explain(err error) error
+	// fatal reports an error after which the content of the disk is unknown.
+	fatal(err error) bool
+	// lost reports that the connection is gone, of which err was one consequence.
+	lost(c *connection, err error) bool
+	// recover makes the writer's connection again. kept says whether the commit whose outcome was unknown was kept.
+	recover(ctx context.Context) (writer *connection, kept bool, err error)
 }
 
 // DB is an open database. Its methods may be called from several goroutines.
 type DB struct {
-	dir     string
-	log     hclog.Logger
-	dialect Dialect
-	lock    *flock.Flock
-	pool    *bun.DB
+	dir    string
+	log    hclog.Logger
+	engine engine
+	lock   *flock.Flock
 
 	readers chan *connection // those that are idle; nil in place of one that broke
 	count   int              // of readers
 	writer  *connection      // used by who holds turn
 	turn    chan struct{}    // one token: its holder runs the next group
 	closing chan struct{}    // closed by Close
-
-	readerPragmas []string
+	life    context.Context  //nolint:containedctx // ends with Close
+	end     func()           // ends life
 
 	numbers numbers
 
@@ -79,34 +108,58 @@ type DB struct {
 	mu      sync.Mutex // guards what follows
 	waiting []*write
 	before  []func(*Tx) error
+	outage  *Outage // while the database is out of reach
 	closed  bool
 }
 
-// Open opens, and where needed makes and migrates, the database in options.Dir, and locks the folder against a second
-// host until Close. It starts no goroutine of its own and blocks while it migrates.
-func Open(ctx context.Context, options Options) (*DB, error) {
-	db := &DB{dir: options.Dir, log: options.Log, dialect: SQLite{}, turn: make(chan struct{}, 1), closing: make(chan struct{}), count: options.Readers}
+func newDB(dir string, e engine, readers int, log hclog.Logger) *DB {
+	db := &DB{dir: dir, engine: e, log: log, turn: make(chan struct{}, 1), closing: make(chan struct{}), count: readers}
+	db.life, db.end = context.WithCancel(context.Background())
 	if db.log == nil {
 		db.log = hclog.NewNullLogger()
 	}
 	if db.count <= 0 {
 		db.count = 4
 	}
-	if err := db.open(ctx, options); err != nil {
+	return db
+}
+
+// Open opens, and where needed makes and migrates, the database in options.Dir or options.Postgres, and locks the folder,
+// and the schema, against a second host until Close. It starts no goroutine of its own and blocks while it migrates.
+func Open(ctx context.Context, options Options) (*DB, error) {
+	if options.Log == nil {
+		options.Log = hclog.NewNullLogger()
+	}
+	var e engine = newSQLite(options)
+	if options.Postgres != nil {
+		if options.Durability == Normal {
+			return nil, sdk.Errorf(sdk.CodeInvalid, "a database in PostgreSQL has no durability but %q: what the server loses when it restarts, a running host would still count on", Full)
+		}
+		postgres, err := newPostgres(*options.Postgres, options.Log)
+		if err != nil {
+			return nil, err
+		}
+		e = postgres
+	}
+	db := newDB(options.Dir, e, options.Readers, options.Log)
+	if err := db.open(ctx); err != nil {
 		return nil, errors.Join(err, db.release())
 	}
 	return db, nil
 }
 
-func (db *DB) open(ctx context.Context, options Options) error {
+func (db *DB) open(ctx context.Context) error {
 	if err := db.lockFolder(); err != nil {
 		return err
 	}
-	if err := db.connect(ctx, options); err != nil {
-		return fmt.Errorf("open %s: %w", filepath.Join(db.dir, FileName), explain(err))
+	if err := db.connect(ctx); err != nil {
+		return fmt.Errorf("open %s: %w", db.engine.where(), db.explain(err))
 	}
 	if err := db.migrate(ctx); err != nil {
-		return fmt.Errorf("migrate %s: %w", filepath.Join(db.dir, FileName), explain(err))
+		return fmt.Errorf("migrate %s: %w", db.engine.where(), db.explain(err))
+	}
+	if err := db.engine.begun(ctx, db.writer); err != nil {
+		return fmt.Errorf("open %s: %w", db.engine.where(), db.explain(err))
 	}
 	return nil
 }
@@ -147,95 +200,22 @@ func holder(dir string) string {
 	return ""
 }
 
-func (db *DB) connect(ctx context.Context, options Options) error {
-	path, err := filepath.Abs(filepath.Join(db.dir, FileName))
-	if err != nil {
+func (db *DB) connect(ctx context.Context) (err error) {
+	if err := db.engine.open(ctx, db.count+2); err != nil {
 		return err
 	}
-	file, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600) //nolint:gosec // under the data folder
-	if err != nil {
-		return err
-	}
-	if err := errors.Join(file.Chmod(0o600), file.Close()); err != nil {
-		return err
-	}
-	pool, err := sql.Open("sqlite", dsn(path))
-	if err != nil {
-		return err
-	}
-	pool.SetMaxIdleConns(db.count + 2)
-	db.pool = bun.NewDB(pool, sqlitedialect.New())
-	if err := checkVersion(ctx, pool); err != nil {
-		return err
-	}
-	cache := options.CacheKiB
-	if cache <= 0 {
-		cache = 16 << 10
-	}
-	if db.writer, err = newConnection(ctx, db.pool, writerPragmas(options.Durability, cache)); err != nil {
+	if db.writer, err = db.engine.writer(ctx); err != nil {
 		return err
 	}
 	db.readers = make(chan *connection, db.count)
-	db.readerPragmas = readerPragmas(cache / 4)
 	for range db.count {
-		reader, err := newConnection(ctx, db.pool, db.readerPragmas)
+		reader, err := db.engine.reader(ctx)
 		if err != nil {
 			return err
 		}
 		db.readers <- reader
 	}
 	return nil
-}
-
-func dsn(path string) string {
-	slashed := filepath.ToSlash(path)
-	if !strings.HasPrefix(slashed, "/") {
-		slashed = "/" + slashed
-	}
-	uri := url.URL{Scheme: "file", Path: slashed}
-	return uri.String() + "?_pragma=busy_timeout(10000)&_pragma=foreign_keys(1)"
-}
-
-func writerPragmas(durability Durability, cacheKiB int) []string {
-	level := "FULL"
-	if durability == Normal {
-		level = "NORMAL"
-	}
-	return []string{
-		"PRAGMA journal_mode = WAL",
-		"PRAGMA synchronous = " + level,
-		fmt.Sprintf("PRAGMA cache_size = -%d", cacheKiB),
-		"PRAGMA temp_store = MEMORY",
-		"PRAGMA wal_autocheckpoint = 2000",
-		"PRAGMA journal_size_limit = 67108864",
-	}
-}
-
-func readerPragmas(cacheKiB int) []string {
-	return []string{"PRAGMA query_only = 1", fmt.Sprintf("PRAGMA cache_size = -%d", cacheKiB), "PRAGMA temp_store = MEMORY"}
-}
-
-// leastVersion is the first SQLite whose WAL code is known not to lose commits.
-const leastVersion = "3.51.3"
-
-func checkVersion(ctx context.Context, pool *sql.DB) error {
-	var version string
-	if err := pool.QueryRowContext(ctx, "SELECT sqlite_version()").Scan(&version); err != nil {
-		return err
-	}
-	if versionNumber(version) < versionNumber(leastVersion) {
-		return sdk.Errorf(sdk.CodeUnsupported, "SQLite %s can lose commits; this host needs at least %s", version, leastVersion)
-	}
-	return nil
-}
-
-func versionNumber(version string) int {
-	number := 0
-	for _, part := range append(strings.Split(version, "."), "0", "0")[:3] {
-		n, _ := strconv.Atoi(part)
-		number = number*1000 + n
-	}
-	return number
 }
 
 // Close waits for the group and the reads under way, and closes the database. Calls that wait for their turn, and later
@@ -246,6 +226,7 @@ func (db *DB) Close() error {
 	db.closed = true
 	if !already {
 		close(db.closing)
+		db.end()
 	}
 	db.mu.Unlock()
 	if already {
@@ -256,6 +237,7 @@ func (db *DB) Close() error {
 }
 
 func (db *DB) release() error {
+	db.end()
 	var errs []error
 	if db.writer != nil {
 		errs = append(errs, db.writer.close())
@@ -270,8 +252,8 @@ func (db *DB) release() error {
 			}
 		}
 	}
-	if db.pool != nil {
-		errs = append(errs, db.pool.Close())
+	if pool := db.engine.pool(); pool != nil {
+		errs = append(errs, pool.Close())
 	}
 	if db.lock != nil {
 		errs = append(errs, db.lock.Close())
@@ -288,20 +270,14 @@ func (db *DB) closeReader(reader *connection) error {
 }
 
 // Dialect returns how the database's SQL is spelt.
-func (db *DB) Dialect() Dialect { return db.dialect }
+func (db *DB) Dialect() Dialect { return db.engine }
 
-// Size returns the bytes on disk: the database and its write-ahead log.
+// Size returns the bytes on disk: of SQLite the database and its write-ahead log, of PostgreSQL the tables and indexes of the
+// schema.
 func (db *DB) Size() (int64, error) {
-	var total int64
-	for _, suffix := range []string{"", "-wal"} {
-		info, err := os.Stat(filepath.Join(db.dir, FileName+suffix))
-		if errors.Is(err, os.ErrNotExist) {
-			continue
-		}
-		if err != nil {
-			return 0, err
-		}
-		total += info.Size()
+	if outage := db.Outage(); outage != nil {
+		return 0, outage.err()
 	}
-	return total, nil
+	size, err := db.engine.size(context.Background())
+	return size, db.explain(err)
 }

@@ -1,22 +1,32 @@
 package database
 
 import (
+	"strconv"
 	"strings"
 
 	"github.com/starling-sync/starling/sdk"
 )
 
 // Dialect is what differs between the databases that a store can be. Statements are otherwise written in the SQL that
-// SQLite and PostgreSQL share: ON CONFLICT DO UPDATE, RETURNING, no INSERT OR REPLACE.
+// SQLite and PostgreSQL share: ON CONFLICT DO UPDATE, RETURNING, no INSERT OR REPLACE. Placeholders are ? or,
+// numbered, ?1, and literals of bytes x'00': a connection spells them as its database wants them.
 type Dialect interface {
 	// Name names the database, such as "sqlite".
 	Name() string
-	// Type returns the column type that stores t; "" if t is unknown.
+	// Type returns the column type that stores t; "" if t is unknown. Text sorts by its bytes.
 	Type(t sdk.Type) string
 	// TableOptions ends a CREATE TABLE, such as " STRICT".
 	TableOptions() string
-	// Placeholders appends n placeholders, separated by commas, the first of them being the one numbered first (from 1).
-	Placeholders(sql *strings.Builder, first, n int)
+
+	// bind returns query with its placeholders and literals as the database spells them.
+	bind(query string) string
+	// cursor returns the text that opens query without reading what nobody fetches.
+	cursor(query string) string
+	// beginRead and beginWrite begin transactions: one that sees one snapshot, and one of the only writer.
+	beginRead() string
+	beginWrite() string
+	// bulk is the number of rows from which on an Insert is worth being copied; 0: never.
+	bulk() int
 }
 
 // SQLite is the dialect of SQLite.
@@ -43,12 +53,91 @@ func (SQLite) Type(t sdk.Type) string {
 // TableOptions implements Dialect.
 func (SQLite) TableOptions() string { return " STRICT" }
 
-// Placeholders implements Dialect.
-func (SQLite) Placeholders(sql *strings.Builder, _, n int) {
-	for i := range n {
-		if i > 0 {
-			sql.WriteByte(',')
-		}
-		sql.WriteByte('?')
+func (SQLite) bind(query string) string   { return query }
+func (SQLite) cursor(query string) string { return query }
+func (SQLite) beginRead() string          { return "BEGIN" }
+func (SQLite) beginWrite() string         { return "BEGIN IMMEDIATE" }
+func (SQLite) bulk() int                  { return 0 }
+
+// PostgreSQL is the dialect of PostgreSQL.
+type PostgreSQL struct{}
+
+// Name implements Dialect.
+func (PostgreSQL) Name() string { return "postgres" }
+
+// Type implements Dialect. Times and JSON are stored as they are in SQLite, since PostgreSQL's own types would round the
+// one and may rewrite the other: what a peer sent is given back byte by byte.
+func (PostgreSQL) Type(t sdk.Type) string {
+	switch t {
+	case sdk.Text, sdk.JSON:
+		return `TEXT COLLATE "C"`
+	case sdk.Int, sdk.Time:
+		return "BIGINT"
+	case sdk.Bool:
+		return "BOOLEAN"
+	case sdk.Float:
+		return "DOUBLE PRECISION"
+	case sdk.Bytes, sdk.UUID:
+		return "BYTEA"
 	}
+	return ""
+}
+
+// TableOptions implements Dialect.
+func (PostgreSQL) TableOptions() string { return "" }
+
+func (PostgreSQL) cursor(query string) string { return cursorMark + query }
+
+func (PostgreSQL) beginRead() string { return "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY" }
+
+// beginWrite needs no stricter isolation: nobody else writes.
+func (PostgreSQL) beginWrite() string { return "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE" }
+
+func (PostgreSQL) bulk() int { return 40 }
+
+// bind numbers placeholders and spells literals of bytes. It leaves alone what stands in quotes.
+func (PostgreSQL) bind(query string) string {
+	var out strings.Builder
+	next := 0
+	for i := 0; i < len(query); {
+		switch c := query[i]; {
+		case c == '\'' || c == '"':
+			end := quoted(query, i)
+			out.WriteString(query[i:end])
+			i = end
+		case c == 'x' && i+1 < len(query) && query[i+1] == '\'' && (i == 0 || !isWord(query[i-1])):
+			end := quoted(query, i+1)
+			out.WriteString(`'\x` + query[i+2:end] + "::bytea")
+			i = end
+		case c == '?':
+			end := i + 1
+			for end < len(query) && query[end] >= '0' && query[end] <= '9' {
+				end++
+			}
+			number := query[i+1 : end]
+			if number == "" {
+				next++
+				number = strconv.Itoa(next)
+			}
+			out.WriteString("$" + number)
+			i = end
+		default:
+			out.WriteByte(c)
+			i++
+		}
+	}
+	return out.String()
+}
+
+// quoted returns where the quotation that begins at from ends. A doubled quote begins another one.
+func quoted(query string, from int) int {
+	end := strings.IndexByte(query[from+1:], query[from])
+	if end < 0 {
+		return len(query)
+	}
+	return from + 1 + end + 1
+}
+
+func isWord(c byte) bool {
+	return c == '_' || c >= '0' && c <= '9' || c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z'
 }

@@ -17,29 +17,27 @@ import (
 // It is for simulations and tests: nothing is durable, and one connection reads and writes, so that its methods must not
 // be called at once. log may be nil.
 func OpenMemory(ctx context.Context, image []byte, log hclog.Logger) (*DB, error) {
-	db := &DB{log: log, dialect: SQLite{}, turn: make(chan struct{}, 1), closing: make(chan struct{}), count: 1}
-	if db.log == nil {
-		db.log = hclog.NewNullLogger()
-	}
-	if err := db.openMemory(ctx, image); err != nil {
+	memory := &sqliteFile{}
+	db := newDB("", memory, 1, log)
+	if err := db.openMemory(ctx, memory, image); err != nil {
 		return nil, errors.Join(fmt.Errorf("open in memory: %w", err), db.release())
 	}
 	return db, nil
 }
 
-func (db *DB) openMemory(ctx context.Context, image []byte) error {
+func (db *DB) openMemory(ctx context.Context, memory *sqliteFile, image []byte) error {
 	pool, err := sql.Open("sqlite", ":memory:")
 	if err != nil {
 		return err
 	}
 	pool.SetMaxOpenConns(1) // a second one would be another, empty database
-	db.pool = bun.NewDB(pool, sqlitedialect.New())
+	memory.bun = bun.NewDB(pool, sqlitedialect.New())
 	if image == nil {
 		if err := db.migrate(ctx); err != nil {
 			return err
 		}
 	}
-	if db.writer, err = newConnection(ctx, db.pool, []string{"PRAGMA foreign_keys = 1", "PRAGMA temp_store = MEMORY"}); err != nil {
+	if db.writer, err = newConnection(ctx, memory.bun, memory, []string{"PRAGMA foreign_keys = 1", "PRAGMA temp_store = MEMORY"}); err != nil {
 		return err
 	}
 	db.readers = make(chan *connection, 1)
@@ -53,7 +51,7 @@ func (db *DB) openMemory(ctx context.Context, image []byte) error {
 // Image returns the bytes of a database in memory as of its last commit.
 func (db *DB) Image() (image []byte, err error) {
 	if db.dir != "" {
-		return nil, sdk.Errorf(sdk.CodeUnsupported, "the database in %s is not in memory; copy its files", db.dir)
+		return nil, sdk.Errorf(sdk.CodeUnsupported, "the database %s is not in memory; copy it with its own tools", db.engine.where())
 	}
 	err = db.writer.raw(func(c serializer) error {
 		image, err = c.Serialize()

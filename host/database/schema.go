@@ -4,6 +4,9 @@ import (
 	"context"
 	"embed"
 	"fmt"
+	"io/fs"
+	"path"
+	"slices"
 
 	"github.com/uptrace/bun/migrate"
 
@@ -11,17 +14,17 @@ import (
 )
 
 // The files of migrations say what each of Starling's own tables is for. They can be run again where they were
-// interrupted.
+// interrupted. Those of PostgreSQL have the same names and make the same tables.
 //
-//go:embed migrations/*.sql
+//go:embed migrations/*.sql migrations/postgres/*.sql
 var migrationFiles embed.FS
 
 func (db *DB) migrate(ctx context.Context) error {
 	migrations := migrate.NewMigrations()
-	if err := migrations.Discover(migrationFiles); err != nil {
+	if err := migrations.Discover(flat{migrationFiles, db.engine.folder()}); err != nil {
 		return fmt.Errorf("read migrations: %w", err)
 	}
-	migrator := migrate.NewMigrator(db.pool, migrations,
+	migrator := migrate.NewMigrator(db.engine.pool(), migrations,
 		migrate.WithTableName("_migration"), migrate.WithLocksTableName("_migration_lock"), migrate.WithMarkAppliedOnSuccess(true))
 	if err := migrator.Init(ctx); err != nil {
 		return err
@@ -35,4 +38,19 @@ func (db *DB) migrate(ctx context.Context) error {
 	}
 	_, err = migrator.Migrate(ctx)
 	return err
+}
+
+// flat is one folder of files, without those below it.
+type flat struct {
+	files  embed.FS
+	folder string
+}
+
+// Open implements fs.FS.
+func (f flat) Open(name string) (fs.File, error) { return f.files.Open(path.Join(f.folder, name)) }
+
+// ReadDir implements fs.ReadDirFS.
+func (f flat) ReadDir(name string) ([]fs.DirEntry, error) {
+	entries, err := f.files.ReadDir(path.Join(f.folder, name))
+	return slices.DeleteFunc(entries, fs.DirEntry.IsDir), err
 }

@@ -5,11 +5,10 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 
 	"github.com/uptrace/bun"
-	"modernc.org/sqlite"
-	sqlite3 "modernc.org/sqlite/lib"
 
 	"github.com/starling-sync/starling/sdk"
 )
@@ -20,21 +19,29 @@ const maxStatements = 512
 // connection is one database connection with its prepared statements. One goroutine uses it at a time.
 type connection struct {
 	bun.Conn
+	dialect    Dialect
 	statements map[string]*sql.Stmt
+	stages     map[*Insert]*stage
+	staged     int // stages ever made
 }
 
-func newConnection(ctx context.Context, pool *bun.DB, pragmas []string) (*connection, error) {
+func newConnection(ctx context.Context, pool *bun.DB, dialect Dialect, settings []string) (*connection, error) {
 	conn, err := pool.Conn(ctx)
 	if err != nil {
 		return nil, err
 	}
-	c := &connection{Conn: conn, statements: make(map[string]*sql.Stmt)}
-	for _, pragma := range pragmas {
-		if err := c.run(ctx, pragma); err != nil {
-			return nil, errors.Join(fmt.Errorf("%s: %w", pragma, err), c.close())
+	c := &connection{Conn: conn, dialect: dialect, statements: make(map[string]*sql.Stmt)}
+	for _, setting := range settings {
+		if err := c.run(ctx, setting); err != nil {
+			return nil, errors.Join(fmt.Errorf("%s: %w", setting, err), c.close())
 		}
 	}
 	return c, nil
+}
+
+// one scans the first row of a query that is not worth keeping, as the database spells it.
+func (c *connection) one(ctx context.Context, query string, args []any, dest ...any) error {
+	return c.Conn.Conn.QueryRowContext(ctx, query, args...).Scan(dest...)
 }
 
 // run executes a statement that is not worth keeping.
@@ -47,9 +54,9 @@ func (c *connection) prepare(ctx context.Context, query string) (*sql.Stmt, erro
 	if stmt, ok := c.statements[query]; ok {
 		return stmt, nil
 	}
-	stmt, err := c.Conn.Conn.PrepareContext(ctx, query)
+	stmt, err := c.Conn.Conn.PrepareContext(ctx, c.dialect.bind(query))
 	if err != nil {
-		return nil, fmt.Errorf("prepare %s: %w", query, err)
+		return nil, fmt.Errorf("prepare %s: %w", strings.TrimPrefix(query, cursorMark), err)
 	}
 	c.statements[query] = stmt
 	return stmt, nil
@@ -101,7 +108,7 @@ type Tx struct {
 func (tx *Tx) Context() context.Context { return tx.ctx }
 
 // Dialect returns how the database's SQL is spelt.
-func (tx *Tx) Dialect() Dialect { return tx.db.dialect }
+func (tx *Tx) Dialect() Dialect { return tx.db.engine }
 
 // Exec executes a prepared statement and returns the number of rows it changed.
 func (tx *Tx) Exec(query string, args ...any) (int64, error) {
@@ -119,9 +126,13 @@ func (tx *Tx) Exec(query string, args ...any) (int64, error) {
 // Run executes a statement that is not kept, such as DDL.
 func (tx *Tx) Run(query string) error { return tx.conn.run(tx.ctx, query) }
 
-// Query executes a prepared query. The caller closes the rows before the transaction ends. The rows of one text
-// must be closed before the same text is queried again.
+// Query executes a prepared query, of whose rows few are read ahead of the caller, who closes them before the transaction
+// ends. The rows of one text must be closed before the same text is queried again; those of others may be open meanwhile.
 func (tx *Tx) Query(query string, args ...any) (*sql.Rows, error) {
+	return tx.query(tx.conn.dialect.cursor(query), args)
+}
+
+func (tx *Tx) query(query string, args []any) (*sql.Rows, error) {
 	stmt, err := tx.conn.prepare(tx.ctx, query) //nolint:sqlclosecheck // kept
 	if err != nil {
 		return nil, err
@@ -129,9 +140,10 @@ func (tx *Tx) Query(query string, args ...any) (*sql.Rows, error) {
 	return stmt.QueryContext(tx.ctx, args...)
 }
 
-// Each executes a prepared query and calls fn for each row; fn scans it.
+// Each executes a prepared query and calls fn for each row; fn scans it. Where fn asks the database something, all rows that
+// follow may be read into memory: bound the query then, or use Query.
 func (tx *Tx) Each(query string, args []any, fn func(*sql.Rows) error) error {
-	rows, err := tx.Query(query, args...)
+	rows, err := tx.query(query, args)
 	if err != nil {
 		return err
 	}
@@ -167,6 +179,9 @@ func (db *DB) Read(ctx context.Context, fn func(*Tx) error) (err error) {
 	if db.isClosed() {
 		return errClosed()
 	}
+	if outage := db.Outage(); outage != nil {
+		return outage.err()
+	}
 	var reader *connection
 	select {
 	case reader = <-db.readers:
@@ -177,24 +192,43 @@ func (db *DB) Read(ctx context.Context, fn func(*Tx) error) (err error) {
 	}
 	defer func() { db.readers <- reader }()
 	background := context.WithoutCancel(ctx)
-	if reader == nil { // the one before broke
-		if reader, err = newConnection(background, db.pool, db.readerPragmas); err != nil {
-			reader = nil
-			return explain(err)
+	if err := db.beginRead(background, &reader); err != nil {
+		if db.engine.lost(reader, err) {
+			db.suspect(background)
 		}
-	}
-	if err := reader.trim(); err != nil {
-		return err
-	}
-	if err := reader.step(background, "BEGIN"); err != nil {
-		return explain(errors.Join(err, db.replace(&reader)))
+		return db.explain(err)
 	}
 	defer func() { // also where fn panics
 		if undo := reader.step(background, "ROLLBACK"); undo != nil {
 			err = errors.Join(err, undo, db.replace(&reader))
 		}
 	}()
-	return explain(fn(&Tx{db: db, conn: reader, ctx: background}))
+	return db.explain(fn(&Tx{db: db, conn: reader, ctx: background}))
+}
+
+// beginRead begins a transaction of a reader, which it connects where the one before broke, or breaks now: a server that was
+// restarted is noticed here first.
+func (db *DB) beginRead(ctx context.Context, reader **connection) (err error) {
+	for again := true; ; again = false {
+		if *reader == nil {
+			if *reader, err = db.engine.reader(ctx); err != nil {
+				*reader = nil
+				return err
+			}
+			again = false
+		}
+		if err = (*reader).trim(); err == nil {
+			err = (*reader).step(ctx, db.engine.beginRead())
+		}
+		if err == nil {
+			return nil
+		}
+		lost := db.engine.lost(*reader, err)
+		err = errors.Join(err, db.replace(reader))
+		if !lost || !again {
+			return err
+		}
+	}
 }
 
 // replace closes a reader whose state is not known, so that the next read makes another.
@@ -217,30 +251,14 @@ func errClosed() error { return sdk.Errorf(sdk.CodeUnavailable, "the database is
 
 // explain gives an error of the database a code and says what to do about those that people can do something about.
 // Errors that have a code stay as they are.
-func explain(err error) error {
+func (db *DB) explain(err error) error {
 	if err == nil {
 		return nil
 	}
 	if _, ok := errors.AsType[*sdk.Error](err); ok {
 		return err
 	}
-	failure, ok := errors.AsType[*sqlite.Error](err)
-	if !ok {
-		return err
-	}
-	switch failure.Code() & 0xff {
-	case sqlite3.SQLITE_FULL:
-		return sdk.Errorf(sdk.CodeUnavailable, "the disk is full; nothing of this write was kept; free some space and try again: %w", err)
-	case sqlite3.SQLITE_IOERR:
-		return sdk.Errorf(sdk.CodeInternal, "the disk reports an error; look at the system's log: %w", err)
-	case sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB:
-		return sdk.Errorf(sdk.CodeInternal, "the database file is damaged; keep a copy of it, remove it, and join the library again: %w", err)
-	case sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM:
-		return sdk.Errorf(sdk.CodeInvalid, "the database file can not be written; see its permissions: %w", err)
-	case sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED:
-		return sdk.Errorf(sdk.CodeUnavailable, "another program holds a lock on the database; close it: %w", err)
-	}
-	return sdk.Errorf(sdk.CodeInternal, "%w", err)
+	return db.engine.explain(err)
 }
 
 // numbers are the committed local numbers, both ways.

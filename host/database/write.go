@@ -7,9 +7,6 @@ import (
 	"runtime/debug"
 	"slices"
 
-	"modernc.org/sqlite"
-	sqlite3 "modernc.org/sqlite/lib"
-
 	"github.com/starling-sync/starling/sdk"
 )
 
@@ -23,6 +20,8 @@ type write struct {
 	tx   *Tx
 	err  error
 	done chan struct{} // closed when err is final
+
+	doubtful bool // err says that nobody knows yet
 }
 
 // Write calls fn in a transaction of the one writer, and returns once it is durable. Calls that wait at the same time
@@ -75,6 +74,9 @@ func (db *DB) enqueue(w *write) error {
 	if db.closed {
 		return errClosed()
 	}
+	if db.outage != nil {
+		return db.outage.err()
+	}
 	db.waiting = append(db.waiting, w)
 	return nil
 }
@@ -93,7 +95,6 @@ func (db *DB) withdraw(w *write) bool {
 
 // runTurn runs the writes that wait now, and gives the turn back. Its caller holds it.
 func (db *DB) runTurn() {
-	defer func() { <-db.turn }()
 	db.mu.Lock()
 	n := min(len(db.waiting), maxGroup)
 	group := slices.Clone(db.waiting[:n])
@@ -101,6 +102,7 @@ func (db *DB) runTurn() {
 	before := db.before
 	db.mu.Unlock()
 	if len(group) == 0 {
+		<-db.turn
 		return
 	}
 	var after []func()
@@ -111,8 +113,20 @@ func (db *DB) runTurn() {
 	if isPanic(err) {
 		db.breakDown(err) // in the midst of a transaction
 	}
-	for _, fn := range after {
-		db.runAfter(fn)
+	if db.broken.Load() == nil && db.engine.lost(db.writer, err) {
+		db.beginOutage(group, after, err) // which keeps the turn until the connection is back
+		return
+	}
+	db.finish(group, after, err)
+	<-db.turn
+}
+
+// finish ends the writes of a group whose outcome is known: err is that of the commit.
+func (db *DB) finish(group []*write, after []func(), err error) {
+	if err == nil {
+		for _, fn := range after {
+			db.runAfter(fn)
+		}
 	}
 	for _, w := range group {
 		if err != nil && w.err == nil {
@@ -171,9 +185,10 @@ func (db *DB) commit(group []*write, before []func(*Tx) error) (after []func(), 
 	}
 	ctx := context.WithoutCancel(group[0].ctx)
 	if err := db.writer.trim(); err != nil {
-		return nil, explain(err)
+		return nil, db.explain(err)
 	}
-	if err := db.writer.step(ctx, "BEGIN IMMEDIATE"); err != nil {
+	defer db.writer.settleStages()
+	if err := db.writer.step(ctx, db.engine.beginWrite()); err != nil {
 		return nil, db.failed(err)
 	}
 	written := 0
@@ -195,7 +210,10 @@ func (db *DB) commit(group []*write, before []func(*Tx) error) (after []func(), 
 			return nil, db.rollback(ctx, fmt.Errorf("before commit: %w", err))
 		}
 	}
-	if err := db.writer.step(ctx, "COMMIT"); err != nil {
+	if err := db.engine.commit(ctx, db.writer); err != nil {
+		if _, unknown := errors.AsType[unknownOutcome](err); unknown {
+			return tx.after, err
+		}
 		return nil, db.rollback(ctx, err)
 	}
 	return tx.after, nil
@@ -215,6 +233,7 @@ func (db *DB) inSavepoint(w *write, nested bool) error {
 	if w.err != nil {
 		// HAZARD: a full disk may end the whole transaction by itself. Then there is no savepoint to go back to, and
 		// what came after would be committed statement by statement.
+		db.writer.undoStages()
 		if err := db.writer.step(w.tx.ctx, "ROLLBACK TO w"); err != nil {
 			return fmt.Errorf("another write of the group ended it: %w", w.err)
 		}
@@ -225,6 +244,7 @@ func (db *DB) inSavepoint(w *write, nested bool) error {
 func (w *write) call() error { return guard("a database write", func() error { return w.fn(w.tx) }) }
 
 func (db *DB) rollback(ctx context.Context, err error) error {
+	db.writer.undoStages()
 	undo := db.writer.step(ctx, "ROLLBACK")
 	if err == nil {
 		return db.failed(undo)
@@ -235,13 +255,8 @@ func (db *DB) rollback(ctx context.Context, err error) error {
 // failed explains err. After an error that leaves the disk's content unknown (a failed fsync is not repeated), every
 // later write is refused until the host is started again, which replays the log.
 func (db *DB) failed(err error) error {
-	explained := explain(err)
-	failure, ok := errors.AsType[*sqlite.Error](err)
-	if !ok {
-		return explained
-	}
-	switch failure.Code() & 0xff {
-	case sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB:
+	explained := db.explain(err)
+	if err != nil && db.engine.fatal(err) {
 		db.breakDown(explained)
 	}
 	return explained

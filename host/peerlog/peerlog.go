@@ -16,7 +16,6 @@ import (
 	"database/sql"
 	"encoding/binary"
 	"fmt"
-	"strings"
 	"sync"
 
 	"github.com/starling-sync/starling/hlc"
@@ -28,8 +27,8 @@ import (
 //
 // HAZARD: use one Log a database. With two that write, Size can be wrong.
 type Log struct {
-	db         *database.DB
-	appendMany string // appends appendRows operations
+	db     *database.DB
+	insert *database.Insert // appends operations
 
 	mu sync.Mutex // guards what follows
 	// counted has, by the local number of an origin, a stamp: _log_size.through <= counted[origin]
@@ -38,10 +37,9 @@ type Log struct {
 
 // New returns the peer log of db.
 func New(db *database.DB) *Log {
-	values := "(?,?,?,?)" + strings.Repeat(",(?,?,?,?)", appendRows-1)
 	return &Log{
 		db: db, counted: make(map[int64]hlc.Stamp),
-		appendMany: "INSERT INTO _log (origin, stamp, columns, op) VALUES " + values + " ON CONFLICT DO NOTHING",
+		insert: database.NewInsert("_log", []string{"origin", "stamp", "columns", "op"}, "ON CONFLICT DO NOTHING"),
 	}
 }
 
@@ -56,7 +54,7 @@ func (l *Log) Append(tx *database.Tx, origin sdk.DeviceID, batches []sdk.Batch) 
 	if err != nil {
 		return fmt.Errorf("append to peer log: %w", err)
 	}
-	var args []any
+	var rows [][4]any
 	for i := range batches {
 		columns, err := tx.ColumnsNumber(database.ColumnsOf(&batches[i]))
 		if err != nil {
@@ -72,24 +70,14 @@ func (l *Log) Append(tx *database.Tx, origin sdk.DeviceID, batches []sdk.Batch) 
 				}
 				continue
 			}
-			if args = append(args, device, int64(op.Stamp), columns, op.Raw); len(args) == 4*appendRows { //nolint:gosec // stamps fit
-				if _, err := tx.Exec(l.appendMany, args...); err != nil {
-					return fmt.Errorf("append to peer log: %w", err)
-				}
-				args = args[:0]
-			}
+			rows = append(rows, [4]any{device, int64(op.Stamp), columns, op.Raw}) //nolint:gosec // stamps fit
 		}
 	}
-	for ; len(args) > 0; args = args[4:] {
-		if _, err := tx.Exec(appendOne, args[:4]...); err != nil {
-			return fmt.Errorf("append to peer log: %w", err)
-		}
+	if err := tx.Insert(l.insert, len(rows), func(i int) []any { return rows[i][:] }, nil); err != nil {
+		return fmt.Errorf("append to peer log: %w", err)
 	}
 	return late.end(tx)
 }
-
-// appendRows is the number of operations that one statement inserts.
-const appendRows = 32
 
 const appendOne = "INSERT INTO _log (origin, stamp, columns, op) VALUES (?,?,?,?) ON CONFLICT DO NOTHING"
 

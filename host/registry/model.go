@@ -9,12 +9,8 @@ import (
 	"github.com/starling-sync/starling/sdk"
 )
 
-// chunks are the numbers of rows that statements are written for, greatest first: few texts, so that all stay prepared.
-// insertChunks bind a whole row each, lookupChunks one id each.
-var (
-	insertChunks = [...]int{50, 8, 1}
-	lookupChunks = [...]int{256, 32, 4, 1}
-)
+// lookupChunks are the numbers of ids that statements are written for, greatest first: few texts, so that all stay prepared.
+var lookupChunks = [...]int{256, 32, 4, 1}
 
 // model is a description bound to its table. It is not changed once it is made.
 type model struct {
@@ -33,7 +29,7 @@ type model struct {
 	table   string // the same, quoted
 
 	width  int // of a table row: id, the fields, and what the host keeps
-	insert [len(insertChunks)]string
+	insert *database.Insert
 	sel    string // SELECT of a table row, without WHERE
 }
 
@@ -88,7 +84,7 @@ func newModel(tx *database.Tx, desc sdk.Description, hybrid *sdk.Description) (*
 		}
 	}
 	m.columns, err = tx.ColumnsNumber(m.columnSet())
-	m.build(tx.Dialect())
+	m.build()
 	return m, err
 }
 
@@ -126,7 +122,7 @@ func (m *model) kept() []string {
 }
 
 // build writes the model's statements.
-func (m *model) build(dialect database.Dialect) {
+func (m *model) build() {
 	columns := []string{"id"}
 	for _, name := range m.names {
 		columns = append(columns, quote(name))
@@ -150,33 +146,21 @@ func (m *model) build(dialect database.Dialect) {
 	if !m.shared { // wins iff the owner is the same and the stamp is greater
 		guard = " WHERE excluded._stamp > " + m.table + "._stamp AND excluded._owner = " + m.table + "._owner"
 	}
-	for i, rows := range insertChunks {
-		var sql strings.Builder
-		sql.WriteString("INSERT INTO " + m.table + " (" + list + ") VALUES ")
-		for row := range rows {
-			if row > 0 {
-				sql.WriteByte(',')
-			}
-			sql.WriteByte('(')
-			dialect.Placeholders(&sql, 1+row*m.width, m.width)
-			sql.WriteByte(')')
-		}
-		sql.WriteString(" ON CONFLICT (id) DO UPDATE SET " + set.String() + guard)
-		m.insert[i] = sql.String()
-	}
+	m.insert = database.NewInsert(m.table, columns, "ON CONFLICT (id) DO UPDATE SET "+set.String()+guard)
 }
 
 // createTable returns the statements that make the model's table, and its indexes where they are missing.
 func (m *model) createTable(dialect database.Dialect) []string {
 	var sql strings.Builder
-	sql.WriteString("CREATE TABLE IF NOT EXISTS " + m.table + " (id BLOB NOT NULL PRIMARY KEY")
+	sql.WriteString("CREATE TABLE IF NOT EXISTS " + m.table + " (id " + dialect.Type(sdk.UUID) + " NOT NULL PRIMARY KEY")
 	for i, name := range m.names {
 		sql.WriteString(", " + quote(name) + " " + dialect.Type(m.types[i]))
 	}
 	if m.shared {
-		sql.WriteString(", _clock BLOB NOT NULL)")
+		sql.WriteString(", _clock " + dialect.Type(sdk.Bytes) + " NOT NULL)")
 	} else {
-		sql.WriteString(", _owner INTEGER NOT NULL, _stamp INTEGER NOT NULL, _extra BLOB)")
+		number := dialect.Type(sdk.Int)
+		sql.WriteString(", _owner " + number + " NOT NULL, _stamp " + number + " NOT NULL, _extra " + dialect.Type(sdk.Bytes) + ")")
 	}
 	sql.WriteString(dialect.TableOptions())
 	statements := []string{sql.String()}

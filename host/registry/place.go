@@ -352,18 +352,10 @@ func (p *placer) showRun(m *model, records []*record) error {
 	if err := p.leaveShadow(m, shadowed); err != nil {
 		return err
 	}
-	args := make([]any, 0, m.width*min(len(records), insertChunks[0]))
-	err := inChunks(len(records), insertChunks[:], func(statement, from, to int) error {
-		args = args[:0]
-		for _, rec := range records[from:to] {
-			args = append(args, rec.args...)
-		}
-		n, err := p.tx.Exec(m.insert[statement], args...)
-		if err != nil {
-			return err
-		}
-		p.of(m.desc.Model).Written += int(n)
-		if int(n) == to-from {
+	row := func(i int) []any { return records[i].args }
+	return p.tx.Insert(m.insert, len(records), row, func(from, to int, written int64) error {
+		p.of(m.desc.Model).Written += int(written)
+		if int(written) == to-from {
 			return p.nowVisible(m, records[from:to])
 		}
 		won, err := p.winners(m, records[from:to])
@@ -372,7 +364,6 @@ func (p *placer) showRun(m *model, records []*record) error {
 		}
 		return p.nowVisible(m, won)
 	})
-	return err
 }
 
 func (p *placer) nowVisible(m *model, records []*record) error {

@@ -436,13 +436,13 @@ func (r *Registry) Counts(ctx context.Context) (map[sdk.ModelName]Counts, error)
 			add   func(c *Counts, n int64)
 		}{
 			// Each of these is read from an index, and never from the records: the shadow may hold many.
-			{"SELECT n.name, count(*) FROM (SELECT DISTINCT model, id FROM _waiting) x JOIN _name n ON n.n = x.model GROUP BY x.model", func(c *Counts, n int64) { c.Waiting += n }},
-			{"SELECT n.name, count(*) FROM _shadow x JOIN _name n ON n.n = x.model WHERE present = 0 AND stamp > 0 GROUP BY x.model", func(c *Counts, n int64) { c.Deleted += n }},
-			{"SELECT n.name, count(*) FROM _shadow x JOIN _name n ON n.n = x.model WHERE present = 0 AND substr(data, 1, 5) = x'0100000000' GROUP BY x.model",
+			{"SELECT n.name, count(*) FROM (SELECT DISTINCT model, id FROM _waiting) x JOIN _name n ON n.n = x.model GROUP BY n.name", func(c *Counts, n int64) { c.Waiting += n }},
+			{"SELECT n.name, count(*) FROM _shadow x JOIN _name n ON n.n = x.model WHERE present = 0 AND stamp > 0 GROUP BY n.name", func(c *Counts, n int64) { c.Deleted += n }},
+			{"SELECT n.name, count(*) FROM _shadow x JOIN _name n ON n.n = x.model WHERE present = 0 AND substr(data, 1, 5) = x'0100000000' GROUP BY n.name",
 				func(c *Counts, n int64) { c.NotInserted, c.Deleted = c.NotInserted+n, c.Deleted-n }},
-			{"SELECT n.name, count(*) FROM _tombstone x JOIN _name n ON n.n = x.model GROUP BY x.model", func(c *Counts, n int64) { c.Deleted += n }},
-			{"SELECT n.name, count(*) FROM _parked x JOIN _name n ON n.n = x.model GROUP BY x.model", func(c *Counts, n int64) { c.Parked += n }},
-			{"SELECT n.name, count(*) FROM _conflict x JOIN _name n ON n.n = x.model GROUP BY x.model", func(c *Counts, n int64) { c.Conflicts += n }},
+			{"SELECT n.name, count(*) FROM _tombstone x JOIN _name n ON n.n = x.model GROUP BY n.name", func(c *Counts, n int64) { c.Deleted += n }},
+			{"SELECT n.name, count(*) FROM _parked x JOIN _name n ON n.n = x.model GROUP BY n.name", func(c *Counts, n int64) { c.Parked += n }},
+			{"SELECT n.name, count(*) FROM _conflict x JOIN _name n ON n.n = x.model GROUP BY n.name", func(c *Counts, n int64) { c.Conflicts += n }},
 			{"SELECT model, count(*) FROM _refused GROUP BY model", func(c *Counts, n int64) { c.Refused += n }},
 		} {
 			err := tx.Each(part.query, nil, func(rows *sql.Rows) error {

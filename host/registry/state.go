@@ -527,6 +527,10 @@ func (p *placer) refuse(no *refusal) error {
 	if err != nil {
 		return err
 	}
+	var one int
+	if known, err := p.tx.One("SELECT 1 FROM _refused WHERE origin = ? AND stamp = ?", []any{origin, int64(no.stamp)}, &one); known || err != nil { //nolint:gosec // stamps fit
+		return err
+	}
 	n, err := p.tx.Exec(`INSERT INTO _refused (origin, stamp, model, id, code, message) VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (origin, stamp) DO NOTHING`,
 		origin, int64(no.stamp), string(no.model), no.id[:], string(no.Code), no.Message) //nolint:gosec // stamps fit
 	if err != nil {

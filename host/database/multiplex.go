@@ -1,0 +1,410 @@
+package database
+
+import (
+	"context"
+	"database/sql/driver"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+)
+
+// A connection of lib/pq answers one query at a time, and reads a result to its end even where nobody wants the rest.
+// What is here lets several results of one connection be open at once, as with SQLite:
+//
+//   - a result that is open when the connection is asked something else is read into memory first;
+//   - a query that begins with cursorMark is a cursor of the server's, fetched bit by bit, and closed where its reader stops.
+//
+// It also returns booleans as integers, as SQLite does.
+
+// cursorMark begins a query that opens a cursor. It is no SQL: the driver here takes it away.
+const cursorMark = "\x00cursor "
+
+// Rows that a cursor fetches at once: a few first, more where they are small.
+const (
+	firstFetch = 16
+	laterFetch = 256
+	smallRow   = 2 << 10
+)
+
+type multiplexer struct{ driver.Connector }
+
+// Connect implements driver.Connector.
+func (m multiplexer) Connect(ctx context.Context) (driver.Conn, error) {
+	conn, err := m.Connector.Connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	full, ok := conn.(pqConn)
+	if !ok {
+		return nil, errors.Join(fmt.Errorf("the driver's connection, a %T, lacks a method", conn), conn.Close())
+	}
+	return &multiplexed{pqConn: full}, nil
+}
+
+// pqConn is what a connection of lib/pq can do.
+type pqConn interface {
+	driver.Conn
+	driver.ConnPrepareContext
+	driver.ConnBeginTx
+	driver.QueryerContext
+	driver.ExecerContext
+	driver.Validator
+	driver.SessionResetter
+	driver.Pinger
+}
+
+type pqStmt interface {
+	driver.Stmt
+	driver.StmtQueryContext
+	driver.StmtExecContext
+}
+
+type multiplexed struct {
+	pqConn
+	open    *result  // the one whose rows the server is sending
+	cursors [64]bool // names in use
+}
+
+// settle reads what the server is sending, so that it can be asked something else.
+func (c *multiplexed) settle() {
+	if c.open != nil {
+		c.open.readAll()
+	}
+}
+
+// PrepareContext implements driver.ConnPrepareContext.
+func (c *multiplexed) PrepareContext(ctx context.Context, query string) (driver.Stmt, error) {
+	c.settle()
+	if text, ok := strings.CutPrefix(query, cursorMark); ok {
+		return &cursorStmt{conn: c, query: text, inputs: -1, named: make(map[int]*namedCursor)}, nil
+	}
+	stmt, err := c.pqConn.PrepareContext(ctx, query)
+	if err != nil {
+		return nil, err
+	}
+	if full, ok := stmt.(pqStmt); ok {
+		return &settledStmt{pqStmt: full, conn: c}, nil
+	}
+	return stmt, nil // a COPY
+}
+
+// ExecContext implements driver.ExecerContext.
+func (c *multiplexed) ExecContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Result, error) {
+	c.settle()
+	return c.pqConn.ExecContext(ctx, query, args)
+}
+
+// QueryContext implements driver.QueryerContext.
+func (c *multiplexed) QueryContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Rows, error) {
+	c.settle()
+	rows, err := c.pqConn.QueryContext(ctx, query, args)
+	return c.opened(rows, err)
+}
+
+// BeginTx implements driver.ConnBeginTx.
+func (c *multiplexed) BeginTx(ctx context.Context, options driver.TxOptions) (driver.Tx, error) {
+	c.settle()
+	return c.pqConn.BeginTx(ctx, options)
+}
+
+func (c *multiplexed) opened(rows driver.Rows, err error) (driver.Rows, error) {
+	if err != nil {
+		return nil, err
+	}
+	c.open = &result{conn: c, rows: rows, width: len(rows.Columns())}
+	return c.open, nil
+}
+
+// settledStmt is a prepared statement.
+type settledStmt struct {
+	pqStmt
+	conn *multiplexed
+}
+
+// QueryContext implements driver.StmtQueryContext.
+func (s *settledStmt) QueryContext(ctx context.Context, args []driver.NamedValue) (driver.Rows, error) {
+	s.conn.settle()
+	rows, err := s.pqStmt.QueryContext(ctx, args)
+	return s.conn.opened(rows, err)
+}
+
+// ExecContext implements driver.StmtExecContext.
+func (s *settledStmt) ExecContext(ctx context.Context, args []driver.NamedValue) (driver.Result, error) {
+	s.conn.settle()
+	return s.pqStmt.ExecContext(ctx, args)
+}
+
+// Close implements driver.Stmt.
+func (s *settledStmt) Close() error {
+	s.conn.settle()
+	return s.pqStmt.Close()
+}
+
+// result is a result that the server is sending, or the rest of one in memory.
+type result struct {
+	conn  *multiplexed
+	rows  driver.Rows
+	width int
+
+	read [][]driver.Value // rows in memory that are not given yet
+	err  error            // what follows them; nil while the server is sending
+}
+
+// Columns implements driver.Rows.
+func (r *result) Columns() []string { return r.rows.Columns() }
+
+// Next implements driver.Rows.
+func (r *result) Next(dest []driver.Value) error {
+	if len(r.read) > 0 {
+		copy(dest, r.read[0])
+		r.read[0], r.read = nil, r.read[1:]
+		return nil
+	}
+	if r.err != nil {
+		return r.err
+	}
+	err := r.rows.Next(dest)
+	if err != nil {
+		r.ended(err)
+	}
+	plain(dest)
+	return err
+}
+
+func (r *result) ended(err error) {
+	r.err = errors.Join(err, r.rows.Close())
+	if errors.Is(err, io.EOF) {
+		r.err = io.EOF
+	}
+	if r.conn.open == r {
+		r.conn.open = nil
+	}
+}
+
+// readAll reads the rest into memory.
+func (r *result) readAll() {
+	for r.err == nil {
+		row := make([]driver.Value, r.width)
+		if err := r.rows.Next(row); err != nil {
+			r.ended(err)
+			return
+		}
+		plain(row)
+		keep(row)
+		r.read = append(r.read, row)
+	}
+}
+
+// Close implements driver.Rows.
+func (r *result) Close() error {
+	r.read = nil
+	if r.err != nil {
+		return nil
+	}
+	err := r.rows.Close()
+	r.ended(io.EOF)
+	return err
+}
+
+// plain turns booleans into integers.
+func plain(row []driver.Value) {
+	for i, v := range row {
+		if yes, ok := v.(bool); ok {
+			row[i] = int64(0)
+			if yes {
+				row[i] = int64(1)
+			}
+		}
+	}
+}
+
+// keep copies the bytes of a row, which lie in the connection's buffer, and returns how many bytes the row takes.
+func keep(row []driver.Value) (size int) {
+	for i, v := range row {
+		switch v := v.(type) {
+		case []byte:
+			row[i] = slices.Clone(v)
+			size += len(v)
+		case string:
+			size += len(v)
+		}
+	}
+	return size
+}
+
+// cursorStmt is a query whose results are cursors.
+type cursorStmt struct {
+	conn   *multiplexed
+	query  string
+	inputs int
+	named  map[int]*namedCursor // by the number of the cursor's name
+}
+
+// namedCursor are the statements of one cursor. Those that fetch are made when there is one to fetch from.
+type namedCursor struct {
+	declare, few, many pqStmt
+}
+
+func (c *multiplexed) prepare(ctx context.Context, query string) (pqStmt, error) {
+	stmt, err := c.pqConn.PrepareContext(ctx, query)
+	if err != nil {
+		return nil, err
+	}
+	full, ok := stmt.(pqStmt)
+	if !ok {
+		return nil, errors.Join(fmt.Errorf("the driver's statement, a %T, lacks a method", stmt), stmt.Close())
+	}
+	return full, nil
+}
+
+// NumInput implements driver.Stmt.
+func (s *cursorStmt) NumInput() int { return s.inputs }
+
+// Exec implements driver.Stmt.
+func (s *cursorStmt) Exec([]driver.Value) (driver.Result, error) {
+	return nil, errors.New("a cursor is queried")
+}
+
+// Query implements driver.Stmt.
+func (s *cursorStmt) Query([]driver.Value) (driver.Rows, error) {
+	return nil, errors.New("a cursor is queried with a context")
+}
+
+// Close implements driver.Stmt.
+func (s *cursorStmt) Close() error {
+	s.conn.settle()
+	var errs []error
+	for _, named := range s.named {
+		for _, stmt := range []pqStmt{named.declare, named.few, named.many} {
+			if stmt != nil {
+				errs = append(errs, stmt.Close())
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// QueryContext implements driver.StmtQueryContext.
+func (s *cursorStmt) QueryContext(ctx context.Context, args []driver.NamedValue) (driver.Rows, error) {
+	s.conn.settle()
+	number := slices.Index(s.conn.cursors[:], false)
+	if number < 0 {
+		return nil, fmt.Errorf("%d cursors are open", len(s.conn.cursors))
+	}
+	name := fmt.Sprintf("_cursor_%d", number)
+	of := s.named[number]
+	if of == nil {
+		declare, err := s.conn.prepare(ctx, "DECLARE "+name+" NO SCROLL CURSOR FOR "+s.query)
+		if err != nil {
+			return nil, err
+		}
+		of = &namedCursor{declare: declare}
+		s.named[number] = of
+	}
+	if _, err := of.declare.ExecContext(ctx, args); err != nil {
+		return nil, err
+	}
+	s.conn.cursors[number] = true
+	open := &cursorRows{ctx: ctx, conn: s.conn, of: of, number: number, name: name}
+	err := open.prepare()
+	if err == nil {
+		err = open.fetch(of.few, firstFetch)
+	}
+	if err != nil {
+		return nil, errors.Join(err, open.Close())
+	}
+	return open, nil
+}
+
+// cursorRows are the rows of a cursor.
+type cursorRows struct {
+	ctx     context.Context //nolint:containedctx // of the query whose rows these are
+	conn    *multiplexed
+	of      *namedCursor
+	number  int
+	name    string
+	columns []string
+
+	read  [][]driver.Value
+	small bool // so that many fit into memory
+	last  bool // the server has no more
+}
+
+func (r *cursorRows) prepare() (err error) {
+	if r.of.few == nil {
+		if r.of.few, err = r.conn.prepare(r.ctx, fmt.Sprintf("FETCH %d FROM %s", firstFetch, r.name)); err != nil {
+			return err
+		}
+	}
+	if r.of.many == nil {
+		r.of.many, err = r.conn.prepare(r.ctx, fmt.Sprintf("FETCH %d FROM %s", laterFetch, r.name))
+	}
+	return err
+}
+
+func (r *cursorRows) fetch(stmt pqStmt, most int) error {
+	r.conn.settle()
+	rows, err := stmt.QueryContext(r.ctx, nil)
+	if err != nil {
+		return err
+	}
+	r.columns = rows.Columns()
+	r.read = r.read[:0]
+	size := 0
+	for {
+		row := make([]driver.Value, len(r.columns))
+		err := rows.Next(row)
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return errors.Join(err, rows.Close())
+		}
+		plain(row)
+		size += keep(row)
+		r.read = append(r.read, row)
+	}
+	r.last = len(r.read) < most
+	r.small = size < smallRow*most
+	return rows.Close()
+}
+
+// Columns implements driver.Rows.
+func (r *cursorRows) Columns() []string { return r.columns }
+
+// Next implements driver.Rows.
+func (r *cursorRows) Next(dest []driver.Value) error {
+	if len(r.read) == 0 && !r.last {
+		stmt, most := r.of.few, firstFetch
+		if r.small {
+			stmt, most = r.of.many, laterFetch
+		}
+		if err := r.fetch(stmt, most); err != nil {
+			return err
+		}
+	}
+	if len(r.read) == 0 {
+		return io.EOF
+	}
+	copy(dest, r.read[0])
+	r.read = r.read[1:]
+	return nil
+}
+
+// Close implements driver.Rows.
+func (r *cursorRows) Close() error {
+	if r.conn == nil {
+		return nil
+	}
+	conn := r.conn
+	r.conn = nil
+	conn.settle()
+	conn.cursors[r.number] = false
+	_, err := conn.pqConn.ExecContext(r.ctx, "CLOSE "+r.name, nil)
+	if code := codeOf(err); code == inFailedTransaction || code == invalidCursorName {
+		return nil // it went with what failed
+	}
+	return err
+}

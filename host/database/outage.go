@@ -1,0 +1,193 @@
+package database
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+
+	"github.com/starling-sync/starling/sdk"
+)
+
+// Outage is a time in which the database is out of reach.
+type Outage struct {
+	Where string    // names the database, without its password
+	Since time.Time // it was noticed
+	Cause error     // of the end, or of the latest attempt to connect again
+}
+
+func (o *Outage) err() error {
+	return sdk.Errorf(sdk.CodeUnavailable, "%s has been out of reach since %s; nothing is read or written meanwhile; see that the server runs: this host connects again by itself: %w",
+		o.Where, o.Since.Format(time.TimeOnly), o.Cause)
+}
+
+// Outage returns the outage that goes on now; nil if the database is within reach, as far as is known.
+func (db *DB) Outage() *Outage {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	return db.outage
+}
+
+// unknownPatience is how long a write waits for the database to come back and say whether it was kept.
+const unknownPatience = 30 * time.Second
+
+// Pauses between attempts to connect again, each of which is up to a half shorter or longer.
+const (
+	firstPause = 100 * time.Millisecond
+	mostPause  = 5 * time.Second
+)
+
+// suspect looks whether the writer's connection is gone too, after a reader's was. It does nothing while the writer is in use,
+// which then notices by itself.
+func (db *DB) suspect(ctx context.Context) {
+	select {
+	case db.turn <- struct{}{}:
+	default:
+		return
+	}
+	var one int
+	if db.broken.Load() == nil {
+		if err := db.writer.one(ctx, "SELECT 1", nil, &one); err != nil && db.engine.lost(db.writer, err) {
+			db.beginOutage(nil, nil, err)
+			return
+		}
+	}
+	<-db.turn
+}
+
+// beginOutage fails what waits, and has the connection made again by a goroutine, which has the turn until then. group is
+// what ran when the connection was lost, with err; after what its hooks want to be called if it was kept after all.
+func (db *DB) beginOutage(group []*write, after []func(), err error) {
+	_, unknown := errors.AsType[unknownOutcome](err)
+	for _, w := range group {
+		if err == nil {
+			err = w.err // it was the only one
+		}
+	}
+	outage := &Outage{Where: db.engine.where(), Since: time.Now(), Cause: err}
+	db.mu.Lock()
+	db.outage = outage
+	refused := db.waiting
+	db.waiting = nil
+	db.mu.Unlock()
+	db.log.Error("the database is out of reach; writes are refused until it is back", "database", outage.Where, "error", err)
+	for _, w := range refused {
+		w.err = outage.err()
+		close(w.done)
+	}
+	doubtful := &doubt{}
+	if unknown {
+		doubtful.group, doubtful.after = group, after
+	} else {
+		lost := sdk.Errorf(sdk.CodeUnavailable, "the connection to %s ended; nothing of this write was kept; see that the server runs, and try again: %w", outage.Where, err)
+		for _, w := range group {
+			if w.err == nil || gone(w.err) {
+				w.err = lost
+			}
+			close(w.done)
+		}
+	}
+	go db.reconnect(doubtful) // ends with the outage, or with Close, which waits for the turn
+}
+
+// reconnect makes the writer's connection again, says what became of what was in doubt, and gives the turn back.
+func (db *DB) reconnect(d *doubt) {
+	_ = db.writer.close() // it is gone
+	db.writer = nil
+	kept, err := db.tryAgain(d)
+	_, changed := errors.AsType[changedError](err)
+	where := db.engine.where()
+	switch {
+	case changed:
+		db.breakDown(err)
+		d.end(db, false, sdk.Errorf(sdk.CodeUnavailable, "it is not known whether this write was kept: %w", err))
+	case err != nil:
+		d.end(db, false, sdk.Errorf(sdk.CodeUnavailable, "it is not known whether this write was kept: the connection to %s ended in its commit, and then the host stopped; look when it runs again: %w", where, err))
+	default:
+		d.end(db, kept, sdk.Errorf(sdk.CodeUnavailable, "the connection to %s ended in the commit of this write, of which nothing was kept; try again", where))
+	}
+	db.mu.Lock()
+	outage := db.outage
+	db.outage = nil
+	db.mu.Unlock()
+	if err == nil {
+		db.log.Info("the database is back", "database", where, "after", time.Since(outage.Since).Round(time.Millisecond))
+	}
+	<-db.turn
+}
+
+// tryAgain connects until it succeeds, there is no use in it, or the database is closed.
+func (db *DB) tryAgain(d *doubt) (kept bool, err error) {
+	pauses := backoff.NewExponentialBackOff()
+	pauses.InitialInterval, pauses.MaxInterval = firstPause, mostPause
+	patience := time.NewTimer(unknownPatience)
+	defer patience.Stop()
+	for {
+		c, kept, err := db.engine.recover(db.life)
+		if err == nil {
+			db.writer = c
+			return kept, nil
+		}
+		if _, changed := errors.AsType[changedError](err); changed {
+			return false, err
+		}
+		db.mu.Lock()
+		outage := *db.outage
+		outage.Cause = err
+		db.outage = &outage
+		db.mu.Unlock()
+		pause := time.NewTimer(pauses.NextBackOff())
+		for waiting := true; waiting; {
+			select {
+			case <-pause.C:
+				waiting = false
+			case <-patience.C:
+				d.tell(sdk.Errorf(sdk.CodeUnavailable, "it is not known whether this write was kept: the connection to %s ended in its commit; look when the server is back: %w", outage.Where, err))
+			case <-db.life.Done():
+				pause.Stop()
+				return false, err
+			}
+		}
+	}
+}
+
+// doubt is a group of writes whose commit may have been kept.
+type doubt struct {
+	group []*write
+	after []func()
+	told  bool // those who wait were told that nobody knows
+}
+
+// tell ends the waiting of those whose writes these are, with err for those that had no error of their own.
+func (d *doubt) tell(err error) {
+	if d.told {
+		return
+	}
+	d.told = true
+	for _, w := range d.group {
+		if w.err == nil {
+			w.err = err
+			w.doubtful = true
+		}
+		close(w.done)
+	}
+}
+
+// end runs what follows a commit if it was kept, and tells those who wait; err is for what was not kept.
+func (d *doubt) end(db *DB, kept bool, err error) {
+	if kept {
+		for _, fn := range d.after {
+			db.runAfter(fn)
+		}
+		for _, w := range d.group {
+			if w.err == nil || w.doubtful {
+				for _, fn := range w.tx.after {
+					db.runAfter(fn)
+				}
+			}
+		}
+		err = nil
+	}
+	d.tell(err)
+}

@@ -1,0 +1,483 @@
+package database
+
+import (
+	"context"
+	"crypto/rand"
+	"database/sql"
+	"database/sql/driver"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/lib/pq"
+	"github.com/uptrace/bun"
+	"github.com/uptrace/bun/dialect/pgdialect"
+
+	"github.com/starling-sync/starling/sdk"
+)
+
+// Postgres says where a database in PostgreSQL is.
+type Postgres struct {
+	DSN    string // postgres://user@host/database?sslmode=...; names sslmode. It may hold a password: it is never shown
+	Schema string // made where it is missing, and of this host alone; empty: "starling"
+}
+
+// DefaultSchema is the schema that is used where none is named.
+const DefaultSchema = "starling"
+
+// leastPostgres is the oldest server that is known to do.
+const leastPostgres = 14
+
+// Codes of PostgreSQL's errors (appendix A of its documentation).
+const (
+	inFailedTransaction = "25P02"
+	invalidCursorName   = "34000"
+	diskFull            = "53100"
+	tooManyConnections  = "53300"
+	lockNotAvailable    = "55P03"
+	cannotConnectNow    = "57P03"
+	insufficientRight   = "42501"
+	readOnlyTransaction = "25006"
+)
+
+func codeOf(err error) string {
+	if failure, ok := errors.AsType[*pq.Error](err); ok {
+		return string(failure.Code)
+	}
+	return ""
+}
+
+// postgresSchema is a database in a schema of a PostgreSQL server.
+//
+// One session, the writer's, holds an advisory lock on the schema as long as it lives, so that no second host writes. Each
+// transaction of the writer sets a number (table _opening), so that after a connection that died in a commit one can tell
+// whether that commit was kept.
+type postgresSchema struct {
+	PostgreSQL
+	config pq.Config
+	schema string
+	log    hclog.Logger
+	bun    *bun.DB
+
+	opening string // names this opening of the database; hexadecimal
+	commits int64  // the number that the latest transaction set, or tried to
+	kept    int64  // the number of the latest transaction that is known to be kept; kept <= commits
+
+	session session // the writer's
+}
+
+// session is a session of the server's. A process number alone may be given again.
+type session struct {
+	pid     int64
+	started string
+}
+
+func newPostgres(options Postgres, log hclog.Logger) (*postgresSchema, error) {
+	config, err := ParseDSN(options.DSN)
+	if err != nil {
+		return nil, err
+	}
+	p := &postgresSchema{config: config, schema: options.Schema, log: log, opening: rand.Text()}
+	if p.schema == "" {
+		p.schema = DefaultSchema
+	}
+	if err := CheckSchema(p.schema); err != nil {
+		return nil, err
+	}
+	if p.config.ApplicationName == "" {
+		p.config.ApplicationName = "starling"
+	}
+	if p.config.ConnectTimeout <= 0 {
+		p.config.ConnectTimeout = 10 * time.Second
+	}
+	p.config.BinaryParameters = true
+	if p.config.Runtime == nil {
+		p.config.Runtime = make(map[string]string)
+	}
+	for name, value := range sessionSettings {
+		p.config.Runtime[name] = value
+	}
+	// HAZARD: pg_catalog would be searched first if it were not named, and a model may be called as one of its tables.
+	p.config.Runtime["search_path"] = quoteName(p.schema) + ", pg_catalog"
+	return p, nil
+}
+
+// sessionSettings are what statements here rely on, whatever the server, the database or the role set.
+var sessionSettings = map[string]string{
+	"synchronous_commit":                  "on", // a commit that returned is durable
+	"standard_conforming_strings":         "on",
+	"bytea_output":                        "hex",
+	"extra_float_digits":                  "1", // floats read back as they were
+	"statement_timeout":                   "0",
+	"idle_in_transaction_session_timeout": "0",
+	"idle_session_timeout":                "0",
+	"lock_timeout":                        "30s", // an application that locks a table must not hold up every write for ever
+	"jit":                                 "off",
+	// Every query has an index. A plan made while a table was empty, or not analyzed yet, must not read all of it later.
+	"enable_seqscan": "off",
+	// A host that is gone without a word frees its lock after about a minute.
+	"tcp_keepalives_idle": "30", "tcp_keepalives_interval": "10", "tcp_keepalives_count": "3",
+}
+
+func quoteName(name string) string { return `"` + strings.ReplaceAll(name, `"`, `""`) + `"` }
+
+// CheckSchema refuses names that a schema should not have.
+func CheckSchema(name string) error {
+	for i, c := range name {
+		if c != '_' && (c < 'a' || c > 'z') && (i == 0 || c < '0' || c > '9') {
+			return sdk.Errorf(sdk.CodeInvalid, "the schema %q has a name of other than a to z, 0 to 9 and _; write for example %q", name, DefaultSchema)
+		}
+	}
+	switch {
+	case name == "" || len(name) > 63:
+		return sdk.Errorf(sdk.CodeInvalid, "a schema's name has 1 to 63 characters; write for example %q", DefaultSchema)
+	case strings.HasPrefix(name, "pg_") || name == "information_schema" || name == "public":
+		return sdk.Errorf(sdk.CodeInvalid, "the schema %q is for others; this device needs one of its own: write for example %q", name, DefaultSchema)
+	}
+	return nil
+}
+
+// ParseDSN reads a connection string, which must name sslmode. Its errors show nothing of it, since it may hold a password.
+func ParseDSN(dsn string) (pq.Config, error) {
+	if strings.TrimSpace(dsn) == "" {
+		return pq.Config{}, sdk.Errorf(sdk.CodeInvalid, `the dsn is empty; write for example postgres://user:password@host:5432/database?sslmode=verify-full`)
+	}
+	mode, ok := sslMode(dsn)
+	if !ok {
+		return pq.Config{}, errUnreadableDSN()
+	}
+	switch mode {
+	case "":
+		return pq.Config{}, sdk.Errorf(sdk.CodeInvalid, "the dsn does not say sslmode; add ?sslmode=verify-full to it (or &sslmode=..., after other parameters), "+
+			"or sslmode=disable where the server is on this machine or its network is safe")
+	case "disable", "require", "verify-ca", "verify-full":
+	default:
+		return pq.Config{}, sdk.Errorf(sdk.CodeInvalid, "the dsn's sslmode is not one of verify-full, verify-ca, require and disable; with others nobody knows whether a connection is encrypted")
+	}
+	config, err := pq.NewConfig(dsn)
+	if err != nil {
+		return pq.Config{}, errUnreadableDSN()
+	}
+	return config, nil
+}
+
+func errUnreadableDSN() error {
+	return sdk.Errorf(sdk.CodeInvalid, "the dsn can not be read; write postgres://user:password@host:5432/database?sslmode=verify-full, "+
+		"with special characters of the password percent-encoded, or host=... dbname=... user=... password=... sslmode=...; it is not shown here, since it may hold a password")
+}
+
+// sslMode returns what dsn says of sslmode, and whether it can be read.
+func sslMode(dsn string) (mode string, ok bool) {
+	if strings.HasPrefix(dsn, "postgres://") || strings.HasPrefix(dsn, "postgresql://") {
+		parsed, err := url.Parse(dsn)
+		if err != nil {
+			return "", false
+		}
+		return parsed.Query().Get("sslmode"), true
+	}
+	rest := dsn
+	for {
+		var name, value string
+		rest = strings.TrimLeft(rest, " \t\r\n")
+		if rest == "" {
+			return mode, true
+		}
+		if name, rest, ok = strings.Cut(rest, "="); !ok {
+			return "", false
+		}
+		if value, rest, ok = dsnValue(strings.TrimLeft(rest, " \t\r\n")); !ok {
+			return "", false
+		}
+		if strings.TrimSpace(name) == "sslmode" {
+			mode = value
+		}
+	}
+}
+
+// dsnValue reads a value of a dsn of pairs: up to a space, or in single quotes; \ takes the next character as it is.
+func dsnValue(text string) (value, rest string, ok bool) {
+	inQuotes := strings.HasPrefix(text, "'")
+	i := 0
+	if inQuotes {
+		i = 1
+	}
+	var out strings.Builder
+	for ; i < len(text); i++ {
+		switch c := text[i]; {
+		case c == '\\' && i+1 < len(text):
+			i++
+			out.WriteByte(text[i])
+		case inQuotes && c == '\'':
+			return out.String(), text[i+1:], true
+		case !inQuotes && strings.IndexByte(" \t\r\n", c) >= 0:
+			return out.String(), text[i:], true
+		default:
+			out.WriteByte(c)
+		}
+	}
+	return out.String(), "", !inQuotes
+}
+
+// where says which database this is, without its password.
+func (p *postgresSchema) where() string {
+	host := p.config.Host
+	if !strings.HasPrefix(host, "/") {
+		host = net.JoinHostPort(host, strconv.Itoa(int(p.config.Port)))
+	}
+	name := p.config.Database
+	if name == "" {
+		name = p.config.User
+	}
+	return fmt.Sprintf("PostgreSQL at %s, database %s, schema %s", host, name, p.schema)
+}
+
+func (p *postgresSchema) pool() *bun.DB  { return p.bun }
+func (p *postgresSchema) folder() string { return "migrations/postgres" }
+
+func (p *postgresSchema) open(_ context.Context, connections int) error {
+	connector, err := pq.NewConnectorConfig(p.config)
+	if err != nil {
+		return err
+	}
+	pool := sql.OpenDB(multiplexer{connector})
+	pool.SetMaxIdleConns(connections)
+	p.bun = bun.NewDB(pool, pgdialect.New())
+	return nil
+}
+
+func (p *postgresSchema) reader(ctx context.Context) (*connection, error) {
+	return newConnection(ctx, p.bun, p, nil)
+}
+
+// writer connects, looks at the server, makes the schema and takes its lock.
+func (p *postgresSchema) writer(ctx context.Context) (c *connection, err error) {
+	if c, err = newConnection(ctx, p.bun, p, nil); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, c.close())
+			c = nil
+		}
+	}()
+	if err := p.checkServer(ctx, c); err != nil {
+		return c, err
+	}
+	if err := p.makeSchema(ctx, c); err != nil {
+		return c, err
+	}
+	if err := p.lock(ctx, c); err != nil {
+		return c, err
+	}
+	return c, c.one(ctx, "SELECT pid, backend_start::text FROM pg_stat_activity WHERE pid = pg_backend_pid()", nil, &p.session.pid, &p.session.started)
+}
+
+func (p *postgresSchema) checkServer(ctx context.Context, c *connection) error {
+	var version int
+	var name, encoding, fsync string
+	var standby int
+	err := c.one(ctx, "SELECT current_setting('server_version_num')::int, current_setting('server_version'), current_setting('server_encoding'), current_setting('fsync'), pg_is_in_recovery()",
+		nil, &version, &name, &encoding, &fsync, &standby)
+	switch {
+	case err != nil:
+		return err
+	case version < leastPostgres*10_000:
+		return sdk.Errorf(sdk.CodeUnsupported, "the server is PostgreSQL %s; this host needs %d or later: upgrade the server, or name another one in the dsn", name, leastPostgres)
+	case encoding != "UTF8":
+		return sdk.Errorf(sdk.CodeUnsupported, "the database %s stores text as %s, which lacks characters; make one with: createdb --encoding=UTF8 --template=template0 NAME", p.config.Database, encoding)
+	case standby != 0:
+		return sdk.Errorf(sdk.CodeUnavailable, "the server is a standby, which takes no writes; name the primary in the dsn")
+	}
+	if fsync != "on" {
+		p.log.Warn("the server runs with fsync off: after a crash of its machine this device's data may be damaged; set fsync = on", "server", p.where())
+	}
+	return nil
+}
+
+func (p *postgresSchema) makeSchema(ctx context.Context, c *connection) error {
+	var there int
+	if err := c.one(ctx, "SELECT count(*) FROM pg_namespace WHERE nspname = $1", []any{p.schema}, &there); err != nil || there > 0 {
+		return err
+	}
+	err := c.run(ctx, "CREATE SCHEMA IF NOT EXISTS "+quoteName(p.schema))
+	if codeOf(err) == insufficientRight {
+		return sdk.Errorf(sdk.CodeInvalid, "the role %s may not make the schema %s; have an administrator run: CREATE SCHEMA %s AUTHORIZATION %s: %w", p.config.User, p.schema, p.schema, p.config.User, err)
+	}
+	return err
+}
+
+// lockClass tells the advisory locks of this program from those of others: "STLG".
+const lockClass = 0x53544c47
+
+// lockPatience is how long the lock of a host that was killed a moment ago may be there still.
+const lockPatience = 3 * time.Second
+
+// lock takes the schema's lock for the session, or says who has it.
+func (p *postgresSchema) lock(ctx context.Context, c *connection) error {
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for start := time.Now(); ; {
+		var locked int
+		if err := c.one(ctx, "SELECT pg_try_advisory_lock($1, (SELECT oid::bigint::int FROM pg_namespace WHERE nspname = $2))", []any{lockClass, p.schema}, &locked); err != nil || locked != 0 {
+			return err
+		}
+		if time.Since(start) > lockPatience {
+			return p.refuseSecond(ctx, c)
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+func (p *postgresSchema) refuseSecond(ctx context.Context, c *connection) error {
+	var pid int64
+	var application, from string
+	err := c.one(ctx, `SELECT l.pid, coalesce(a.application_name, ''), coalesce(host(a.client_addr), 'the server''s machine')
+		FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid
+		WHERE l.locktype = 'advisory' AND l.granted AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+		AND l.classid::bigint = $1 AND l.objid::bigint = (SELECT oid::bigint FROM pg_namespace WHERE nspname = $2) LIMIT 1`,
+		[]any{lockClass, p.schema}, &pid, &application, &from)
+	who := ""
+	if err == nil {
+		who = fmt.Sprintf(" (connected from %s as %q; the server's process %d)", from, application, pid)
+	}
+	return sdk.Errorf(sdk.CodeUnavailable, "another host%s uses schema %s of this database; stop it, or give this one its own schema", who, p.schema)
+}
+
+// begun names this opening of the database, so that a later session can tell whether another host wrote meanwhile.
+func (p *postgresSchema) begun(ctx context.Context, writer *connection) error {
+	return writer.run(ctx, fmt.Sprintf(
+		"INSERT INTO _opening (n, opening, commits) VALUES (1, '%s', 0) ON CONFLICT (n) DO UPDATE SET opening = excluded.opening, commits = 0", p.opening))
+}
+
+// commit ends a transaction. Where the connection dies meanwhile, recover tells whether it was kept.
+func (p *postgresSchema) commit(ctx context.Context, writer *connection) error {
+	p.commits++
+	// HAZARD: COMMIT of a transaction in which a statement failed is a ROLLBACK, and no error. The UPDATE is one.
+	err := writer.run(ctx, fmt.Sprintf("UPDATE _opening SET commits = %d; COMMIT", p.commits))
+	switch {
+	case err == nil:
+		p.kept = p.commits
+	case p.lost(writer, err):
+		return unknownOutcome{err}
+	}
+	return err
+}
+
+// unknownOutcome is the error of a commit that may have been kept.
+type unknownOutcome struct{ error }
+
+func (u unknownOutcome) Unwrap() error { return u.error }
+
+// lost reports whether the connection is gone.
+func (p *postgresSchema) lost(c *connection, err error) bool {
+	if c == nil || gone(err) {
+		return true
+	}
+	valid := true
+	if raw := c.Conn.Conn.Raw(func(conn any) error {
+		if v, ok := conn.(driver.Validator); ok {
+			valid = v.IsValid()
+		}
+		return nil
+	}); raw != nil {
+		return true
+	}
+	return !valid
+}
+
+// gone reports an error of the connection rather than of what was asked.
+func gone(err error) bool {
+	if failure, ok := errors.AsType[*pq.Error](err); ok {
+		return failure.Severity == pq.Efatal || failure.Severity == pq.Epanic || strings.HasPrefix(string(failure.Code), "08") || string(failure.Code) == cannotConnectNow
+	}
+	if _, ok := errors.AsType[*net.OpError](err); ok {
+		return true
+	}
+	return errors.Is(err, driver.ErrBadConn) || errors.Is(err, sql.ErrConnDone) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed)
+}
+
+// recover makes the writer's connection again, and reports whether the transaction whose outcome was unknown was kept.
+func (p *postgresSchema) recover(ctx context.Context) (c *connection, kept bool, err error) {
+	if c, err = newConnection(ctx, p.bun, p, nil); err != nil {
+		return nil, false, err
+	}
+	// HAZARD: the server may not have noticed yet that the old session is gone, and that may commit even now. So it is
+	// ended, and its lock, which goes with it, is waited for before anything is looked at.
+	_, err = c.Conn.Conn.ExecContext(ctx, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = $1 AND backend_start::text = $2", p.session.pid, p.session.started)
+	if err != nil && codeOf(err) != insufficientRight {
+		return nil, false, errors.Join(err, c.close())
+	}
+	if err := c.close(); err != nil {
+		return nil, false, err
+	}
+	if c, err = p.writer(ctx); err != nil {
+		return nil, false, err
+	}
+	var opening string
+	var commits int64
+	if err := c.one(ctx, "SELECT opening, commits FROM _opening WHERE n = 1", nil, &opening, &commits); err != nil {
+		return nil, false, errors.Join(err, c.close())
+	}
+	switch {
+	case opening != p.opening:
+		return nil, false, errors.Join(changed("another host has used this database meanwhile"), c.close())
+	case commits < p.kept:
+		return nil, false, errors.Join(changed("the server has lost commits that it had confirmed"), c.close())
+	}
+	kept = commits == p.commits
+	p.kept = commits
+	return c, kept, nil
+}
+
+// changedError says that the database is not what this host left: what it has in memory no longer fits.
+type changedError struct{ error }
+
+func changed(what string) error {
+	return changedError{sdk.Errorf(sdk.CodeUnavailable, "%s; start this host again, which reads everything anew", what)}
+}
+
+func (c changedError) Unwrap() error { return c.error }
+
+func (p *postgresSchema) size(ctx context.Context) (total int64, err error) {
+	err = p.bun.DB.QueryRowContext(ctx, `SELECT coalesce(sum(pg_total_relation_size(c.oid)), 0)::bigint FROM pg_class c
+		JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relkind = 'r'`, p.schema).Scan(&total)
+	return total, err
+}
+
+func (p *postgresSchema) fatal(error) bool { return false } // the server looks after its disk, and restarts
+
+func (p *postgresSchema) explain(err error) error {
+	if gone(err) {
+		return sdk.Errorf(sdk.CodeUnavailable, "%s does not answer: %w", p.where(), err)
+	}
+	failure, ok := errors.AsType[*pq.Error](err)
+	if !ok {
+		return err
+	}
+	switch string(failure.Code) {
+	case diskFull:
+		return sdk.Errorf(sdk.CodeUnavailable, "the disk of %s is full; nothing of this write was kept; free some space there and try again: %w", p.where(), err)
+	case lockNotAvailable:
+		return sdk.Errorf(sdk.CodeUnavailable, "another session of %s holds a lock on a table (see pg_locks there); end it and try again: %w", p.where(), err)
+	case tooManyConnections:
+		return sdk.Errorf(sdk.CodeUnavailable, "%s takes no more connections; raise max_connections there, or close some: %w", p.where(), err)
+	case readOnlyTransaction:
+		return sdk.Errorf(sdk.CodeUnavailable, "%s takes no writes now; is it a standby? %w", p.where(), err)
+	case insufficientRight:
+		return sdk.Errorf(sdk.CodeInvalid, "the role %s lacks a right on %s; see the server's error: %w", p.config.User, p.where(), err)
+	}
+	if strings.HasPrefix(string(failure.Code), "28") {
+		return sdk.Errorf(sdk.CodeInvalid, "%s does not let the role %s in; see the user and password of the dsn, and the server's pg_hba.conf: %w", p.where(), p.config.User, err)
+	}
+	return sdk.Errorf(sdk.CodeInternal, "%s: %w", p.where(), err)
+}
