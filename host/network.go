@@ -587,7 +587,7 @@ func (n *network) present(ctx context.Context, ticket membership.Ticket) (protoc
 		}
 	}
 	if len(failed) == 0 {
-		return protocol.Welcome{}, sdk.Errorf(sdk.CodeUnavailable, "no transport runs here that reaches the inviting device; see: starling plugins")
+		return protocol.Welcome{}, sdk.Errorf(sdk.CodeUnavailable, "no transport runs here that reaches the inviting device; see: starling plugin list")
 	}
 	return protocol.Welcome{}, sdk.Errorf(sdk.CodeUnavailable, "the inviting device can not be reached: %w", errors.Join(failed...))
 }

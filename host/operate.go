@@ -166,6 +166,9 @@ func (o *operator) reload(ctx context.Context, by string, soak time.Duration, re
 		report(control.Step{Stage: "unchanged", Text: "the configuration says what it said before"})
 		return nil
 	}
+	if err := o.tryBlocks(ctx, changes, wanted); err != nil {
+		return readable(err)
+	}
 	r := &reloading{operator: o, by: by, soak: soak, wanted: wanted, report: report}
 	failed := r.all(context.WithoutCancel(ctx), changes)
 	o.live.Store(keepFailed(running, config.WithRestartOf(running, next), failed))
@@ -181,6 +184,32 @@ func (o *operator) reload(ctx context.Context, by string, soak time.Duration, re
 		return sdk.Errorf(sdk.CodeUnavailable, "%d of %d changes were not made; what they concern goes on as before: %w", len(failed), len(changes), failed.err())
 	}
 	return nil
+}
+
+// tryBlocks returns every mistake in the config blocks of what changes, as the plugins see them. That a plugin does not start
+// is no such mistake: it concerns that plugin alone.
+func (o *operator) tryBlocks(ctx context.Context, changes []config.Change, wanted map[string]supervisor.Spec) error {
+	var (
+		mu    sync.Mutex
+		found []error
+		tries errgroup.Group
+	)
+	tries.SetLimit(tryAtOnce)
+	for _, c := range changes {
+		if c.Kind != config.PluginAdded && c.Kind != config.PluginChanged {
+			continue
+		}
+		tries.Go(func() error {
+			if wrong, ok := errors.AsType[*supervisor.ConfigError](o.supervisor.Try(ctx, wanted[c.Plugin])); ok {
+				mu.Lock()
+				defer mu.Unlock()
+				found = append(found, wrong)
+			}
+			return nil
+		})
+	}
+	_ = tries.Wait() // found has the errors
+	return mistakes(found)
 }
 
 // readable makes the mistakes of a file one error that says that nothing has changed.

@@ -26,7 +26,8 @@ type ModelServer interface {
 // Configurable is implemented by a model, a source or a transport that takes a `config { }` block.
 type Configurable interface {
 	// Configure is called once, before any other call but Describe, with the block as a JSON object ("{}" if none).
-	// Its error is shown to the operator as it is.
+	// Its error is shown to the operator; where it is a BadSetting, with the place of that setting in the configuration
+	// file. It starts nothing: the host also calls it to find out whether a block is right.
 	Configure(ctx context.Context, config json.RawMessage) error
 }
 

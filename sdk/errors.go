@@ -31,6 +31,7 @@ const (
 type Error struct {
 	Code    Code
 	Message string // the whole message, its cause's included
+	Setting string // of a config block that the error is about; empty: it is about none. See BadSetting
 	cause   error
 }
 

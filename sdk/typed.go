@@ -87,8 +87,8 @@ type Model[T any] struct {
 	// Validate, if set, says why a record may not be written here. It is pure, may be called at once, and sees only
 	// local writes, in their merged form. What it changes in the record is not kept.
 	Validate func(record *T) error
-	// Config, if set, takes the model's config block; see Configurable.
-	Config func(ctx context.Context, config json.RawMessage) error
+	// Config, if set, takes the model's config block: Settings(&settings), or a Configurable of your own.
+	Config Configurable
 	// Source, if set, yields local changes; see the interface Source.
 	Source func(ctx context.Context, host SourceHost) error
 }
@@ -147,17 +147,21 @@ func (m Model[T]) ApplySharedChange(_ context.Context, in SharedChanges) (Shared
 
 // Configure implements Configurable. A model without Config takes no settings and refuses any.
 func (m Model[T]) Configure(ctx context.Context, config json.RawMessage) error {
-	if m.Config != nil {
-		return m.Config(ctx, config)
+	if m.Config == nil {
+		return noSettings{}.Configure(ctx, config)
 	}
-	var settings map[string]json.RawMessage
-	if err := json.Unmarshal(config, &settings); err != nil {
-		return Errorf(CodeInvalid, "model %q: its config block is not a JSON object: %w", m.Name, err)
+	return m.Config.Configure(ctx, config)
+}
+
+// DeclareSettings implements Declarer.
+func (m Model[T]) DeclareSettings() ([]Setting, error) {
+	if m.Config == nil {
+		return noSettings{}.DeclareSettings()
 	}
-	for name := range settings {
-		return Errorf(CodeInvalid, "model %q takes no settings; remove %q from its config block", m.Name, name)
+	if d, ok := m.Config.(Declarer); ok {
+		return d.DeclareSettings()
 	}
-	return nil
+	return nil, nil
 }
 
 // Run implements Source. Only a model with Source, which its description says, is a source.

@@ -6,6 +6,7 @@ require github.com/starling-sync/starling v0.0.0
 
 require (
 	github.com/agext/levenshtein v1.2.3 // indirect
+	github.com/dustin/go-humanize v1.1.0 // indirect
 	github.com/fatih/color v1.13.0 // indirect
 	github.com/golang/protobuf v1.5.4 // indirect
 	github.com/google/go-cmp v0.7.0 // indirect

@@ -55,11 +55,11 @@ func TestValidate(t *testing.T) {
 	}
 }
 
-func TestConfigure(t *testing.T) {
+func TestSettings(t *testing.T) {
 	for block, wrong := range map[string]string{
 		`{}`: "", `{"number_prefix":"2026-"}`: "", `{"number_prefix":2026}`: "number_prefix", `{"prefix":"2026-"}`: "prefix",
 	} {
-		err := new(settings).configure(t.Context(), json.RawMessage(block))
+		err := sdk.Settings(new(settings)).Configure(t.Context(), json.RawMessage(block))
 		switch {
 		case wrong == "" && err != nil:
 			t.Errorf("%s: %v", block, err)

@@ -28,7 +28,7 @@ type Item struct {
 
 // invoices is the model of invoices.
 func invoices(s *settings) sdk.Model[Invoice] {
-	return sdk.Model[Invoice]{Name: "invoice", Version: 1, Doc: "what customers owe", Validate: s.validate, Config: s.configure}
+	return sdk.Model[Invoice]{Name: "invoice", Version: 1, Doc: "what customers owe", Validate: s.validate, Config: sdk.Settings(s)}
 }
 
 // items is the model of their lines.

@@ -33,6 +33,11 @@ type Deps struct {
 	Demo func(ctx context.Context, out io.Writer, options DemoOptions) error
 	// Dev runs the plugin whose source is in dir on two devices until ctx ends, and builds and swaps it in as it changes.
 	Dev func(ctx context.Context, out io.Writer, dir string) error
+	// Describe starts each plugin of c just long enough to be asked and to be given its config block. What it returns is in the
+	// order of the blocks.
+	Describe func(ctx context.Context, c *config.Config) []Described
+	// DescribeBinary is Describe of the plugin at path, without a config block.
+	DescribeBinary func(ctx context.Context, path string) Described
 
 	Version  string
 	Now      func() time.Time // its location is the one that times are shown in
@@ -137,7 +142,7 @@ func New(deps Deps) *cobra.Command {
 	root.PersistentFlags().StringArrayVar(&a.configFiles, "config", []string{"config.hcl"}, "the device's configuration: a `file`, or a folder of .hcl files; may be repeated")
 	root.AddCommand(
 		a.initCommand(), a.runCommand(), a.demoCommand(), a.devCommand(),
-		a.statusCommand(), a.peersCommand(), a.pluginsCommand(), a.pluginCommand(),
+		a.statusCommand(), a.peersCommand(), a.pluginCommand(),
 		a.transportCommand(), a.reloadCommand(), a.eventsCommand(),
 		a.inviteCommand(), a.joinCommand(), a.retireCommand(),
 		a.locationCommand(), a.albumCommand(),

@@ -51,6 +51,32 @@ func TestScripts(t *testing.T) {
 	}
 }
 
+// described is what the plugins of the tests say: that of note takes settings, that of tag takes none, that of gone is not
+// there, and the others do not say.
+func described(c *config.Config) []command.Described {
+	var all []command.Described
+	for i := range c.Models {
+		m := &c.Models[i]
+		d := command.Described{Plugin: string(m.Name), Models: []sdk.Description{{Model: m.Name, Version: 2, Ownership: sdk.SharedByAll, Doc: "what there is"}}}
+		switch m.Name {
+		case "note":
+			d.Settings = map[sdk.ModelName][]sdk.Setting{"note": {
+				{Name: "server", Type: sdk.TextSetting, Required: true, Doc: "where it goes"}, {Name: "timeout", Type: sdk.DurationSetting, Default: "10s"},
+				{Name: "password", Type: sdk.TextSetting, Secret: true, Doc: "of the server"}, {Name: "user", Type: sdk.TextSetting},
+			}}
+		case "tag":
+			d.Settings = map[sdk.ModelName][]sdk.Setting{"tag": {}}
+		case "gone":
+			d.Err = sdk.Errorf(sdk.CodeNotFound, "there is no plugin binary at %s; build it, or correct plugin_dir", m.Path)
+		}
+		if d.Err == nil {
+			d.Err = m.Block.Check(d.Settings[m.Name])
+		}
+		all = append(all, d)
+	}
+	return all
+}
+
 func runScript(t *testing.T, file string) {
 	t.Helper()
 	path, err := filepath.Abs(file)
@@ -167,6 +193,10 @@ func newWorld(t *testing.T, change func(*controltest.Host)) *world {
 	writeFile(t, "parts/tag.hcl", "model \"tag\" {\nconfig {\ntoken=secretfile(\"../token\")\n}\n}\n")
 	writeFile(t, "again.hcl", "plugin_dir = \"./plugins\"\n")
 	writeFile(t, "token", "s3cret\n")
+	const head = "library \"home\" {}\ndevice \"alice\" { data_dir = \"./data\" }\nstore \"sqlite\" {}\nplugin_dir = \"/opt/plugins\"\n"
+	writeFile(t, "secret.hcl", head+"model \"note\" {\n  config {\n    server   = \"hub\"\n    password = \"sesame\"\n    user     = env(\"NOTE_USER\", \"u\")\n  }\n}\n"+
+		"model \"old\" {\n  config {\n    key   = env(\"PATH\")\n    token = secretfile(\"token\")\n  }\n}\nmodel \"tag\" {}\n")
+	writeFile(t, "wrong.hcl", head+"model \"tag\" { config = { colour = 1 } }\nmodel \"note\" {\n  config {\n    timeout  = \"1min\"\n    password = 4711\n    sever    = \"hub\"\n  }\n}\nmodel \"gone\" {}\n")
 	host := fixture()
 	if change != nil {
 		change(host)
@@ -233,6 +263,10 @@ func (w *world) deps(in io.Reader, out, errs io.Writer) command.Deps {
 			}
 			fmt.Fprintf(out, "(init %s: device %q, library %q, listen %q)\n", dir, s.Device, s.Library, s.Listen)
 			return command.Made{ConfigFile: filepath.Join(dir, "config.hcl"), DeviceID: alice}, nil
+		},
+		Describe: func(_ context.Context, c *config.Config) []command.Described { return described(c) },
+		DescribeBinary: func(_ context.Context, path string) command.Described {
+			return command.Described{Plugin: path, Err: sdk.Errorf(sdk.CodeNotFound, "there is no plugin binary at %s", path)}
 		},
 		Run: func(_ context.Context, c *config.Config) error {
 			_, err := fmt.Fprintf(out, "(run %s)\n", c.Device.Name)

@@ -20,12 +20,18 @@ func (a *app) configCommand() *cobra.Command {
 }
 
 func (a *app) configValidateCommand() *cobra.Command {
-	return a.reads(&cobra.Command{
+	var plugins bool
+	cmd := a.reads(&cobra.Command{
 		Use:   "validate",
 		Short: "Name every mistake in the configuration",
-		Args:  cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error {
+		Long: "Name every mistake in the configuration. With --plugins, also those in the plugins' config blocks: each plugin is started\n" +
+			"for as long as it takes to ask it which settings it has, and what it thinks of those that it is given.",
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := a.load()
+			if err == nil && plugins {
+				err = a.pluginMistakes(cmd.Context(), c)
+			}
 			if a.json {
 				return errors.Join(a.printMistakes(err), err)
 			}
@@ -40,6 +46,8 @@ func (a *app) configValidateCommand() *cobra.Command {
 				count(int64(len(c.Models)), "model"), count(int64(len(c.Transports)), "transport"))
 		},
 	})
+	cmd.Flags().BoolVar(&plugins, "plugins", false, "start each plugin and have it check its config block")
+	return cmd
 }
 
 // printMistakes prints one object for each mistake; none, for a valid file.
@@ -62,14 +70,15 @@ func (a *app) configShowCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "show",
 		Short: "Print the configuration as it takes effect",
-		Long:  "Print the configuration as it takes effect: all files as one, with every default, and without secrets.",
-		Args:  cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error {
+		Long: "Print the configuration as it takes effect: all files as one, with every default, and without secrets. Which settings of\n" +
+			"plugins are secret the plugins are asked, each of which is started for that.",
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := a.load()
 			if err != nil {
 				return err
 			}
-			return config.Show(a.Out, c)
+			return config.Show(a.Out, c, a.declared(cmd.Context(), c))
 		},
 	}
 }

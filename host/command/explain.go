@@ -160,7 +160,7 @@ func (a *app) reasons(e *control.ExplanationView, names names) []string {
 		notes = append(notes, m.Field+" waits for "+needed(m))
 	}
 	if e.Parked > 0 {
-		notes = append(notes, fmt.Sprintf("%s of it kept for the plugin of model %q, which is not running or failed on them; see: starling plugins", count(e.Parked, "change"), e.Model))
+		notes = append(notes, fmt.Sprintf("%s of it kept for the plugin of model %q, which is not running or failed on them; see: starling plugin list", count(e.Parked, "change"), e.Model))
 	}
 	for i := range e.Refused {
 		r := &e.Refused[i]

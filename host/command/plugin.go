@@ -15,7 +15,7 @@ import (
 
 func (a *app) pluginCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "plugin", Short: "Make, check and act on plugins"}
-	cmd.AddCommand(a.pluginNewCommand(), a.pluginVerifyCommand(), a.pluginRestartCommand())
+	cmd.AddCommand(a.pluginNewCommand(), a.pluginVerifyCommand(), a.pluginDescribeCommand(), a.pluginRestartCommand())
 	cmd.AddCommand(a.swapCommands()...)
 	return cmd
 }
@@ -30,7 +30,7 @@ func (a *app) pluginRestartCommand() *cobra.Command {
 				if err := host.RestartPlugin(ctx, args[0]); err != nil {
 					return err
 				}
-				return a.printf("%s is being started again; see: starling plugins\n", plain(args[0]))
+				return a.printf("%s is being started again; see: starling plugin list\n", plain(args[0]))
 			})
 		},
 	}

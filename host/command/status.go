@@ -123,7 +123,7 @@ func (a *app) notes(s *control.Status) []string {
 			notes = append(notes, fmt.Sprintf("%s: %s; see: starling waiting", m.Model, waiting(m.Waiting)))
 		}
 		if m.Parked > 0 {
-			notes = append(notes, fmt.Sprintf("%s: %s kept for its plugin, which is not running or failed on them; see: starling plugins", m.Model, count(m.Parked, "change")))
+			notes = append(notes, fmt.Sprintf("%s: %s kept for its plugin, which is not running or failed on them; see: starling plugin list", m.Model, count(m.Parked, "change")))
 		}
 	}
 	if s.Refused > 0 {
@@ -233,46 +233,6 @@ func (a *app) peersCommand() *cobra.Command {
 			})
 		},
 	})
-}
-
-func (a *app) pluginsCommand() *cobra.Command {
-	return a.reads(&cobra.Command{
-		Use:   "plugins",
-		Short: "List the plugin processes",
-		Args:  cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			return a.call(cmd, func(ctx context.Context, host *control.Client) error {
-				plugins, err := host.Plugins(ctx)
-				if err != nil {
-					return err
-				}
-				if a.json {
-					return printEach(a, plugins)
-				}
-				t := newTable(a.Out, "PLUGIN", "KIND", "STATE", "PID", "UP", "RESTARTS", "SHA256", "MODELS")
-				for i := range plugins {
-					a.pluginRow(t, &plugins[i])
-				}
-				return printed(t.flush())
-			})
-		},
-	})
-}
-
-func (a *app) pluginRow(t *table, p *control.Plugin) {
-	state, pid := p.State, nothing
-	if p.Reason != "" {
-		state += ": " + p.Reason
-	}
-	if p.PID != 0 {
-		pid = fmt.Sprint(p.PID)
-	}
-	var models []string
-	for _, m := range p.Models {
-		models = append(models, string(m))
-	}
-	t.row(p.Name, p.Kind, state, pid, a.ago(p.Since), humanize.Comma(int64(p.Restarts)),
-		orNothing(p.SHA256[:min(12, len(p.SHA256))]), orNothing(strings.Join(models, " ")))
 }
 
 // printEach prints each value as one line of JSON.

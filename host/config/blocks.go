@@ -201,7 +201,7 @@ func (p *parser) models(c *Config, body *hclsyntax.Body, shape shape) {
 		m := Model{Name: sdk.ModelName(name), Range: p.at(s.whole())}
 		m.Path, m.PathRange = s.plugin(c.PluginDir, name)
 		m.SHA256 = s.digest()
-		m.Config, m.Shown = s.object()
+		m.Config, m.Block = s.object()
 		c.Models = append(c.Models, m)
 	}
 }
@@ -265,7 +265,7 @@ func (p *parser) transport(s section) Transport {
 	advertise, ranges := s.texts("advertise")
 	t.Advertise = advertise
 	t.SHA256 = s.digest()
-	t.Config, t.Shown = s.object()
+	t.Config, t.Block = s.object()
 	if t.Kind != "tcp" {
 		return t // only the plugin knows what its addresses look like
 	}

@@ -72,7 +72,7 @@ type Model struct {
 	Path      string          // absolute path of the plugin's binary
 	SHA256    string          // 64 hexadecimal digits that the binary must have; empty: any
 	Config    json.RawMessage // the config block as a JSON object; "{}" if there is none
-	Shown     json.RawMessage // the same for people: without secrets
+	Block     Block           // where Config stands, and what of it is secret
 	Range     Range
 	PathRange Range // of path; of the whole block if there is none
 }
@@ -86,7 +86,7 @@ type Transport struct {
 	Path        string          // absolute path of the plugin's binary
 	SHA256      string          // as in Model
 	Config      json.RawMessage // as in Model
-	Shown       json.RawMessage // as in Model
+	Block       Block           // as in Model
 	Range       Range
 	ListenRange Range // of listen; of the whole block if there is none
 	PathRange   Range // as in Model

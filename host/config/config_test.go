@@ -148,21 +148,21 @@ func TestParse_Complete(t *testing.T) {
 		Store:     Store{Kind: "sqlite", Durability: Normal},
 		PluginDir: "/etc/starling/plugins",
 		Models: []Model{
-			{Name: "entry", Path: "/etc/starling/plugins/entry", Config: json.RawMessage(`{}`), Shown: json.RawMessage(`{}`)},
-			{Name: "location", Path: "/etc/starling/plugins/location", Config: json.RawMessage(`{"depth":9007199254740993,"ignore":[".git","value"]}`), Shown: json.RawMessage(`{"depth":9007199254740993,"ignore":[".git","value"]}`)},
+			{Name: "entry", Path: "/etc/starling/plugins/entry", Config: json.RawMessage(`{}`)},
+			{Name: "location", Path: "/etc/starling/plugins/location", Config: json.RawMessage(`{"depth":9007199254740993,"ignore":[".git","value"]}`)},
 			{
-				Name: "tag", Path: "/etc/starling/bin/my-tag", Config: json.RawMessage(`{"colours":{"red":true}}`), Shown: json.RawMessage(`{"colours":{"red":true}}`),
+				Name: "tag", Path: "/etc/starling/bin/my-tag", Config: json.RawMessage(`{"colours":{"red":true}}`),
 				SHA256: "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef",
 			},
 		},
 		Transports: []Transport{
 			{
 				Kind: "tcp", Name: "lan", Listen: "0.0.0.0:7420", Advertise: []string{"nas:7420", "[2001:db8::1]:7420"},
-				Path: "/etc/starling/plugins/transport-tcp", Config: json.RawMessage(`{}`), Shown: json.RawMessage(`{}`),
+				Path: "/etc/starling/plugins/transport-tcp", Config: json.RawMessage(`{}`),
 			},
 			{
 				Kind: "nats", Name: "bus", Listen: "starling.devices",
-				Path: "/etc/starling/plugins/transport-nats", Config: json.RawMessage(`{}`), Shown: json.RawMessage(`{}`),
+				Path: "/etc/starling/plugins/transport-nats", Config: json.RawMessage(`{}`),
 			},
 		},
 		Sync: Sync{
@@ -179,7 +179,7 @@ func TestParse_Complete(t *testing.T) {
 		Log:       Log{Level: "debug", Format: "json", File: "/etc/starling/log/starling.log"},
 		Telemetry: Telemetry{Prometheus: "[::1]:9464"},
 	}
-	if diff := cmp.Diff(want, got, cmpopts.IgnoreTypes(Range{})); diff != "" {
+	if diff := cmp.Diff(want, got, cmpopts.IgnoreTypes(Range{}, Block{})); diff != "" {
 		t.Errorf("config (-want +got):\n%s", diff)
 	}
 	if got, want := got.Transports[0].ListenRange.String(), "/etc/starling/config.hcl:19,15-29"; got != want {
@@ -209,7 +209,7 @@ func TestParse_Defaults(t *testing.T) {
 		Sync:      DefaultSync(),
 		Log:       Log{Level: "info", Format: "text"},
 	}
-	if diff := cmp.Diff(want, got, cmpopts.IgnoreTypes(Range{})); diff != "" {
+	if diff := cmp.Diff(want, got, cmpopts.IgnoreTypes(Range{}, Block{})); diff != "" {
 		t.Errorf("config (-want +got):\n%s", diff)
 	}
 }
@@ -366,16 +366,16 @@ func TestParseDuration(t *testing.T) {
 	for text, want := range map[string]time.Duration{
 		"0": 0, "0d": 0, "1d": day, "90d": 90 * day, "1d12h": 36 * time.Hour, "1d0h30m": 24*time.Hour + 30*time.Minute, "1m30s": 90 * time.Second,
 	} {
-		got, err := parseDuration(text)
+		got, err := sdk.ParseDuration(text)
 		if err != nil || got != want {
 			t.Errorf("%q: %v, %v; want %v", text, got, err, want)
 		}
-		if again, err := parseDuration(short(want)); err != nil || again != want {
+		if again, err := sdk.ParseDuration(short(want)); err != nil || again != want {
 			t.Errorf("%v is written %q, which is %v, %v", want, short(want), again, err)
 		}
 	}
 	for _, text := range []string{"", "d", "1.5d", "1d24h", "1d-1h", "-1d", "1d 1h", "1dd", "999999d", "1w"} {
-		if got, err := parseDuration(text); err == nil {
+		if got, err := sdk.ParseDuration(text); err == nil {
 			t.Errorf("%q is read as %v", text, got)
 		}
 	}

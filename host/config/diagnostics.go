@@ -47,6 +47,16 @@ func (d Diagnostics) inOrder(files []string) Diagnostics {
 	return slices.Compact(d)
 }
 
+// InOrder returns d sorted by file and place, one of each.
+func (d Diagnostics) InOrder() Diagnostics {
+	var files []string
+	for _, each := range d {
+		files = append(files, each.Range.File)
+	}
+	slices.Sort(files)
+	return d.inOrder(files)
+}
+
 // at returns r as a Range of the file that the operator named; of the first one, where r lies in none.
 func (p *parser) at(r hcl.Range) Range {
 	return Range{

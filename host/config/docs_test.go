@@ -64,7 +64,7 @@ func defaultsOf(t *testing.T) map[string]string {
 		t.Fatal(err)
 	}
 	var shown bytes.Buffer
-	if err := Show(&shown, c); err != nil {
+	if err := Show(&shown, c, nil); err != nil {
 		t.Fatal(err)
 	}
 	file, diags := hclsyntax.ParseConfig(shown.Bytes(), "shown.hcl", hcl.InitialPos)

@@ -2,7 +2,6 @@ package config
 
 import (
 	"fmt"
-	"math"
 	"math/big"
 	"regexp"
 	"strconv"
@@ -11,6 +10,8 @@ import (
 
 	"github.com/dustin/go-humanize"
 	"github.com/zclconf/go-cty/cty"
+
+	"github.com/starling-sync/starling/sdk"
 )
 
 // duration returns the argument called name, between least and most; def if it is not there.
@@ -36,7 +37,7 @@ func (s section) durationOrZero(name, zero string, def, least, most time.Duratio
 	if !ok {
 		return def
 	}
-	d, err := parseDuration(text)
+	d, err := sdk.ParseDuration(text)
 	switch {
 	case err != nil:
 		s.failf(v.at, "%s: %q is not a duration; write %q", name, text, likelyDuration(text, def))
@@ -55,28 +56,6 @@ func orZero(meaning string) string {
 		return ""
 	}
 	return fmt.Sprintf(", or \"0\": %s", meaning)
-}
-
-var daysFirst = regexp.MustCompile(`^(\d{1,6})d(.*)$`)
-
-// parseDuration reads a duration as Go writes them, which may begin with whole days: "90d", "1d12h".
-func parseDuration(text string) (time.Duration, error) {
-	parts := daysFirst.FindStringSubmatch(text)
-	if parts == nil {
-		return time.ParseDuration(text)
-	}
-	days, err := strconv.Atoi(parts[1])
-	if err != nil || int64(days) > math.MaxInt64/int64(day)-1 {
-		return 0, fmt.Errorf("%s days are too many", parts[1])
-	}
-	if parts[2] == "" {
-		return time.Duration(days) * day, nil
-	}
-	rest, err := time.ParseDuration(parts[2])
-	if err != nil || rest < 0 || rest >= day {
-		return 0, fmt.Errorf("%q is not part of a day", parts[2])
-	}
-	return time.Duration(days)*day + rest, nil
 }
 
 // likelyDuration guesses what text was meant to be.
@@ -104,20 +83,7 @@ func likelyDuration(text string, def time.Duration) string {
 	return short(def)
 }
 
-// short writes d as a person would: "1m", not "1m0s"; "90d", not "2160h".
-func short(d time.Duration) string {
-	if d >= 2*day && d%day == 0 {
-		return strconv.Itoa(int(d/day)) + "d"
-	}
-	text := d.String()
-	if strings.HasSuffix(text, "m0s") {
-		text = strings.TrimSuffix(text, "0s")
-	}
-	if strings.HasSuffix(text, "h0m") {
-		text = strings.TrimSuffix(text, "0m")
-	}
-	return text
-}
+func short(d time.Duration) string { return sdk.FormatDuration(d) }
 
 // size returns the argument called name in bytes, between least and most; def if it is not there.
 func (s section) size(name string, def, least, most int) int {

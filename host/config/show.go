@@ -1,8 +1,6 @@
 package config
 
 import (
-	"encoding/json"
-	"fmt"
 	"io"
 	"os"
 	"time"
@@ -11,14 +9,18 @@ import (
 	"github.com/hashicorp/hcl/v2/hclsyntax"
 	"github.com/hashicorp/hcl/v2/hclwrite"
 	"github.com/zclconf/go-cty/cty"
-	ctyjson "github.com/zclconf/go-cty/cty/json"
 
 	"github.com/starling-sync/starling/sdk"
 )
 
-// Show writes c to w as one file with every setting, also those that no file gives, and without secrets. Loading what it
-// writes gives c again, but for the secrets.
-func Show(w io.Writer, c *Config) error {
+// Declared is what plugins declare that their config blocks may hold, by Model.Name or Transport.Name. A plugin that is not
+// there does not say.
+type Declared map[string][]sdk.Setting
+
+// Show writes c to w as one file with every setting, also those that no file gives, and without secrets: what came from
+// secretfile, what the plugin declares to be one, and what came from env and that no plugin declares to be none. Loading what
+// it writes gives c again, but for the secrets.
+func Show(w io.Writer, c *Config, declared Declared) error {
 	file := hclwrite.NewEmptyFile()
 	b := body{file.Body()}
 	if c.Library.Join {
@@ -32,18 +34,14 @@ func Show(w io.Writer, c *Config) error {
 	b.text("plugin_dir", c.PluginDir)
 	for i := range c.Models {
 		m := &c.Models[i]
-		if err := b.block("model", string(m.Name)).plugin(m.Path, m.SHA256, m.Shown); err != nil {
-			return fmt.Errorf("show model %q: %w", m.Name, err)
-		}
+		b.block("model", string(m.Name)).plugin(m.Path, m.SHA256, m.Block.shown(declared[string(m.Name)]))
 	}
 	for i := range c.Transports {
 		t := &c.Transports[i]
 		block := b.block("transport", t.Kind, t.Name)
 		block.text("listen", t.Listen)
 		block.texts("advertise", t.Advertise)
-		if err := block.plugin(t.Path, t.SHA256, t.Shown); err != nil {
-			return fmt.Errorf("show transport %q: %w", t.Name, err)
-		}
+		block.plugin(t.Path, t.SHA256, t.Block.shown(declared[t.Name]))
 	}
 	b.block("sync").sync(&c.Sync)
 	log := b.block("log")
@@ -88,21 +86,12 @@ func (b body) texts(name string, values []string) {
 	b.SetAttributeValue(name, cty.TupleVal(list))
 }
 
-func (b body) plugin(path, sha256 string, config json.RawMessage) error {
+func (b body) plugin(path, sha256 string, value cty.Value) {
 	b.text("path", path)
 	b.text("sha256", sha256)
-	kind, err := ctyjson.ImpliedType(config)
-	if err != nil {
-		return err
-	}
-	value, err := ctyjson.Unmarshal(config, kind)
-	if err != nil {
-		return err
-	}
 	if !value.CanIterateElements() || value.LengthInt() > 0 { // "(secret)", where which settings there are is one
 		b.SetAttributeValue("config", value)
 	}
-	return nil
 }
 
 func (b body) time(name string, value time.Duration) { b.text(name, short(value)) }

@@ -1,7 +1,6 @@
 package config
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -13,11 +12,13 @@ import (
 	"github.com/hashicorp/hcl/v2/hclsyntax"
 	"github.com/zclconf/go-cty/cty"
 	"github.com/zclconf/go-cty/cty/function"
-	ctyjson "github.com/zclconf/go-cty/cty/json"
 )
 
-// secret marks what secretfile returned, and all that is made of it. It goes to a plugin's config and nowhere else.
-type secret struct{}
+// secret marks all that is made of what secretfile returned, which is its text. It goes to a plugin's config and nowhere else.
+type secret struct{ text string }
+
+// fromEnv marks all that is made of a variable of the environment, which may be a secret, as only a plugin can tell.
+type fromEnv struct{ text string }
 
 // hidden stands for a secret wherever a configuration is shown.
 const hidden = "(secret)"
@@ -48,7 +49,7 @@ func functions(env environment, base string) *hcl.EvalContext {
 					return cty.NilVal, fmt.Errorf(`env takes a name and at most one default: env(%q, "default")`, name)
 				}
 				if value, ok := env.lookup(name); ok {
-					return cty.StringVal(value), nil
+					return cty.StringVal(value).Mark(fromEnv{value}), nil
 				}
 				if len(args) == 2 {
 					return args[1], nil
@@ -57,7 +58,7 @@ func functions(env environment, base string) *hcl.EvalContext {
 			},
 		}),
 		"file":       read(cty.StringVal),
-		"secretfile": read(func(text string) cty.Value { return cty.StringVal(text).Mark(secret{}) }),
+		"secretfile": read(func(text string) cty.Value { return cty.StringVal(text).Mark(secret{text}) }),
 	}}
 }
 
@@ -149,7 +150,7 @@ func (v value) string() (string, bool) {
 		v.failf(v.at, "%s: want text in quotes, got %s%s", v.name, kind(v.cty), hint)
 		return "", false
 	}
-	if v.marked.ContainsMarked() {
+	if len(secretsIn(v.marked)) > 0 {
 		v.failf(v.at, "%s: a secret can be given to a plugin only, in its config block; write the value here, or read it with file", v.name)
 		return "", false
 	}
@@ -236,60 +237,4 @@ func (s section) texts(name string) (texts []string, at []hcl.Range) {
 		}
 	}
 	return texts, at
-}
-
-// object returns a plugin's configuration as a JSON object: the block `config { ... }` or the argument `config = { ... }`.
-// shown is the same without secrets.
-func (s section) object() (config, shown json.RawMessage) {
-	block := s.one(s.block.Body, "config")
-	v, given := s.value("config")
-	switch {
-	case block != nil && given:
-		s.failf(v.at, "config is given twice, also at %s; keep one", s.place(block.DefRange()))
-	case given && !v.cty.Type().IsObjectType():
-		s.failf(v.at, "config: want an object, got %s; write config = { ... }", kind(v.cty))
-	case given:
-		return s.encode(v.at, v.marked)
-	case block != nil:
-		return s.configBlock(block)
-	}
-	return json.RawMessage("{}"), json.RawMessage("{}")
-}
-
-func (s section) configBlock(block *hclsyntax.Block) (config, shown json.RawMessage) {
-	inner := section{parser: s.parser, block: block}
-	for _, label := range block.LabelRanges {
-		s.failf(label, "config takes no name; remove it")
-	}
-	for _, nested := range block.Body.Blocks {
-		s.failf(nested.TypeRange, "config holds values only; write %s = { ... }", nested.Type)
-	}
-	members := map[string]cty.Value{}
-	for name := range block.Body.Attributes {
-		if v, ok := inner.value(name); ok {
-			members[name] = v.marked
-		}
-	}
-	return s.encode(block.DefRange(), cty.ObjectVal(members))
-}
-
-func (s section) encode(at hcl.Range, v cty.Value) (config, shown json.RawMessage) {
-	open, err := cty.Transform(v, func(_ cty.Path, part cty.Value) (cty.Value, error) {
-		if part.IsMarked() {
-			return cty.StringVal(hidden), nil
-		}
-		return part, nil
-	})
-	if err == nil {
-		shown, err = ctyjson.Marshal(open, open.Type())
-	}
-	if err == nil {
-		v, _ = v.UnmarkDeep()
-		config, err = ctyjson.Marshal(v, v.Type())
-	}
-	if err != nil {
-		s.failf(at, "config can not be passed on as JSON: %s", err)
-		return json.RawMessage("{}"), json.RawMessage("{}")
-	}
-	return config, shown
 }

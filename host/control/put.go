@@ -70,7 +70,7 @@ func describe(records Records, model sdk.ModelName) (sdk.Description, error) {
 		return sdk.Description{}, sdk.Errorf(sdk.CodeUnknownModel, "no model %q here; did you mean %q?", model, best)
 	}
 	if len(models) == 0 {
-		return sdk.Description{}, sdk.Errorf(sdk.CodeUnknownModel, "no model %q here; no model plugin is running (see: starling plugins)", model)
+		return sdk.Description{}, sdk.Errorf(sdk.CodeUnknownModel, "no model %q here; no model plugin is running (see: starling plugin list)", model)
 	}
 	var names []string
 	for _, d := range models {

@@ -72,7 +72,7 @@ func (r *Registry) PrepareLocal(ctx context.Context, kind sdk.Ownership, batches
 			return nil, err
 		}
 		if s.server == nil {
-			return nil, sdk.Errorf(sdk.CodeUnavailable, "the plugin of model %q is not running now; see: starling plugins", batch.Model)
+			return nil, sdk.Errorf(sdk.CodeUnavailable, "the plugin of model %q is not running now; see: starling plugin list", batch.Model)
 		}
 		if err := checkColumns(&batch); err != nil {
 			return nil, err

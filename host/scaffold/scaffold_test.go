@@ -71,7 +71,7 @@ func TestWrite(t *testing.T) {
 			if plugin.Module == "" {
 				goTool(t, dir, "test", "./...")
 			} else { // the same code under other names: what is in process will do
-				goTool(t, dir, "test", "-run", "^(TestModel|TestValidate|TestConfigure)$", "./...")
+				goTool(t, dir, "test", "-run", "^(TestModel|TestValidate|TestSettings)$", "./...")
 			}
 			entries, err := os.ReadDir(filepath.Dir(dir))
 			if err != nil || len(entries) != 1 {

@@ -272,7 +272,11 @@ func (k *keeper) choose(fresh bool) (binary, error) {
 
 // stage copies the binary at source into the store, and refuses one that has not the sum want, unless that is empty.
 func (k *keeper) stage(source, want string) (binary, error) {
-	b, err := stage(k.options.StoreDir, source)
+	return stageAs(k.options.StoreDir, source, want)
+}
+
+func stageAs(store, source, want string) (binary, error) {
+	b, err := stage(store, source)
 	if err != nil {
 		return binary{}, err
 	}

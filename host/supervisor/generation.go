@@ -59,9 +59,10 @@ func (e *hungError) Error() string {
 func (k *keeper) start(ctx context.Context, spec Spec, bin binary, sockets []rpc.Socket) (*generation, error) {
 	starting, cancel := context.WithTimeout(ctx, k.options.StartTimeout)
 	defer cancel()
+	redact := spec.redactor()
 	process, err := rpc.Start(starting, rpc.Command{
 		Name: spec.Name, Path: bin.path, Origin: bin.origin, Dir: spec.Dir, Env: spec.Env, SocketDir: k.socketDir, Sockets: sockets,
-		Timeout: k.options.StartTimeout, CallTimeout: k.options.CallTimeout, Log: k.options.Log,
+		Timeout: k.options.StartTimeout, CallTimeout: k.options.CallTimeout, Log: k.options.Log, Redact: redact,
 	})
 	if err != nil {
 		return nil, err
@@ -70,7 +71,7 @@ func (k *keeper) start(ctx context.Context, spec Spec, bin binary, sockets []rpc
 		spec: spec, bin: bin, sockets: sockets, process: process, serves: make(map[sdk.ModelName]*served), release: func() {},
 		instance: &Instance{Name: spec.Name, PID: process.PID(), Address: spec.Address}, wake: make(chan struct{}, 1), sick: make(chan error, 1), ended: make(chan struct{}),
 	}
-	if err := k.probe(starting, g); err != nil {
+	if err := k.probe(starting, g, redact); err != nil {
 		process.Kill()
 		return nil, err
 	}
@@ -79,47 +80,21 @@ func (k *keeper) start(ctx context.Context, spec Spec, bin binary, sockets []rpc
 }
 
 // probe asks the plugin what it serves, checks that this is what the configuration expects, and configures it.
-func (k *keeper) probe(ctx context.Context, g *generation) (err error) {
+func (k *keeper) probe(ctx context.Context, g *generation, redact *rpc.Redactor) (err error) {
 	client := g.process.Client()
-	if g.info, err = client.Info(ctx); err != nil {
+	in, err := introduce(ctx, &g.spec, g.bin.origin, client, redact)
+	g.info = in.info
+	if err != nil {
 		return err
 	}
-	if err := g.spec.expects(g.bin.origin, g.info); err != nil {
-		return err
-	}
-	g.instance.Version = g.info.Version
-	for _, d := range g.info.Models {
-		m := client.Model(d)
-		if err := g.spec.configure(ctx, m, d.Model); err != nil {
-			return err
-		}
-		g.serves[d.Model] = &served{ModelServer: m}
-		source, _ := m.(sdk.Source)
+	g.instance.Version, g.instance.Transport = g.info.Version, in.transport
+	for i, d := range g.info.Models {
+		g.serves[d.Model] = &served{ModelServer: in.models[i]}
+		source, _ := in.models[i].(sdk.Source)
 		g.instance.Models = append(g.instance.Models, Model{Description: d, Server: k.route(d.Model), Source: source})
-	}
-	if g.info.Transport != "" {
-		g.instance.Transport = client.Transport(g.info.Transport)
-		if err := g.spec.configure(ctx, g.instance.Transport, ""); err != nil {
-			return err
-		}
 	}
 	g.health, err = client.Health(ctx)
 	return err
-}
-
-func (s *Spec) configure(ctx context.Context, target any, model sdk.ModelName) error {
-	c, ok := target.(sdk.Configurable)
-	if !ok {
-		return nil
-	}
-	what := "transport " + s.Transport
-	if model != "" {
-		what = "model " + string(model)
-	}
-	if err := c.Configure(ctx, s.Config[model]); err != nil {
-		return sdk.Errorf(sdk.CodeOf(err), "configure %s: %w", what, err)
-	}
-	return nil
 }
 
 // expects checks that the plugin, which was taken from path, serves what the configuration says it does.

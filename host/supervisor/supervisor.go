@@ -32,6 +32,7 @@ type Spec struct {
 	Models    []sdk.ModelName                   // that it must serve; it may serve more
 	Transport string                            // that it must serve; empty: none
 	Config    map[sdk.ModelName]json.RawMessage // config blocks by model; the transport's under ""
+	Blocks    Blocks                            // where Config stands in the file; nil: nobody knows
 	Address   string                            // where the transport is asked to listen; empty: it only dials
 	Listen    string                            // host:port of a TCP socket that the host owns and the plugin accepts on; empty: none
 	Env       []string                          // added to the process's environment

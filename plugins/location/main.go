@@ -3,15 +3,10 @@
 package main
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
-	"math"
 	"path"
 	"strings"
 	"time"
-
-	"github.com/dustin/go-humanize"
 
 	"github.com/starling-sync/starling/plugins/location/catalog"
 	"github.com/starling-sync/starling/sdk"
@@ -22,74 +17,52 @@ func main() { rpc.Serve(model()) }
 
 // model is what this plugin serves.
 func model() sdk.Model[catalog.Location] {
-	var options catalog.Options // set by Configure, which is called before Run
+	s := defaults() // until Configure, which is called before Run
 	return sdk.Model[catalog.Location]{
 		Name:     "location",
 		Version:  2,
 		Doc:      "a folder that its device catalogues",
 		Validate: validate,
-		Config: func(_ context.Context, config json.RawMessage) error {
-			var err error
-			options, err = parseOptions(config)
-			return err
-		},
+		Config:   sdk.Settings(s),
 		Source: func(ctx context.Context, host sdk.SourceHost) error {
-			return catalog.Run(ctx, host, options)
+			return catalog.Run(ctx, host, s.options())
 		},
 	}
 }
 
-// parseOptions reads the config block:
+// settings are the config block:
 //
 //	{ ignore = [".git"], rescan = "10m", hash = true, hash_whole = "64MiB", hash_rate = "32MiB" }
-func parseOptions(config json.RawMessage) (catalog.Options, error) {
-	var settings struct {
-		Ignore    []string `json:"ignore"`
-		Rescan    string   `json:"rescan"`
-		Hash      bool     `json:"hash"`
-		HashWhole string   `json:"hash_whole"`
-		HashRate  string   `json:"hash_rate"`
-	}
-	decoder := json.NewDecoder(bytes.NewReader(config))
-	decoder.DisallowUnknownFields()
-	if err := decoder.Decode(&settings); err != nil {
-		return catalog.Options{}, sdk.Errorf(sdk.CodeInvalid,
-			"the location model takes ignore (a list of patterns), rescan (a duration such as %q), hash (true or false), hash_whole and hash_rate (sizes such as %q): %w", "10m", "64MiB", err)
-	}
-	options := catalog.Options{Ignore: settings.Ignore, Hash: settings.Hash}
-	if settings.Rescan != "" {
-		d, err := time.ParseDuration(settings.Rescan)
-		if err != nil || d <= 0 {
-			return catalog.Options{}, sdk.Errorf(sdk.CodeInvalid, "rescan: %q is not a duration; write %q", settings.Rescan, "10m")
-		}
-		options.Rescan = d
-	}
-	var err error
-	if options.HashWhole, err = parseSize("hash_whole", settings.HashWhole); err != nil {
-		return catalog.Options{}, err
-	}
-	if options.HashWhole == 0 && settings.HashWhole != "" {
-		options.HashWhole = 1 // nothing is read in full but what is too small to be sampled
-	}
-	if options.HashRate, err = parseSize("hash_rate", settings.HashRate); err != nil {
-		return catalog.Options{}, err
-	}
-	if options.HashRate == 0 && settings.HashRate != "" {
-		options.HashRate = -1 // without limit
-	}
-	return options, options.Check()
+type settings struct {
+	Ignore    []string      `starling:"ignore" doc:"patterns of names, or with a slash of paths below the location, that are left out"`
+	Rescan    time.Duration `starling:"rescan" doc:"how often to read again what can not be watched; at least 1s"`
+	Hash      bool          `starling:"hash" doc:"find out what files hold, while nothing else is to do"`
+	HashWhole sdk.Size      `starling:"hash_whole" doc:"the largest file that is read in full for that; of others, samples are"`
+	HashRate  sdk.Size      `starling:"hash_rate" doc:"how much is read for that in a second, at most; 0 is without limit"`
 }
 
-// parseSize reads a number of bytes; 0 if text is empty.
-func parseSize(name, text string) (int64, error) {
-	if text == "" {
-		return 0, nil
+func defaults() *settings {
+	return &settings{Rescan: 10 * time.Minute, HashWhole: 64 << 20, HashRate: 32 << 20}
+}
+
+// Check says why the settings make no sense.
+func (s *settings) Check() error {
+	if s.Rescan < time.Second {
+		return sdk.BadSetting("rescan", "%q is too short; write at least %q", sdk.FormatDuration(s.Rescan), "1s")
 	}
-	n, err := humanize.ParseBytes(text)
-	if err != nil || n > math.MaxInt64 {
-		return 0, sdk.Errorf(sdk.CodeInvalid, "%s: %q is not a size; write %q", name, text, "64MiB")
+	return s.options().Check()
+}
+
+// options are the settings in the terms of the catalogue, in which zero stands for the default.
+func (s *settings) options() catalog.Options {
+	o := catalog.Options{Ignore: s.Ignore, Rescan: s.Rescan, Hash: s.Hash, HashWhole: int64(s.HashWhole), HashRate: int64(s.HashRate)}
+	if o.HashWhole == 0 {
+		o.HashWhole = 1 // nothing is read in full but what is too small to be sampled
 	}
-	return int64(n), nil //nolint:gosec // it fits
+	if o.HashRate == 0 {
+		o.HashRate = -1 // without limit
+	}
+	return o
 }
 
 // validate is pure: whether the folder is there is for the source to find out, again and again.

@@ -111,7 +111,11 @@ func TestValidate(t *testing.T) {
 	}
 }
 
-func TestParseOptions(t *testing.T) {
+func TestSettings(t *testing.T) {
+	configure := func(config string) (*settings, error) {
+		s := defaults()
+		return s, sdk.Settings(s).Configure(t.Context(), json.RawMessage(config))
+	}
 	for _, test := range []struct{ config, wrong string }{
 		{`{}`, ""},
 		{`{"ignore": [".git", "node_modules", "*.tmp", "build/*"], "rescan": "5m"}`, ""},
@@ -120,6 +124,7 @@ func TestParseOptions(t *testing.T) {
 		{`{"rescan": "soon"}`, `"soon"`},
 		{`{"rescan": "-5m"}`, `"-5m"`},
 		{`{"rescan": "1ms"}`, "1ms"},
+		{`{"rescan": "0s"}`, "0s"},
 		{`{"ignored": []}`, "ignored"},
 		{`{"ignore": ".git"}`, "ignore"},
 		{`{"hash": true, "hash_whole": "1GiB", "hash_rate": "8MiB"}`, ""},
@@ -128,7 +133,7 @@ func TestParseOptions(t *testing.T) {
 		{`{"hash_rate": "-1"}`, `"-1"`},
 		{`{"hash_rate": "16EiB"}`, `"16EiB"`},
 	} {
-		_, err := parseOptions(json.RawMessage(test.config))
+		_, err := configure(test.config)
 		switch {
 		case test.wrong == "" && err != nil:
 			t.Errorf("%s: %v", test.config, err)
@@ -136,15 +141,15 @@ func TestParseOptions(t *testing.T) {
 			t.Errorf("%s: %v, want it invalid because of %s", test.config, err, test.wrong)
 		}
 	}
-	options, err := parseOptions(json.RawMessage(`{"ignore": [".git"], "rescan": "5m"}`))
+	s, err := configure(`{"ignore": [".git"], "rescan": "5m"}`)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if options.Rescan != 5*time.Minute || len(options.Ignore) != 1 || options.Hash {
-		t.Errorf("options %+v", options)
+	if o := s.options(); o.Rescan != 5*time.Minute || len(o.Ignore) != 1 || o.Hash || o.HashWhole != 64<<20 {
+		t.Errorf("options %+v", o)
 	}
-	options, err = parseOptions(json.RawMessage(`{"hash": true, "hash_whole": "1MiB", "hash_rate": "0"}`))
-	if err != nil || !options.Hash || options.HashWhole != 1<<20 || options.HashRate >= 0 {
-		t.Errorf("options %+v, %v", options, err)
+	s, err = configure(`{"hash": true, "hash_whole": "1MiB", "hash_rate": "0"}`)
+	if o := s.options(); err != nil || !o.Hash || o.HashWhole != 1<<20 || o.HashRate >= 0 {
+		t.Errorf("options %+v, %v", o, err)
 	}
 }

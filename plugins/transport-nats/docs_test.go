@@ -1,10 +1,7 @@
 package main
 
 import (
-	"encoding/json"
-	"maps"
 	"os"
-	"slices"
 	"strings"
 	"testing"
 )
@@ -16,12 +13,10 @@ func TestDocs(t *testing.T) {
 		t.Fatal(err)
 	}
 	text := string(raw)
-	b := &block{known: map[string]bool{}}
-	if err := json.Unmarshal([]byte("{}"), &b.values); err != nil {
+	settings, err := (&transport{}).DeclareSettings()
+	if err != nil {
 		t.Fatal(err)
 	}
-	b.read(&settings{})
-	settings := slices.Sorted(maps.Keys(b.known))
 	if len(settings) < 12 {
 		t.Fatalf("only %v are read", settings)
 	}
@@ -31,9 +26,9 @@ func TestDocs(t *testing.T) {
 			rows += cells[1]
 		}
 	}
-	for _, name := range settings {
-		if !strings.Contains(rows, "`"+name+"`") {
-			t.Errorf("docs/fleet.md has no row for the setting %s", name)
+	for _, setting := range settings {
+		if !strings.Contains(rows, "`"+setting.Name+"`") {
+			t.Errorf("docs/fleet.md has no row for the setting %s", setting.Name)
 		}
 	}
 	for _, list := range []string{

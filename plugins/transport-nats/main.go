@@ -26,7 +26,7 @@ type transport struct {
 // Name implements sdk.Transport.
 func (*transport) Name() string { return "nats" }
 
-// Configure implements sdk.Configurable. It connects to nothing yet.
+// Configure implements sdk.Declarer. It connects to nothing yet.
 func (t *transport) Configure(_ context.Context, config json.RawMessage) error {
 	s, err := parseSettings(config)
 	if err != nil {
@@ -34,6 +34,11 @@ func (t *transport) Configure(_ context.Context, config json.RawMessage) error {
 	}
 	t.fabric = newFabric(s, hclog.Default())
 	return nil
+}
+
+// DeclareSettings implements sdk.Declarer.
+func (*transport) DeclareSettings() ([]sdk.Setting, error) {
+	return sdk.Settings(defaults()).DeclareSettings()
 }
 
 // Check implements rpc.Checker.

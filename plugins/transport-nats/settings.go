@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
@@ -31,134 +32,95 @@ type settings struct {
 	options  []nats.Option
 }
 
-// block is the config block. Its methods remember the first mistake.
+// block is the config block.
 type block struct {
-	values map[string]any
-	known  map[string]bool
-	err    error
+	Servers  []string `starling:"servers,required" doc:"URLs of NATS servers: nats://, tls://, ws:// or wss://; name two or more"`
+	Subject  string   `starling:"subject" doc:"what the library's subjects begin with; the same on every device"`
+	Inbox    string   `starling:"inbox" doc:"what the subjects begin with that this device receives on; by default subject, then .inbox"`
+	Discover bool     `starling:"discover" doc:"also use the servers that a server tells of"`
+	User     string   `starling:"user" doc:"sign in by this name, and password"`
+	Password string   `starling:"password,secret" doc:"of user"`
+	Token    string   `starling:"token,secret" doc:"sign in by a shared token"`
+	NKey     string   `starling:"nkey" doc:"sign in by the seed in this file"`
+	Creds    string   `starling:"creds" doc:"sign in by the token and key in this file"`
+	CA       string   `starling:"ca" doc:"file (PEM) of the authorities that servers are checked with; also: no server without TLS"`
+	Cert     string   `starling:"cert" doc:"file (PEM) of this device's certificate for the servers, beside key"`
+	Key      string   `starling:"key" doc:"file (PEM) of the key of cert"`
+
+	made  *settings // by Check
+	found []error   // mistakes
 }
+
+func defaults() *block { return &block{Subject: "starling", Discover: true} }
 
 func parseSettings(config json.RawMessage) (*settings, error) {
-	b := &block{known: map[string]bool{}}
-	if err := json.Unmarshal(config, &b.values); err != nil {
-		return nil, sdk.Errorf(sdk.CodeInvalid, "the config block is not an object: %w", err)
+	if err := checkEmpty(config); err != nil {
+		return nil, err
 	}
-	s := &settings{}
-	b.read(s)
-	b.unknown()
-	if s.subject == "" {
-		s.subject = "starling"
+	b := defaults()
+	if err := sdk.Settings(b).Configure(context.Background(), config); err != nil {
+		return nil, err
 	}
-	if s.inbox == "" {
-		s.inbox = s.subject + ".inbox"
-	}
-	b.fail(checkServers(s.servers))
-	for _, each := range []struct{ setting, value string }{{"subject", s.subject}, {"inbox", s.inbox}} {
-		if err := checkName(each.value); err != nil {
-			b.failf("%s: %w", each.setting, err)
-		}
-	}
-	if b.err != nil {
-		return nil, b.err
-	}
-	return s, nil
+	return b.made, nil
 }
 
-// read reads every setting that there is.
-func (b *block) read(s *settings) {
-	s.servers, s.subject, s.inbox, s.discover = b.texts("servers"), b.text("subject"), b.text("inbox"), b.flag("discover", true)
+// checkEmpty refuses empty text: a variable that is set to nothing must not come to signing in with nothing.
+func checkEmpty(config json.RawMessage) error {
+	var values map[string]any
+	_ = json.Unmarshal(config, &values) // Configure says what is wrong with it
+	var found []error
+	for _, name := range slices.Sorted(maps.Keys(values)) {
+		if values[name] == "" {
+			found = append(found, sdk.BadSetting(name, "it is empty; give it a value, or remove the line"))
+		}
+	}
+	return errors.Join(found...)
+}
+
+// Check reads the block, and the files that it names.
+func (b *block) Check() error {
+	if b.Inbox == "" {
+		b.Inbox = b.Subject + ".inbox"
+	}
+	s := &settings{servers: b.Servers, subject: b.Subject, inbox: b.Inbox, discover: b.Discover}
+	if err := checkServers(b.Servers); err != nil {
+		b.found = append(b.found, err)
+	}
+	for _, each := range []struct{ setting, value string }{{"subject", b.Subject}, {"inbox", b.Inbox}} {
+		if err := checkName(each.value); err != nil {
+			b.failf(each.setting, "%w", err)
+		}
+	}
 	b.signIn(s)
 	b.tls(s)
+	b.made = s
+	return errors.Join(b.found...)
 }
 
-func (b *block) fail(err error) {
-	if b.err == nil {
-		b.err = err
-	}
-}
-
-func (b *block) failf(format string, args ...any) {
-	b.fail(sdk.Errorf(sdk.CodeInvalid, format, args...))
-}
-
-// value returns a setting; nil if it is not there.
-func (b *block) value(name string) any {
-	b.known[name] = true
-	return b.values[name]
-}
-
-func (b *block) text(name string) string {
-	switch v := b.value(name).(type) {
-	case nil:
-	case string:
-		if v == "" {
-			b.failf("%s is empty; give it a value, or remove the line", name)
-		}
-		return v
-	default:
-		b.failf("%s: want text in quotes", name)
-	}
-	return ""
-}
-
-func (b *block) texts(name string) []string {
-	v := b.value(name)
-	if v == nil {
-		return nil
-	}
-	items, ok := v.([]any)
-	var texts []string
-	for _, item := range items {
-		text, isText := item.(string)
-		ok = ok && isText
-		texts = append(texts, text)
-	}
-	if !ok {
-		b.failf(`%s: want a list of text; write %s = ["nats://hub:4222"]`, name, name)
-	}
-	return texts
-}
-
-func (b *block) flag(name string, def bool) bool {
-	switch v := b.value(name).(type) {
-	case nil:
-	case bool:
-		return v
-	default:
-		b.failf("%s: want true or false", name)
-	}
-	return def
-}
-
-// unknown refuses what was not asked for.
-func (b *block) unknown() {
-	for _, name := range slices.Sorted(maps.Keys(b.values)) {
-		if !b.known[name] {
-			b.failf("%s is no setting of the NATS transport; those are %s", name, strings.Join(slices.Sorted(maps.Keys(b.known)), ", "))
-		}
-	}
+func (b *block) failf(setting, format string, args ...any) {
+	b.found = append(b.found, sdk.BadSetting(setting, format, args...))
 }
 
 func checkServers(servers []string) error {
 	if len(servers) == 0 {
-		return sdk.Errorf(sdk.CodeInvalid, `servers: no NATS server is named; write servers = ["nats://hub:4222"]`)
+		return sdk.BadSetting("servers", `no NATS server is named; write servers = ["nats://hub:4222"]`)
 	}
 	web := 0
 	for _, server := range servers {
 		u, err := url.Parse(server)
 		switch {
 		case err != nil:
-			return sdk.Errorf(sdk.CodeInvalid, `servers: an item is no URL; write one such as "nats://hub:4222"`) // it may hold a password
+			return sdk.BadSetting("servers", `an item is no URL; write one such as "nats://hub:4222"`) // it may hold a password
 		case u.User != nil:
-			return sdk.Errorf(sdk.CodeInvalid, "servers: %s holds a user; move it to the settings user and password, or token", u.Redacted())
+			return sdk.BadSetting("servers", "%s holds a user; move it to the settings user and password, or token", u.Redacted())
 		case !slices.Contains([]string{"nats", "tls", "ws", "wss"}, u.Scheme) || u.Hostname() == "":
-			return sdk.Errorf(sdk.CodeInvalid, `servers: %q is not a NATS server's URL; write one such as "nats://hub:4222" or "tls://hub:4222"`, server)
+			return sdk.BadSetting("servers", `%q is not a NATS server's URL; write one such as "nats://hub:4222" or "tls://hub:4222"`, server)
 		case strings.HasPrefix(u.Scheme, "ws"):
 			web++
 		}
 	}
 	if web > 0 && web < len(servers) {
-		return sdk.Errorf(sdk.CodeInvalid, "servers: WebSocket URLs (ws, wss) and others can not be mixed")
+		return sdk.BadSetting("servers", "WebSocket URLs (ws, wss) and others can not be mixed")
 	}
 	return nil
 }
@@ -179,7 +141,7 @@ func checkName(name string) error {
 
 // signIn reads how this device shows the servers who it is.
 func (b *block) signIn(s *settings) {
-	user, password, token, nkey, creds := b.text("user"), b.text("password"), b.text("token"), b.text("nkey"), b.text("creds")
+	user, password, token, nkey, creds := b.User, b.Password, b.Token, b.NKey, b.Creds
 	var ways []string
 	for _, way := range []struct{ name, value string }{{"user", user}, {"token", token}, {"nkey", nkey}, {"creds", creds}} {
 		if way.value != "" {
@@ -187,19 +149,19 @@ func (b *block) signIn(s *settings) {
 		}
 	}
 	if len(ways) > 1 {
-		b.failf("%s: these are different ways to sign in; keep one", strings.Join(ways, ", "))
+		b.failf(ways[1], "%s are different ways to sign in; keep one", strings.Join(ways, ", "))
 		return
 	}
 	s.auth = "no sign-in is configured"
 	switch {
 	case user != "":
 		if password == "" {
-			b.failf("password is missing beside user")
+			b.failf("user", "password is missing beside it")
 		}
 		s.auth = fmt.Sprintf("user %q", user)
 		s.options = append(s.options, nats.UserInfo(user, password))
 	case password != "":
-		b.failf("user is missing beside password")
+		b.failf("password", "user is missing beside it")
 	case token != "":
 		s.auth = "the token"
 		s.options = append(s.options, nats.Token(token))
@@ -219,7 +181,7 @@ func (b *block) nkey(s *settings, path string) {
 	}
 	option, err := nats.NkeyOptionFromSeed(absolute)
 	if err != nil {
-		b.failf("nkey: %s holds no seed of a user, which begins with SU; make one with: nk -gen user", path) // the cause may quote it
+		b.failf("nkey", "%s holds no seed of a user, which begins with SU; make one with: nk -gen user", path) // the cause may quote it
 		return
 	}
 	s.options = append(s.options, option)
@@ -233,7 +195,7 @@ func (b *block) creds(s *settings, path string) {
 	_, noToken := nkeys.ParseDecoratedJWT(content)
 	key, noKey := nkeys.ParseDecoratedUserNKey(content)
 	if noToken != nil || noKey != nil {
-		b.failf("creds: %s does not hold a user's token and key; make it with: nsc generate creds", path)
+		b.failf("creds", "%s does not hold a user's token and key; make it with: nsc generate creds", path)
 		return
 	}
 	key.Wipe()
@@ -243,20 +205,20 @@ func (b *block) creds(s *settings, path string) {
 // tls reads what the TLS to the servers is checked with. It is between this device and a server; that between two devices
 // is the host's.
 func (b *block) tls(s *settings) {
-	ca, cert, key := b.text("ca"), b.text("cert"), b.text("key")
+	ca, cert, key := b.CA, b.Cert, b.Key
 	if ca != "" {
 		absolute, content, ok := b.file("ca", ca)
 		if ok && !x509.NewCertPool().AppendCertsFromPEM(content) {
-			b.failf("ca: %s holds no certificate in PEM form", ca)
+			b.failf("ca", "%s holds no certificate in PEM form", ca)
 		}
 		s.options = append(s.options, nats.RootCAs(absolute))
 	}
 	switch {
 	case cert == "" && key == "":
 	case cert == "":
-		b.failf("cert is missing beside key")
+		b.failf("key", "cert is missing beside it")
 	case key == "":
-		b.failf("key is missing beside cert")
+		b.failf("cert", "key is missing beside it")
 	default:
 		certPath, certPEM, ok1 := b.file("cert", cert)
 		keyPath, keyPEM, ok2 := b.file("key", key)
@@ -264,7 +226,7 @@ func (b *block) tls(s *settings) {
 			return
 		}
 		if _, err := tls.X509KeyPair(certPEM, keyPEM); err != nil {
-			b.failf("cert: %s and key %s: %w", cert, key, err)
+			b.failf("cert", "%s and key %s: %w", cert, key, err)
 		}
 		s.options = append(s.options, nats.ClientCert(certPath, keyPath))
 	}
@@ -281,7 +243,7 @@ func (b *block) file(name, path string) (absolute string, content []byte, ok boo
 		err = wrong.Err
 	}
 	if err != nil {
-		b.failf("%s: %s: %w", name, path, err)
+		b.failf(name, "%s: %w", path, err)
 		return "", nil, false
 	}
 	return absolute, content, true

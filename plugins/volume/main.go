@@ -3,9 +3,7 @@
 package main
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"time"
 
 	"github.com/starling-sync/starling/plugins/volume/mounts"
@@ -35,19 +33,15 @@ func main() { rpc.Serve(model()) }
 
 // model is what this plugin serves.
 func model() sdk.Model[Volume] {
-	poll := defaultPoll // set by Configure, which is called before Run
+	s := defaults() // until Configure, which is called before Run
 	return sdk.Model[Volume]{
 		Name:     "volume",
 		Version:  1,
 		Doc:      "a disk of its device",
 		Validate: validate,
-		Config: func(_ context.Context, config json.RawMessage) error {
-			var err error
-			poll, err = parsePoll(config)
-			return err
-		},
+		Config:   sdk.Settings(s),
 		Source: func(ctx context.Context, host sdk.SourceHost) error {
-			ticker := time.NewTicker(poll)
+			ticker := time.NewTicker(s.Poll)
 			defer ticker.Stop()
 			k := keeper{host: host, list: mounts.List, now: time.Now, tick: ticker.C}
 			return k.run(ctx)
@@ -55,32 +49,19 @@ func model() sdk.Model[Volume] {
 	}
 }
 
-const (
-	defaultPoll = 5 * time.Second
-	minPoll     = time.Second
-)
+// settings are the config block: { poll = "5s" }.
+type settings struct {
+	Poll time.Duration `starling:"poll" doc:"how often to look what is mounted, and how full it is; at least 1s"`
+}
 
-// parsePoll reads the config block: { poll = "5s" }.
-func parsePoll(config json.RawMessage) (time.Duration, error) {
-	var settings struct {
-		Poll string `json:"poll"`
+func defaults() *settings { return &settings{Poll: 5 * time.Second} }
+
+// Check says why the settings make no sense.
+func (s *settings) Check() error {
+	if s.Poll < time.Second {
+		return sdk.BadSetting("poll", "%q is too short; write at least %q", sdk.FormatDuration(s.Poll), "1s")
 	}
-	decoder := json.NewDecoder(bytes.NewReader(config))
-	decoder.DisallowUnknownFields()
-	if err := decoder.Decode(&settings); err != nil {
-		return 0, sdk.Errorf(sdk.CodeInvalid, "the volume model takes poll (a duration such as %q): %w", "5s", err)
-	}
-	if settings.Poll == "" {
-		return defaultPoll, nil
-	}
-	poll, err := time.ParseDuration(settings.Poll)
-	switch {
-	case err != nil:
-		return 0, sdk.Errorf(sdk.CodeInvalid, "poll: %q is not a duration; write %q", settings.Poll, "5s")
-	case poll < minPoll:
-		return 0, sdk.Errorf(sdk.CodeInvalid, "poll: %q is too short; write at least %q", settings.Poll, "1s")
-	}
-	return poll, nil
+	return nil
 }
 
 func validate(v *Volume) error {

@@ -68,19 +68,21 @@ func TestValidate(t *testing.T) {
 	}
 }
 
-func TestParsePoll(t *testing.T) {
+func TestSettings(t *testing.T) {
 	for _, test := range []struct {
 		config, wrong string
 		want          time.Duration
 	}{
-		{`{}`, "", defaultPoll},
+		{`{}`, "", 5 * time.Second},
 		{`{"poll": "1m"}`, "", time.Minute},
 		{`{"poll": "soon"}`, `"soon"`, 0},
 		{`{"poll": "1ms"}`, `"1ms"`, 0},
 		{`{"pol": "1m"}`, "poll", 0},
 		{`{"poll": 5}`, "poll", 0},
 	} {
-		got, err := parsePoll(json.RawMessage(test.config))
+		s := defaults()
+		err := sdk.Settings(s).Configure(t.Context(), json.RawMessage(test.config))
+		got := s.Poll
 		switch {
 		case test.wrong == "" && (err != nil || got != test.want):
 			t.Errorf("%s: %s, %v, want %s", test.config, got, err, test.want)

@@ -19,6 +19,9 @@ type Info struct {
 	Models    []sdk.Description
 	Transport string // its name; empty: serves none
 	Version   string // of the build, for people; may be empty
+	// Settings are what the config blocks of models may hold, and that of the transport under "". One that is not there, as
+	// of a plugin older than this, does not say.
+	Settings map[sdk.ModelName][]sdk.Setting
 }
 
 // Health is how a plugin process is.
@@ -61,9 +64,18 @@ func (c *Client) Info(ctx context.Context) (Info, error) {
 	if err != nil {
 		return Info{}, fromStatus(err)
 	}
-	info := Info{Transport: reply.Transport, Version: reply.Version}
+	info := Info{Transport: reply.Transport, Version: reply.Version, Settings: map[sdk.ModelName][]sdk.Setting{}}
+	declares := func(model sdk.ModelName, in *rpcpb.Settings) {
+		if declared := settingsFromWire(in); declared != nil {
+			info.Settings[model] = declared
+		}
+	}
 	for _, d := range reply.Models {
 		info.Models = append(info.Models, descriptionFromWire(d))
+		declares(sdk.ModelName(d.Model), d.Settings)
+	}
+	if reply.Transport != "" {
+		declares("", reply.TransportSettings)
 	}
 	return info, nil
 }

@@ -9,6 +9,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/protoadapt"
 
 	"github.com/starling-sync/starling/sdk"
 	"github.com/starling-sync/starling/sdk/rpc/rpcpb"
@@ -28,15 +29,32 @@ func errorToWire(err error) *rpcpb.Error {
 	if err == nil {
 		return nil
 	}
-	return &rpcpb.Error{Code: string(sdk.CodeOf(err)), Message: text(err.Error())}
+	wire := &rpcpb.Error{Code: string(sdk.CodeOf(err)), Message: text(err.Error())}
+	if about := sdk.SettingErrors(err); len(about) == 1 {
+		wire.Setting = text(about[0].Setting)
+	}
+	return wire
 }
 
 func errorFromWire(e *rpcpb.Error) error {
 	if e == nil {
 		return nil
 	}
-	return sdk.Errorf(sdk.Code(e.Code), "%s", e.Message)
+	err := sdk.Errorf(sdk.Code(e.Code), "%s", e.Message)
+	err.Setting = e.Setting
+	return err
 }
+
+// maxDetails bounds the mistakes in settings that one refusal carries.
+const maxDetails = 8
+
+// refusal is an error about several settings.
+type refusal struct {
+	error
+	about []error // each setting's own
+}
+
+func (r *refusal) Unwrap() []error { return append([]error{r.error}, r.about...) }
 
 // toStatus is what a handler returns, so that fromStatus finds the code again.
 func toStatus(err error) error {
@@ -46,7 +64,13 @@ func toStatus(err error) error {
 	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return status.FromContextError(err).Err()
 	}
-	s, detailErr := status.New(codes.Unknown, text(err.Error())).WithDetails(errorToWire(err))
+	details := []protoadapt.MessageV1{errorToWire(err)}
+	if about := sdk.SettingErrors(err); len(about) > 1 {
+		for _, each := range about[:min(len(about), maxDetails)] {
+			details = append(details, errorToWire(each))
+		}
+	}
+	s, detailErr := status.New(codes.Unknown, text(err.Error())).WithDetails(details...)
 	if detailErr != nil {
 		return status.Error(codes.Unknown, text(err.Error()))
 	}
@@ -63,10 +87,17 @@ func fromStatus(err error) error {
 	if !ok {
 		return err
 	}
+	var found []error
 	for _, d := range s.Details() {
 		if e, ok := d.(*rpcpb.Error); ok {
-			return errorFromWire(e)
+			found = append(found, errorFromWire(e))
 		}
+	}
+	switch {
+	case len(found) == 1:
+		return found[0]
+	case len(found) > 1:
+		return &refusal{found[0], found[1:]}
 	}
 	switch s.Code() {
 	case codes.Canceled:
@@ -153,6 +184,42 @@ func descriptionFromWire(d *rpcpb.Description) sdk.Description {
 		out.Fields = append(out.Fields, sdk.Field{
 			Name: f.Name, Type: sdk.Type(f.Type), Merge: sdk.Merge(f.Merge), Ref: sdk.ModelName(f.Ref), Weak: f.Weak,
 			Required: f.Required, Key: f.Key, Owner: f.Owner, Index: f.Index, Doc: f.Doc,
+		})
+	}
+	return out
+}
+
+// settingsToWire returns nil for a target that does not say what it takes. What is no Configurable takes no settings.
+func settingsToWire(target any) (*rpcpb.Settings, error) {
+	if _, ok := target.(sdk.Configurable); !ok {
+		return &rpcpb.Settings{}, nil
+	}
+	d, ok := target.(sdk.Declarer)
+	if !ok {
+		return nil, nil //nolint:nilnil // as said
+	}
+	declared, err := d.DeclareSettings()
+	if err != nil || declared == nil {
+		return nil, err
+	}
+	out := &rpcpb.Settings{}
+	for _, s := range declared {
+		out.Settings = append(out.Settings, &rpcpb.Setting{
+			Name: text(s.Name), Type: string(s.Type), Required: s.Required, Default: text(s.Default), Secret: s.Secret, Doc: text(s.Doc),
+		})
+	}
+	return out, nil
+}
+
+// settingsFromWire returns nil where the plugin does not say.
+func settingsFromWire(in *rpcpb.Settings) []sdk.Setting {
+	if in == nil {
+		return nil
+	}
+	out := make([]sdk.Setting, 0, len(in.Settings))
+	for _, s := range in.Settings {
+		out = append(out, sdk.Setting{
+			Name: s.Name, Type: sdk.SettingType(s.Type), Required: s.Required, Default: s.Default, Secret: s.Secret, Doc: s.Doc,
 		})
 	}
 	return out

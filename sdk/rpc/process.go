@@ -41,6 +41,7 @@ type Command struct {
 	Sockets   []Socket      // listening sockets that the process inherits
 	Timeout   time.Duration // to the end of the handshake; 0: 15 s
 	Log       hclog.Logger  // what the process logs appears in it under Name
+	Redact    *Redactor     // takes secrets out of what the process says; nil: it knows none
 
 	CallTimeout time.Duration // of a batch, from the call to the answer; then the call fails. 0: 2 min
 }
@@ -87,10 +88,10 @@ func Start(ctx context.Context, c Command) (*Process, error) {
 		SkipHostEnv:      true,
 		StartTimeout:     timeout,
 		Logger:           c.Log,
-		GRPCDialOptions:  dialOptions(),
+		GRPCDialOptions:  append(dialOptions(), c.Redact.interceptors()...),
 		UnixSocketConfig: &plugin.UnixSocketConfig{TempDir: c.SocketDir},
-		SyncStdout:       c.Log.StandardWriter(&hclog.StandardLoggerOptions{ForceLevel: hclog.Info}),
-		SyncStderr:       c.Log.StandardWriter(&hclog.StandardLoggerOptions{InferLevels: true}),
+		SyncStdout:       c.Redact.writer(c.Log.StandardWriter(&hclog.StandardLoggerOptions{ForceLevel: hclog.Info})),
+		SyncStderr:       c.Redact.writer(c.Log.StandardWriter(&hclog.StandardLoggerOptions{InferLevels: true})),
 		RunnerFunc: func(_ hclog.Logger, cmd *exec.Cmd, dir string) (runner.Runner, error) {
 			run.env, run.dir = cmd.Env, dir
 			return run, nil

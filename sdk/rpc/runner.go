@@ -175,11 +175,13 @@ func (r *processRunner) Wait(context.Context) error {
 }
 
 // Stdout implements runner.Runner.
-func (r *processRunner) Stdout() io.ReadCloser { return tee{r.stdout, r.printed, func() {}} }
+func (r *processRunner) Stdout() io.ReadCloser {
+	return tee{r.command.Redact.lines(r.stdout), r.printed, func() {}}
+}
 
 // Stderr implements runner.Runner.
 func (r *processRunner) Stderr() io.ReadCloser {
-	return tee{r.stderr, r.said, sync.OnceFunc(func() { close(r.heard) })}
+	return tee{r.command.Redact.lines(r.stderr), r.said, sync.OnceFunc(func() { close(r.heard) })}
 }
 
 // Name implements runner.Runner.
@@ -203,13 +205,13 @@ func (r *processRunner) HostToPlugin(network, address string) (string, string, e
 
 // tee shows what is read to a second reader.
 type tee struct {
-	*os.File
+	io.ReadCloser
 	show func([]byte)
 	end  func() // called after the last read, which fails
 }
 
 func (t tee) Read(p []byte) (int, error) {
-	n, err := t.File.Read(p)
+	n, err := t.ReadCloser.Read(p)
 	t.show(p[:n])
 	if err != nil {
 		t.end()

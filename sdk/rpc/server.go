@@ -2,7 +2,6 @@ package rpc
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"net"
 	"runtime/debug"
@@ -31,6 +30,7 @@ type server struct {
 	log       hclog.Logger
 	models    map[sdk.ModelName]sdk.ModelServer
 	described []sdk.Description
+	settings  map[sdk.ModelName]*rpcpb.Settings // of models, and of the transport under ""; nil: it does not say
 	transport sdk.Transport
 	metrics   *sdk.Metrics                          // nil: it has none
 	listeners func(index int) (net.Listener, error) // inherited sockets
@@ -52,10 +52,11 @@ type server struct {
 // newServer asks each model to describe itself, and refuses what can not be served together.
 func newServer(ctx context.Context, log hclog.Logger, servers []any) (*server, error) {
 	s := &server{
-		log:     log,
-		models:  make(map[sdk.ModelName]sdk.ModelServer),
-		idle:    make(chan struct{}),
-		batches: make(map[*handling]struct{}),
+		log:      log,
+		models:   make(map[sdk.ModelName]sdk.ModelServer),
+		settings: make(map[sdk.ModelName]*rpcpb.Settings),
+		idle:     make(chan struct{}),
+		batches:  make(map[*handling]struct{}),
 		listeners: func(index int) (net.Listener, error) {
 			return nil, sdk.Errorf(sdk.CodeUnsupported, "no socket %d was inherited", index)
 		},
@@ -81,6 +82,9 @@ func (s *server) add(ctx context.Context, each any) error {
 			return sdk.Errorf(sdk.CodeInvalid, "transport %q after %q; a process serves one transport", t.Name(), s.transport.Name())
 		}
 		s.transport, known = t, true
+		if err := s.declare("", each); err != nil {
+			return fmt.Errorf("settings of transport %q: %w", t.Name(), err)
+		}
 	}
 	if m, ok := each.(sdk.ModelServer); ok {
 		var d sdk.Description
@@ -93,6 +97,9 @@ func (s *server) add(ctx context.Context, each any) error {
 		}
 		if _, ok := m.(sdk.Source); d.Source && !ok {
 			return sdk.Errorf(sdk.CodeInvalid, "model %q says that it is a source, but %T has no Run method of sdk.Source", d.Model, each)
+		}
+		if err := s.declare(d.Model, each); err != nil {
+			return fmt.Errorf("settings of model %q: %w", d.Model, err)
 		}
 		s.models[d.Model], known = m, true
 		s.described = append(s.described, d)
@@ -107,6 +114,14 @@ func (s *server) add(ctx context.Context, each any) error {
 		return sdk.Errorf(sdk.CodeInvalid, "%T is neither an sdk.ModelServer nor an sdk.Transport nor *sdk.Metrics", each)
 	}
 	return nil
+}
+
+// declare asks a model, or the transport, what its config block may hold.
+func (s *server) declare(model sdk.ModelName, target any) error {
+	return s.guard("DeclareSettings", func() (err error) {
+		s.settings[model], err = settingsToWire(target)
+		return err
+	})
 }
 
 func (s *server) register(g *grpc.Server) {
@@ -216,10 +231,12 @@ func (s *server) untilDrain(ctx context.Context) (context.Context, context.Cance
 func (s *server) Info(context.Context, *rpcpb.InfoRequest) (*rpcpb.InfoReply, error) {
 	reply := &rpcpb.InfoReply{Version: buildVersion()}
 	for _, d := range s.described {
-		reply.Models = append(reply.Models, descriptionToWire(d))
+		wire := descriptionToWire(d)
+		wire.Settings = s.settings[d.Model]
+		reply.Models = append(reply.Models, wire)
 	}
 	if s.transport != nil {
-		reply.Transport = text(s.transport.Name())
+		reply.Transport, reply.TransportSettings = text(s.transport.Name()), s.settings[""]
 	}
 	return reply, nil
 }
@@ -265,12 +282,8 @@ func (s *server) Configure(ctx context.Context, req *rpcpb.ConfigureRequest) (*r
 	if c, ok := target.(sdk.Configurable); ok {
 		return &rpcpb.ConfigureReply{}, c.Configure(ctx, req.Config)
 	}
-	var block map[string]json.RawMessage
-	if err := json.Unmarshal(req.Config, &block); err != nil && len(req.Config) > 0 {
-		return nil, sdk.Errorf(sdk.CodeInvalid, "config of %s is not a JSON object: %w", what, err)
-	}
-	for name := range block {
-		return nil, sdk.Errorf(sdk.CodeInvalid, "%s takes no settings; remove %q from its config block", what, name)
+	if _, err := sdk.ParseSettings(nil, req.Config); err != nil {
+		return nil, fmt.Errorf("%s: %w", what, err)
 	}
 	return &rpcpb.ConfigureReply{}, nil
 }

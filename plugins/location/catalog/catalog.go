@@ -54,14 +54,14 @@ type Options struct {
 func (o Options) Check() error {
 	for _, pattern := range o.Ignore {
 		if _, err := filepath.Match(pattern, ""); err != nil || pattern == "" {
-			return sdk.Errorf(sdk.CodeInvalid, "ignore: %q is not a pattern; write a name such as %q, or %q", pattern, "node_modules", "*.tmp")
+			return sdk.BadSetting("ignore", "%q is not a pattern; write a name such as %q, or %q", pattern, "node_modules", "*.tmp")
 		}
 	}
 	if o.HashWhole < 0 {
-		return sdk.Errorf(sdk.CodeInvalid, "hash_whole: %d bytes is less than nothing", o.HashWhole)
+		return sdk.BadSetting("hash_whole", "%d bytes is less than nothing", o.HashWhole)
 	}
 	if o.Rescan < 0 || (o.Rescan > 0 && o.Rescan < time.Second) {
-		return sdk.Errorf(sdk.CodeInvalid, "rescan: %s is too short; write at least %q", o.Rescan, "1s")
+		return sdk.BadSetting("rescan", "%s is too short; write at least %q", o.Rescan, "1s")
 	}
 	return nil
 }

@@ -28,6 +28,7 @@ type Error struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Code          string                 `protobuf:"bytes,1,opt,name=code,proto3" json:"code,omitempty"`
 	Message       string                 `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
+	Setting       string                 `protobuf:"bytes,3,opt,name=setting,proto3" json:"setting,omitempty"` // of a config block that it is about; empty: none
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -76,6 +77,13 @@ func (x *Error) GetMessage() string {
 	return ""
 }
 
+func (x *Error) GetSetting() string {
+	if x != nil {
+		return x.Setting
+	}
+	return ""
+}
+
 type InfoRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -113,12 +121,13 @@ func (*InfoRequest) Descriptor() ([]byte, []int) {
 }
 
 type InfoReply struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Models        []*Description         `protobuf:"bytes,1,rep,name=models,proto3" json:"models,omitempty"`
-	Transport     string                 `protobuf:"bytes,2,opt,name=transport,proto3" json:"transport,omitempty"` // name; empty: serves none
-	Version       string                 `protobuf:"bytes,3,opt,name=version,proto3" json:"version,omitempty"`     // of the build, for people
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state             protoimpl.MessageState `protogen:"open.v1"`
+	Models            []*Description         `protobuf:"bytes,1,rep,name=models,proto3" json:"models,omitempty"`
+	Transport         string                 `protobuf:"bytes,2,opt,name=transport,proto3" json:"transport,omitempty"`                                          // name; empty: serves none
+	Version           string                 `protobuf:"bytes,3,opt,name=version,proto3" json:"version,omitempty"`                                              // of the build, for people
+	TransportSettings *Settings              `protobuf:"bytes,4,opt,name=transport_settings,json=transportSettings,proto3" json:"transport_settings,omitempty"` // absent: the plugin does not say
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
 }
 
 func (x *InfoReply) Reset() {
@@ -172,6 +181,13 @@ func (x *InfoReply) GetVersion() string {
 	return ""
 }
 
+func (x *InfoReply) GetTransportSettings() *Settings {
+	if x != nil {
+		return x.TransportSettings
+	}
+	return nil
+}
+
 type Description struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Model         string                 `protobuf:"bytes,1,opt,name=model,proto3" json:"model,omitempty"`
@@ -180,6 +196,7 @@ type Description struct {
 	Fields        []*Field               `protobuf:"bytes,4,rep,name=fields,proto3" json:"fields,omitempty"`
 	Source        bool                   `protobuf:"varint,5,opt,name=source,proto3" json:"source,omitempty"`
 	Doc           string                 `protobuf:"bytes,6,opt,name=doc,proto3" json:"doc,omitempty"`
+	Settings      *Settings              `protobuf:"bytes,7,opt,name=settings,proto3" json:"settings,omitempty"` // absent: the plugin does not say
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -256,6 +273,143 @@ func (x *Description) GetDoc() string {
 	return ""
 }
 
+func (x *Description) GetSettings() *Settings {
+	if x != nil {
+		return x.Settings
+	}
+	return nil
+}
+
+// Settings is what a config block may hold.
+type Settings struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Settings      []*Setting             `protobuf:"bytes,1,rep,name=settings,proto3" json:"settings,omitempty"` // none: the block must be empty
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Settings) Reset() {
+	*x = Settings{}
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Settings) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Settings) ProtoMessage() {}
+
+func (x *Settings) ProtoReflect() protoreflect.Message {
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Settings.ProtoReflect.Descriptor instead.
+func (*Settings) Descriptor() ([]byte, []int) {
+	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *Settings) GetSettings() []*Setting {
+	if x != nil {
+		return x.Settings
+	}
+	return nil
+}
+
+// Setting is an sdk.Setting.
+type Setting struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Type          string                 `protobuf:"bytes,2,opt,name=type,proto3" json:"type,omitempty"` // text, int, float, bool, duration, size, list (of text) or map (of text)
+	Required      bool                   `protobuf:"varint,3,opt,name=required,proto3" json:"required,omitempty"`
+	Default       string                 `protobuf:"bytes,4,opt,name=default,proto3" json:"default,omitempty"` // as text; empty: none
+	Secret        bool                   `protobuf:"varint,5,opt,name=secret,proto3" json:"secret,omitempty"`
+	Doc           string                 `protobuf:"bytes,6,opt,name=doc,proto3" json:"doc,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Setting) Reset() {
+	*x = Setting{}
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Setting) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Setting) ProtoMessage() {}
+
+func (x *Setting) ProtoReflect() protoreflect.Message {
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Setting.ProtoReflect.Descriptor instead.
+func (*Setting) Descriptor() ([]byte, []int) {
+	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *Setting) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Setting) GetType() string {
+	if x != nil {
+		return x.Type
+	}
+	return ""
+}
+
+func (x *Setting) GetRequired() bool {
+	if x != nil {
+		return x.Required
+	}
+	return false
+}
+
+func (x *Setting) GetDefault() string {
+	if x != nil {
+		return x.Default
+	}
+	return ""
+}
+
+func (x *Setting) GetSecret() bool {
+	if x != nil {
+		return x.Secret
+	}
+	return false
+}
+
+func (x *Setting) GetDoc() string {
+	if x != nil {
+		return x.Doc
+	}
+	return ""
+}
+
 type Field struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -274,7 +428,7 @@ type Field struct {
 
 func (x *Field) Reset() {
 	*x = Field{}
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[4]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -286,7 +440,7 @@ func (x *Field) String() string {
 func (*Field) ProtoMessage() {}
 
 func (x *Field) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[4]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -299,7 +453,7 @@ func (x *Field) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Field.ProtoReflect.Descriptor instead.
 func (*Field) Descriptor() ([]byte, []int) {
-	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{4}
+	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Field) GetName() string {
@@ -382,7 +536,7 @@ type ConfigureRequest struct {
 
 func (x *ConfigureRequest) Reset() {
 	*x = ConfigureRequest{}
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[5]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -394,7 +548,7 @@ func (x *ConfigureRequest) String() string {
 func (*ConfigureRequest) ProtoMessage() {}
 
 func (x *ConfigureRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[5]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -407,7 +561,7 @@ func (x *ConfigureRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfigureRequest.ProtoReflect.Descriptor instead.
 func (*ConfigureRequest) Descriptor() ([]byte, []int) {
-	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{5}
+	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ConfigureRequest) GetModel() string {
@@ -432,7 +586,7 @@ type ConfigureReply struct {
 
 func (x *ConfigureReply) Reset() {
 	*x = ConfigureReply{}
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[6]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -444,7 +598,7 @@ func (x *ConfigureReply) String() string {
 func (*ConfigureReply) ProtoMessage() {}
 
 func (x *ConfigureReply) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[6]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -457,7 +611,7 @@ func (x *ConfigureReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfigureReply.ProtoReflect.Descriptor instead.
 func (*ConfigureReply) Descriptor() ([]byte, []int) {
-	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{6}
+	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{8}
 }
 
 type HealthRequest struct {
@@ -468,7 +622,7 @@ type HealthRequest struct {
 
 func (x *HealthRequest) Reset() {
 	*x = HealthRequest{}
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[7]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -480,7 +634,7 @@ func (x *HealthRequest) String() string {
 func (*HealthRequest) ProtoMessage() {}
 
 func (x *HealthRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[7]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -493,7 +647,7 @@ func (x *HealthRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HealthRequest.ProtoReflect.Descriptor instead.
 func (*HealthRequest) Descriptor() ([]byte, []int) {
-	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{7}
+	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{9}
 }
 
 type HealthReply struct {
@@ -508,7 +662,7 @@ type HealthReply struct {
 
 func (x *HealthReply) Reset() {
 	*x = HealthReply{}
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[8]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -520,7 +674,7 @@ func (x *HealthReply) String() string {
 func (*HealthReply) ProtoMessage() {}
 
 func (x *HealthReply) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[8]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -533,7 +687,7 @@ func (x *HealthReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HealthReply.ProtoReflect.Descriptor instead.
 func (*HealthReply) Descriptor() ([]byte, []int) {
-	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{8}
+	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *HealthReply) GetOk() bool {
@@ -572,7 +726,7 @@ type MetricsRequest struct {
 
 func (x *MetricsRequest) Reset() {
 	*x = MetricsRequest{}
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[9]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -584,7 +738,7 @@ func (x *MetricsRequest) String() string {
 func (*MetricsRequest) ProtoMessage() {}
 
 func (x *MetricsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[9]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -597,7 +751,7 @@ func (x *MetricsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetricsRequest.ProtoReflect.Descriptor instead.
 func (*MetricsRequest) Descriptor() ([]byte, []int) {
-	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{9}
+	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{11}
 }
 
 type MetricsReply struct {
@@ -609,7 +763,7 @@ type MetricsReply struct {
 
 func (x *MetricsReply) Reset() {
 	*x = MetricsReply{}
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[10]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -621,7 +775,7 @@ func (x *MetricsReply) String() string {
 func (*MetricsReply) ProtoMessage() {}
 
 func (x *MetricsReply) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[10]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -634,7 +788,7 @@ func (x *MetricsReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetricsReply.ProtoReflect.Descriptor instead.
 func (*MetricsReply) Descriptor() ([]byte, []int) {
-	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{10}
+	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *MetricsReply) GetMetrics() []*Metric {
@@ -656,7 +810,7 @@ type Metric struct {
 
 func (x *Metric) Reset() {
 	*x = Metric{}
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[11]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -668,7 +822,7 @@ func (x *Metric) String() string {
 func (*Metric) ProtoMessage() {}
 
 func (x *Metric) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[11]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -681,7 +835,7 @@ func (x *Metric) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Metric.ProtoReflect.Descriptor instead.
 func (*Metric) Descriptor() ([]byte, []int) {
-	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{11}
+	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Metric) GetName() string {
@@ -720,7 +874,7 @@ type DrainRequest struct {
 
 func (x *DrainRequest) Reset() {
 	*x = DrainRequest{}
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[12]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -732,7 +886,7 @@ func (x *DrainRequest) String() string {
 func (*DrainRequest) ProtoMessage() {}
 
 func (x *DrainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[12]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -745,7 +899,7 @@ func (x *DrainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainRequest.ProtoReflect.Descriptor instead.
 func (*DrainRequest) Descriptor() ([]byte, []int) {
-	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{12}
+	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{14}
 }
 
 type DrainReply struct {
@@ -756,7 +910,7 @@ type DrainReply struct {
 
 func (x *DrainReply) Reset() {
 	*x = DrainReply{}
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[13]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -768,7 +922,7 @@ func (x *DrainReply) String() string {
 func (*DrainReply) ProtoMessage() {}
 
 func (x *DrainReply) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[13]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -781,7 +935,7 @@ func (x *DrainReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainReply.ProtoReflect.Descriptor instead.
 func (*DrainReply) Descriptor() ([]byte, []int) {
-	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{13}
+	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{15}
 }
 
 type StopRequest struct {
@@ -792,7 +946,7 @@ type StopRequest struct {
 
 func (x *StopRequest) Reset() {
 	*x = StopRequest{}
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[14]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -804,7 +958,7 @@ func (x *StopRequest) String() string {
 func (*StopRequest) ProtoMessage() {}
 
 func (x *StopRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[14]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -817,7 +971,7 @@ func (x *StopRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopRequest.ProtoReflect.Descriptor instead.
 func (*StopRequest) Descriptor() ([]byte, []int) {
-	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{14}
+	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{16}
 }
 
 type StopReply struct {
@@ -828,7 +982,7 @@ type StopReply struct {
 
 func (x *StopReply) Reset() {
 	*x = StopReply{}
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[15]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -840,7 +994,7 @@ func (x *StopReply) String() string {
 func (*StopReply) ProtoMessage() {}
 
 func (x *StopReply) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[15]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -853,7 +1007,7 @@ func (x *StopReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopReply.ProtoReflect.Descriptor instead.
 func (*StopReply) Descriptor() ([]byte, []int) {
-	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{15}
+	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{17}
 }
 
 type Batch struct {
@@ -869,7 +1023,7 @@ type Batch struct {
 
 func (x *Batch) Reset() {
 	*x = Batch{}
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[16]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -881,7 +1035,7 @@ func (x *Batch) String() string {
 func (*Batch) ProtoMessage() {}
 
 func (x *Batch) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[16]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -894,7 +1048,7 @@ func (x *Batch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Batch.ProtoReflect.Descriptor instead.
 func (*Batch) Descriptor() ([]byte, []int) {
-	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{16}
+	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Batch) GetModel() string {
@@ -947,7 +1101,7 @@ type ApplyRequest struct {
 
 func (x *ApplyRequest) Reset() {
 	*x = ApplyRequest{}
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[17]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -959,7 +1113,7 @@ func (x *ApplyRequest) String() string {
 func (*ApplyRequest) ProtoMessage() {}
 
 func (x *ApplyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[17]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -972,7 +1126,7 @@ func (x *ApplyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyRequest.ProtoReflect.Descriptor instead.
 func (*ApplyRequest) Descriptor() ([]byte, []int) {
-	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{17}
+	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ApplyRequest) GetId() uint64 {
@@ -1040,7 +1194,7 @@ type ApplyReply struct {
 
 func (x *ApplyReply) Reset() {
 	*x = ApplyReply{}
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[18]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1052,7 +1206,7 @@ func (x *ApplyReply) String() string {
 func (*ApplyReply) ProtoMessage() {}
 
 func (x *ApplyReply) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[18]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1065,7 +1219,7 @@ func (x *ApplyReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyReply.ProtoReflect.Descriptor instead.
 func (*ApplyReply) Descriptor() ([]byte, []int) {
-	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{18}
+	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ApplyReply) GetId() uint64 {
@@ -1135,7 +1289,7 @@ type Refusal struct {
 
 func (x *Refusal) Reset() {
 	*x = Refusal{}
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[19]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1147,7 +1301,7 @@ func (x *Refusal) String() string {
 func (*Refusal) ProtoMessage() {}
 
 func (x *Refusal) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[19]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1160,7 +1314,7 @@ func (x *Refusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refusal.ProtoReflect.Descriptor instead.
 func (*Refusal) Descriptor() ([]byte, []int) {
-	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{19}
+	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Refusal) GetIndex() uint32 {
@@ -1201,7 +1355,7 @@ type SourceHostMessage struct {
 
 func (x *SourceHostMessage) Reset() {
 	*x = SourceHostMessage{}
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[20]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1213,7 +1367,7 @@ func (x *SourceHostMessage) String() string {
 func (*SourceHostMessage) ProtoMessage() {}
 
 func (x *SourceHostMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[20]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1226,7 +1380,7 @@ func (x *SourceHostMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SourceHostMessage.ProtoReflect.Descriptor instead.
 func (*SourceHostMessage) Descriptor() ([]byte, []int) {
-	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{20}
+	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *SourceHostMessage) GetId() uint64 {
@@ -1331,7 +1485,7 @@ type SourceMessage struct {
 
 func (x *SourceMessage) Reset() {
 	*x = SourceMessage{}
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[21]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1343,7 +1497,7 @@ func (x *SourceMessage) String() string {
 func (*SourceMessage) ProtoMessage() {}
 
 func (x *SourceMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[21]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1356,7 +1510,7 @@ func (x *SourceMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SourceMessage.ProtoReflect.Descriptor instead.
 func (*SourceMessage) Descriptor() ([]byte, []int) {
-	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{21}
+	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *SourceMessage) GetId() uint64 {
@@ -1463,7 +1617,7 @@ type ListenRequest struct {
 
 func (x *ListenRequest) Reset() {
 	*x = ListenRequest{}
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[22]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1475,7 +1629,7 @@ func (x *ListenRequest) String() string {
 func (*ListenRequest) ProtoMessage() {}
 
 func (x *ListenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[22]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1488,7 +1642,7 @@ func (x *ListenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListenRequest.ProtoReflect.Descriptor instead.
 func (*ListenRequest) Descriptor() ([]byte, []int) {
-	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{22}
+	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ListenRequest) GetAddress() string {
@@ -1523,7 +1677,7 @@ type ListenEvent struct {
 
 func (x *ListenEvent) Reset() {
 	*x = ListenEvent{}
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[23]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1535,7 +1689,7 @@ func (x *ListenEvent) String() string {
 func (*ListenEvent) ProtoMessage() {}
 
 func (x *ListenEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[23]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1548,7 +1702,7 @@ func (x *ListenEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListenEvent.ProtoReflect.Descriptor instead.
 func (*ListenEvent) Descriptor() ([]byte, []int) {
-	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{23}
+	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ListenEvent) GetAddress() string {
@@ -1583,7 +1737,7 @@ type Chunk struct {
 
 func (x *Chunk) Reset() {
 	*x = Chunk{}
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[24]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1595,7 +1749,7 @@ func (x *Chunk) String() string {
 func (*Chunk) ProtoMessage() {}
 
 func (x *Chunk) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[24]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1608,7 +1762,7 @@ func (x *Chunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Chunk.ProtoReflect.Descriptor instead.
 func (*Chunk) Descriptor() ([]byte, []int) {
-	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{24}
+	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Chunk) GetData() []byte {
@@ -1642,7 +1796,7 @@ type SourceHostMessage_Start struct {
 
 func (x *SourceHostMessage_Start) Reset() {
 	*x = SourceHostMessage_Start{}
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[25]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1654,7 +1808,7 @@ func (x *SourceHostMessage_Start) String() string {
 func (*SourceHostMessage_Start) ProtoMessage() {}
 
 func (x *SourceHostMessage_Start) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[25]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1667,7 +1821,7 @@ func (x *SourceHostMessage_Start) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SourceHostMessage_Start.ProtoReflect.Descriptor instead.
 func (*SourceHostMessage_Start) Descriptor() ([]byte, []int) {
-	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{20, 0}
+	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{22, 0}
 }
 
 func (x *SourceHostMessage_Start) GetModel() string {
@@ -1693,7 +1847,7 @@ type SourceHostMessage_Committed struct {
 
 func (x *SourceHostMessage_Committed) Reset() {
 	*x = SourceHostMessage_Committed{}
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[26]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1705,7 +1859,7 @@ func (x *SourceHostMessage_Committed) String() string {
 func (*SourceHostMessage_Committed) ProtoMessage() {}
 
 func (x *SourceHostMessage_Committed) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[26]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1718,7 +1872,7 @@ func (x *SourceHostMessage_Committed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SourceHostMessage_Committed.ProtoReflect.Descriptor instead.
 func (*SourceHostMessage_Committed) Descriptor() ([]byte, []int) {
-	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{20, 1}
+	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{22, 1}
 }
 
 func (x *SourceHostMessage_Committed) GetRefused() []*Refusal {
@@ -1739,7 +1893,7 @@ type SourceHostMessage_Found struct {
 
 func (x *SourceHostMessage_Found) Reset() {
 	*x = SourceHostMessage_Found{}
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[27]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1751,7 +1905,7 @@ func (x *SourceHostMessage_Found) String() string {
 func (*SourceHostMessage_Found) ProtoMessage() {}
 
 func (x *SourceHostMessage_Found) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[27]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1764,7 +1918,7 @@ func (x *SourceHostMessage_Found) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SourceHostMessage_Found.ProtoReflect.Descriptor instead.
 func (*SourceHostMessage_Found) Descriptor() ([]byte, []int) {
-	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{20, 2}
+	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{22, 2}
 }
 
 func (x *SourceHostMessage_Found) GetBatch() *Batch {
@@ -1799,7 +1953,7 @@ type SourceMessage_Find struct {
 
 func (x *SourceMessage_Find) Reset() {
 	*x = SourceMessage_Find{}
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[28]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1811,7 +1965,7 @@ func (x *SourceMessage_Find) String() string {
 func (*SourceMessage_Find) ProtoMessage() {}
 
 func (x *SourceMessage_Find) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[28]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1824,7 +1978,7 @@ func (x *SourceMessage_Find) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SourceMessage_Find.ProtoReflect.Descriptor instead.
 func (*SourceMessage_Find) Descriptor() ([]byte, []int) {
-	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{21, 0}
+	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{23, 0}
 }
 
 func (x *SourceMessage_Find) GetModel() string {
@@ -1859,7 +2013,7 @@ type SourceMessage_Warning struct {
 
 func (x *SourceMessage_Warning) Reset() {
 	*x = SourceMessage_Warning{}
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[29]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1871,7 +2025,7 @@ func (x *SourceMessage_Warning) String() string {
 func (*SourceMessage_Warning) ProtoMessage() {}
 
 func (x *SourceMessage_Warning) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[29]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1884,7 +2038,7 @@ func (x *SourceMessage_Warning) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SourceMessage_Warning.ProtoReflect.Descriptor instead.
 func (*SourceMessage_Warning) Descriptor() ([]byte, []int) {
-	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{21, 1}
+	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{23, 1}
 }
 
 func (x *SourceMessage_Warning) GetKey() string {
@@ -1919,7 +2073,7 @@ type SourceMessage_Progress struct {
 
 func (x *SourceMessage_Progress) Reset() {
 	*x = SourceMessage_Progress{}
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[30]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1931,7 +2085,7 @@ func (x *SourceMessage_Progress) String() string {
 func (*SourceMessage_Progress) ProtoMessage() {}
 
 func (x *SourceMessage_Progress) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[30]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1944,7 +2098,7 @@ func (x *SourceMessage_Progress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SourceMessage_Progress.ProtoReflect.Descriptor instead.
 func (*SourceMessage_Progress) Descriptor() ([]byte, []int) {
-	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{21, 2}
+	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{23, 2}
 }
 
 func (x *SourceMessage_Progress) GetKey() string {
@@ -1978,7 +2132,7 @@ type Chunk_Open struct {
 
 func (x *Chunk_Open) Reset() {
 	*x = Chunk_Open{}
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[31]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1990,7 +2144,7 @@ func (x *Chunk_Open) String() string {
 func (*Chunk_Open) ProtoMessage() {}
 
 func (x *Chunk_Open) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[31]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2003,7 +2157,7 @@ func (x *Chunk_Open) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Chunk_Open.ProtoReflect.Descriptor instead.
 func (*Chunk_Open) Descriptor() ([]byte, []int) {
-	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{24, 0}
+	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{26, 0}
 }
 
 func (x *Chunk_Open) GetDial() string {
@@ -2029,7 +2183,7 @@ type Chunk_Opened struct {
 
 func (x *Chunk_Opened) Reset() {
 	*x = Chunk_Opened{}
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[32]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2041,7 +2195,7 @@ func (x *Chunk_Opened) String() string {
 func (*Chunk_Opened) ProtoMessage() {}
 
 func (x *Chunk_Opened) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[32]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2054,7 +2208,7 @@ func (x *Chunk_Opened) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Chunk_Opened.ProtoReflect.Descriptor instead.
 func (*Chunk_Opened) Descriptor() ([]byte, []int) {
-	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{24, 1}
+	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{26, 1}
 }
 
 func (x *Chunk_Opened) GetRemote() string {
@@ -2068,21 +2222,33 @@ var File_sdk_rpc_rpcpb_rpc_proto protoreflect.FileDescriptor
 
 const file_sdk_rpc_rpcpb_rpc_proto_rawDesc = "" +
 	"\n" +
-	"\x17sdk/rpc/rpcpb/rpc.proto\x12\x12starling.plugin.v1\"5\n" +
+	"\x17sdk/rpc/rpcpb/rpc.proto\x12\x12starling.plugin.v1\"O\n" +
 	"\x05Error\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x12\x18\n" +
-	"\amessage\x18\x02 \x01(\tR\amessage\"\r\n" +
-	"\vInfoRequest\"|\n" +
+	"\amessage\x18\x02 \x01(\tR\amessage\x12\x18\n" +
+	"\asetting\x18\x03 \x01(\tR\asetting\"\r\n" +
+	"\vInfoRequest\"\xc9\x01\n" +
 	"\tInfoReply\x127\n" +
 	"\x06models\x18\x01 \x03(\v2\x1f.starling.plugin.v1.DescriptionR\x06models\x12\x1c\n" +
 	"\ttransport\x18\x02 \x01(\tR\ttransport\x12\x18\n" +
-	"\aversion\x18\x03 \x01(\tR\aversion\"\xb8\x01\n" +
+	"\aversion\x18\x03 \x01(\tR\aversion\x12K\n" +
+	"\x12transport_settings\x18\x04 \x01(\v2\x1c.starling.plugin.v1.SettingsR\x11transportSettings\"\xf2\x01\n" +
 	"\vDescription\x12\x14\n" +
 	"\x05model\x18\x01 \x01(\tR\x05model\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\rR\aversion\x12\x1c\n" +
 	"\townership\x18\x03 \x01(\tR\townership\x121\n" +
 	"\x06fields\x18\x04 \x03(\v2\x19.starling.plugin.v1.FieldR\x06fields\x12\x16\n" +
 	"\x06source\x18\x05 \x01(\bR\x06source\x12\x10\n" +
+	"\x03doc\x18\x06 \x01(\tR\x03doc\x128\n" +
+	"\bsettings\x18\a \x01(\v2\x1c.starling.plugin.v1.SettingsR\bsettings\"C\n" +
+	"\bSettings\x127\n" +
+	"\bsettings\x18\x01 \x03(\v2\x1b.starling.plugin.v1.SettingR\bsettings\"\x91\x01\n" +
+	"\aSetting\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04type\x18\x02 \x01(\tR\x04type\x12\x1a\n" +
+	"\brequired\x18\x03 \x01(\bR\brequired\x12\x18\n" +
+	"\adefault\x18\x04 \x01(\tR\adefault\x12\x16\n" +
+	"\x06secret\x18\x05 \x01(\bR\x06secret\x12\x10\n" +
 	"\x03doc\x18\x06 \x01(\tR\x03doc\"\xd7\x01\n" +
 	"\x05Field\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
@@ -2228,86 +2394,91 @@ func file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP() []byte {
 	return file_sdk_rpc_rpcpb_rpc_proto_rawDescData
 }
 
-var file_sdk_rpc_rpcpb_rpc_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
+var file_sdk_rpc_rpcpb_rpc_proto_msgTypes = make([]protoimpl.MessageInfo, 35)
 var file_sdk_rpc_rpcpb_rpc_proto_goTypes = []any{
 	(*Error)(nil),                       // 0: starling.plugin.v1.Error
 	(*InfoRequest)(nil),                 // 1: starling.plugin.v1.InfoRequest
 	(*InfoReply)(nil),                   // 2: starling.plugin.v1.InfoReply
 	(*Description)(nil),                 // 3: starling.plugin.v1.Description
-	(*Field)(nil),                       // 4: starling.plugin.v1.Field
-	(*ConfigureRequest)(nil),            // 5: starling.plugin.v1.ConfigureRequest
-	(*ConfigureReply)(nil),              // 6: starling.plugin.v1.ConfigureReply
-	(*HealthRequest)(nil),               // 7: starling.plugin.v1.HealthRequest
-	(*HealthReply)(nil),                 // 8: starling.plugin.v1.HealthReply
-	(*MetricsRequest)(nil),              // 9: starling.plugin.v1.MetricsRequest
-	(*MetricsReply)(nil),                // 10: starling.plugin.v1.MetricsReply
-	(*Metric)(nil),                      // 11: starling.plugin.v1.Metric
-	(*DrainRequest)(nil),                // 12: starling.plugin.v1.DrainRequest
-	(*DrainReply)(nil),                  // 13: starling.plugin.v1.DrainReply
-	(*StopRequest)(nil),                 // 14: starling.plugin.v1.StopRequest
-	(*StopReply)(nil),                   // 15: starling.plugin.v1.StopReply
-	(*Batch)(nil),                       // 16: starling.plugin.v1.Batch
-	(*ApplyRequest)(nil),                // 17: starling.plugin.v1.ApplyRequest
-	(*ApplyReply)(nil),                  // 18: starling.plugin.v1.ApplyReply
-	(*Refusal)(nil),                     // 19: starling.plugin.v1.Refusal
-	(*SourceHostMessage)(nil),           // 20: starling.plugin.v1.SourceHostMessage
-	(*SourceMessage)(nil),               // 21: starling.plugin.v1.SourceMessage
-	(*ListenRequest)(nil),               // 22: starling.plugin.v1.ListenRequest
-	(*ListenEvent)(nil),                 // 23: starling.plugin.v1.ListenEvent
-	(*Chunk)(nil),                       // 24: starling.plugin.v1.Chunk
-	(*SourceHostMessage_Start)(nil),     // 25: starling.plugin.v1.SourceHostMessage.Start
-	(*SourceHostMessage_Committed)(nil), // 26: starling.plugin.v1.SourceHostMessage.Committed
-	(*SourceHostMessage_Found)(nil),     // 27: starling.plugin.v1.SourceHostMessage.Found
-	(*SourceMessage_Find)(nil),          // 28: starling.plugin.v1.SourceMessage.Find
-	(*SourceMessage_Warning)(nil),       // 29: starling.plugin.v1.SourceMessage.Warning
-	(*SourceMessage_Progress)(nil),      // 30: starling.plugin.v1.SourceMessage.Progress
-	(*Chunk_Open)(nil),                  // 31: starling.plugin.v1.Chunk.Open
-	(*Chunk_Opened)(nil),                // 32: starling.plugin.v1.Chunk.Opened
+	(*Settings)(nil),                    // 4: starling.plugin.v1.Settings
+	(*Setting)(nil),                     // 5: starling.plugin.v1.Setting
+	(*Field)(nil),                       // 6: starling.plugin.v1.Field
+	(*ConfigureRequest)(nil),            // 7: starling.plugin.v1.ConfigureRequest
+	(*ConfigureReply)(nil),              // 8: starling.plugin.v1.ConfigureReply
+	(*HealthRequest)(nil),               // 9: starling.plugin.v1.HealthRequest
+	(*HealthReply)(nil),                 // 10: starling.plugin.v1.HealthReply
+	(*MetricsRequest)(nil),              // 11: starling.plugin.v1.MetricsRequest
+	(*MetricsReply)(nil),                // 12: starling.plugin.v1.MetricsReply
+	(*Metric)(nil),                      // 13: starling.plugin.v1.Metric
+	(*DrainRequest)(nil),                // 14: starling.plugin.v1.DrainRequest
+	(*DrainReply)(nil),                  // 15: starling.plugin.v1.DrainReply
+	(*StopRequest)(nil),                 // 16: starling.plugin.v1.StopRequest
+	(*StopReply)(nil),                   // 17: starling.plugin.v1.StopReply
+	(*Batch)(nil),                       // 18: starling.plugin.v1.Batch
+	(*ApplyRequest)(nil),                // 19: starling.plugin.v1.ApplyRequest
+	(*ApplyReply)(nil),                  // 20: starling.plugin.v1.ApplyReply
+	(*Refusal)(nil),                     // 21: starling.plugin.v1.Refusal
+	(*SourceHostMessage)(nil),           // 22: starling.plugin.v1.SourceHostMessage
+	(*SourceMessage)(nil),               // 23: starling.plugin.v1.SourceMessage
+	(*ListenRequest)(nil),               // 24: starling.plugin.v1.ListenRequest
+	(*ListenEvent)(nil),                 // 25: starling.plugin.v1.ListenEvent
+	(*Chunk)(nil),                       // 26: starling.plugin.v1.Chunk
+	(*SourceHostMessage_Start)(nil),     // 27: starling.plugin.v1.SourceHostMessage.Start
+	(*SourceHostMessage_Committed)(nil), // 28: starling.plugin.v1.SourceHostMessage.Committed
+	(*SourceHostMessage_Found)(nil),     // 29: starling.plugin.v1.SourceHostMessage.Found
+	(*SourceMessage_Find)(nil),          // 30: starling.plugin.v1.SourceMessage.Find
+	(*SourceMessage_Warning)(nil),       // 31: starling.plugin.v1.SourceMessage.Warning
+	(*SourceMessage_Progress)(nil),      // 32: starling.plugin.v1.SourceMessage.Progress
+	(*Chunk_Open)(nil),                  // 33: starling.plugin.v1.Chunk.Open
+	(*Chunk_Opened)(nil),                // 34: starling.plugin.v1.Chunk.Opened
 }
 var file_sdk_rpc_rpcpb_rpc_proto_depIdxs = []int32{
 	3,  // 0: starling.plugin.v1.InfoReply.models:type_name -> starling.plugin.v1.Description
-	4,  // 1: starling.plugin.v1.Description.fields:type_name -> starling.plugin.v1.Field
-	11, // 2: starling.plugin.v1.MetricsReply.metrics:type_name -> starling.plugin.v1.Metric
-	16, // 3: starling.plugin.v1.ApplyRequest.batch:type_name -> starling.plugin.v1.Batch
-	0,  // 4: starling.plugin.v1.ApplyReply.error:type_name -> starling.plugin.v1.Error
-	19, // 5: starling.plugin.v1.ApplyReply.refused:type_name -> starling.plugin.v1.Refusal
-	0,  // 6: starling.plugin.v1.SourceHostMessage.error:type_name -> starling.plugin.v1.Error
-	25, // 7: starling.plugin.v1.SourceHostMessage.start:type_name -> starling.plugin.v1.SourceHostMessage.Start
-	26, // 8: starling.plugin.v1.SourceHostMessage.committed:type_name -> starling.plugin.v1.SourceHostMessage.Committed
-	27, // 9: starling.plugin.v1.SourceHostMessage.found:type_name -> starling.plugin.v1.SourceHostMessage.Found
-	16, // 10: starling.plugin.v1.SourceMessage.commit:type_name -> starling.plugin.v1.Batch
-	28, // 11: starling.plugin.v1.SourceMessage.find:type_name -> starling.plugin.v1.SourceMessage.Find
-	29, // 12: starling.plugin.v1.SourceMessage.warning:type_name -> starling.plugin.v1.SourceMessage.Warning
-	30, // 13: starling.plugin.v1.SourceMessage.progress:type_name -> starling.plugin.v1.SourceMessage.Progress
-	31, // 14: starling.plugin.v1.Chunk.open:type_name -> starling.plugin.v1.Chunk.Open
-	32, // 15: starling.plugin.v1.Chunk.opened:type_name -> starling.plugin.v1.Chunk.Opened
-	19, // 16: starling.plugin.v1.SourceHostMessage.Committed.refused:type_name -> starling.plugin.v1.Refusal
-	16, // 17: starling.plugin.v1.SourceHostMessage.Found.batch:type_name -> starling.plugin.v1.Batch
-	1,  // 18: starling.plugin.v1.PluginService.Info:input_type -> starling.plugin.v1.InfoRequest
-	5,  // 19: starling.plugin.v1.PluginService.Configure:input_type -> starling.plugin.v1.ConfigureRequest
-	7,  // 20: starling.plugin.v1.PluginService.Health:input_type -> starling.plugin.v1.HealthRequest
-	9,  // 21: starling.plugin.v1.PluginService.Metrics:input_type -> starling.plugin.v1.MetricsRequest
-	12, // 22: starling.plugin.v1.PluginService.Drain:input_type -> starling.plugin.v1.DrainRequest
-	14, // 23: starling.plugin.v1.PluginService.Stop:input_type -> starling.plugin.v1.StopRequest
-	17, // 24: starling.plugin.v1.ModelService.Apply:input_type -> starling.plugin.v1.ApplyRequest
-	20, // 25: starling.plugin.v1.ModelService.Source:input_type -> starling.plugin.v1.SourceHostMessage
-	22, // 26: starling.plugin.v1.TransportService.Listen:input_type -> starling.plugin.v1.ListenRequest
-	24, // 27: starling.plugin.v1.TransportService.Carry:input_type -> starling.plugin.v1.Chunk
-	2,  // 28: starling.plugin.v1.PluginService.Info:output_type -> starling.plugin.v1.InfoReply
-	6,  // 29: starling.plugin.v1.PluginService.Configure:output_type -> starling.plugin.v1.ConfigureReply
-	8,  // 30: starling.plugin.v1.PluginService.Health:output_type -> starling.plugin.v1.HealthReply
-	10, // 31: starling.plugin.v1.PluginService.Metrics:output_type -> starling.plugin.v1.MetricsReply
-	13, // 32: starling.plugin.v1.PluginService.Drain:output_type -> starling.plugin.v1.DrainReply
-	15, // 33: starling.plugin.v1.PluginService.Stop:output_type -> starling.plugin.v1.StopReply
-	18, // 34: starling.plugin.v1.ModelService.Apply:output_type -> starling.plugin.v1.ApplyReply
-	21, // 35: starling.plugin.v1.ModelService.Source:output_type -> starling.plugin.v1.SourceMessage
-	23, // 36: starling.plugin.v1.TransportService.Listen:output_type -> starling.plugin.v1.ListenEvent
-	24, // 37: starling.plugin.v1.TransportService.Carry:output_type -> starling.plugin.v1.Chunk
-	28, // [28:38] is the sub-list for method output_type
-	18, // [18:28] is the sub-list for method input_type
-	18, // [18:18] is the sub-list for extension type_name
-	18, // [18:18] is the sub-list for extension extendee
-	0,  // [0:18] is the sub-list for field type_name
+	4,  // 1: starling.plugin.v1.InfoReply.transport_settings:type_name -> starling.plugin.v1.Settings
+	6,  // 2: starling.plugin.v1.Description.fields:type_name -> starling.plugin.v1.Field
+	4,  // 3: starling.plugin.v1.Description.settings:type_name -> starling.plugin.v1.Settings
+	5,  // 4: starling.plugin.v1.Settings.settings:type_name -> starling.plugin.v1.Setting
+	13, // 5: starling.plugin.v1.MetricsReply.metrics:type_name -> starling.plugin.v1.Metric
+	18, // 6: starling.plugin.v1.ApplyRequest.batch:type_name -> starling.plugin.v1.Batch
+	0,  // 7: starling.plugin.v1.ApplyReply.error:type_name -> starling.plugin.v1.Error
+	21, // 8: starling.plugin.v1.ApplyReply.refused:type_name -> starling.plugin.v1.Refusal
+	0,  // 9: starling.plugin.v1.SourceHostMessage.error:type_name -> starling.plugin.v1.Error
+	27, // 10: starling.plugin.v1.SourceHostMessage.start:type_name -> starling.plugin.v1.SourceHostMessage.Start
+	28, // 11: starling.plugin.v1.SourceHostMessage.committed:type_name -> starling.plugin.v1.SourceHostMessage.Committed
+	29, // 12: starling.plugin.v1.SourceHostMessage.found:type_name -> starling.plugin.v1.SourceHostMessage.Found
+	18, // 13: starling.plugin.v1.SourceMessage.commit:type_name -> starling.plugin.v1.Batch
+	30, // 14: starling.plugin.v1.SourceMessage.find:type_name -> starling.plugin.v1.SourceMessage.Find
+	31, // 15: starling.plugin.v1.SourceMessage.warning:type_name -> starling.plugin.v1.SourceMessage.Warning
+	32, // 16: starling.plugin.v1.SourceMessage.progress:type_name -> starling.plugin.v1.SourceMessage.Progress
+	33, // 17: starling.plugin.v1.Chunk.open:type_name -> starling.plugin.v1.Chunk.Open
+	34, // 18: starling.plugin.v1.Chunk.opened:type_name -> starling.plugin.v1.Chunk.Opened
+	21, // 19: starling.plugin.v1.SourceHostMessage.Committed.refused:type_name -> starling.plugin.v1.Refusal
+	18, // 20: starling.plugin.v1.SourceHostMessage.Found.batch:type_name -> starling.plugin.v1.Batch
+	1,  // 21: starling.plugin.v1.PluginService.Info:input_type -> starling.plugin.v1.InfoRequest
+	7,  // 22: starling.plugin.v1.PluginService.Configure:input_type -> starling.plugin.v1.ConfigureRequest
+	9,  // 23: starling.plugin.v1.PluginService.Health:input_type -> starling.plugin.v1.HealthRequest
+	11, // 24: starling.plugin.v1.PluginService.Metrics:input_type -> starling.plugin.v1.MetricsRequest
+	14, // 25: starling.plugin.v1.PluginService.Drain:input_type -> starling.plugin.v1.DrainRequest
+	16, // 26: starling.plugin.v1.PluginService.Stop:input_type -> starling.plugin.v1.StopRequest
+	19, // 27: starling.plugin.v1.ModelService.Apply:input_type -> starling.plugin.v1.ApplyRequest
+	22, // 28: starling.plugin.v1.ModelService.Source:input_type -> starling.plugin.v1.SourceHostMessage
+	24, // 29: starling.plugin.v1.TransportService.Listen:input_type -> starling.plugin.v1.ListenRequest
+	26, // 30: starling.plugin.v1.TransportService.Carry:input_type -> starling.plugin.v1.Chunk
+	2,  // 31: starling.plugin.v1.PluginService.Info:output_type -> starling.plugin.v1.InfoReply
+	8,  // 32: starling.plugin.v1.PluginService.Configure:output_type -> starling.plugin.v1.ConfigureReply
+	10, // 33: starling.plugin.v1.PluginService.Health:output_type -> starling.plugin.v1.HealthReply
+	12, // 34: starling.plugin.v1.PluginService.Metrics:output_type -> starling.plugin.v1.MetricsReply
+	15, // 35: starling.plugin.v1.PluginService.Drain:output_type -> starling.plugin.v1.DrainReply
+	17, // 36: starling.plugin.v1.PluginService.Stop:output_type -> starling.plugin.v1.StopReply
+	20, // 37: starling.plugin.v1.ModelService.Apply:output_type -> starling.plugin.v1.ApplyReply
+	23, // 38: starling.plugin.v1.ModelService.Source:output_type -> starling.plugin.v1.SourceMessage
+	25, // 39: starling.plugin.v1.TransportService.Listen:output_type -> starling.plugin.v1.ListenEvent
+	26, // 40: starling.plugin.v1.TransportService.Carry:output_type -> starling.plugin.v1.Chunk
+	31, // [31:41] is the sub-list for method output_type
+	21, // [21:31] is the sub-list for method input_type
+	21, // [21:21] is the sub-list for extension type_name
+	21, // [21:21] is the sub-list for extension extendee
+	0,  // [0:21] is the sub-list for field type_name
 }
 
 func init() { file_sdk_rpc_rpcpb_rpc_proto_init() }
@@ -2315,14 +2486,14 @@ func file_sdk_rpc_rpcpb_rpc_proto_init() {
 	if File_sdk_rpc_rpcpb_rpc_proto != nil {
 		return
 	}
-	file_sdk_rpc_rpcpb_rpc_proto_msgTypes[18].OneofWrappers = []any{}
-	file_sdk_rpc_rpcpb_rpc_proto_msgTypes[20].OneofWrappers = []any{
+	file_sdk_rpc_rpcpb_rpc_proto_msgTypes[20].OneofWrappers = []any{}
+	file_sdk_rpc_rpcpb_rpc_proto_msgTypes[22].OneofWrappers = []any{
 		(*SourceHostMessage_Start_)(nil),
 		(*SourceHostMessage_Committed_)(nil),
 		(*SourceHostMessage_Found_)(nil),
 		(*SourceHostMessage_Changed)(nil),
 	}
-	file_sdk_rpc_rpcpb_rpc_proto_msgTypes[21].OneofWrappers = []any{
+	file_sdk_rpc_rpcpb_rpc_proto_msgTypes[23].OneofWrappers = []any{
 		(*SourceMessage_Commit)(nil),
 		(*SourceMessage_Find_)(nil),
 		(*SourceMessage_Subscribe)(nil),
@@ -2335,7 +2506,7 @@ func file_sdk_rpc_rpcpb_rpc_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sdk_rpc_rpcpb_rpc_proto_rawDesc), len(file_sdk_rpc_rpcpb_rpc_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   33,
+			NumMessages:   35,
 			NumExtensions: 0,
 			NumServices:   3,
 		},

@@ -19,6 +19,6 @@ type Location struct {
 func main() {
 	rpc.Serve(sdk.Model[Location]{
 		Name: "location", Version: 1, Doc: "a folder that its device catalogues",
-		Config: func(context.Context, json.RawMessage) error { return nil },
+		Config: sdk.ConfigFunc(func(context.Context, json.RawMessage) error { return nil }),
 	})
 }

@@ -1,0 +1,209 @@
+package command
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/starling-sync/starling/host/config"
+	"github.com/starling-sync/starling/sdk"
+)
+
+// Described is what a plugin says of itself.
+type Described struct {
+	Plugin    string // the name of its block, or the path of its binary
+	Version   string // of its build; may be empty
+	Models    []sdk.Description
+	Transport string // empty: it serves none
+	// Settings are what the config blocks of its models may hold, and that of its transport under "". One that is not there
+	// is one of which it does not say.
+	Settings map[sdk.ModelName][]sdk.Setting
+	// Err is why it can not be used as it is configured. If that is about its config block it is Diagnostics, and what it
+	// said of itself is there.
+	Err error
+}
+
+// settingsOf returns what the block called name may hold; nil: nobody says.
+func (d *Described) settingsOf(name string) []sdk.Setting {
+	if d.Transport != "" {
+		return d.Settings[""]
+	}
+	return d.Settings[sdk.ModelName(name)]
+}
+
+// pluginMistakes asks every plugin of c, and returns what is wrong with what it is given; nil: nothing.
+func (a *app) pluginMistakes(ctx context.Context, c *config.Config) error {
+	var found config.Diagnostics
+	for _, d := range a.Describe(ctx, c) {
+		if these, ok := errors.AsType[config.Diagnostics](d.Err); ok {
+			found = append(found, these...)
+		} else if d.Err != nil {
+			found = append(found, config.Diagnostic{Range: pathRange(c, d.Plugin), Message: d.Err.Error()})
+		}
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if len(found) == 0 {
+		return nil
+	}
+	return found.InOrder()
+}
+
+// pathRange is where the file says which binary a plugin is.
+func pathRange(c *config.Config, plugin string) config.Range {
+	for i := range c.Models {
+		if string(c.Models[i].Name) == plugin {
+			return c.Models[i].PathRange
+		}
+	}
+	for i := range c.Transports {
+		if c.Transports[i].Name == plugin {
+			return c.Transports[i].PathRange
+		}
+	}
+	return config.Range{}
+}
+
+// declared asks every plugin of c which settings it has, and says on standard error whom it could not ask.
+func (a *app) declared(ctx context.Context, c *config.Config) config.Declared {
+	all := config.Declared{}
+	for _, d := range a.Describe(ctx, c) {
+		if settings := d.settingsOf(d.Plugin); settings != nil {
+			all[d.Plugin] = settings
+		}
+		if _, about := errors.AsType[config.Diagnostics](d.Err); d.Err != nil && !about {
+			fmt.Fprintf(a.Err, "note: plugin %s could not be asked which of its settings are secret, so that values from env are not shown: %s\n", plain(d.Plugin), plain(d.Err.Error()))
+		}
+	}
+	return all
+}
+
+func (a *app) pluginDescribeCommand() *cobra.Command {
+	return a.reads(&cobra.Command{
+		Use:   "describe NAME",
+		Short: "Show what a plugin serves and which settings it takes, with their defaults",
+		Long: "Show what a plugin serves and which settings its config block takes, with their defaults. NAME is that of a model or\n" +
+			"transport block, or the path of a binary. The plugin is started for as long as it takes to ask it.",
+		Example: "  starling plugin describe location\n  starling plugin describe ./invoice",
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			d, err := a.describe(cmd.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			return a.printDescribed(d)
+		},
+	})
+}
+
+// describe asks the plugin that name means.
+func (a *app) describe(ctx context.Context, name string) (*Described, error) {
+	if strings.ContainsRune(name, os.PathSeparator) || strings.Contains(name, "/") {
+		d := a.DescribeBinary(ctx, name)
+		return &d, d.Err
+	}
+	c, err := a.load()
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	one := *c
+	one.Models, one.Transports = nil, nil
+	for i := range c.Models {
+		names = append(names, string(c.Models[i].Name))
+		if string(c.Models[i].Name) == name {
+			one.Models = c.Models[i : i+1]
+		}
+	}
+	for i := range c.Transports {
+		names = append(names, c.Transports[i].Name)
+		if c.Transports[i].Name == name {
+			one.Transports = c.Transports[i : i+1]
+		}
+	}
+	all := a.Describe(ctx, &one)
+	if len(all) == 0 {
+		return nil, sdk.Errorf(sdk.CodeNotFound, "there is no plugin %q in %s; there are: %s (for a binary write its path, as ./%s)", name, a.config(), strings.Join(names, ", "), name)
+	}
+	if _, about := errors.AsType[config.Diagnostics](all[0].Err); all[0].Err != nil && !about {
+		return nil, all[0].Err
+	}
+	return &all[0], nil
+}
+
+// describedSetting is a setting for programs.
+type describedSetting struct {
+	Plugin   string `json:"plugin"`
+	Of       string `json:"of"` // the model, or the transport
+	Name     string `json:"name"`
+	Type     string `json:"type"`
+	Required bool   `json:"required"`
+	Default  string `json:"default"`
+	Secret   bool   `json:"secret"`
+	Doc      string `json:"doc"`
+}
+
+func (a *app) printDescribed(d *Described) error {
+	type target struct {
+		model sdk.ModelName
+		name  string
+		doc   string
+	}
+	var targets []target
+	for i := range d.Models {
+		m := &d.Models[i]
+		targets = append(targets, target{m.Model, "model " + string(m.Model), fmt.Sprintf("version %d, %s: %s", m.Version, m.Ownership, m.Doc)})
+	}
+	if d.Transport != "" {
+		targets = append(targets, target{"", "transport " + d.Transport, ""})
+	}
+	for _, t := range targets {
+		settings, says := d.Settings[t.model]
+		if a.json {
+			for _, s := range settings {
+				if err := a.object(describedSetting{d.Plugin, t.name, s.Name, string(s.Type), s.Required, s.Default, s.Secret, s.Doc}); err != nil {
+					return err
+				}
+			}
+			continue
+		}
+		if err := a.printf("%s\n", plain(strings.TrimRight(t.name+"   "+t.doc, " :"))); err != nil {
+			return err
+		}
+		switch {
+		case !says:
+			if err := a.printf("  it does not say which settings it takes\n"); err != nil {
+				return err
+			}
+		case len(settings) == 0:
+			if err := a.printf("  it takes no settings\n"); err != nil {
+				return err
+			}
+		default:
+			table := newTable(a.Out, "  SETTING", "TYPE", "DEFAULT", "MEANING")
+			for _, s := range settings {
+				table.row("  "+s.Name, string(s.Type), defaultOf(&s), orNothing(s.Doc))
+			}
+			if err := table.flush(); err != nil {
+				return printed(err)
+			}
+		}
+	}
+	return nil
+}
+
+// defaultOf says what counts where a setting is left out.
+func defaultOf(s *sdk.Setting) string {
+	switch {
+	case s.Required:
+		return "must be given"
+	case s.Secret:
+		return "none (secret)"
+	}
+	return orNothing(s.Default)
+}

@@ -1,0 +1,165 @@
+package supervisor
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+
+	"github.com/starling-sync/starling/sdk"
+	"github.com/starling-sync/starling/sdk/rpc"
+)
+
+// Blocks is where a plugin's config blocks stand in the configuration file. Declared, in its methods, is what the plugin says
+// that each may hold; a block that is not in it is one of which the plugin does not say.
+type Blocks interface {
+	// Check returns every mistake in the blocks, each with its place.
+	Check(declared map[sdk.ModelName][]sdk.Setting) error
+	// Locate gives the plugin's refusal of a block its place.
+	Locate(model sdk.ModelName, refusal error) error
+	// Secrets returns the values in the blocks that nobody may read. declared is nil until the plugin has said.
+	Secrets(declared map[sdk.ModelName][]sdk.Setting) []string
+}
+
+// ConfigError says that a plugin can not be used as it is configured, and nothing else is wrong with it. Unwrap gives what
+// Blocks said.
+type ConfigError struct{ cause error }
+
+// Error returns one line, as a reason is shown.
+func (e *ConfigError) Error() string { return strings.ReplaceAll(e.cause.Error(), "\n", "; ") }
+
+// Unwrap returns the mistakes.
+func (e *ConfigError) Unwrap() error { return e.cause }
+
+// introduction is a process that has said what it is and has been configured.
+type introduction struct {
+	info      rpc.Info
+	models    []sdk.ModelServer // parallel to info.Models
+	transport sdk.Transport     // nil if it serves none
+}
+
+// introduce asks a process what it serves, checks that this is what spec expects, checks the config blocks against what it
+// says that they may hold, and hands them over. What it has been told is returned with the error.
+func introduce(ctx context.Context, spec *Spec, path string, client *rpc.Client, redact *rpc.Redactor) (in introduction, err error) {
+	if in.info, err = client.Info(ctx); err != nil {
+		return in, err
+	}
+	if err := spec.expects(path, in.info); err != nil {
+		return in, err
+	}
+	for model, declared := range in.info.Settings {
+		if err := sdk.CheckSettings(declared); err != nil {
+			return in, sdk.Errorf(sdk.CodeInvalid, "what the plugin declares of the settings of %s can not be used: %w", spec.target(model), err)
+		}
+	}
+	if spec.Blocks != nil {
+		redact.Hide(spec.Blocks.Secrets(in.info.Settings))
+		if err := spec.Blocks.Check(in.info.Settings); err != nil {
+			return in, &ConfigError{err}
+		}
+	}
+	for _, d := range in.info.Models {
+		m := client.Model(d)
+		if err := spec.configure(ctx, m, d.Model); err != nil {
+			return in, err
+		}
+		in.models = append(in.models, m)
+	}
+	if in.info.Transport != "" {
+		in.transport = client.Transport(in.info.Transport)
+		if err := spec.configure(ctx, in.transport, ""); err != nil {
+			return in, err
+		}
+	}
+	return in, nil
+}
+
+// redactor knows the secrets in the blocks, as long as the plugin has not said which settings are.
+func (s *Spec) redactor() *rpc.Redactor {
+	r := new(rpc.Redactor)
+	if s.Blocks != nil {
+		r.Hide(s.Blocks.Secrets(nil))
+	}
+	return r
+}
+
+// target names what a block is for.
+func (s *Spec) target(model sdk.ModelName) string {
+	if model == "" {
+		return "transport " + s.Transport
+	}
+	return "model " + string(model)
+}
+
+func (s *Spec) configure(ctx context.Context, target any, model sdk.ModelName) error {
+	c, ok := target.(sdk.Configurable)
+	if !ok {
+		return nil
+	}
+	err := c.Configure(ctx, s.Config[model])
+	switch {
+	case err == nil:
+		return nil
+	case s.Blocks != nil && permanent(err):
+		return &ConfigError{s.Blocks.Locate(model, err)}
+	}
+	return sdk.Errorf(sdk.CodeOf(err), "configure %s: %w", s.target(model), err)
+}
+
+// describeTime is how long a plugin may take to start and to answer.
+const describeTime = 30 * time.Second
+
+// Describe starts a plugin just long enough to be asked what it is and to be handed its config blocks: from a copy in a
+// folder of its own within dir (empty: the system's for temporary files), like a host, but without a socket and without
+// anything to do. A ConfigError is about its blocks; what it said of itself is returned with it. It blocks until the process
+// is gone.
+func Describe(ctx context.Context, spec Spec, dir string, log hclog.Logger) (rpc.Info, error) {
+	store, err := os.MkdirTemp(dir, "describe-")
+	if err != nil {
+		return rpc.Info{}, sdk.Errorf(sdk.CodeUnavailable, "make a folder for a copy of the plugin: %w", err)
+	}
+	defer func() { _ = os.RemoveAll(store) }()
+	bin, err := stageAs(store, spec.Path, spec.SHA256)
+	if err != nil {
+		return rpc.Info{}, err
+	}
+	return describe(ctx, spec, bin, log)
+}
+
+// describe is Describe of a build in a store.
+func describe(ctx context.Context, spec Spec, bin binary, log hclog.Logger) (rpc.Info, error) {
+	ctx, cancel := context.WithTimeout(ctx, describeTime)
+	defer cancel()
+	redact := spec.redactor()
+	p, err := rpc.Start(ctx, rpc.Command{Name: spec.Name, Path: bin.path, Origin: bin.origin, Dir: spec.Dir, Env: spec.Env, Log: log, Redact: redact})
+	if err != nil {
+		return rpc.Info{}, err
+	}
+	defer p.Kill()
+	in, err := introduce(ctx, &spec, bin.origin, p.Client(), redact)
+	return in.info, err
+}
+
+// Try is Describe of a plugin as spec would have it run: where only its configuration changes that is the build in use.
+func (s *Supervisor) Try(ctx context.Context, spec Spec) error {
+	s.mu.Lock()
+	k := s.find(spec.Name)
+	s.mu.Unlock()
+	if k != nil {
+		k.mu.Lock()
+		was, now := k.spec, k.current
+		k.mu.Unlock()
+		if now != nil && was.Path == spec.Path && was.SHA256 == spec.SHA256 && now.bin.intact() {
+			_, err := describe(ctx, spec, now.bin, s.options.Log)
+			return err
+		}
+	}
+	if err := os.MkdirAll(s.options.RuntimeDir, 0o700); err != nil {
+		return sdk.Errorf(sdk.CodeUnavailable, "%s: %w", filepath.Base(s.options.RuntimeDir), err)
+	}
+	_, err := Describe(ctx, spec, s.options.RuntimeDir, s.options.Log)
+	return err
+}
