@@ -132,6 +132,9 @@ func (s *show) follow(ctx context.Context, began time.Time, total int64) (walked
 		bar.draw(have, time.Since(began))
 		for _, source := range status.Sources {
 			for _, p := range source.Progress {
+				if strings.HasPrefix(p.Key, "hashing ") {
+					continue // the walk counts
+				}
 				// An empty folder has nothing to be done with: its own entry is all.
 				if p.Done >= p.Total && (p.Total > 0 || total <= 1 && have == 1) {
 					walked = time.Since(began)

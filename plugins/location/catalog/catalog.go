@@ -41,7 +41,7 @@ type Options struct {
 
 	Hash      bool          // whether to find out what files hold, while nothing else is to do
 	HashWhole int64         // bytes of the largest file that is read in full for that; 64 MiB
-	HashRate  int64         // bytes a second that are read for that at most; 32 MiB; less than 0: without limit
+	HashRate  int64         // bytes a second that are read of a disk for that at most; 32 MiB; less than 0: without limit
 	Settle    time.Duration // how long ago a file must have changed before it is read; 10 seconds
 
 	Files disk.Files          // disk.System
@@ -100,10 +100,6 @@ func Run(ctx context.Context, host sdk.SourceHost, options Options) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	c := &catalog{host: host, options: options.withDefaults(), running: map[sdk.RecordID]*running{}, stop: stop}
-	if c.options.Hash {
-		c.content = newHasher(host, c.options)
-		c.part(ctx, c.content.run)
-	}
 	c.part(ctx, func(ctx context.Context) error { return followVolumes(ctx, host, c.options.Files) })
 	if err := c.follow(ctx, host.Changed("location")); err != nil {
 		c.fail(err)
@@ -118,7 +114,7 @@ type catalog struct {
 	host    sdk.SourceHost
 	options Options
 	running map[sdk.RecordID]*running
-	content *hasher            // nil: nobody wants to know what files hold
+	disks   disks
 	stop    context.CancelFunc // ends the whole Run
 	wait    sync.WaitGroup
 
@@ -206,10 +202,13 @@ func (c *catalog) start(ctx context.Context, id sdk.RecordID, path string) {
 	ctx, stop := context.WithCancel(ctx)
 	r := &running{path: path, stop: stop, done: make(chan struct{})}
 	c.running[id] = r
+	t := newTree(c.host, c.options, id, path)
+	if c.options.Hash {
+		t.content = newHasher(t, &c.disks)
+		c.part(ctx, t.content.run)
+	}
 	c.wait.Go(func() {
 		defer close(r.done)
-		t := newTree(c.host, c.options, id, path)
-		t.content = c.content
 		if err := t.run(ctx); err != nil && ctx.Err() == nil {
 			c.fail(fmt.Errorf("location %s: %w", path, err))
 		}

@@ -18,44 +18,48 @@ const (
 	hashDelay = 2 * time.Second
 )
 
-// hasher finds out what files hold, for all locations of one Run: one file at a time, so fast and no faster as the options
-// say, and not at all while any location is being read. What is to be done it is told by the readings, which see the
+// hasher finds out what the files of one location hold: of each disk one file at a time, so fast and no faster as the options
+// say, and not at all while a location on that disk is being read. A location that is slow, or hangs, keeps nothing from those
+// on other disks. What is to be done it is told by the readings, which see the
 // entries anyway; a file that changed a moment ago waits, since it may change again within the same tick of its clock.
 // What was found out is committed only if the entry still says of the file what the file said of itself before and after.
 //
 // A nil *hasher has nothing to do.
 type hasher struct {
+	tree    *tree
 	host    sdk.SourceHost
 	options Options
-	wake    chan struct{} // holds a value after something below changed
-	next    time.Time     // when the next piece may be read; run's own
-	results []result      // not committed yet; run's own
-	since   time.Time     // when the first of results came
+	disks   *disks
+	wake    chan struct{}           // holds a value after something below changed
+	results map[sdk.RecordID]result // not committed yet; run's own
+	since   time.Time               // when the first of results came
+	shown   progress                // what was said last of how far it is; run's own
+	said    time.Time               // when
 
-	mu      sync.Mutex
-	reading int // locations that are being read now
-	ready   []task
-	later   []task // by their time
-	queued  map[folderOf]struct{}
-	failed  map[*tree]map[sdk.RecordID]failure // by folder
-}
-
-// folderOf names a folder of a location that is being catalogued.
-type folderOf struct {
-	tree *tree
-	id   sdk.RecordID
+	mu     sync.Mutex
+	disk   *pace // that the location is on; nil until it has been looked at
+	ready  []task
+	later  []task // by their time
+	queued map[sdk.RecordID]struct{}
+	files  map[sdk.RecordID]counted // by folder
+	sum    counted                  // of files
+	failed map[sdk.RecordID]failure // by folder
 }
 
 // task is a folder in which there may be files to read, and when to look.
 type task struct {
-	folderOf
+	id  sdk.RecordID
 	due time.Time
 }
 
+// counted is how many files there are, and of how many of them nobody knows what they hold.
+type counted struct{ files, unknown int64 }
+
+// progress is of how many files it is known what they hold.
+type progress struct{ done, all int64 }
+
 // result is what a file held that was as info says.
 type result struct {
-	tree *tree
-	id   sdk.RecordID
 	info disk.Info
 	name string
 }
@@ -66,10 +70,10 @@ type failure struct {
 	reason error
 }
 
-func newHasher(host sdk.SourceHost, options Options) *hasher {
+func newHasher(t *tree, disks *disks) *hasher {
 	return &hasher{
-		host: host, options: options, wake: make(chan struct{}, 1),
-		queued: map[folderOf]struct{}{}, failed: map[*tree]map[sdk.RecordID]failure{},
+		tree: t, host: t.host, options: t.options, disks: disks, wake: make(chan struct{}, 1), results: map[sdk.RecordID]result{},
+		queued: map[sdk.RecordID]struct{}{}, files: map[sdk.RecordID]counted{}, failed: map[sdk.RecordID]failure{},
 	}
 }
 
@@ -81,24 +85,52 @@ type hashed struct {
 
 func hashedModel() sdk.Model[hashed] { return sdk.Model[hashed]{Name: "entry", Version: 2} }
 
-// note has the hasher look into a folder of t. Its entries are durable when the reading of t ends.
-func (h *hasher) note(t *tree, folder sdk.RecordID) {
-	if h != nil {
-		h.queue(folderOf{t, folder}, time.Time{})
+// note tells of the files of a folder, and has the hasher look into it where there are some of which nothing is known. Its
+// entries are durable when the reading of the location ends.
+func (h *hasher) note(folder sdk.RecordID, n counted) {
+	if h == nil {
+		return
+	}
+	h.count(folder, n)
+	if n.unknown > 0 {
+		h.queue(folder, time.Time{})
 	}
 }
 
-func (h *hasher) queue(f folderOf, due time.Time) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if _, known := h.queued[f]; known {
+// forget drops a folder that is not a part of the location any more.
+func (h *hasher) forget(folder sdk.RecordID) {
+	if h == nil {
 		return
 	}
-	h.queued[f] = struct{}{}
+	h.count(folder, counted{})
+	h.mu.Lock()
+	delete(h.failed, folder)
+	h.mu.Unlock()
+}
+
+func (h *hasher) count(folder sdk.RecordID, n counted) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	was := h.files[folder]
+	h.sum.files += n.files - was.files
+	h.sum.unknown += n.unknown - was.unknown
+	if h.files[folder] = n; n == (counted{}) {
+		delete(h.files, folder)
+	}
+	h.signal()
+}
+
+func (h *hasher) queue(folder sdk.RecordID, due time.Time) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if _, known := h.queued[folder]; known {
+		return
+	}
+	h.queued[folder] = struct{}{}
 	if due.IsZero() {
-		h.ready = append(h.ready, task{f, due})
+		h.ready = append(h.ready, task{folder, due})
 	} else {
-		h.later = append(h.later, task{f, due}) // all wait equally long, so that they stay in order
+		h.later = append(h.later, task{folder, due}) // all wait equally long, so that they stay in order
 	}
 	h.signal()
 }
@@ -110,43 +142,50 @@ func (h *hasher) signal() {
 	}
 }
 
-// begin keeps the hasher from reading, and from t. It may block while a few results of t are committed.
-func (h *hasher) begin(t *tree) {
-	if h == nil {
-		return
+// begin keeps the hasher from the location until end. It may block while a few results are committed.
+func (h *hasher) begin() {
+	if h != nil {
+		h.tree.turn.Lock()
 	}
-	h.mu.Lock()
-	h.reading++
-	h.mu.Unlock()
-	t.turn.Lock()
 }
 
-func (h *hasher) end(t *tree) {
-	if h == nil {
-		return
+func (h *hasher) end() {
+	if h != nil {
+		h.tree.turn.Unlock()
 	}
-	t.turn.Unlock()
-	h.mu.Lock()
-	h.reading--
-	h.signal()
-	h.mu.Unlock()
 }
 
-// leave takes t from the hasher, which does nothing more for it.
-func (h *hasher) leave(t *tree) {
+// reading keeps all hashers from the disk that the location is on until done is called. Where disks have no numbers,
+// volume tells them apart.
+func (h *hasher) reading(device int64, volume string) (done func()) {
+	if h == nil {
+		return func() {}
+	}
+	p := h.disks.of(device, volume)
+	h.mu.Lock()
+	h.disk = p
+	h.mu.Unlock()
+	p.change(1)
+	return func() { p.change(-1) }
+}
+
+// leave takes the location from the hasher, which does nothing more for it.
+func (h *hasher) leave() {
 	if h == nil {
 		return
 	}
-	t.turn.Lock()
-	t.ended = true
-	t.turn.Unlock()
-	h.mu.Lock()
-	delete(h.failed, t)
-	h.mu.Unlock()
+	h.tree.turn.Lock()
+	h.tree.ended = true
+	h.tree.turn.Unlock()
 }
 
 // run works until ctx ends. Its error is the host's.
 func (h *hasher) run(ctx context.Context) error {
+	defer func() {
+		if all := h.shown.all; all > h.shown.done { // nothing more is to come
+			h.host.Progress(h.key(), all, all)
+		}
+	}()
 	for ctx.Err() == nil {
 		job, wait := h.take(time.Now())
 		if len(h.results) > 0 && (job == nil || len(h.results) >= hashBatch || time.Since(h.since) > hashDelay) {
@@ -154,6 +193,7 @@ func (h *hasher) run(ctx context.Context) error {
 				return err
 			}
 		}
+		h.show(job == nil)
 		if job != nil {
 			if err := h.look(ctx, job); err != nil {
 				return err
@@ -180,12 +220,10 @@ func (h *hasher) take(now time.Time) (job *task, wait time.Duration) {
 		h.later = h.later[1:]
 	}
 	switch {
-	case h.reading > 0:
-		return nil, time.Hour
 	case len(h.ready) > 0:
 		job = &h.ready[0]
 		h.ready = h.ready[1:]
-		delete(h.queued, job.folderOf)
+		delete(h.queued, job.id)
 		return job, 0
 	case len(h.later) > 0:
 		return nil, h.later[0].due.Sub(now)
@@ -226,7 +264,7 @@ func (h *hasher) look(ctx context.Context, job *task) error {
 			if len(h.results) == 0 {
 				h.since = time.Now()
 			}
-			h.results = append(h.results, result{job.tree, e.ID, e.info(), name})
+			h.results[e.ID] = result{e.info(), name}
 		}
 		if len(h.results) >= hashBatch {
 			if err := h.flush(ctx); err != nil {
@@ -236,20 +274,21 @@ func (h *hasher) look(ctx context.Context, job *task) error {
 	}
 	h.report(job, failed)
 	if later {
-		h.queue(job.folderOf, time.Now().Add(h.options.Settle))
+		h.queue(job.id, time.Now().Add(h.options.Settle))
 	}
 	return nil
 }
 
 // open opens the folder of job; nil if it is not there, or not a part of the location, any more.
 func (h *hasher) open(job *task) disk.Dir {
-	job.tree.turn.Lock()
-	defer job.tree.turn.Unlock()
-	f := job.tree.byID[job.id]
-	if f == nil || job.tree.ended {
+	t := h.tree
+	t.turn.Lock()
+	defer t.turn.Unlock()
+	f := t.byID[job.id]
+	if f == nil || t.ended {
 		return nil
 	}
-	dir, _, err := job.tree.open(f)
+	dir, _, err := t.open(f)
 	if err != nil {
 		return nil // the reading of the location says so too
 	}
@@ -258,9 +297,13 @@ func (h *hasher) open(job *task) disk.Dir {
 
 // read returns the name of what the file of e holds, or content.ErrChanged where the file is not as e says.
 func (h *hasher) read(ctx context.Context, dir disk.Dir, e *Entry) (string, error) {
-	if err := h.rest(ctx, 0); err != nil {
+	h.mu.Lock()
+	pace := h.disk
+	h.mu.Unlock()
+	if err := pace.begin(ctx); err != nil {
 		return "", err
 	}
+	defer pace.end()
 	file, err := dir.Open(disk.Unescape(e.Name))
 	if err != nil {
 		return "", err
@@ -276,62 +319,26 @@ func (h *hasher) read(ctx context.Context, dir disk.Dir, e *Entry) (string, erro
 	if err := as(); err != nil {
 		return "", err
 	}
-	name, err := content.Name(file, e.Size, h.options.HashWhole, func(bytes int) error { return h.rest(ctx, bytes) })
+	name, err := content.Name(file, e.Size, h.options.HashWhole, func(bytes int) error { return pace.rest(ctx, bytes, h.options.HashRate) })
 	if err == nil {
 		err = as()
 	}
 	return name, err
 }
 
-// rest blocks until no location is being read, and so many bytes more may be read.
-func (h *hasher) rest(ctx context.Context, bytes int) error {
-	for {
-		h.mu.Lock()
-		reading := h.reading
-		h.mu.Unlock()
-		if reading == 0 {
-			break
-		}
-		select {
-		case <-h.wake:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
-	if h.options.HashRate > 0 && bytes > 0 {
-		now := time.Now()
-		if h.next.Before(now) {
-			h.next = now
-		}
-		wait(ctx, h.next.Sub(now))
-		h.next = h.next.Add(time.Duration(bytes) * time.Second / time.Duration(h.options.HashRate))
-	}
-	return ctx.Err()
-}
-
 // flush commits what was found out, as far as it still holds.
 func (h *hasher) flush(ctx context.Context) error {
-	byTree := map[*tree]map[sdk.RecordID]result{}
-	for _, r := range h.results {
-		if byTree[r.tree] == nil {
-			byTree[r.tree] = map[sdk.RecordID]result{}
-		}
-		byTree[r.tree][r.id] = r
-	}
-	h.results = nil
-	for t, results := range byTree {
-		if err := h.commit(ctx, t, results); err != nil {
-			if ctx.Err() != nil {
-				return nil //nolint:nilerr // stopped, not failed
-			}
-			return fmt.Errorf("commit what files hold: %w", err)
-		}
+	results := h.results
+	h.results = map[sdk.RecordID]result{}
+	if err := h.commit(ctx, results); err != nil && ctx.Err() == nil {
+		return fmt.Errorf("commit what files hold: %w", err)
 	}
 	return nil
 }
 
-// commit writes results of one location. While it does, no reading of that location changes its entries.
-func (h *hasher) commit(ctx context.Context, t *tree, results map[sdk.RecordID]result) error {
+// commit writes results. While it does, no reading of the location changes its entries.
+func (h *hasher) commit(ctx context.Context, results map[sdk.RecordID]result) error {
+	t := h.tree
 	t.turn.Lock()
 	defer t.turn.Unlock()
 	if t.ended {
@@ -349,10 +356,12 @@ func (h *hasher) commit(ctx context.Context, t *tree, results map[sdk.RecordID]r
 	if err != nil {
 		return err
 	}
+	found := map[sdk.RecordID]int64{} // by folder
 	for i := range entries {
 		e := &entries[i]
 		if r := results[e.ID]; e.ContentHash == nil && sameContent(e.info(), r.info) {
 			packer.Put(&hashed{Owned: sdk.Owned{ID: e.ID}, ContentHash: r.name})
+			found[e.Parent.ID()]++
 		}
 	}
 	if packer.Len() == 0 {
@@ -362,7 +371,38 @@ func (h *hasher) commit(ctx context.Context, t *tree, results map[sdk.RecordID]r
 	for _, refusal := range refused {
 		t.refuse(refusal)
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	for folder, n := range found {
+		h.mu.Lock()
+		now := h.files[folder]
+		h.mu.Unlock()
+		now.unknown = max(0, now.unknown-n)
+		h.count(folder, now) // nobody else counts in the hasher's turn
+	}
+	return nil
+}
+
+// key is what people know the progress by.
+func (h *hasher) key() string { return "hashing " + h.tree.path }
+
+// show says of how many files it is known what they hold, of those that can be read: now, or a second after it was said last.
+func (h *hasher) show(now bool) {
+	if !now && time.Since(h.said) < time.Second {
+		return
+	}
+	h.mu.Lock()
+	next := progress{h.sum.files - h.sum.unknown, h.sum.files}
+	for _, f := range h.failed {
+		next.all -= int64(f.count)
+	}
+	h.mu.Unlock()
+	if next == h.shown {
+		return
+	}
+	h.shown, h.said = next, time.Now()
+	h.host.Progress(h.key(), next.done, next.all)
 }
 
 // report warns of the files that could not be read, until their folder is looked into again.
@@ -371,10 +411,10 @@ func (h *hasher) report(job *task, now failure) {
 	if !changed {
 		return
 	}
-	job.tree.turn.Lock()
-	defer job.tree.turn.Unlock()
-	if !job.tree.ended {
-		job.tree.warn("content", count, message)
+	h.tree.turn.Lock()
+	defer h.tree.turn.Unlock()
+	if !h.tree.ended {
+		h.tree.warn("content", count, message)
 	}
 }
 
@@ -383,27 +423,22 @@ func (h *hasher) report(job *task, now failure) {
 func (h *hasher) tally(job *task, now failure) (count int, message string, changed bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	folders := h.failed[job.tree]
-	if folders[job.id].count == 0 && now.count == 0 {
+	if h.failed[job.id].count == 0 && now.count == 0 {
 		return 0, "", false
 	}
-	if folders == nil {
-		folders = map[sdk.RecordID]failure{}
-		h.failed[job.tree] = folders
-	}
-	folders[job.id] = now
+	h.failed[job.id] = now
 	if now.count == 0 {
-		delete(folders, job.id)
+		delete(h.failed, job.id)
 	}
 	why := now.reason
-	for _, f := range folders {
+	for _, f := range h.failed {
 		count += f.count
 		if why == nil {
 			why = f.reason
 		}
 	}
 	if count > 0 {
-		message = fmt.Sprintf("%s: what %d files hold is not known, since they can not be read: %v", job.tree.path, count, why)
+		message = fmt.Sprintf("%s: what %d files hold is not known, since they can not be read: %v", h.tree.path, count, why)
 	}
 	return count, message, true
 }

@@ -3,8 +3,11 @@ package catalog
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -13,6 +16,7 @@ import (
 	"github.com/starling-sync/starling/plugins/location/catalog/content"
 	"github.com/starling-sync/starling/plugins/location/catalog/disk"
 	"github.com/starling-sync/starling/sdk"
+	"github.com/starling-sync/starling/sdk/sdktest"
 )
 
 // hashing turns on that what files hold is found out, at once.
@@ -135,6 +139,75 @@ func TestRun_HashWaitsForQuietFiles(t *testing.T) {
 	w.check(os.Chtimes(w.at("ahead"), soon, soon))
 	w.start()
 	w.awaitHashes("old")
+	w.awaitProgress(1, 3)
+	w.check(os.Remove(w.at("fresh")))
+	w.awaitProgress(1, 2)
+}
+
+// awaitProgress waits until it is shown of how many files it is known what they hold.
+func (w *world) awaitProgress(done, total int64) {
+	w.Helper()
+	w.await(fmt.Sprintf("hashing %d of %d", done, total), func() bool {
+		return w.host.Progressed()["hashing "+w.dir] == sdktest.Progress{Done: done, Total: total}
+	})
+}
+
+// TestRun_HashProgress follows how far it is as files come, move with their folder, and go.
+func TestRun_HashProgress(t *testing.T) {
+	w := newWorld(t, "a", "b/c", "b/d/e")
+	w.hashing()
+	w.start()
+	w.awaitProgress(3, 3)
+	w.make("b/d/f")
+	w.awaitProgress(4, 4)
+	w.rename("b", "moved")
+	w.expectWith("moved/d/f")
+	w.awaitProgress(4, 4)
+	w.check(os.RemoveAll(w.at("moved")))
+	w.awaitProgress(1, 1)
+	w.stop()
+	w.start()
+	w.awaitProgress(1, 1)
+}
+
+// TestRun_HashBesideAStuckLocation has a location on another disk never come to its end: what files of the others hold is found
+// out all the same.
+func TestRun_HashBesideAStuckLocation(t *testing.T) {
+	w := newWorld(t, "a", "b/c")
+	w.hashing()
+	stuck := t.TempDir()
+	w.check(os.WriteFile(filepath.Join(stuck, "file"), nil, 0o600))
+	files := &stuckFiles{below: stuck, until: make(chan struct{}), at: make(chan struct{})}
+	w.options.Files = files
+	w.addLocation(stuck)
+	defer close(files.until)
+	w.run()
+	<-files.at
+	w.awaitHashes("a", "b/c")
+}
+
+// stuckFiles are those of another disk below a folder, and their folders can not be opened until a channel is closed.
+type stuckFiles struct {
+	disk.System
+	below     string
+	at, until chan struct{}
+	once      sync.Once
+}
+
+func (s *stuckFiles) Stat(path string) (disk.Info, error) {
+	info, err := s.System.Stat(path)
+	if strings.HasPrefix(path, s.below) {
+		info.Device++
+	}
+	return info, err
+}
+
+func (s *stuckFiles) Open(root, below string) (disk.Dir, error) {
+	if root == s.below {
+		s.once.Do(func() { close(s.at) })
+		<-s.until
+	}
+	return s.System.Open(root, below)
 }
 
 func TestRun_HashOfUnreadable(t *testing.T) {
@@ -149,8 +222,10 @@ func TestRun_HashOfUnreadable(t *testing.T) {
 		warning := w.host.Warnings()["content "+w.dir]
 		return warning.Count == 1 && strings.Contains(warning.Message, "b:")
 	})
+	w.awaitProgress(2, 2) // of those that can be read
 	files.set(w.at("b")+"!", nil)
 	w.awaitHashes("a", "b", "c/d")
+	w.awaitProgress(3, 3)
 	w.await("the warning to go", func() bool { return w.host.Warnings()["content "+w.dir].Count == 0 })
 }
 
@@ -158,68 +233,93 @@ func TestRun_HashOfUnreadable(t *testing.T) {
 func TestHasher_Commit(t *testing.T) {
 	w := newWorld(t, "same", "changed", "gone")
 	tree := w.read()
-	tree.content = newHasher(w.host, w.options.withDefaults())
+	tree.content = newHasher(tree, &disks{})
 	results := map[sdk.RecordID]result{}
 	for name, e := range w.entries() {
-		results[e.ID] = result{tree, e.ID, e.info(), "sha256:00"}
+		results[e.ID] = result{e.info(), "sha256:00"}
 		if name == "changed" {
 			info := e.info()
 			info.Modified = info.Modified.Add(-time.Second)
-			results[e.ID] = result{tree, e.ID, info, "sha256:00"}
+			results[e.ID] = result{info, "sha256:00"}
 		}
 	}
 	w.check(os.Remove(w.at("gone")))
 	w.readAgain(tree, "")
-	w.check(tree.content.commit(t.Context(), tree, results))
+	w.check(tree.content.commit(t.Context(), results))
 	for name, got := range w.hashes() {
 		if want := map[string]string{"same": "sha256:00"}[name]; got != want {
 			t.Errorf("%q has the name %q, want %q", name, got, want)
 		}
 	}
-	tree.content.leave(tree)
+	tree.content.leave()
 	commits := len(w.host.Commits())
 	late := w.entries()["changed"]
-	results = map[sdk.RecordID]result{late.ID: {tree, late.ID, late.info(), "sha256:00"}}
-	w.check(tree.content.commit(t.Context(), tree, results))
+	results = map[sdk.RecordID]result{late.ID: {late.info(), "sha256:00"}}
+	w.check(tree.content.commit(t.Context(), results))
 	if len(w.host.Commits()) != commits {
 		t.Error("it wrote for a location that has ended")
 	}
 }
 
-// TestHasher_Rest holds that nothing is read while a location is read, and no faster than wanted.
-func TestHasher_Rest(t *testing.T) {
+// TestPace holds that nothing is read of a disk while a location on it is read, no faster than wanted, and one file at a time.
+func TestPace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := newHasher(nil, Options{HashRate: 1 << 20})
-		one, two := &tree{}, &tree{}
-		h.begin(one)
-		h.begin(two)
+		const rate = 1 << 20
+		var all disks
+		p, other := all.of(1, ""), all.of(2, "")
+		one, two := newHasher(&tree{}, &all), newHasher(&tree{}, &all)
+		ends := []func(){one.reading(1, ""), two.reading(1, "")}
 		rested := make(chan error, 1)
-		go func() { rested <- h.rest(t.Context(), 1<<19) }()
-		for _, end := range []*tree{one, two} {
+		go func() { rested <- p.rest(t.Context(), 1<<19, rate) }()
+		for _, end := range ends {
 			synctest.Wait()
+			if err := other.rest(t.Context(), 1, rate); err != nil {
+				t.Errorf("another disk: %v", err)
+			}
 			select {
 			case err := <-rested:
 				t.Fatalf("it went on while a location is read: %v", err)
 			default:
 			}
-			h.end(end)
+			end()
 		}
 		if err := <-rested; err != nil {
 			t.Error(err)
 		}
 		began := time.Now()
 		for range 4 {
-			if err := h.rest(t.Context(), 1<<19); err != nil {
+			if err := p.rest(t.Context(), 1<<19, rate); err != nil {
 				t.Error(err)
 			}
 		}
 		if took := time.Since(began); took != 2*time.Second {
 			t.Errorf("2 MiB at 1 MiB a second took %s", took)
 		}
+		if err := p.begin(t.Context()); err != nil {
+			t.Error(err)
+		}
+		began2 := make(chan struct{})
+		go func() {
+			if err := p.begin(t.Context()); err != nil {
+				t.Error(err)
+			}
+			close(began2)
+		}()
+		synctest.Wait()
+		select {
+		case <-began2:
+			t.Error("two files of one disk are read at once")
+		default:
+		}
+		p.end()
+		<-began2
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
-		h.begin(one)
-		if err := h.rest(ctx, 1); !errors.Is(err, context.Canceled) {
+		defer one.reading(1, "")()
+		if err := p.rest(ctx, 1, rate); !errors.Is(err, context.Canceled) {
+			t.Errorf("after the end: %v", err)
+		}
+		if err := p.begin(ctx); !errors.Is(err, context.Canceled) {
 			t.Errorf("after the end: %v", err)
 		}
 	})
@@ -229,8 +329,8 @@ func TestHasher_Rest(t *testing.T) {
 func TestHasher_Read(t *testing.T) {
 	w := newWorld(t, "file", "pipe")
 	w.hashing()
-	w.read()
-	h := newHasher(w.host, w.options.withDefaults())
+	h := newHasher(w.read(), &disks{})
+	h.reading(1, "")()
 	dir, err := disk.System{}.Open(w.dir, ".")
 	w.check(err)
 	defer dir.Close()

@@ -304,7 +304,7 @@ func reason(err error) error {
 
 // write commits what l holds and differs, and queues the folders in it that are to be read.
 func (s *scan) write(ctx context.Context, l *listing) error {
-	unknown := false
+	var files counted
 	for _, sight := range l.sightings {
 		var entry Entry
 		if sight.was != nil {
@@ -320,7 +320,12 @@ func (s *scan) write(ctx context.Context, l *listing) error {
 			}
 		}
 		if sight.info.Kind != disk.Directory {
-			unknown = unknown || (sight.info.Kind == disk.File && entry.ContentHash == nil)
+			if sight.info.Kind == disk.File {
+				files.files++
+				if entry.ContentHash == nil {
+					files.unknown++
+				}
+			}
 			continue
 		}
 		path := join(l.path, disk.Unescape(sight.name))
@@ -332,9 +337,7 @@ func (s *scan) write(ctx context.Context, l *listing) error {
 			s.add(f)
 		}
 	}
-	if unknown {
-		s.content.note(s.tree, l.id)
-	}
+	s.content.note(l.id, files)
 	return nil
 }
 

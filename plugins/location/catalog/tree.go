@@ -87,8 +87,8 @@ func (t *tree) run(ctx context.Context) error {
 
 // lookAndRead reads the location if it is there, and otherwise returns why it counts as absent.
 func (t *tree) lookAndRead(ctx context.Context) (absent, err error) {
-	t.content.begin(t)
-	defer t.content.end(t)
+	t.content.begin()
+	defer t.content.end()
 	if absent, err = t.look(ctx); err != nil {
 		return nil, err
 	}
@@ -96,12 +96,13 @@ func (t *tree) lookAndRead(ctx context.Context) (absent, err error) {
 	if absent != nil {
 		return absent, nil
 	}
+	defer t.content.reading(t.root.Device, filepath.VolumeName(t.real))()
 	return nil, t.readAll(ctx)
 }
 
 // end releases the watch and takes the warnings back.
 func (t *tree) end() {
-	t.content.leave(t)
+	t.content.leave()
 	if t.watch != nil {
 		t.watch.close()
 	}
@@ -192,6 +193,9 @@ func (t *tree) reset(resolved string, root disk.Info) {
 		t.watch.close()
 	}
 	t.real, t.root = resolved, root
+	for id := range t.byID {
+		t.content.forget(id)
+	}
 	t.folders, t.byID = map[string]*folder{}, map[sdk.RecordID]*folder{}
 	t.unwatched, t.unreadable = map[string]struct{}{}, map[string]error{}
 	t.data = map[string]struct{}{}
@@ -281,9 +285,7 @@ func (t *tree) follow(ctx context.Context) error {
 				return nil
 			}
 			began := time.Now()
-			t.content.begin(t)
-			err := t.readChanged(ctx, dirty)
-			t.content.end(t)
+			err := t.lookAtChanged(ctx, dirty)
 			if err != nil {
 				return err
 			}
@@ -291,6 +293,13 @@ func (t *tree) follow(ctx context.Context) error {
 			rested = time.Now().Add(min(3*time.Since(began), maxPause))
 		}
 	}
+}
+
+func (t *tree) lookAtChanged(ctx context.Context, paths map[string]struct{}) error {
+	t.content.begin()
+	defer t.content.end()
+	defer t.content.reading(t.root.Device, filepath.VolumeName(t.real))()
+	return t.readChanged(ctx, paths)
 }
 
 // blind reports whether something can change here without an event.
@@ -326,6 +335,7 @@ func (t *tree) forget(path string) {
 		delete(t.folders, p)
 		if t.byID[f.id] == f {
 			delete(t.byID, f.id)
+			t.content.forget(f.id)
 		}
 		delete(t.unwatched, p)
 		delete(t.unreadable, p)
