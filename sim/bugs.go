@@ -17,7 +17,7 @@ import (
 
 // bugs are the seeded bugs. A new checker, or a new part of the protocol, brings some of its own.
 func bugs() []*bug {
-	return slices.Concat(storeBugs(), mergeBugs(), talkBugs(), historyBugs())
+	return slices.Concat(storeBugs(), mergeBugs(), editBugs(), talkBugs(), historyBugs())
 }
 
 func findBug(name string) *bug {

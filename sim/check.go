@@ -19,7 +19,10 @@ func (w *world) acknowledged(d *device, page *protocol.Page) {
 	if at := w.graph.Low(d.durable[page.Stream], page.Heads); page.From > at {
 		w.fail("watermark", "%s announces a commit after %s, and its stream stood at %s", d, page.From, at)
 	}
-	for _, c := range w.changes(page) {
+	changes := w.changes(page)
+	asked := w.asked
+	for i, c := range changes {
+		asked = w.means(d, asked, changes[:i], c)
 		switch {
 		case c.stamp <= d.last, w.ledger.drawn[c.version()]:
 			w.fail("stamps", "%s gave the stamp %s after %s", d, c.stamp, d.last)
@@ -196,6 +199,7 @@ func (w *world) doubtExtra(d *device, k key, list []*change) {
 		if !slices.Contains(list, c) && !d.reach[c.stream].covers(c) {
 			delete(d.extra[k], c)
 			d.vague[k] = true
+			w.reckon() // it may have been the last who had it by the account
 		}
 	}
 }

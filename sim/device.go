@@ -135,7 +135,7 @@ func (d *device) start() {
 	w.check(d.open(ctx), "start %s", d)
 	d.journal = peerlog.New(d.db)
 	var err error
-	d.registry, err = registry.New(ctx, registry.Options{DB: d.db, Self: d.id, Log: w.log})
+	d.registry, err = registry.New(ctx, registry.Options{DB: d.db, Self: d.id, Part: w.bug.part(d), Log: w.log})
 	w.check(err, "start %s: registry", d)
 	for _, server := range servers() {
 		_, err := d.registry.Add(ctx, w.bug.wrapServer(server))

@@ -27,6 +27,7 @@ type bug struct {
 	clock      func(*device) (*hlc.Clock, error)
 	join       func(*device, *replica.Pages) *replica.Pages
 	nextStamp  func(*device) func() hlc.Stamp
+	partID     func(*device) sdk.PartID
 	log        func(*device) transaction.Journal
 	onReceived func(*device, peersync.Apply)
 	onReply    func(*device, peersync.Applied) bool // false: the machine is not told
@@ -76,6 +77,14 @@ func (b *bug) next(d *device) func() hlc.Stamp {
 		return b.nextStamp(d)
 	}
 	return d.clock.Now
+}
+
+// part names a start of a device, for counters.
+func (b *bug) part(d *device) sdk.PartID {
+	if b.partID != nil {
+		return b.partID(d)
+	}
+	return sdk.NewPartID(d.w.partRand.Uint64() | 1)
 }
 
 func (b *bug) journal(d *device) transaction.Journal {

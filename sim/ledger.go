@@ -30,6 +30,8 @@ type change struct {
 	kind   sdk.OpKind           // of a device-owned record: Insert for a row, Delete for a delete
 	fields map[string]string    // by column
 	seen   map[string]hlc.Stamp // of shared fields: what the writer replaced
+	does   map[string]effect    // to sets and counters
+	first  *change              // of which this is a repetition, with a new stamp; nil: it is none
 
 	// forgiven says that the change may be gone for good: who alone had it was restored from an older copy, or belongs to
 	// the library no more.
@@ -191,10 +193,18 @@ func (l *ledger) shared(k key, covers func(*change) bool) (e expected) {
 			}
 		}
 		for column, value := range c.fields {
+			if inParts(k.model, column) {
+				continue
+			}
 			next := field{value, v}
 			if old, ok := e.fields[column]; !ok || beats(mergeOf(k.model, column), next, old) {
 				e.fields[column] = next
 			}
+		}
+	}
+	for _, column := range columnsOf(k.model) {
+		if value, ok := l.inParts(k, column, covers); ok {
+			e.fields[column] = value
 		}
 	}
 	e.exists = e.inserted.Compare(deleted) > 0

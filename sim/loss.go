@@ -218,7 +218,8 @@ func (w *world) rot() {
 	}
 	var visible []key
 	for k, row := range rows {
-		if row.Visible && k.model != memberModel && !w.rotten[k] && !needed[k.id] {
+		due := row.Owner == d.id && row.Stamp.Time().After(d.monotonic()) // to get a new stamp, which a damaged row would not
+		if row.Visible && k.model != memberModel && !w.rotten[k] && !needed[k.id] && !due {
 			visible = append(visible, k)
 		}
 	}

@@ -216,6 +216,7 @@ func (s *Stats) add(other *Stats) {
 		{&s.Stops, other.Stops}, {&s.Jumps, other.Jumps}, {&s.Resets, other.Resets}, {&s.Joins, other.Joins}, {&s.Hidden, other.Hidden}, {&s.Journalled, other.Journalled},
 		{&s.Restores, other.Restores}, {&s.Clones, other.Clones}, {&s.Retires, other.Retires}, {&s.Aways, other.Aways}, {&s.Rots, other.Rots},
 		{&s.Aheads, other.Aheads}, {&s.Restamps, other.Restamps}, {&s.Restamped, other.Restamped}, {&s.SeenHeld, other.SeenHeld},
+		{&s.Removed, other.Removed}, {&s.Kept, other.Kept}, {&s.Doubtful, other.Doubtful},
 	} {
 		*pair.to += pair.from
 	}
@@ -232,4 +233,5 @@ func report(out io.Writer, s Stats, took time.Duration) {
 	fmt.Fprintf(out, "%d copies put back, %d devices run twice, %d retired, %d away for long, %d records damaged; %d clocks years ahead, %d starts gave %d changes new stamps\n", //nolint:errcheck // a report
 		s.Restores, s.Clones, s.Retires, s.Aways, s.Rots, s.Aheads, s.Restamps, s.Restamped)
 	fmt.Fprintf(out, "at rest at the latest %s after faults stopped; %d records seen waiting; %d values in journals; at most %d bytes unacknowledged\n", s.Settled, s.Hidden, s.Journalled, s.MostUnread) //nolint:errcheck // a report
+	fmt.Fprintf(out, "%d adds to sets undone, %d elements there for an add that a remove had not seen; %d edits by what the account does not know\n", s.Removed, s.Kept, s.Doubtful)                      //nolint:errcheck // a report
 }

@@ -24,12 +24,14 @@ type Topic struct {
 	Folder sdk.Ref `starling:"folder,ref=folder"`
 }
 
-// Meter is shared, with fields that merge by value, and is never deleted: see mayDelete.
+// Meter is shared, with a field of each merge kind, and is never deleted: see mayDelete.
 type Meter struct {
 	sdk.Shared
-	High  int64  `starling:"high,max"`
-	Low   int64  `starling:"low,min"`
-	Title string `starling:"title"`
+	High  int64           `starling:"high,max"`
+	Low   int64           `starling:"low,min"`
+	Title string          `starling:"title"`
+	Words sdk.Set[string] `starling:"words"`
+	Count sdk.Counter     `starling:"count"`
 }
 
 // Tie joins a topic to anything, once: its id is its natural key.
@@ -65,7 +67,7 @@ func columnsOf(model sdk.ModelName) []string {
 	case topicModel:
 		return []string{"title", "color", "size", "parent", "folder"}
 	case meterModel:
-		return []string{"high", "low", "title"}
+		return []string{"high", "low", "title", "words", "count"}
 	case tieModel:
 		return []string{"topic", "target", "note"}
 	}
@@ -86,11 +88,15 @@ func required(model sdk.ModelName) map[string]sdk.ModelName {
 }
 
 func mergeOf(model sdk.ModelName, column string) sdk.Merge {
-	if model == meterModel && column == "high" || model == memberModel && column == "retired" {
+	switch {
+	case model == meterModel && column == "high", model == memberModel && column == "retired":
 		return sdk.Max
-	}
-	if model == meterModel && column == "low" {
+	case model == meterModel && column == "low":
 		return sdk.Min
+	case model == meterModel && column == "words":
+		return sdk.AddWins
+	case model == meterModel && column == "count":
+		return sdk.Sum
 	}
 	return sdk.LWW
 }
@@ -103,9 +109,9 @@ func servers() []sdk.ModelServer {
 	}
 }
 
-// mayDelete says whether records of a model are deleted. A value that merges by value outlives the record: it counts again
-// once the record is inserted again, unless the clocks of the deleted record have been forgotten by then, which devices do at
-// different times. Until that is settled meters stay, and an insert names every field.
+// mayDelete says whether records of a model are deleted. What does not merge by the last write outlives the record: it counts
+// again once the record is inserted again, unless the clocks of the deleted record have been forgotten by then, which devices do
+// at different times. Until that is settled meters stay, and an insert names every field.
 func mayDelete(model sdk.ModelName) bool { return model != meterModel }
 
 // kindOf is how the records of a model change.

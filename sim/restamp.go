@@ -3,7 +3,6 @@ package main
 import (
 	"cmp"
 	"context"
-	"maps"
 	"slices"
 
 	"github.com/starling-sync/starling/hlc"
@@ -142,7 +141,7 @@ func (w *world) takeStamps(d *device, r *restamping) {
 	before, renamed := slices.Clone(r.before), map[hlc.Stamp]hlc.Stamp{}
 	most := len(r.before) + len(r.gone)
 	for i, c := range list {
-		at := slices.IndexFunc(before, func(b *change) bool { return b.key == c.key && b.kind == c.kind && maps.Equal(b.fields, c.fields) })
+		at := slices.IndexFunc(before, func(b *change) bool { return w.sameAfter(b, c, renamed) })
 		switch want := r.base + 1 + hlc.Stamp(i); { //nolint:gosec // an index
 		case at < 0 || at > 0 && !w.branched:
 			w.fail("restamp", "%s: its %s of %s at %s is what it had at another place, or not at all", d, c.kind, c.key, c.stamp)
@@ -151,6 +150,7 @@ func (w *world) takeStamps(d *device, r *restamping) {
 		}
 		old := before[at]
 		before = slices.Delete(before, at, at+1)
+		c.does, c.first = old.restampedEffects(renamed), old.origin()
 		renamed[old.stamp] = c.stamp
 		w.checkSeen(d, r, old, c, renamed)
 		c.epoch = d.epoch.Of(c.stream.Kind)

@@ -212,6 +212,7 @@ func (w *world) finish() {
 			w.checkArrived(d, st)
 		}
 	}
+	w.countKept(list[0])
 	for _, m := range first {
 		for _, b := range m.Digest[:8] {
 			w.note(-1, string(m.Model), uint64(b))

@@ -77,6 +77,7 @@ type Stats struct {
 	Reads, Crashes, MidCommit         int
 	Cuts, Stops, Jumps, Resets, Joins int
 	Hidden, MostUnread, Journalled    int
+	Removed, Kept, Doubtful           int // adds that removes undid; elements there since the remove had not seen an add; edits by what the account does not know
 
 	Restores, Clones, Retires, Aways, Rots, Aheads int
 	Restamps, Restamped, SeenHeld                  int // starts that restamp; changes with new stamps; streams shown as held on both sides
@@ -124,8 +125,9 @@ type world struct {
 	healed    bool           // faults have stopped
 	shaken    bool           // pages were applied while a local write was being decided
 	written   *protocol.Page // by the latest local commit
+	asked     []intent       // of the local write at hand, of shared records
 
-	workRand, faultRand, netRand *rand.Rand
+	workRand, faultRand, netRand, partRand *rand.Rand
 
 	graph     history.Graph // of all epochs that were ever opened
 	starts    int           // of all devices together
@@ -179,7 +181,7 @@ func newWorld(o Options) *world {
 	source := func(n uint64) *rand.Rand { return rand.New(rand.NewPCG(o.Seed, n)) } //nolint:gosec // reproducible
 	w := &world{
 		options: o, log: hclog.NewNullLogger(), ledger: newLedger(), digest: fnv.New64a(), bug: findBug(o.Bug),
-		workRand: source(1), faultRand: source(2), netRand: source(3), config: peersync.DefaultConfig(), limits: protocol.DefaultLimits(),
+		workRand: source(1), faultRand: source(2), netRand: source(3), partRand: source(4), config: peersync.DefaultConfig(), limits: protocol.DefaultLimits(),
 		ever: map[int]map[protocol.Stream]protocol.Heads{}, everReach: map[int]map[protocol.Stream]reach{}, carried: map[carriedID]*cargo{},
 		forgottenTo: map[peersync.Scope]hlc.Stamp{}, forgotten: map[protocol.EpochID]bool{}, rotten: map[key]bool{},
 	}

@@ -17,7 +17,7 @@ import (
 const (
 	foldersEach = 10 // of each device
 	topicsInAll = 12
-	metersInAll = 3
+	metersInAll = 2
 )
 
 func (w *world) scheduleWrites() {
@@ -33,11 +33,16 @@ func (w *world) scheduleWrites() {
 			w.after(at, func() { w.writeSomewhere() })
 			continue
 		}
-		k := w.workRand.IntN(topicsInAll)
+		k := w.workRand.IntN(topicsInAll + metersInAll)
 		w.after(at, func() { // several devices write one record at one moment
 			for _, d := range w.devices {
-				if d.up && !d.stopped && d.joined && w.workRand.IntN(3) > 0 {
+				if !d.up || d.stopped || !d.joined || w.workRand.IntN(3) == 0 {
+					continue
+				}
+				if k < topicsInAll {
 					w.share(d, []intent{w.topicIntent(d, topicID(k))})
+				} else {
+					w.share(d, []intent{w.meterIntent(d, meterID(k-topicsInAll))})
 				}
 			}
 		})
@@ -64,14 +69,14 @@ func (w *world) writeSomewhere() {
 // writeAt makes some write at a device.
 func (w *world) writeAt(d *device) {
 	n := 1 + w.workRand.IntN(4)
-	switch w.workRand.IntN(16) {
+	switch w.workRand.IntN(18) {
 	case 0, 1, 2, 3, 4, 5:
 		w.own(d, n)
 	case 6:
 		w.stealFrom(d)
-	case 7:
-		w.share(d, []intent{w.meterIntent(d)})
-	case 8, 9, 10, 11, 12, 13:
+	case 7, 8, 9:
+		w.share(d, w.meterIntents(d, n))
+	case 10, 11, 12, 13, 14, 15:
 		var list []intent
 		for range n {
 			in := w.topicIntent(d, topicID(w.workRand.IntN(topicsInAll)))
@@ -132,11 +137,28 @@ func (w *world) topicIntent(d *device, id sdk.RecordID) intent {
 	return in
 }
 
-// meterIntent draws a change of a meter, whose values mostly win by their size.
-func (w *world) meterIntent(d *device) intent {
-	r := w.workRand
-	k := key{meterModel, meterID(r.IntN(metersInAll))}
-	in := intent{key: k, kind: sdk.Update, fields: map[string]any{"high": r.Int64N(100), "low": r.Int64N(100), "title": text(r)}}
+// meterIntents draws changes of meters, also several of one.
+func (w *world) meterIntents(d *device, n int) (list []intent) {
+	for range n {
+		in := w.meterIntent(d, meterID(w.workRand.IntN(metersInAll)))
+		if in.kind != sdk.Insert || !slices.ContainsFunc(list, func(other intent) bool { return other.key == in.key }) {
+			list = append(list, in)
+		}
+	}
+	return list
+}
+
+// meterIntent draws a change of a meter. Values are few, so that writes of one value meet, too.
+func (w *world) meterIntent(d *device, id sdk.RecordID) intent {
+	r, k := w.workRand, key{meterModel, id}
+	in := intent{key: k, kind: sdk.Update, fields: map[string]any{
+		"high": r.Int64N(12), "low": r.Int64N(12), "title": text(r), "words": setEdit(r), "count": counterEdit(r),
+	}}
+	for _, column := range []string{"high", "low"} {
+		if r.IntN(10) == 0 {
+			in.fields[column] = nil
+		}
+	}
 	exists := w.ledger.shared(k, d.covers).exists
 	switch {
 	case !exists:
@@ -144,7 +166,12 @@ func (w *world) meterIntent(d *device) intent {
 	case mayDelete(meterModel) && r.IntN(6) == 0:
 		in.kind, in.fields = sdk.Delete, nil
 	default:
-		delete(in.fields, columnsOf(meterModel)[r.IntN(3)])
+		kept := columnsOf(meterModel)[r.IntN(5)]
+		for _, column := range columnsOf(meterModel) {
+			if column != kept && r.IntN(2) == 0 {
+				delete(in.fields, column)
+			}
+		}
 	}
 	return in
 }
@@ -170,7 +197,11 @@ func sharedBatch(list []intent) sdk.Batch {
 	for _, in := range list {
 		b.Rows = sdk.AppendOpHeader(b.Rows, in.id, 0, in.kind, len(in.fields))
 		for i, column := range b.Columns {
-			if value, ok := in.fields[column]; ok {
+			value, ok := in.fields[column]
+			if said, isEdit := value.(edit); isEdit {
+				value = said.packed
+			}
+			if ok {
 				b.Rows = sdk.AppendOpField(b.Rows, i, value, 0)
 			}
 		}
@@ -185,8 +216,9 @@ func (w *world) share(d *device, list []intent) {
 		exists := w.ledger.shared(in.key, d.covers).exists
 		should = append(should, in.kind == sdk.Insert && (!exists || in.model == tieModel) || in.kind != sdk.Insert && exists)
 	}
+	w.asked = list
 	result, ok := w.commit(d, transaction.Request{Kind: sdk.SharedByAll, Batches: []sdk.Batch{sharedBatch(list)}})
-	if !ok {
+	if w.asked = nil; !ok {
 		return
 	}
 	refused := map[int]sdk.Refusal{}
@@ -221,6 +253,12 @@ func sameFields(packed map[string]string, fields map[string]any) bool {
 		return false
 	}
 	for column, value := range fields {
+		if _, isEdit := value.(edit); isEdit {
+			if _, written := packed[column]; !written {
+				return false
+			}
+			continue // see means
+		}
 		if packed[column] != string(sdk.AppendValue(nil, value)) {
 			return false
 		}
