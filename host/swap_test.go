@@ -25,12 +25,18 @@ import (
 // built makes one build of a package and returns its path. mode is what main.mode is set to.
 func built(t *testing.T, pkg, mode string) string {
 	t.Helper()
+	return linked(t, pkg, mode, "main.mode")
+}
+
+// linked makes one build of a package, in which variable is value, and returns its path.
+func linked(t *testing.T, pkg, value, variable string) string {
+	t.Helper()
 	mustBuild(t)
-	path := filepath.Join(buildDir, "builds", filepath.Base(pkg)+"-"+mode)
+	path := filepath.Join(buildDir, "builds", filepath.Base(pkg)+"-"+value)
 	if _, err := os.Stat(path); err == nil {
 		return path
 	}
-	cmd := exec.Command("go", "build", "-o", path, "-ldflags", "-s -X main.mode="+mode, "github.com/starling-sync/starling/"+pkg) //nolint:gosec // a test's
+	cmd := exec.Command("go", "build", "-o", path, "-ldflags", "-s -X "+variable+"="+value, "github.com/starling-sync/starling/"+pkg) //nolint:gosec // a test's
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("build %s: %v\n%s", pkg, err, out)
 	}
@@ -223,6 +229,87 @@ func TestSwap_RaisesVersion(t *testing.T) {
 	if tag := bob.List(t, "tag")[id]; tag["shade"] != "dark" {
 		t.Errorf("bob has %v", tag)
 	}
+}
+
+// TestSwap_Versions swaps between builds in the store by their versions, and pins them with a lock file.
+func TestSwap_Versions(t *testing.T) {
+	alice := clustertest.NewDevice(t, mustBuild(t), "alice", "--library", "home")
+	place := filepath.Join(alice.Dir, "tag")
+	put := func(path string) {
+		t.Helper()
+		text, err := os.ReadFile(path)
+		if err == nil {
+			err = errors.Join(os.Remove(place), os.WriteFile(place, text, 0o700))
+		}
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			t.Fatal(err)
+		}
+	}
+	const version = "github.com/starling-sync/starling/sdk/rpc.version"
+	old, next := linked(t, "plugins/tag", "v1.4.0", version), linked(t, "plugins/tag", "v1.5.0", version)
+	if err := os.WriteFile(place, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	put(old)
+	edit(t, alice, `model "tag" {}`, `model "tag" { path = "./tag" }`)
+	alice.Start(t)
+	runs := func(want string, staged ...string) {
+		t.Helper()
+		client, err := control.Dial(t.Context(), alice.Data())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer client.Close()
+		clustertest.Eventually(t, want+" runs", func() error {
+			all, err := client.Plugins(t.Context())
+			if err != nil {
+				return err
+			}
+			for _, p := range all {
+				var versions []string
+				for _, b := range p.Staged {
+					versions = append(versions, b.Version)
+				}
+				if p.Name == "tag" && (p.Version != want || p.State != "running" || fmt.Sprint(versions) != fmt.Sprint(staged)) {
+					return fmt.Errorf("%+v", p)
+				}
+			}
+			return nil
+		})
+	}
+	refused := func(want string, args ...string) {
+		t.Helper()
+		if _, err := alice.TryRun(args...); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v: want an error with %q, got %v", args, want, err)
+		}
+	}
+	runs("v1.4.0", "v1.4.0")
+	alice.Run(t, "plugin", "swap", "tag", next, "--dry-run")
+	runs("v1.4.0", "v1.4.0", "v1.5.0")
+	if list := alice.Run(t, "plugin", "list"); !strings.Contains(list, "v1.5.0") {
+		t.Errorf("plugin list:\n%s", list)
+	}
+	alice.Run(t, "plugin", "swap", "tag", "--version", "1.5.0", "--soak", "0s")
+	runs("v1.5.0", "v1.4.0", "v1.5.0")
+	alice.Run(t, "plugin", "swap", "tag", "--version", "v1.4.0", "--soak", "0s")
+	runs("v1.4.0", "v1.5.0", "v1.4.0")
+	refused(next+" is not the one that is expected", "plugin", "swap", "tag", next, "--sha256", strings.Repeat("ab", 32))
+	refused("there are: v1.5.0 (sha256:", "plugin", "swap", "tag", "--version", "v2.0.0")
+
+	alice.Run(t, "plugin", "lock", "tag")
+	if out := alice.Run(t, "reload", "--soak", "0s"); !strings.Contains(out, `model "tag": sha256 none -> `) {
+		t.Errorf("reload: %s", out)
+	}
+	lock := filepath.Join(alice.Dir, "plugins.lock.hcl")
+	refused(lock+":4,", "plugin", "swap", "tag", "--version", "v1.5.0")
+	put(next) // behind the host's back: the lock file counts
+	refused(place+" is not the one that is expected", "plugin", "swap", "tag", place)
+	alice.Stop(t)
+	alice.Start(t)
+	runs("v1.4.0", "v1.5.0", "v1.4.0")
+	alice.Run(t, "plugin", "lock", "tag")
+	alice.Run(t, "reload", "--soak", "0s")
+	runs("v1.5.0", "v1.4.0", "v1.5.0")
 }
 
 // TestSwap_DeafTransport swaps to a transport that takes connections and carries nothing.

@@ -15,7 +15,7 @@ import (
 
 func (a *app) pluginCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "plugin", Short: "Make, check and act on plugins"}
-	cmd.AddCommand(a.pluginNewCommand(), a.pluginVerifyCommand(), a.pluginDescribeCommand(), a.pluginRestartCommand())
+	cmd.AddCommand(a.pluginNewCommand(), a.pluginVerifyCommand(), a.pluginDescribeCommand(), a.pluginRestartCommand(), a.pluginLockCommand())
 	cmd.AddCommand(a.swapCommands()...)
 	return cmd
 }

@@ -200,7 +200,7 @@ func (p *parser) models(c *Config, body *hclsyntax.Body, shape shape) {
 		}
 		m := Model{Name: sdk.ModelName(name), Range: p.at(s.whole())}
 		m.Path, m.PathRange = s.plugin(c.PluginDir, name)
-		m.SHA256 = s.digest()
+		m.SHA256, m.SHA256Range = s.digest()
 		m.Config, m.Block = s.object()
 		c.Models = append(c.Models, m)
 	}
@@ -214,15 +214,15 @@ func (s section) plugin(dir, name string) (string, Range) {
 	return binary(dir, name), s.at(s.whole())
 }
 
-func (s section) digest() string {
+func (s section) digest() (string, Range) {
 	text, at := s.text("sha256", "")
 	if text == "" {
-		return ""
+		return "", Range{}
 	}
 	if !regexp.MustCompile(`^[0-9a-fA-F]{64}$`).MatchString(text) {
 		s.failf(at, "sha256: %q is not a checksum; want 64 hexadecimal digits, as sha256sum prints them", text)
 	}
-	return strings.ToLower(text)
+	return strings.ToLower(text), s.at(at)
 }
 
 func (p *parser) transports(c *Config, body *hclsyntax.Body, shape shape) {
@@ -264,7 +264,7 @@ func (p *parser) transport(s section) Transport {
 	t.Listen, t.ListenRange = listen, p.at(at)
 	advertise, ranges := s.texts("advertise")
 	t.Advertise = advertise
-	t.SHA256 = s.digest()
+	t.SHA256, t.SHA256Range = s.digest()
 	t.Config, t.Block = s.object()
 	if t.Kind != "tcp" {
 		return t // only the plugin knows what its addresses look like

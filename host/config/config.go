@@ -70,11 +70,13 @@ const (
 type Model struct {
 	Name      sdk.ModelName
 	Path      string          // absolute path of the plugin's binary
-	SHA256    string          // 64 hexadecimal digits that the binary must have; empty: any
+	SHA256    string          // 64 hexadecimal digits that the binary must have, by the block or the lock file; empty: any
 	Config    json.RawMessage // the config block as a JSON object; "{}" if there is none
 	Block     Block           // where Config stands, and what of it is secret
 	Range     Range
 	PathRange Range // of path; of the whole block if there is none
+
+	SHA256Range Range // of SHA256, which may be in the lock file; zero if there is none
 }
 
 // Transport is a transport block: a transport plugin that the host runs.
@@ -90,6 +92,7 @@ type Transport struct {
 	Range       Range
 	ListenRange Range // of listen; of the whole block if there is none
 	PathRange   Range // as in Model
+	SHA256Range Range // as in Model
 }
 
 // Sync is the sync block.
@@ -152,22 +155,21 @@ type Source struct {
 	Content []byte
 }
 
-// Load reads the configuration that lies in paths, as Read finds it. What is given twice in it is a mistake. Mistakes come
-// as Diagnostics, all at once.
+// Load reads the configuration that lies in paths, as Read finds it, with its lock file. What is given twice in it is a
+// mistake. Mistakes come as Diagnostics, all at once.
 func Load(paths ...string) (*Config, error) {
-	sources, err := Read(paths...)
+	c, err := Unlocked(paths...)
 	if err != nil {
 		return nil, err
 	}
-	c, err := Parse(sources...)
-	if err != nil {
+	if err := c.lock(LockPath(paths[0])); err != nil {
 		return nil, err
 	}
-	c.Paths = paths
 	return c, nil
 }
 
-// Read returns the files in paths: files, and folders, of which the files NAME.hcl count, in the order of their names.
+// Read returns the files in paths: files, and folders, of which the files NAME.hcl count but for the lock file, in the order
+// of their names.
 func Read(paths ...string) ([]Source, error) {
 	var sources []Source
 	seen := make(map[string]bool)
@@ -200,7 +202,7 @@ func filesAt(path string) ([]string, error) {
 	entries, err := os.ReadDir(path)
 	var files []string
 	for _, entry := range entries {
-		if !entry.IsDir() && strings.HasSuffix(entry.Name(), ".hcl") {
+		if !entry.IsDir() && strings.HasSuffix(entry.Name(), ".hcl") && entry.Name() != LockName {
 			files = append(files, filepath.Join(path, entry.Name()))
 		}
 	}

@@ -35,7 +35,7 @@ type link struct {
 	cutOnce sync.Once
 	in, out atomic.Int64
 	slow    atomic.Bool // it was cut since what was sent did not leave in time
-	noted   int64 // of wire.arrived, told to the machine; of the loop
+	noted   int64       // of wire.arrived, told to the machine; of the loop
 
 	mu     sync.Mutex
 	urgent []protocol.Message // leave first, so that tags and acknowledgements do not wait behind a backfill

@@ -247,7 +247,7 @@ func (k *keeper) choose(fresh bool) (binary, error) {
 	remembered, same := k.choices.get(k.name, spec.Path)
 	running, there := remembered.Running.in(k.options.StoreDir)
 	if !there || spec.SHA256 != "" && spec.SHA256 != running.sum {
-		return k.stage(spec.Path, spec.SHA256)
+		return k.stage(&spec, spec.Path, spec.SHA256)
 	}
 	source := spec.Path
 	elsewhere := same && running.origin != spec.Path // by a swap to another path
@@ -257,10 +257,10 @@ func (k *keeper) choose(fresh bool) (binary, error) {
 	if elsewhere && !fresh {
 		return running, nil
 	}
-	staged, err := k.stage(source, spec.SHA256)
+	staged, err := k.stage(&spec, source, spec.SHA256)
 	switch {
-	case err != nil && elsewhere:
-		k.log.Warn("the build that is in use is started again, since there is none where it was taken from", "path", source, "reason", err)
+	case err != nil && (elsewhere || spec.SHA256 != ""): // the store has the one that is wanted
+		k.log.Warn("the build that is in use is started again, since it is not where it was taken from", "path", source, "reason", err)
 		return running, nil
 	case err == nil && !fresh && remembered.distrusts(staged.sum):
 		k.log.Warn("the build at its path has failed before, or was not proved when the host ended; the last one that works is started",
@@ -271,16 +271,19 @@ func (k *keeper) choose(fresh bool) (binary, error) {
 }
 
 // stage copies the binary at source into the store, and refuses one that has not the sum want, unless that is empty.
-func (k *keeper) stage(source, want string) (binary, error) {
-	return stageAs(k.options.StoreDir, source, want)
+func (k *keeper) stage(spec *Spec, source, want string) (binary, error) {
+	return stageAs(k.options.StoreDir, spec, source, want)
 }
 
-func stageAs(store, source, want string) (binary, error) {
+func stageAs(store string, spec *Spec, source, want string) (binary, error) {
 	b, err := stage(store, source)
 	if err != nil {
 		return binary{}, err
 	}
 	if want != "" && want != b.sum {
+		if want == spec.SHA256 && spec.SHA256At != "" {
+			want += ", as " + spec.SHA256At + " says"
+		}
 		return binary{}, sdk.Errorf(sdk.CodeInvalid, "the binary at %s is not the one that is expected: its SHA-256 is %s, want %s; it was not run", source, b.sum, want)
 	}
 	return b, nil

@@ -122,7 +122,7 @@ func Describe(ctx context.Context, spec Spec, dir string, log hclog.Logger) (rpc
 		return rpc.Info{}, sdk.Errorf(sdk.CodeUnavailable, "make a folder for a copy of the plugin: %w", err)
 	}
 	defer func() { _ = os.RemoveAll(store) }()
-	bin, err := stageAs(store, spec.Path, spec.SHA256)
+	bin, err := stageAs(store, &spec, spec.Path, spec.SHA256)
 	if err != nil {
 		return rpc.Info{}, err
 	}

@@ -360,7 +360,15 @@ func (k *keeper) wanted(a *ask, from *generation) (spec Spec, bin binary, err er
 	default:
 		path = from.bin.origin
 	}
-	bin, err = k.stage(path, want)
+	if a.Path == "" && want != "" { // which may lie in the store already, whatever lies at its path
+		remembered := k.choices.of(k.name)
+		for _, b := range remembered.Staged {
+			if bin, there := b.in(k.options.StoreDir); there && bin.sum == want {
+				return spec, bin, nil
+			}
+		}
+	}
+	bin, err = k.stage(&spec, path, want)
 	return spec, bin, err
 }
 
@@ -385,7 +393,7 @@ func (k *keeper) stored(a *ask) (bin binary, err error) {
 
 // pinned says that a build is not the one that is configured.
 func (s *Spec) pinned(sum string) error {
-	return sdk.Errorf(sdk.CodeInvalid, "%s says that the build of %s has the SHA-256 %s, and this one has %s; write the new one there, and: starling reload", cmp.Or(s.SHA256At, "the configuration"), s.Name, s.SHA256, sum)
+	return sdk.Errorf(sdk.CodeInvalid, "%s says that the build of %s has the SHA-256 %s, not %s; write the new one there, and: starling reload", cmp.Or(s.SHA256At, "the configuration"), s.Name, s.SHA256, sum)
 }
 
 // check says why a probed process can not take the place of the one that runs.
