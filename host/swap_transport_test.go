@@ -1,0 +1,154 @@
+//go:build unix
+
+package main_test
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/starling-sync/starling/host/clustertest"
+	"github.com/starling-sync/starling/host/control"
+)
+
+// TestSwap_DeafTransport swaps to a transport that takes connections and carries nothing.
+func TestSwap_DeafTransport(t *testing.T) {
+	if !thorough() {
+		t.Skip("takes half a minute: set STARLING_SWAPS, or run task test:swaps")
+	}
+	alice, bob := pair(t)
+	clustertest.WaitEqual(t, alice, bob)
+	waitLive(t, alice, bob)
+	_, err := alice.TryRun("plugin", "swap", "lan", built(t, "host/testdata/transport-other", "deaf"), "--soak", "50s")
+	if err == nil || !strings.Contains(err.Error(), "none of 1 devices that were connected came back") {
+		t.Errorf("the deaf transport: %v", err)
+	}
+	k := knock(t, alice.Listen)
+	_, err = alice.TryRun("plugin", "swap", "lan", built(t, "host/testdata/transport-other", "mute"), "--soak", "50s")
+	if err == nil || !strings.Contains(err.Error(), "no network today") {
+		t.Errorf("the mute transport: %v", err)
+	}
+	k.stop()
+	if k.refused.Load() > 0 {
+		t.Errorf("%d of %d connections were refused", k.refused.Load(), k.tried.Load())
+	}
+	alice.Run(t, "put", "tag", `{"name":"after"}`)
+	clustertest.WaitEqual(t, alice, bob)
+}
+
+func waitVia(t *testing.T, d *clustertest.Device, transport string) {
+	t.Helper()
+	clustertest.Eventually(t, "a session by "+transport, func() error {
+		if peers := d.Run(t, "peers", "--json"); !strings.Contains(peers, `"via":"`+transport+`"`) || !strings.Contains(peers, `"state":"live"`) {
+			return errors.New(peers)
+		}
+		return nil
+	})
+}
+
+// TestTransportSwap moves the sessions of TCP to another transport, back, and over a restart.
+func TestTransportSwap(t *testing.T) {
+	path := mustBuild(t)
+	other := built(t, "host/testdata/transport-other", "")
+	alice := clustertest.NewDevice(t, path, "alice", "--library", "home")
+	bob := clustertest.NewDevice(t, path, "bob", "--join")
+	for _, d := range []*clustertest.Device{alice, bob} {
+		add(t, d, fmt.Sprintf("\ntransport \"other\" \"wan\" {\n  path = %q\n  listen = %q\n}\n", other, clustertest.FreeAddress(t)))
+		d.Start(t)
+	}
+	clustertest.Pair(t, alice, bob)
+	waitLive(t, alice, bob)
+	w := write(t, alice, bob)
+	via := func(want string) { t.Helper(); waitVia(t, alice, want) }
+	began, times := time.Now(), rounds(2)
+	for range times {
+		alice.Run(t, "transport", "swap", "lan", "wan", "--soak", "200ms")
+		via("wan")
+		if c, err := net.Dial("tcp", alice.Listen); err == nil {
+			c.Close()
+			t.Error("the transport that was replaced takes connections")
+		}
+		alice.Run(t, "transport", "swap", "wan", "lan", "--soak", "200ms")
+		via("lan")
+	}
+	took := time.Since(began)
+	w.check(t, alice, bob)
+	t.Logf("%d swaps there and back in %s: %s", times, took.Round(time.Millisecond), w)
+	alice.Run(t, "transport", "swap", "lan", "wan", "--soak", "0s")
+	alice.Stop(t)
+	alice.Start(t)
+	via("wan")
+	if out := alice.Run(t, "plugin", "list"); !strings.Contains(out, "stopped") {
+		t.Errorf("after a restart:\n%s", out)
+	}
+	if _, err := alice.TryRun("transport", "swap", "wan", "nowhere"); err == nil || !strings.Contains(err.Error(), "no transport") {
+		t.Errorf("to nowhere: %v", err)
+	}
+}
+
+// TestTransportSwap_NATS moves the sessions of two devices from TCP to a NATS server and back while both write, and a stranger
+// connects to the TCP transport for as long as it is in use.
+func TestTransportSwap_NATS(t *testing.T) {
+	path := mustBuild(t)
+	server := newNATSServer(t)
+	server.start(t)
+	alice := clustertest.NewDevice(t, path, "alice", "--library", "home")
+	bob := clustertest.NewDevice(t, path, "bob", "--join")
+	for _, d := range []*clustertest.Device{alice, bob} {
+		throughNATS(t, d, server, true)
+		addTally(t, d)
+		d.Start(t)
+	}
+	clustertest.Pair(t, alice, bob)
+	waitLive(t, alice, bob)
+	client, err := control.Dial(t.Context(), alice.Data())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	// The stranger comes once TCP listens, and goes when its sessions have been moved: it is stopped soak later.
+	const soak = time.Second
+	k := knock(t, alice.Listen)
+	tried, refused := int64(0), int64(0)
+	swap := func(from, to string) {
+		t.Helper()
+		err := client.SwapTransport(t.Context(), from, to, soak, func(step control.Step) {
+			switch {
+			case step.Stage == "starting" && to == "lan":
+				k = knock(t, alice.Listen)
+			case step.Stage == "switching" && from == "lan":
+				k.stop()
+				tried, refused = tried+k.tried.Load(), refused+k.refused.Load()
+			}
+		})
+		if err != nil {
+			t.Fatalf("%s to %s: %v", from, to, err)
+		}
+		waitVia(t, alice, to)
+	}
+	w, p := write(t, alice, bob), watchSessions(t, alice)
+	w.tally(t, alice, bob)
+	began, times := time.Now(), rounds(2)
+	for range times {
+		swap("lan", "fleet")
+		swap("fleet", "lan")
+	}
+	took := time.Since(began)
+	k.stop()
+	tried, refused = tried+k.tried.Load(), refused+k.refused.Load()
+	p.stop()
+	w.check(t, alice, bob)
+	if refused > 0 {
+		t.Errorf("%d of %d connections were refused", refused, tried)
+	}
+	for _, d := range []*clustertest.Device{alice, bob} {
+		if inLog(d, "connection refused") == nil {
+			t.Errorf("%s was refused a connection; see its log", d.Name)
+		}
+	}
+	t.Logf("%d swaps of TCP for NATS and back in %s: %s; %d connections by TCP, %d refused; no session for %s at most",
+		times, took.Round(time.Millisecond), w, tried, refused, p.longest.Round(time.Millisecond))
+}
