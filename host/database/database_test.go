@@ -11,6 +11,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/starling-sync/starling/host/database"
+	"github.com/starling-sync/starling/host/database/databasetest"
 	"github.com/starling-sync/starling/sdk"
 )
 
@@ -18,22 +19,15 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func open(tb testing.TB, dir string) *database.DB {
 	tb.Helper()
-	db, err := database.Open(context.Background(), database.Options{Dir: dir})
-	if err != nil {
-		tb.Fatal(err)
-	}
-	tb.Cleanup(func() {
-		if err := db.Close(); err != nil {
-			tb.Errorf("close: %v", err)
-		}
-	})
-	return db
+	return databasetest.Open(tb, database.Options{Dir: dir})
 }
 
 func TestDB_Write_groupIsolation(t *testing.T) {
 	db := open(t, t.TempDir())
 	ctx := context.Background()
-	if err := db.Write(ctx, func(tx *database.Tx) error { return tx.Run("CREATE TABLE t (n INTEGER PRIMARY KEY) STRICT") }); err != nil {
+	if err := db.Write(ctx, func(tx *database.Tx) error {
+		return tx.Run("CREATE TABLE t (n INTEGER PRIMARY KEY)" + tx.Dialect().TableOptions())
+	}); err != nil {
 		t.Fatal(err)
 	}
 	// A first write holds the writer until all others wait, so that they share groups.
@@ -95,7 +89,7 @@ func TestDB_Write_groupIsolation(t *testing.T) {
 func TestOpen_refusesSecondHost(t *testing.T) {
 	dir := t.TempDir()
 	open(t, dir)
-	_, err := database.Open(context.Background(), database.Options{Dir: dir})
+	_, err := database.Open(context.Background(), databasetest.Options(t, database.Options{Dir: dir}))
 	if sdk.CodeOf(err) != sdk.CodeUnavailable {
 		t.Fatalf("a second open: %v", err)
 	}
@@ -104,6 +98,7 @@ func TestOpen_refusesSecondHost(t *testing.T) {
 
 // TestDB_Write_diskFull lets SQLite itself run out of pages, in a group of writes.
 func TestDB_Write_diskFull(t *testing.T) {
+	databasetest.SQLiteOnly(t, "it runs out of pages")
 	db := open(t, t.TempDir())
 	ctx := context.Background()
 	limit := func(pages int) {

@@ -10,6 +10,7 @@ import (
 	"testing/synctest"
 
 	"github.com/starling-sync/starling/host/database"
+	"github.com/starling-sync/starling/host/database/databasetest"
 	"github.com/starling-sync/starling/sdk"
 )
 
@@ -42,6 +43,7 @@ func TestDB_Read_afterPanic(t *testing.T) {
 
 // TestDB_Read_replacesBrokenReader ends readers' transactions under them, and marks those readers.
 func TestDB_Read_replacesBrokenReader(t *testing.T) {
+	databasetest.SQLiteOnly(t, "it marks readers with a pragma")
 	db := open(t, t.TempDir())
 	const mark = 77
 	for range 6 {
@@ -91,6 +93,7 @@ func TestDB_Write_afterPanic(t *testing.T) {
 
 // TestDB_Close_failsWhatWaits closes the database while a write runs and others wait for their turn.
 func TestDB_Close_failsWhatWaits(t *testing.T) {
+	databasetest.SQLiteOnly(t, "a socket stops the clock of a bubble")
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
 		ctx := context.Background()

@@ -5,12 +5,11 @@ import (
 	"testing"
 
 	"github.com/starling-sync/starling/host/database"
-	"github.com/starling-sync/starling/host/database/databasetest"
 )
 
 func TestTx_Query_severalAtOnce(t *testing.T) {
-	databasetest.Each(t, func(t *testing.T, store databasetest.Store) {
-		db := store.Open(t)
+	{
+		db := open(t, t.TempDir())
 		err := db.Write(t.Context(), func(tx *database.Tx) error {
 			if err := tx.Run("CREATE TABLE t (n " + tx.Dialect().Type("int") + ")"); err != nil {
 				return err
@@ -67,5 +66,5 @@ func TestTx_Query_severalAtOnce(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-	})
+	}
 }

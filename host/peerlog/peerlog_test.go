@@ -10,6 +10,7 @@ import (
 
 	"github.com/starling-sync/starling/hlc"
 	"github.com/starling-sync/starling/host/database"
+	"github.com/starling-sync/starling/host/database/databasetest"
 	"github.com/starling-sync/starling/host/peerlog"
 	"github.com/starling-sync/starling/host/protocol"
 	"github.com/starling-sync/starling/sdk"
@@ -17,15 +18,7 @@ import (
 
 func open(tb testing.TB) (*database.DB, *peerlog.Log) {
 	tb.Helper()
-	db, err := database.Open(context.Background(), database.Options{Dir: tb.TempDir(), Durability: database.Normal})
-	if err != nil {
-		tb.Fatal(err)
-	}
-	tb.Cleanup(func() {
-		if err := db.Close(); err != nil {
-			tb.Errorf("close: %v", err)
-		}
-	})
+	db := databasetest.Open(tb, database.Options{Dir: tb.TempDir(), Durability: database.Normal})
 	return db, peerlog.New(db)
 }
 

@@ -11,6 +11,7 @@ import (
 
 	"github.com/starling-sync/starling/hlc"
 	"github.com/starling-sync/starling/host/database"
+	"github.com/starling-sync/starling/host/database/databasetest"
 	"github.com/starling-sync/starling/host/history"
 	"github.com/starling-sync/starling/host/peerlog"
 	"github.com/starling-sync/starling/host/registry"
@@ -101,13 +102,16 @@ func newFullDevice(tb testing.TB, n byte, models ...sdk.ModelServer) *device {
 // newQuickDevice has its database in memory, for tests that make many: its methods must not be called at once.
 func newQuickDevice(tb testing.TB, n byte, models ...sdk.ModelServer) *device {
 	tb.Helper()
+	if databasetest.OnPostgres() {
+		return newDevice(tb, n, models...)
+	}
 	db, err := database.OpenMemory(context.Background(), nil, nil)
 	return startDevice(tb, db, err, n, models...)
 }
 
 func openDevice(tb testing.TB, options database.Options, n byte, models ...sdk.ModelServer) *device {
 	tb.Helper()
-	db, err := database.Open(context.Background(), options)
+	db, err := database.Open(context.Background(), databasetest.Options(tb, options))
 	return startDevice(tb, db, err, n, models...)
 }
 

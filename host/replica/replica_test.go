@@ -7,6 +7,7 @@ import (
 
 	"github.com/starling-sync/starling/hlc"
 	"github.com/starling-sync/starling/host/database"
+	"github.com/starling-sync/starling/host/database/databasetest"
 	"github.com/starling-sync/starling/host/history"
 	"github.com/starling-sync/starling/host/peerlog"
 	"github.com/starling-sync/starling/host/protocol"
@@ -94,16 +95,7 @@ func TestPages_busyRecord(t *testing.T) {
 
 func open(t *testing.T) *database.DB {
 	t.Helper()
-	db, err := database.Open(t.Context(), database.Options{Dir: t.TempDir(), Durability: database.Normal})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := db.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return db
+	return databasetest.Open(t, database.Options{Dir: t.TempDir(), Durability: database.Normal})
 }
 
 // TestClock_continuesAfterWatermarks has a database whose mark is behind what was used.

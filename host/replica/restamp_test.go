@@ -12,6 +12,7 @@ import (
 
 	"github.com/starling-sync/starling/hlc"
 	"github.com/starling-sync/starling/host/database"
+	"github.com/starling-sync/starling/host/database/databasetest"
 	"github.com/starling-sync/starling/host/history"
 	"github.com/starling-sync/starling/host/peerlog"
 	"github.com/starling-sync/starling/host/peersync"
@@ -76,7 +77,7 @@ func (w *world) start() (restamped int, back time.Duration) {
 		err = w.db.Close()
 		check()
 	}
-	w.db, err = database.Open(ctx, database.Options{Dir: w.dir, Durability: database.Normal})
+	w.db, err = database.Open(ctx, databasetest.Options(w.t, database.Options{Dir: w.dir, Durability: database.Normal}))
 	check()
 	w.starts++
 	w.journal = peerlog.New(w.db)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/starling-sync/starling/hlc"
 	"github.com/starling-sync/starling/host/database"
+	"github.com/starling-sync/starling/host/database/databasetest"
 	"github.com/starling-sync/starling/host/history"
 	"github.com/starling-sync/starling/host/transaction"
 	"github.com/starling-sync/starling/sdk"
@@ -80,18 +81,12 @@ type fixture struct {
 
 func newFixture(t *testing.T) *fixture {
 	t.Helper()
-	db, err := database.Open(context.Background(), database.Options{Dir: t.TempDir(), Durability: database.Normal})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := db.Close(); err != nil {
-			t.Errorf("close: %v", err)
-		}
-	})
+	db := databasetest.Open(t, database.Options{Dir: t.TempDir(), Durability: database.Normal})
 	f := &fixture{db: db}
-	err = db.Write(context.Background(), func(tx *database.Tx) error {
-		return errors.Join(tx.Run("CREATE TABLE written (stamp INTEGER) STRICT"), tx.Run("CREATE TABLE mark (kind TEXT PRIMARY KEY, epoch BLOB, stamp INTEGER) STRICT"))
+	err := db.Write(context.Background(), func(tx *database.Tx) error {
+		number, bytes, options := tx.Dialect().Type(sdk.Int), tx.Dialect().Type(sdk.Bytes), tx.Dialect().TableOptions()
+		return errors.Join(tx.Run("CREATE TABLE written (stamp "+number+")"+options),
+			tx.Run("CREATE TABLE mark (kind TEXT PRIMARY KEY, epoch "+bytes+", stamp "+number+")"+options))
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -7,12 +7,13 @@
 package databasetest
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"os"
+	"os/exec"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 
 	"github.com/starling-sync/starling/host/database"
@@ -21,38 +22,28 @@ import (
 // RequireVariable names the variable of the environment that has a test fail, rather than be skipped, without a server.
 const RequireVariable = "STARLING_REQUIRE_POSTGRES"
 
-// Store is a kind of database.
-type Store string
+// StoreVariable names the variable of the environment that says which database tests run on: "sqlite", which is what they run
+// on without it, or "postgres".
+const StoreVariable = "STARLING_TEST_STORE"
 
-// The stores.
-const (
-	SQLite   Store = "sqlite"
-	Postgres Store = "postgres"
-)
+// OnPostgres reports whether the tests of this process run on PostgreSQL.
+func OnPostgres() bool { return os.Getenv(StoreVariable) == "postgres" }
 
-// Each runs fn once for each store, as a subtest with its name.
-func Each(t *testing.T, fn func(t *testing.T, store Store)) {
-	t.Helper()
-	for _, store := range []Store{SQLite, Postgres} {
-		t.Run(string(store), func(t *testing.T) { fn(t, store) })
-	}
-}
-
-// Options returns how to open a new, empty database of this kind, with tb's own folder.
-func (s Store) Options(tb testing.TB) database.Options {
+// Options returns options as this process's tests run: on PostgreSQL, each Dir has a schema of its own.
+func Options(tb testing.TB, options database.Options) database.Options {
 	tb.Helper()
-	options := database.Options{Dir: tb.TempDir(), Durability: database.Normal}
-	if s == Postgres {
-		options.Durability = database.Full
-		options.Postgres = Shared(tb).Schema()
+	if !OnPostgres() {
+		return options
 	}
+	options.Durability = database.Full
+	options.Postgres = Shared(tb).schemaOf(options.Dir)
 	return options
 }
 
-// Open opens a new, empty database of this kind and closes it when tb ends.
-func (s Store) Open(tb testing.TB) *database.DB {
+// Open opens a database as Options says, new if options.Dir is, and closes it when tb ends.
+func Open(tb testing.TB, options database.Options) *database.DB {
 	tb.Helper()
-	db, err := database.Open(context.Background(), s.Options(tb))
+	db, err := database.Open(context.Background(), Options(tb, options))
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -62,6 +53,44 @@ func (s Store) Open(tb testing.TB) *database.DB {
 		}
 	})
 	return db
+}
+
+// SQLiteOnly skips a test of what only SQLite does.
+func SQLiteOnly(tb testing.TB, why string) {
+	tb.Helper()
+	if OnPostgres() {
+		tb.Skip("of SQLite alone: " + why)
+	}
+}
+
+// Again runs the tests of this test binary once more, on PostgreSQL, with arguments such as -rapid.checks=10. A test of each
+// package with a database calls it, so that one suite holds for both.
+func Again(t *testing.T, arguments ...string) {
+	t.Helper()
+	if OnPostgres() {
+		t.Skip("this is that run")
+	}
+	if err := findable(); err != nil {
+		refuse(t, err)
+	}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if testing.Short() {
+		arguments = append(arguments, "-test.short")
+	}
+	cmd := exec.Command(self, append([]string{"-test.timeout=8m", "-test.v"}, arguments...)...) //nolint:gosec // this binary
+	cmd.Env = append(os.Environ(), StoreVariable+"=postgres", RequireVariable+"=1")
+	output, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("the same tests on PostgreSQL: %v\n%s", err, output)
+	}
+	passed := bytes.Count(output, []byte("\n--- PASS: "))
+	if passed == 0 {
+		t.Fatalf("no test ran on PostgreSQL:\n%s", output)
+	}
+	t.Logf("%d tests passed on PostgreSQL", passed)
 }
 
 var shared struct {
@@ -103,8 +132,12 @@ func refuse(tb testing.TB, err error) {
 	tb.Skipf("no PostgreSQL server for this test: %v", err)
 }
 
-// schemas counts those that this process has named.
-var schemas atomic.Int64
+// schemas are those that this process has named.
+var schemas struct {
+	sync.Mutex // guards what follows
+	count      int
+	of         map[string]string // by folder
+}
 
 // DSN returns the connection string of the server's database.
 func (s *Server) DSN() string {
@@ -112,6 +145,20 @@ func (s *Server) DSN() string {
 }
 
 // Schema returns the place of a database that nothing has used before.
-func (s *Server) Schema() *database.Postgres {
-	return &database.Postgres{DSN: s.DSN(), Schema: fmt.Sprintf("test_%d", schemas.Add(1))}
+func (s *Server) Schema() *database.Postgres { return s.schemaOf("") }
+
+// schemaOf returns the place of the database of a device whose data folder is dir, the same each time; with "", a new one.
+func (s *Server) schemaOf(dir string) *database.Postgres {
+	schemas.Lock()
+	defer schemas.Unlock()
+	name := schemas.of[dir]
+	if name == "" || dir == "" {
+		schemas.count++
+		name = fmt.Sprintf("test_%d", schemas.count)
+		if schemas.of == nil {
+			schemas.of = make(map[string]string)
+		}
+		schemas.of[dir] = name
+	}
+	return &database.Postgres{DSN: s.DSN(), Schema: name}
 }

@@ -10,6 +10,11 @@ import (
 // Server is a throw-away PostgreSQL server.
 type Server struct{ socket string }
 
+func findable() error {
+	_, err := start()
+	return err
+}
+
 func start(...string) (*Server, error) {
 	return nil, errors.New("the throw-away server needs a Unix system")
 }

@@ -79,6 +79,11 @@ func start(settings ...string) (*Server, error) {
 	return s, nil
 }
 
+func findable() error {
+	_, err := find()
+	return err
+}
+
 // find returns the folder of the server's binaries.
 func find() (string, error) {
 	var folders []string
