@@ -264,7 +264,7 @@ func TestCluster_BadInput(t *testing.T) {
 	alice, bob := pair(t)
 	folder := t.TempDir()
 	writeFiles(t, folder, "a.txt")
-	alice.Run(t, "location", "add", folder)
+	location := alice.Run(t, "location", "add", folder)
 	id := alice.Run(t, "put", "tag", `{"name":"work"}`)
 	clustertest.Eventually(t, "an entry at bob", func() error {
 		if len(bob.List(t, "entry")) < 2 {
@@ -291,7 +291,9 @@ func TestCluster_BadInput(t *testing.T) {
 		{"blank name", []string{"put", "tag", `{"name":" "}`}, 1, "name"},
 		{"id that is no UUID", []string{"get", "tag", "17"}, 1, "UUID"},
 		{"no such record", []string{"get", "tag", "0192f3c0-6f3e-7cc1-a36b-5d0d5b6f3a01"}, 1, "0192f3c0-6f3e-7cc1-a36b-5d0d5b6f3a01"},
-		{"another device's record", []string{"put", "entry", `{"name":"x"}`, "--id", entry}, 1, "alice"},
+		{"another device's record", []string{"put", "location", `{"name":"x"}`, "--id", location}, 1, "alice"},
+		{"what only a source writes", []string{"put", "entry", `{"name":"x"}`, "--id", entry}, 1, "location plugin"},
+		{"delete what only a source writes", []string{"delete", "entry", entry}, 1, "location plugin"},
 		{"path that is not there", []string{"location", "add", filepath.Join(folder, "none")}, 1, "none"},
 		{"unknown command", []string{"puut"}, 2, "puut"},
 		{"missing argument", []string{"put", "tag"}, 2, ""},

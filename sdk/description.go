@@ -61,6 +61,11 @@ type Description struct {
 	Fields    []Field
 	Source    bool   // the plugin also yields local changes: it implements Source
 	Doc       string // one line for people
+
+	// WrittenBy says, for people, who alone writes the model's records, such as "the volume plugin, from what is mounted": the
+	// host refuses what people put and delete. Empty: people write them.
+	WrittenBy string
+	MayDelete bool // with WrittenBy: people may delete records all the same, such as those of what is no more
 }
 
 // Field returns the field named name, and whether there is one.

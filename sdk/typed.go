@@ -84,6 +84,9 @@ type Model[T any] struct {
 	Version uint32 // of T's columns, from 1; raise it when one is added
 	Doc     string // one line for people
 
+	WrittenBy string // who alone writes the records; see Description
+	MayDelete bool   // whether people may delete them all the same
+
 	// Validate, if set, says why a record may not be written here. It is pure, may be called at once, and sees only
 	// local writes, in their merged form. What it changes in the record is not kept.
 	Validate func(record *T) error
@@ -237,5 +240,5 @@ func (m Model[T]) Decode(id RecordID, names []string, values []any) (T, error) {
 // schema reads T's tags. It is made anew for each call, which costs some microseconds a batch and keeps Model a plain
 // value without state.
 func (m Model[T]) schema() (*schema, error) {
-	return newSchema[T](Description{Model: m.Name, Version: m.Version, Doc: m.Doc, Source: m.Source != nil})
+	return newSchema[T](Description{Model: m.Name, Version: m.Version, Doc: m.Doc, Source: m.Source != nil, WrittenBy: m.WrittenBy, MayDelete: m.MayDelete})
 }

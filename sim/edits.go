@@ -223,12 +223,12 @@ func (l *ledger) totalOf(c *change, column string, part sdk.PartID) (total int64
 // means says what a change does to sets and counters by what was asked and what its writer had seen, before it being what
 // it wrote in the same commit, and checks that its operation says the same. It returns what was asked after it.
 func (w *world) means(d *device, asked []intent, before []*change, c *change) []intent {
+	for len(asked) > 0 && (asked[0].key != c.key || asked[0].kind != c.kind) {
+		asked = asked[1:] // it was refused
+	}
 	for _, column := range columnsOf(c.model) {
 		if _, ok := c.fields[column]; !ok || !inParts(c.model, column) {
 			continue
-		}
-		for len(asked) > 0 && (asked[0].key != c.key || asked[0].kind != c.kind) {
-			asked = asked[1:] // it was refused
 		}
 		if len(asked) == 0 {
 			w.fail("write", "%s wrote %s of %s at %s, which nobody asked for", d, column, c.key, c.version())
@@ -248,10 +248,7 @@ func (w *world) means(d *device, asked []intent, before []*change, c *change) []
 		}
 		c.does[column] = does
 	}
-	if len(asked) > 0 && asked[0].key == c.key {
-		return asked[1:]
-	}
-	return asked
+	return asked[min(1, len(asked)):]
 }
 
 // doubts reports whether a device may hold other changes of a record than the account says.

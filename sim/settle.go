@@ -67,13 +67,18 @@ func (w *world) bound() time.Duration {
 	if w.setup.rotate > 0 {
 		bound *= time.Duration(2 * len(w.linkList))
 	}
+	return bound + max(0, w.latest()-w.now)
+}
+
+// latest is when the time of the latest stamp comes, or came.
+func (w *world) latest() time.Duration {
 	var last hlc.Stamp
 	for _, d := range w.enrolled() {
 		for _, heads := range d.durable {
 			last = max(last, heads.Top())
 		}
 	}
-	return bound + max(0, last.Time().Sub(epochStart.Add(w.now)))
+	return last.Time().Sub(epochStart)
 }
 
 func (w *world) alike() bool {
@@ -185,13 +190,14 @@ func (w *world) rejoin() {
 	}
 }
 
-// rest waits until nothing is said any more but that devices live, and checks that nothing is kept then that nobody needs.
+// rest waits until nothing is said any more but that devices live, and checks that nothing is kept then that nobody needs. What
+// is ahead of time is kept until its time has come.
 func (w *world) rest() {
 	if w.setup.rotate > 0 {
 		return // sessions begin and end
 	}
 	c := &w.config
-	w.await("quiet", "quiet", w.bound()+4*(c.SealTime+c.PruneTime+c.GossipTime)+quietFor, func() bool { return w.now-w.noisy >= quietFor+c.PruneTime })
+	w.await("quiet", "quiet", w.bound()+4*(c.SealTime+c.PruneTime+c.GossipTime)+quietFor, func() bool { return w.now-max(w.noisy, w.latest()) >= quietFor+c.PruneTime })
 	for _, d := range w.enrolled() {
 		w.checkForgotten(d)
 	}

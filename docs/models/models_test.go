@@ -146,6 +146,9 @@ func table(m *served) string {
 	if m.Source {
 		b.WriteString(" · a source")
 	}
+	if m.WrittenBy != "" {
+		fmt.Fprintf(&b, " · written by %s", m.WrittenBy)
+	}
 	if len(keys) > 0 {
 		fmt.Fprintf(&b, " · natural key: %s", strings.Join(keys, ", "))
 	}

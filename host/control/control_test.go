@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 
@@ -357,6 +358,26 @@ func TestDelete(t *testing.T) {
 			if _, err := c.Get(context.Background(), model, id); sdk.CodeOf(err) != sdk.CodeNotFound {
 				t.Errorf("%s %s after delete: %v", model, id, err)
 			}
+		}
+	}
+}
+
+// TestPut_writtenBy holds that people do not write what a source alone writes, and delete it only where that is allowed.
+func TestPut_writtenBy(t *testing.T) {
+	host, c := start(t)
+	id := put(t, c, "entry", `{"name":"a"}`)[0]
+	at := slices.IndexFunc(host.Descriptions, func(d sdk.Description) bool { return d.Model == "entry" })
+	host.Descriptions = slices.Clone(host.Descriptions) // all tests have one list
+	for _, mayDelete := range []bool{false, true} {
+		host.Descriptions[at].WrittenBy, host.Descriptions[at].MayDelete = "the location plugin", mayDelete
+		for _, p := range []control.Put{{JSON: []byte(`{"name":"b"}`)}, {ID: id, JSON: []byte(`{"name":"b"}`)}} {
+			if _, err := c.Put(t.Context(), "entry", []control.Put{p}, false); sdk.CodeOf(err) != sdk.CodeDenied || !strings.Contains(err.Error(), "written by the location plugin") {
+				t.Errorf("put %s: %v", p.JSON, err)
+			}
+		}
+		_, err := c.Delete(t.Context(), "entry", id)
+		if denied := sdk.CodeOf(err) == sdk.CodeDenied && strings.Contains(err.Error(), "written by the location plugin"); denied == mayDelete {
+			t.Errorf("delete, which is allowed: %v: %v", mayDelete, err)
 		}
 	}
 }

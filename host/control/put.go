@@ -86,6 +86,9 @@ func (w *writer) put(ctx context.Context, model sdk.ModelName, puts []Put, allOr
 	if err != nil {
 		return PutResult{}, err
 	}
+	if desc.WrittenBy != "" {
+		return PutResult{}, sdk.Errorf(sdk.CodeDenied, "records of model %s are written by %s; they can not be put", desc.Model, desc.WrittenBy)
+	}
 	merges := desc.Ownership != sdk.SharedByAll && slices.ContainsFunc(puts, func(p Put) bool { return !p.ID.IsZero() })
 	if merges {
 		select {
@@ -364,6 +367,9 @@ func (w *writer) remove(ctx context.Context, model sdk.ModelName, ids []sdk.Reco
 	desc, err := describe(w.records, model)
 	if err != nil {
 		return nil, err
+	}
+	if desc.WrittenBy != "" && !desc.MayDelete {
+		return nil, sdk.Errorf(sdk.CodeDenied, "records of model %s are written by %s; they can not be deleted", desc.Model, desc.WrittenBy)
 	}
 	b, result := newBuilder(w, desc, len(ids)), PutResult{IDs: make([]sdk.RecordID, len(ids))}
 	for i, id := range ids {

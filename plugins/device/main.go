@@ -29,7 +29,7 @@ func main() { rpc.Serve(model()) }
 
 // model is what this plugin serves.
 func model() sdk.Model[Device] {
-	return sdk.Model[Device]{Name: "device", Version: 1, Doc: "what a device says of itself", Validate: validate}
+	return sdk.Model[Device]{Name: "device", Version: 1, Doc: "what a device says of itself", Validate: validate, WrittenBy: "the host, of its own device as it starts"}
 }
 
 func validate(d *Device) error {

@@ -20,6 +20,7 @@ type shelf struct {
 	volumes []mounts.Volume
 	err     error
 	now     time.Time
+	keeper  *keeper
 }
 
 func newShelf(t *testing.T, volumes ...mounts.Volume) *shelf {
@@ -32,8 +33,10 @@ func newShelf(t *testing.T, volumes ...mounts.Volume) *shelf {
 func (s *shelf) look() (written int, records map[string]Volume) {
 	s.Helper()
 	before := s.host.Written()
-	k := keeper{host: s.host, list: func() ([]mounts.Volume, error) { return s.volumes, s.err }, now: func() time.Time { return s.now }}
-	if err := k.look(s.Context()); err != nil {
+	if s.keeper == nil {
+		s.keeper = &keeper{host: s.host, list: func() ([]mounts.Volume, error) { return s.volumes, s.err }, now: func() time.Time { return s.now }}
+	}
+	if err := s.keeper.look(s.Context()); err != nil {
 		s.Fatal(err)
 	}
 	records = map[string]Volume{}
@@ -81,12 +84,13 @@ func TestKeeper_FreeSpace(t *testing.T) {
 		later   time.Duration
 		written int
 	}{
-		{"a hundredth less", 490, time.Second, 0},
-		{"more than a hundredth less", 489, time.Second, 1},
+		{"a hundredth less, after a minute", 490, time.Minute, 0},
+		{"more than a hundredth less, soon", 489, 50 * time.Second, 0},
+		{"more than a hundredth less, after a minute", 489, time.Minute, 1},
 		{"a little more, soon", 490, time.Second, 0},
 		{"a little more, for an hour", 490, 2 * time.Hour, 1},
 		{"the same, for hours", 490, 5 * time.Hour, 0},
-		{"much more", 900, 0, 1},
+		{"much more", 900, time.Minute, 1},
 	} {
 		s.volumes[0].Free = step.free
 		s.now = time.Unix(1, 0).Add(step.later)
@@ -95,6 +99,100 @@ func TestKeeper_FreeSpace(t *testing.T) {
 			t.Errorf("%s: %d rows written, free %d; want %d and %d", step.name, written, records["/"].Free, step.written, step.free)
 		}
 	}
+}
+
+// TestKeeper_Capacity has a file system share a pool: its size moves with what others write.
+func TestKeeper_Capacity(t *testing.T) {
+	s := newShelf(t, disk("/", "", "tank/home"))
+	s.expect(1)
+	s.now = s.now.Add(time.Minute)
+	s.volumes[0].Capacity = 995
+	s.expect(0)
+	s.volumes[0].Capacity = 900
+	if records := s.expect(1); records["/"].Capacity != 900 {
+		t.Errorf("it is %+v", records["/"])
+	}
+}
+
+// TestKeeper_AnotherStick puts a second stick where a first one was. The system tells its UUID a moment after it is mounted, or it
+// has none: either way it is no part of the first one's record, nor the other way round.
+func TestKeeper_AnotherStick(t *testing.T) {
+	const point, source = "/media/stick", "/dev/sdb1"
+	second := func(uuid string) mounts.Volume {
+		v := disk(point, uuid, source)
+		v.Label, v.Capacity, v.Free = "SECOND", 2000, 1500
+		return v
+	}
+	count := func(s *shelf, want int) {
+		t.Helper()
+		if n := s.host.Count("volume"); n != want {
+			t.Errorf("%d records, want %d", n, want)
+		}
+	}
+	t.Run("UUID told late", func(t *testing.T) {
+		s := newShelf(t, disk(point, "first", source))
+		first := s.expect(1)[point]
+		s.volumes = nil
+		s.expect(1)
+		s.volumes = []mounts.Volume{second("")}
+		if got := s.expect(0)[point]; got.Mounted || got.Capacity != first.Capacity {
+			t.Errorf("the first stick became %+v", got)
+		}
+		s.volumes = []mounts.Volume{second("second")}
+		got := s.expect(1)
+		count(s, 2)
+		s.volumes = nil
+		s.expect(1)
+		s.volumes = []mounts.Volume{disk(point, "", source)} // the first one again
+		s.expect(0)
+		s.volumes = []mounts.Volume{disk(point, "first", source)}
+		s.look()
+		for _, v := range sdktest.Records(t, s.host, model()) {
+			if (v.ID == first.ID) != (v.UUID == "first") || v.Mounted != (v.UUID == "first") {
+				t.Errorf("%+v; %+v", v, got)
+			}
+		}
+		count(s, 2)
+	})
+	t.Run("swapped between two looks", func(t *testing.T) {
+		s := newShelf(t, disk(point, "first", source))
+		s.expect(1)
+		s.volumes = []mounts.Volume{second("")}
+		s.expect(0) // nothing is known yet
+		s.volumes = []mounts.Volume{second("second")}
+		s.expect(2)
+		count(s, 2)
+	})
+	t.Run("no UUID at all", func(t *testing.T) {
+		s := newShelf(t, disk(point, "first", source))
+		s.expect(1)
+		s.volumes = []mounts.Volume{second("")}
+		s.expect(0)
+		s.now = s.now.Add(uuidWait)
+		s.expect(2)
+		s.expect(0)
+		count(s, 2)
+	})
+	t.Run("the first one has none", func(t *testing.T) {
+		s := newShelf(t, disk(point, "", source))
+		s.expect(1)
+		s.volumes = nil
+		s.expect(1)
+		s.volumes = []mounts.Volume{second("second")}
+		s.expect(1)
+		count(s, 2)
+	})
+	t.Run("known from elsewhere", func(t *testing.T) {
+		s := newShelf(t, disk("/mnt", "second", "/dev/sdc1"))
+		known := s.expect(1)["/mnt"]
+		s.volumes = []mounts.Volume{second("")}
+		s.expect(2) // what is it? a record that is told apart
+		s.volumes = []mounts.Volume{second("second")}
+		if records := s.expect(1); records[point].ID != known.ID { // and the other one is deleted
+			t.Errorf("it is %+v, want the record %s", records, known.ID)
+		}
+		count(s, 1)
+	})
 }
 
 func TestKeeper_Unmounted(t *testing.T) {

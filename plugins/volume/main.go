@@ -40,6 +40,9 @@ func model() sdk.Model[Volume] {
 		Doc:      "a disk of its device",
 		Validate: validate,
 		Config:   sdk.Settings(s),
+
+		WrittenBy: "the volume plugin, from what is mounted",
+		MayDelete: true, // what is mounted has a record again at once
 		Source: func(ctx context.Context, host sdk.SourceHost) error {
 			ticker := time.NewTicker(s.Poll)
 			defer ticker.Stop()

@@ -166,6 +166,7 @@ func refusalsFromWire(in []*rpcpb.Refusal) []sdk.Refusal {
 func descriptionToWire(d sdk.Description) *rpcpb.Description {
 	out := &rpcpb.Description{
 		Model: string(d.Model), Version: d.Version, Ownership: string(d.Ownership), Source: d.Source, Doc: text(d.Doc),
+		WrittenBy: text(d.WrittenBy), MayDelete: d.MayDelete,
 	}
 	for _, f := range d.Fields {
 		out.Fields = append(out.Fields, &rpcpb.Field{
@@ -179,6 +180,7 @@ func descriptionToWire(d sdk.Description) *rpcpb.Description {
 func descriptionFromWire(d *rpcpb.Description) sdk.Description {
 	out := sdk.Description{
 		Model: sdk.ModelName(d.Model), Version: d.Version, Ownership: sdk.Ownership(d.Ownership), Source: d.Source, Doc: d.Doc,
+		WrittenBy: d.WrittenBy, MayDelete: d.MayDelete,
 	}
 	for _, f := range d.Fields {
 		out.Fields = append(out.Fields, sdk.Field{

@@ -196,7 +196,9 @@ type Description struct {
 	Fields        []*Field               `protobuf:"bytes,4,rep,name=fields,proto3" json:"fields,omitempty"`
 	Source        bool                   `protobuf:"varint,5,opt,name=source,proto3" json:"source,omitempty"`
 	Doc           string                 `protobuf:"bytes,6,opt,name=doc,proto3" json:"doc,omitempty"`
-	Settings      *Settings              `protobuf:"bytes,7,opt,name=settings,proto3" json:"settings,omitempty"` // absent: the plugin does not say
+	Settings      *Settings              `protobuf:"bytes,7,opt,name=settings,proto3" json:"settings,omitempty"`                     // absent: the plugin does not say
+	WrittenBy     string                 `protobuf:"bytes,8,opt,name=written_by,json=writtenBy,proto3" json:"written_by,omitempty"`  // who alone writes its records, for people; empty: people do too
+	MayDelete     bool                   `protobuf:"varint,9,opt,name=may_delete,json=mayDelete,proto3" json:"may_delete,omitempty"` // people may delete them all the same
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -278,6 +280,20 @@ func (x *Description) GetSettings() *Settings {
 		return x.Settings
 	}
 	return nil
+}
+
+func (x *Description) GetWrittenBy() string {
+	if x != nil {
+		return x.WrittenBy
+	}
+	return ""
+}
+
+func (x *Description) GetMayDelete() bool {
+	if x != nil {
+		return x.MayDelete
+	}
+	return false
 }
 
 // Settings is what a config block may hold.
@@ -2232,7 +2248,7 @@ const file_sdk_rpc_rpcpb_rpc_proto_rawDesc = "" +
 	"\x06models\x18\x01 \x03(\v2\x1f.starling.plugin.v1.DescriptionR\x06models\x12\x1c\n" +
 	"\ttransport\x18\x02 \x01(\tR\ttransport\x12\x18\n" +
 	"\aversion\x18\x03 \x01(\tR\aversion\x12K\n" +
-	"\x12transport_settings\x18\x04 \x01(\v2\x1c.starling.plugin.v1.SettingsR\x11transportSettings\"\xf2\x01\n" +
+	"\x12transport_settings\x18\x04 \x01(\v2\x1c.starling.plugin.v1.SettingsR\x11transportSettings\"\xb0\x02\n" +
 	"\vDescription\x12\x14\n" +
 	"\x05model\x18\x01 \x01(\tR\x05model\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\rR\aversion\x12\x1c\n" +
@@ -2240,7 +2256,11 @@ const file_sdk_rpc_rpcpb_rpc_proto_rawDesc = "" +
 	"\x06fields\x18\x04 \x03(\v2\x19.starling.plugin.v1.FieldR\x06fields\x12\x16\n" +
 	"\x06source\x18\x05 \x01(\bR\x06source\x12\x10\n" +
 	"\x03doc\x18\x06 \x01(\tR\x03doc\x128\n" +
-	"\bsettings\x18\a \x01(\v2\x1c.starling.plugin.v1.SettingsR\bsettings\"C\n" +
+	"\bsettings\x18\a \x01(\v2\x1c.starling.plugin.v1.SettingsR\bsettings\x12\x1d\n" +
+	"\n" +
+	"written_by\x18\b \x01(\tR\twrittenBy\x12\x1d\n" +
+	"\n" +
+	"may_delete\x18\t \x01(\bR\tmayDelete\"C\n" +
 	"\bSettings\x127\n" +
 	"\bsettings\x18\x01 \x03(\v2\x1b.starling.plugin.v1.SettingR\bsettings\"\x91\x01\n" +
 	"\aSetting\x12\x12\n" +
