@@ -227,12 +227,12 @@ func TestCluster_KillNine(t *testing.T) {
 func plugins(t *testing.T, d *clustertest.Device) []int {
 	t.Helper()
 	var pids []int
-	for line := range strings.Lines(d.Run(t, "plugins", "--json")) {
+	for line := range strings.Lines(d.Run(t, "plugin", "list", "--json")) {
 		var p struct {
 			PID int `json:"pid"`
 		}
 		if err := json.Unmarshal([]byte(line), &p); err != nil {
-			t.Fatalf("plugins --json: %v in %q", err, line)
+			t.Fatalf("plugin list --json: %v in %q", err, line)
 		}
 		if p.PID > 0 {
 			pids = append(pids, p.PID)

@@ -109,7 +109,7 @@ func notePlugin(t *testing.T, d *clustertest.Device, state string) string {
 	t.Helper()
 	var found pluginState
 	clustertest.Eventually(t, "the note plugin of "+d.Name+" is "+state, func() error {
-		for line := range strings.Lines(d.Run(t, "plugins", "--json")) {
+		for line := range strings.Lines(d.Run(t, "plugin", "list", "--json")) {
 			var p pluginState
 			if err := json.Unmarshal([]byte(line), &p); err != nil {
 				return err

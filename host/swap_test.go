@@ -256,7 +256,7 @@ func TestReload(t *testing.T) {
 	if out := alice.Run(t, "reload"); !strings.Contains(out, "says what it said before") {
 		t.Errorf("unchanged: %s", out)
 	}
-	before := alice.Run(t, "plugins")
+	before := alice.Run(t, "plugin", "list")
 	edit(t, alice, `model "tag" {}`, `model "tag" { pth = "x" }`)
 	if _, err := alice.TryRun("reload"); err == nil || !strings.Contains(err.Error(), "nothing has changed") || !strings.Contains(err.Error(), `did you mean "path"`) {
 		t.Errorf("a mistake: %v", err)
@@ -264,7 +264,7 @@ func TestReload(t *testing.T) {
 	hup(t, alice)
 	clustertest.Eventually(t, "the log says why SIGHUP changed nothing", func() error { return inLog(alice, "nothing has changed") })
 	edit(t, alice, `model "tag" { pth = "x" }`, `model "tag" {}`)
-	if after := alice.Run(t, "plugins"); pidsOf(after) != pidsOf(before) {
+	if after := alice.Run(t, "plugin", "list"); pidsOf(after) != pidsOf(before) {
 		t.Errorf("a file with a mistake changed something:\n%s\n%s", before, after)
 	}
 

@@ -153,13 +153,13 @@ func (s *Supervisor) Try(ctx context.Context, spec Spec) error {
 		was, now := k.spec, k.current
 		k.mu.Unlock()
 		if now != nil && was.Path == spec.Path && was.SHA256 == spec.SHA256 && now.bin.intact() {
-			_, err := describe(ctx, spec, now.bin, s.options.Log)
+			_, err := describe(ctx, spec, now.bin, hclog.NewNullLogger())
 			return err
 		}
 	}
 	if err := os.MkdirAll(s.options.RuntimeDir, 0o700); err != nil {
 		return sdk.Errorf(sdk.CodeUnavailable, "%s: %w", filepath.Base(s.options.RuntimeDir), err)
 	}
-	_, err := Describe(ctx, spec, s.options.RuntimeDir, s.options.Log)
+	_, err := Describe(ctx, spec, s.options.RuntimeDir, hclog.NewNullLogger())
 	return err
 }

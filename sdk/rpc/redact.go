@@ -63,7 +63,9 @@ func formsOf(secret string) []string {
 	if strings.TrimSpace(secret) == "" {
 		return nil
 	}
-	forms := []string{secret, strings.Trim(strconv.Quote(secret), `"`), url.QueryEscape(secret), url.PathEscape(secret), url.UserPassword("", secret).String()[1:]}
+	forms := []string{
+		secret, strings.Trim(strconv.Quote(secret), `"`), url.QueryEscape(secret), url.PathEscape(secret), url.UserPassword("", secret).String()[1:], (&url.URL{Path: "/" + secret}).EscapedPath()[1:],
+	}
 	for _, escape := range []bool{true, false} {
 		var out bytes.Buffer
 		encoder := json.NewEncoder(&out)

@@ -24,7 +24,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	rpctest.Main(probe{}, probeSource{}, brokenTransport{})
+	rpctest.Main(probe{}, probeSource{sdk.Settings(&leafSettings{First: "a"})}, brokenTransport{})
 	goleak.VerifyTestMain(m)
 }
 
@@ -49,7 +49,14 @@ func (probe) Configure(_ context.Context, config json.RawMessage) error {
 }
 
 func (probe) ApplyStateChange(ctx context.Context, in sdk.StateChanges) (sdk.StateResult, error) {
-	switch command := strings.Join(in.Batch.Columns, " "); command {
+	command := strings.Join(in.Batch.Columns, " ")
+	if word, ok := strings.CutPrefix(command, "say "); ok {
+		return sdk.StateResult{}, errors.New("it said " + word)
+	}
+	if word, ok := strings.CutPrefix(command, "refuse "); ok {
+		return sdk.StateResult{Refused: []sdk.Refusal{{Code: sdk.CodeInvalid, Message: "it said " + word}}}, nil
+	}
+	switch command {
 	case "panic":
 		panic("asked to")
 	case "stale":
@@ -340,7 +347,20 @@ func TestListener_Fails(t *testing.T) {
 }
 
 // probeSource yields one batch for each change of model "folder", and uses every call that a source has.
-type probeSource struct{}
+type probeSource struct{ sdk.Declarer }
+
+// leafSettings are those of probeSource.
+type leafSettings struct {
+	First  string `starling:"first" doc:"one"`
+	Second int    `starling:"second,secret"`
+}
+
+func (s *leafSettings) Check() error {
+	if s.First == "no" {
+		return fmt.Errorf("wrapped: %w", sdk.BadSetting("first", "it says no"))
+	}
+	return nil
+}
 
 func (probeSource) Describe(context.Context) (sdk.Description, error) {
 	return sdk.Description{Model: "leaf", Version: 1, Ownership: sdk.DeviceOwned, Source: true}, nil

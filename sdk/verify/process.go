@@ -59,6 +59,8 @@ func processLaws() []processLaw {
 		{law{ID: "PLUGIN-014", Name: "Stop", Says: "Asked to stop, it ends by itself within 2 s"}, all, (*subject).stops},
 		{law{ID: "PLUGIN-015", Name: "HostGone", Says: "It ends by itself soon after its host, however that ended"}, all, (*subject).hostGone},
 		{law{ID: "PLUGIN-016", Name: "SourceEnds", Says: "A source ends when the host ends its call, and when the process drains"}, (*subject).servesSources, (*subject).sourceEnds},
+		{law{ID: "PLUGIN-017", Name: "DefaultsAreTaken", Says: "What it declares of its settings makes sense, and a block of their defaults is taken"}, (*subject).declares, (*subject).defaultsAreTaken},
+		{law{ID: "PLUGIN-018", Name: "WrongTypeIsRefused", Says: "A setting of another type than it declares is refused as invalid, with a sentence that names it"}, (*subject).declares, (*subject).wrongTypeIsRefused},
 	}
 }
 

@@ -201,13 +201,45 @@ func (s *subject) ask(ctx context.Context) error {
 		defer p.Kill()
 		asking, cancel := context.WithTimeout(ctx, s.Patience)
 		defer cancel()
-		s.info, err = p.Client().Info(asking)
+		if s.info, err = p.Client().Info(asking); err == nil {
+			if wrong := s.tryConfig(asking, p); wrong != nil && ctx.Err() == nil {
+				return wrong
+			}
+		}
 	}
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
 	s.startErr = err
 	return nil
+}
+
+// tryConfig returns what is wrong with the config block that the checks are to use: all laws would be broken by it.
+func (s *subject) tryConfig(ctx context.Context, p *rpc.Process) error {
+	for _, target := range s.targets() {
+		given := string(s.config(target)) != "{}"
+		declared, says := s.info.Settings[s.modelName(target)]
+		if says {
+			if _, err := sdk.ParseSettings(declared, s.config(target)); err != nil {
+				return sdk.Errorf(sdk.CodeInvalid, "%s does not take the config block %s: %w; give it another with --config", s.targetName(target), s.config(target), err)
+			}
+		}
+		if !given {
+			continue // that it does not take an empty one is for a law to say
+		}
+		if err := s.configurable(p, target).Configure(ctx, s.config(target)); err != nil && sdk.CodeOf(err) != sdk.CodeUnavailable {
+			return sdk.Errorf(sdk.CodeInvalid, "%s does not take the config block %s: %w; give it another with --config", s.targetName(target), s.config(target), err)
+		}
+	}
+	return nil
+}
+
+// modelName is the key of a target in Info.Settings.
+func (s *subject) modelName(target int) sdk.ModelName {
+	if target < 0 {
+		return ""
+	}
+	return s.info.Models[target].Model
 }
 
 func (s *subject) command() rpc.Command {

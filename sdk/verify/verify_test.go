@@ -63,6 +63,9 @@ var bugs = map[string]string{
 	"raw: does not stop":            "PLUGIN-014",
 	"raw: outlives its host":        "PLUGIN-015",
 	"a source without an end":       "PLUGIN-016",
+	"raw: refuses its default":      "PLUGIN-017",
+	"raw: declares nonsense":        "PLUGIN-017",
+	"raw: takes any type":           "PLUGIN-018",
 
 	"no tie-break":      "MODEL-035",
 	"no refusals":       "MODEL-040",
@@ -185,6 +188,9 @@ func TestPlugin_Errors(t *testing.T) {
 	}{
 		"no such file":           {path + "-absent", verify.Options{}, sdk.CodeNotFound},
 		"no such law":            {path, verify.Options{Only: []string{"MODEL-999"}}, sdk.CodeInvalid},
+		"a wrong config block":   {path, verify.Options{Config: json.RawMessage(`{"colour":"red"}`)}, sdk.CodeInvalid},
+		"a wrong type":           {path, verify.Options{Env: []string{"BROKEN=raw"}, Config: json.RawMessage(`{"depth":"3"}`)}, sdk.CodeInvalid},
+		"what it refuses itself": {path, verify.Options{Env: []string{"BROKEN=raw"}, Config: json.RawMessage(`{"depth":4}`)}, sdk.CodeInvalid},
 		"an example of no model": {path, verify.Options{Records: []json.RawMessage{json.RawMessage(`{"colour":"red"}`)}}, sdk.CodeInvalid},
 	} {
 		t.Run(what, func(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"os"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -82,13 +83,20 @@ func (r *raw) Info(_ context.Context, in *rpcpb.InfoRequest) (*rpcpb.InfoReply, 
 	if r.bug == "changes its mind" {
 		d.Version = uint32(r.asked.Add(1)) //nolint:gosec // small
 	}
+	setting := &rpcpb.Setting{Name: "depth", Type: "int", Default: "3"}
+	if r.bug == "declares nonsense" {
+		setting.Default = "deep"
+	}
+	d.Settings = &rpcpb.Settings{Settings: []*rpcpb.Setting{setting}}
 	return &rpcpb.InfoReply{Models: []*rpcpb.Description{d}}, nil
 }
 
 func (r *raw) Configure(_ context.Context, in *rpcpb.ConfigureRequest) (*rpcpb.ConfigureReply, error) {
+	plain := string(in.Config) == "{}" || string(in.Config) == `{"depth":3}` && r.bug != "refuses its default"
 	switch {
 	case r.bug == "takes any setting":
-	case r.bug == "takes no block", string(in.Config) != "{}":
+	case r.bug == "takes any type" && !strings.Contains(string(in.Config), "no_such"):
+	case r.bug == "takes no block", !plain:
 		return nil, invalid("settings: " + string(in.Config[:min(len(in.Config), 100)]))
 	}
 	return &rpcpb.ConfigureReply{}, nil
