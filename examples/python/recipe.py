@@ -18,14 +18,26 @@ FIELDS = {  # name: type and options, as in a Description
     "minutes": dict(type="int", doc="how long it takes"),
     "rating": dict(type="int", merge="max", doc="the best that anybody has given"),
 }
+SETTINGS = {  # of the config block: type, default and the like, as in a Setting; the host checks the block by them
+    "max_minutes": dict(type="int", default="1440", doc="how long a recipe that is written here may take"),
+}
 
 
-def validate(record):
+def check_settings(settings):
+    """Says which setting makes no sense, and why; None if all do. Those that the block leaves out have their default."""
+    if settings["max_minutes"] < 1:
+        return "max_minutes", "max_minutes: no recipe takes less than a minute"
+    return None
+
+
+def validate(record, settings):
     """Says why a record, a dict of its fields, may not be written here; None if it may."""
     if not record["name"].strip():
         return 'field "name": write what people should read; it is blank'
     if (record.get("minutes") or 0) < 0:
         return 'field "minutes": a recipe takes no negative time'
+    if (record.get("minutes") or 0) > settings["max_minutes"]:
+        return f'field "minutes": more than the {settings["max_minutes"]} that max_minutes allows'
     return None
 
 
@@ -70,19 +82,21 @@ MERGES = ("lww", "max", "min", "set", "counter")  # where peers say different th
 class Refused(Exception):
     """An answer of no: a code that programs act on, and a sentence for people."""
 
-    def __init__(self, code, message):
+    def __init__(self, code, message, setting=""):
         super().__init__(message)
-        self.code = code
+        self.code, self.setting = code, setting
 
 
 # Messages: what this plugin needs of rpc.proto. Fields that are not named here are skipped, as newer ones would be.
 
 MESSAGES = """
-Error            string code = 1; string message = 2
+Error            string code = 1; string message = 2; string setting = 3
 InfoRequest
 InfoReply        repeated Description models = 1; string version = 3
-Description      string model = 1; uint32 version = 2; string ownership = 3; repeated Field fields = 4; string doc = 6
+Description      string model = 1; uint32 version = 2; string ownership = 3; repeated Field fields = 4; string doc = 6; Settings settings = 7
 Field            string name = 1; string type = 2; string merge = 3; bool required = 6; bool index = 8; string doc = 9
+Settings         repeated Setting settings = 1
+Setting          string name = 1; string type = 2; bool required = 3; string default = 4; bool secret = 5; string doc = 6
 ConfigureRequest string model = 1; bytes config = 2
 ConfigureReply
 HealthRequest
@@ -484,7 +498,7 @@ class Merge:
             raise Refused("too_large", f"the record would have over {MAX_RECORD} bytes")
         if sum(f.parts.size() for f in record.fields.values() if f.parts) > MAX_PARTS:
             raise Refused("too_large", f"the record's sets and counters would take over {MAX_PARTS} bytes, with what was removed from them")
-        why = validate(values)
+        why = validate(values, settings_now)
         if why:
             raise Refused("invalid", why)
 
@@ -565,6 +579,21 @@ def log(level, message):
     print(json.dumps({"@level": level, "@message": message, "@timestamp": now}), file=sys.stderr, flush=True)
 
 
+# What JSON makes of a setting of each type that this plugin could have; durations and sizes are text.
+SETTING_TYPES = {
+    "text": (str,), "int": (int,), "float": (int, float), "bool": (bool,), "duration": (str,), "size": (str,), "list": (list,), "map": (dict,),
+}
+
+
+def default_settings():
+    """The defaults, as the block would have them: text as it is, anything else as JSON."""
+    plain = ("text", "duration", "size")
+    return {n: s["default"] if s["type"] in plain else json.loads(s["default"]) for n, s in SETTINGS.items() if "default" in s}
+
+
+settings_now = default_settings()  # until Configure
+
+
 class Plugin:
     def __init__(self):
         self.idle = threading.Condition()
@@ -574,6 +603,9 @@ class Plugin:
         described = M["Description"](model=MODEL, version=VERSION, ownership="shared", doc=DOC)
         for name, field in FIELDS.items():
             described.fields.add(name=name, **field)
+        described.settings.SetInParent()  # also where there are none: the host then knows that there are none
+        for name, setting in SETTINGS.items():
+            described.settings.settings.add(name=name, **setting)
         return M["InfoReply"](models=[described], version="1")
 
     def Configure(self, request, context):
@@ -585,8 +617,19 @@ class Plugin:
             raise Refused("invalid", f"the config block is not JSON: {err}") from None
         if type(block) is not dict:
             raise Refused("invalid", "the config block is not a JSON object")
-        for name in block:
-            raise Refused("invalid", f'model "{MODEL}" takes no settings; remove "{name}" from its config block')
+        for name, value in block.items():
+            if name not in SETTINGS:
+                raise Refused("invalid", f'unknown setting "{name}"; there are: {", ".join(SETTINGS)}', name)
+            if type(value) not in SETTING_TYPES[SETTINGS[name]["type"]]:
+                raise Refused("invalid", f"{name}: want {SETTINGS[name]['type']}", name)
+        for name, setting in SETTINGS.items():
+            if setting.get("required") and name not in block:
+                raise Refused("invalid", f"{name}: it is missing", name)
+        settings = {**default_settings(), **block}
+        wrong = check_settings(settings)
+        if wrong:
+            raise Refused("invalid", wrong[1], wrong[0])
+        settings_now.update(settings)
         return M["ConfigureReply"]()
 
     def Health(self, request, context):
@@ -640,7 +683,7 @@ class Plugin:
 
 def fail(context, err):
     """Ends a call with an Error, so that the host finds its code again."""
-    error = M["Error"](code=err.code, message=str(err))
+    error = M["Error"](code=err.code, message=str(err), setting=err.setting)
     status = M["Status"](code=grpc.StatusCode.UNKNOWN.value[0], message=str(err))
     status.details.add(type_url=f"type.googleapis.com/{PACKAGE}.Error", value=error.SerializeToString())
     context.set_trailing_metadata((("grpc-status-details-bin", status.SerializeToString()),))
