@@ -12,6 +12,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 	"go.uber.org/fx"
 
+	"github.com/starling-sync/starling/hlc"
 	"github.com/starling-sync/starling/host/config"
 	"github.com/starling-sync/starling/host/database"
 	"github.com/starling-sync/starling/host/peersync"
@@ -164,10 +165,69 @@ func (f *figures) Stock(ctx context.Context) (out telemetry.Stock, err error) {
 		return out, err
 	}
 	oldest, err := journal.Oldest(ctx)
+	if err != nil {
+		return out, err
+	}
 	if oldest > 0 {
 		out.LogOldest = oldest.Time()
 	}
+	out.Lag, err = f.lag(ctx)
 	return out, err
+}
+
+// lag counts the changes that each peer lacks and this device has.
+func (f *figures) lag(ctx context.Context) (map[sdk.DeviceID]map[string]int, error) {
+	b := f.backend
+	b.network.mu.Lock()
+	engine := b.network.engine
+	b.network.mu.Unlock()
+	if engine == nil {
+		return nil, nil
+	}
+	here := map[protocol.Stream]protocol.Heads{}
+	for _, mark := range engine.Vector() {
+		here[mark.Stream] = append(here[mark.Stream], mark.Position)
+	}
+	all := map[sdk.DeviceID]map[string]int{}
+	for _, p := range engine.Peers() {
+		if len(all) == telemetry.MaxPeers {
+			break
+		}
+		if member, ok := b.members.Member(p.ID); ok && member.Retired() {
+			continue
+		}
+		lag := map[string]int{}
+		all[p.ID] = lag
+		acknowledged := engine.AcknowledgedBy(p.ID)
+		for key, heads := range here {
+			since := least(acknowledged[key])
+			kind := telemetry.KindOf(key.Kind)
+			most := telemetry.MaxLag - lag[kind]
+			if key.Origin == p.ID || most == 0 || since >= heads.Top() {
+				continue
+			}
+			count := b.network.journal.CountAfter
+			if key.Kind == sdk.DeviceOwned {
+				count = b.registry.CountState
+			}
+			n, err := count(ctx, key.Origin, since, most)
+			if err != nil {
+				return nil, err
+			}
+			lag[kind] += n
+		}
+	}
+	return all, nil
+}
+
+// least returns the earliest of the positions of somebody in a stream; 0 for who has nothing of it.
+func least(heads protocol.Heads) (at hlc.Stamp) {
+	for i, p := range heads {
+		if i == 0 || p.Stamp < at {
+			at = p.Stamp
+		}
+	}
+	return at
 }
 
 // PluginMetrics implements telemetry.Source.

@@ -49,9 +49,9 @@ type MetricCounter struct {
 	bits       atomic.Uint64
 }
 
-// Add adds n, which is not negative, nor NaN; else it adds nothing.
+// Add adds n, which is neither negative nor NaN; else, and where c is nil, it adds nothing.
 func (c *MetricCounter) Add(n float64) {
-	if n > 0 {
+	if c != nil && n > 0 {
 		addTo(&c.bits, n)
 	}
 }
@@ -71,11 +71,19 @@ type MetricGauge struct {
 	bits       atomic.Uint64
 }
 
-// Set sets the figure.
-func (g *MetricGauge) Set(value float64) { g.bits.Store(math.Float64bits(value)) }
+// Set sets the figure; of a nil gauge nothing.
+func (g *MetricGauge) Set(value float64) {
+	if g != nil {
+		g.bits.Store(math.Float64bits(value))
+	}
+}
 
-// Add adds n, which may be negative.
-func (g *MetricGauge) Add(n float64) { addTo(&g.bits, n) }
+// Add adds n, which may be negative; to a nil gauge nothing.
+func (g *MetricGauge) Add(n float64) {
+	if g != nil {
+		addTo(&g.bits, n)
+	}
+}
 
 // Value returns the figure.
 func (g *MetricGauge) Value() float64 { return math.Float64frombits(g.bits.Load()) }

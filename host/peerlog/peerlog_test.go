@@ -56,6 +56,14 @@ func TestLog_Read(t *testing.T) {
 	if diff := cmp.Diff([]sdk.Batch{a, b, c}, got); diff != "" {
 		t.Errorf("read (-want +got):\n%s", diff)
 	}
+	for after, want := range map[hlc.Stamp]int{0: len0(a, b, c), 80: b.Count + c.Count - 1, 90: 0} {
+		if n, err := log.CountAfter(ctx, origin, after, 1000); n != want || err != nil {
+			t.Errorf("%d operations after %d, %v; want %d", n, after, err, want)
+		}
+	}
+	if n, err := log.CountAfter(ctx, origin, 0, 3); n != 3 || err != nil {
+		t.Errorf("%d operations, 3 at most, %v", n, err)
+	}
 	// In pages, each a byte budget or one operation.
 	for _, budget := range []int{1, 100, 1000} {
 		var rows []byte
@@ -180,4 +188,11 @@ func BenchmarkLog_Append(b *testing.B) {
 			}
 		})
 	}
+}
+
+func len0(batches ...sdk.Batch) (n int) {
+	for i := range batches {
+		n += batches[i].Count
+	}
+	return n
 }

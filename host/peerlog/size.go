@@ -196,6 +196,22 @@ func (a *late) append(tx *database.Tx, columns int64, op sdk.Op) (err error) {
 
 func (a *late) end(tx *database.Tx) error { return addCounted(tx, a.device, a.added) }
 
+// CountAfter counts the operations of origin after a stamp, up to most. It reads an index only.
+func (l *Log) CountAfter(ctx context.Context, origin sdk.DeviceID, after hlc.Stamp, most int) (n int, err error) {
+	err = l.db.Read(ctx, func(tx *database.Tx) error {
+		device, err := tx.DeviceNumber(origin)
+		if err != nil {
+			return err
+		}
+		_, err = tx.One("SELECT count(*) FROM (SELECT 1 FROM _log WHERE origin = ? AND stamp > ? LIMIT ?) AS x", []any{device, int64(after), most}, &n) //nolint:gosec // stamps fit
+		return err
+	})
+	if err != nil {
+		return 0, fmt.Errorf("count the log: %w", err)
+	}
+	return n, nil
+}
+
 // Oldest returns the stamp of the oldest operation that the log has; zero if it has none.
 func (l *Log) Oldest(ctx context.Context) (oldest hlc.Stamp, err error) {
 	err = l.db.Read(ctx, func(tx *database.Tx) error {

@@ -13,10 +13,14 @@ import (
 	"github.com/starling-sync/starling/sdk/rpc"
 )
 
-func main() { rpc.Serve(model()) }
+func main() {
+	metrics := new(sdk.Metrics)
+	rpc.Serve(model(metrics), metrics)
+}
 
-// model is what this plugin serves.
-func model() sdk.Model[catalog.Location] {
+// model is what this plugin serves; what it counts is in set.
+func model(set *sdk.Metrics) sdk.Model[catalog.Location] {
+	metrics := catalog.NewMetrics(set)
 	s := defaults() // until Configure, which is called before Run
 	return sdk.Model[catalog.Location]{
 		Name:     "location",
@@ -25,7 +29,9 @@ func model() sdk.Model[catalog.Location] {
 		Validate: validate,
 		Config:   sdk.Settings(s),
 		Source: func(ctx context.Context, host sdk.SourceHost) error {
-			return catalog.Run(ctx, host, s.options())
+			options := s.options()
+			options.Metrics = metrics
+			return catalog.Run(ctx, host, options)
 		},
 	}
 }

@@ -21,7 +21,7 @@ func accepted() sdktest.ModelOption {
 	return sdktest.FieldValues("path", "/", "/home/photos", `C:\photos`, `\\server\share`)
 }
 
-func TestLocation(t *testing.T) { sdktest.Model(t, model(), accepted()) }
+func TestLocation(t *testing.T) { sdktest.Model(t, model(new(sdk.Metrics)), accepted()) }
 
 // TestBinary runs the laws against the plugin as a process of its own.
 func TestBinary(t *testing.T) {
@@ -44,7 +44,7 @@ func TestBinary_Source(t *testing.T) {
 	}
 	write("a")
 	location := catalog.Location{Path: dir}
-	packer, err := model().Packer()
+	packer, err := model(new(sdk.Metrics)).Packer()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -46,6 +46,23 @@ type fabric struct {
 	reason    error                  // why there is none; nil: it is being tried for the first time
 	changed   chan struct{}          // closed, and replaced, when current or reason has changed
 	listeners map[*listener]struct{} // which each life serves
+
+	metrics metrics // set before it is used; else it counts nothing
+}
+
+// metrics are what an operator can watch of the transport.
+type metrics struct {
+	connects, refusals, losses *sdk.MetricCounter // of connections to servers
+	peers                      *sdk.MetricGauge   // connections with peers
+}
+
+func newMetrics(set *sdk.Metrics) metrics {
+	return metrics{
+		connects: set.Counter("nats_server_connects_total", "Connections to NATS servers that were made."),
+		refusals: set.Counter("nats_server_connect_failures_total", "Times that no NATS server took this device; it is tried again."),
+		losses:   set.Counter("nats_server_connections_lost_total", "Connections to NATS servers that ended though nobody wanted it."),
+		peers:    set.Gauge("nats_peer_connections", "Connections with peers that go through a NATS server."),
+	}
 }
 
 // newFabric connects to nothing before it is used.
@@ -176,6 +193,7 @@ func (f *fabric) sleep(d time.Duration, until <-chan struct{}) {
 
 // failed remembers why no server was reached, and logs it where that is news.
 func (f *fabric) failed(err error, said *string, wait time.Duration) {
+	f.metrics.refusals.Inc()
 	f.mu.Lock()
 	leaving := f.current != nil
 	f.mu.Unlock()
@@ -226,6 +244,7 @@ func (f *fabric) connect(discovered []string) (*life, error) {
 	l.mu.Lock()
 	l.server = nc.ConnectedUrlRedacted()
 	l.mu.Unlock()
+	f.metrics.connects.Inc()
 	return l, nil
 }
 

@@ -66,6 +66,7 @@ func (l *life) closed(nc *nats.Conn) {
 		e.fail(l.err)
 	}
 	if !quiet {
+		l.fabric.metrics.losses.Inc()
 		l.fabric.log.Warn("the connection to the NATS server ended", "server", server, "reason", nc.LastError(), "connections", len(ends))
 	}
 	close(l.ended)
@@ -94,11 +95,15 @@ func (l *life) add(e *end) error {
 		return sdk.Errorf(sdk.CodeUnavailable, "the connection to the NATS server has just ended")
 	}
 	l.ends[e] = struct{}{}
+	l.fabric.metrics.peers.Add(1)
 	return nil
 }
 
 func (l *life) remove(e *end) {
 	l.mu.Lock()
+	if _, there := l.ends[e]; there {
+		l.fabric.metrics.peers.Add(-1)
+	}
 	delete(l.ends, e)
 	last := l.retired && !l.over && len(l.ends) == 0
 	l.mu.Unlock()

@@ -16,11 +16,15 @@ import (
 	"github.com/starling-sync/starling/sdk/rpc"
 )
 
-func main() { rpc.Serve(&transport{}) }
+func main() {
+	set := new(sdk.Metrics)
+	rpc.Serve(&transport{metrics: newMetrics(set)}, set)
+}
 
 // transport implements sdk.Transport over NATS. Addresses are names, such as "alice".
 type transport struct {
-	fabric *fabric // set by Configure, which is called before all but Name
+	fabric  *fabric // set by Configure, which is called before all but Name
+	metrics metrics
 }
 
 // Name implements sdk.Transport.
@@ -33,6 +37,7 @@ func (t *transport) Configure(_ context.Context, config json.RawMessage) error {
 		return err
 	}
 	t.fabric = newFabric(s, hclog.Default())
+	t.fabric.metrics = t.metrics
 	return nil
 }
 

@@ -24,7 +24,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	rpctest.Main(probe{}, probeSource{sdk.Settings(&leafSettings{First: "a"})}, brokenTransport{})
+	rpctest.Main(probe{}, probeSource{sdk.Settings(&leafSettings{First: "a"})}, brokenTransport{}, probeMetrics())
 	goleak.VerifyTestMain(m)
 }
 

@@ -44,6 +44,8 @@ type Options struct {
 	HashRate  int64         // bytes a second that are read of a disk for that at most; 32 MiB; less than 0: without limit
 	Settle    time.Duration // how long ago a file must have changed before it is read; 10 seconds
 
+	Metrics Metrics // none
+
 	Files disk.Files          // disk.System
 	NewID func() sdk.RecordID // sdk.NewRecordID
 

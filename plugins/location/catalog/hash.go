@@ -127,6 +127,7 @@ func (h *hasher) queue(folder sdk.RecordID, due time.Time) {
 		return
 	}
 	h.queued[folder] = struct{}{}
+	h.options.Metrics.HashQueue.Set(float64(len(h.queued)))
 	if due.IsZero() {
 		h.ready = append(h.ready, task{folder, due})
 	} else {
@@ -224,6 +225,7 @@ func (h *hasher) take(now time.Time) (job *task, wait time.Duration) {
 		job = &h.ready[0]
 		h.ready = h.ready[1:]
 		delete(h.queued, job.id)
+		h.options.Metrics.HashQueue.Set(float64(len(h.queued)))
 		return job, 0
 	case len(h.later) > 0:
 		return nil, h.later[0].due.Sub(now)
@@ -259,8 +261,10 @@ func (h *hasher) look(ctx context.Context, job *task) error {
 			return nil //nolint:nilerr // stopped, not failed
 		case disk.Gone(err), errors.Is(err, content.ErrChanged): // the reading of the folder tells
 		case err != nil:
+			h.options.Metrics.HashFailures.Inc()
 			failed = failure{failed.count + 1, fmt.Errorf("%s: %w", e.Name, reason(err))}
 		default:
+			h.options.Metrics.FilesHashed.Inc()
 			if len(h.results) == 0 {
 				h.since = time.Now()
 			}
@@ -319,7 +323,10 @@ func (h *hasher) read(ctx context.Context, dir disk.Dir, e *Entry) (string, erro
 	if err := as(); err != nil {
 		return "", err
 	}
-	name, err := content.Name(file, e.Size, h.options.HashWhole, func(bytes int) error { return pace.rest(ctx, bytes, h.options.HashRate) })
+	name, err := content.Name(file, e.Size, h.options.HashWhole, func(bytes int) error {
+		h.options.Metrics.BytesHashed.Add(float64(bytes))
+		return pace.rest(ctx, bytes, h.options.HashRate)
+	})
 	if err == nil {
 		err = as()
 	}

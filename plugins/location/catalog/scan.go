@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync/atomic"
+	"time"
 
 	"github.com/starling-sync/starling/plugins/location/catalog/disk"
 	"github.com/starling-sync/starling/sdk"
@@ -60,6 +61,7 @@ func (t *tree) newScan(all bool) (*scan, error) {
 
 // readAll reads the whole location.
 func (t *tree) readAll(ctx context.Context) error {
+	began := time.Now()
 	s, err := t.newScan(true)
 	if err != nil {
 		return err
@@ -91,6 +93,8 @@ func (t *tree) readAll(ctx context.Context) error {
 	}
 	if ctx.Err() == nil {
 		t.host.Progress(t.path, s.done, s.done)
+		t.options.Metrics.Scans.Inc()
+		t.options.Metrics.ScanSeconds.Add(time.Since(began).Seconds())
 	}
 	return nil
 }
@@ -223,6 +227,7 @@ func (s *scan) drain(ctx context.Context) error {
 			}
 			l.fresh = false
 			s.done += int64(len(l.sightings))
+			s.options.Metrics.Names.Add(float64(len(l.sightings)))
 		}
 		if s.all {
 			s.progress()

@@ -1,0 +1,78 @@
+package peersync
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/starling-sync/starling/host/protocol"
+	"github.com/starling-sync/starling/sdk"
+)
+
+func TestMachine_Figures(t *testing.T) {
+	s := newSolo(t)
+	sub, _ := s.subscribed(s.connect(1, 1), rowsOf1)
+	var applies []Apply
+	for i := range 3 { // the second time it is a repetition
+		applies = append(applies, only[Apply](s.page(1, sub.Number, 0, 40, 100+i))...)
+	}
+	if len(applies) != 1 {
+		t.Fatalf("%d pages are applied", len(applies))
+	}
+	f := s.m.Figures().Peers[deviceID(1)]
+	if f.QueuedBytes != 0 || f.StreamsIn == 0 || f.Sessions != 1 {
+		t.Errorf("before it is durable: %+v", f)
+	}
+	s.step(Applied{Generation: applies[0].Generation, Page: applies[0].Page, From: applies[0].From, Accounts: []Account{
+		{Model: testModel, Stale: 2, Refused: 3, Parked: 4, Conflicts: 5},
+	}})
+	s.page(1, sub.Number, 90, 95, 10) // a gap
+	s.step(Received{Session: 1, Message: &protocol.Heartbeat{Clock: s.now, Echo: s.now.Add(-3 * time.Millisecond)}})
+	f = s.m.Figures().Peers[deviceID(1)]
+	want := map[sdk.ModelName]Changes{testModel: {Received: 4, Applied: 1, Stale: 2, Refused: 3, Parked: 4, Conflicts: 5}}
+	if diff := cmp.Diff(want, f.Changes); diff != "" {
+		t.Errorf("changes (-want +got):\n%s", diff)
+	}
+	if f.Gaps != 1 {
+		t.Errorf("%d gaps", f.Gaps)
+	}
+	trips := s.m.Figures().RoundTrip[""]
+	if trips.Sum != 3*time.Millisecond || trips.Counts[4] != 1 {
+		t.Errorf("round trips %+v; want one of 3 ms between 2 and 4", trips)
+	}
+	s.step(DialFailed{Peer: deviceID(2)}) // that nobody asked for
+	if n := s.m.Figures().Peers[deviceID(2)].DialFailures; n != 0 {
+		t.Errorf("%d failures to dial", n)
+	}
+	s.step(MembersChanged{})
+	if n := len(s.m.tally.peers); n != 0 {
+		t.Errorf("%d devices that are no members are remembered", n)
+	}
+}
+
+// TestMachine_FiguresBounded has a peer name model after model.
+func TestMachine_FiguresBounded(t *testing.T) {
+	s := newSolo(t)
+	sub, _ := s.subscribed(s.connect(1, 1), rowsOf1)
+	const pages = 10 * modelsCounted
+	for i := range pages {
+		page := protocol.Page{Stream: rowsOf1, Heads: at(90), From: 80, Through: 90, Batches: []sdk.Batch{{Model: sdk.ModelName(fmt.Sprintf("m%d", i)), Count: 1}}}
+		s.step(Received{Session: 1, Message: protocol.CatchUp(protocol.Delivery{Subscription: sub.Number + 1, Page: page})})
+	}
+	changes := s.m.Figures().Peers[deviceID(1)].Changes
+	if len(changes) != modelsCounted+1 || changes[OtherModels].Received != pages-modelsCounted {
+		t.Errorf("%d models, %+v of others", len(changes), changes[OtherModels])
+	}
+}
+
+func TestHistogram(t *testing.T) {
+	var h Histogram
+	for _, d := range []time.Duration{0, histogramLeast, histogramLeast + 1, h.Bound(histogramBuckets - 1), h.Bound(histogramBuckets-1) + 1, time.Hour} {
+		h.observe(d)
+	}
+	if want := [...]uint64{0: 2, 1: 1, histogramBuckets - 1: 1, histogramBuckets: 2}; h.Counts != want {
+		t.Errorf("%v; want %v", h.Counts, want)
+	}
+}
