@@ -102,158 +102,198 @@ func (d *device) wantView(want ...string) {
 	}
 }
 
-func TestHybrid(t *testing.T) {
-	a, b := newDevice(t, 1, files(), memos()), newDevice(t, 2, files(), memos())
-	absent := newDevice(t, 3, files())
-	a.own(packed(t, files(), file(1, 0, "one"), file(2, 0, "two")))
-	b.own(packed(t, files(), file(11, 0, "eleven")))
-	a.own(memoV1(t, 1, "", "on one"))
-	a.share(memoV1(t, 0, "h", "on h by a"))
-	b.own(memoV1(t, 11, "", "on eleven"))
-	for _, d := range []*device{a, b, absent} {
-		for _, from := range []*device{a, b} {
+// hybrids are two devices with memos on files and on content, and one that has no plugin for memos.
+type hybrids struct{ a, b, absent *device }
+
+// hybridView is what all of them see.
+var hybridView = []string{"on eleven true", "on h by b false", "on one true"} //nolint:gochecknoglobals // a table
+
+func newHybrids(t *testing.T) hybrids {
+	t.Helper()
+	h := hybrids{newDevice(t, 1, files(), memos()), newDevice(t, 2, files(), memos()), newDevice(t, 3, files())}
+	h.a.own(packed(t, files(), file(1, 0, "one"), file(2, 0, "two")))
+	h.b.own(packed(t, files(), file(11, 0, "eleven")))
+	h.a.own(memoV1(t, 1, "", "on one"))
+	h.a.share(memoV1(t, 0, "h", "on h by a"))
+	h.b.own(memoV1(t, 11, "", "on eleven"))
+	for _, d := range []*device{h.a, h.b, h.absent} {
+		for _, from := range []*device{h.a, h.b} {
 			if d != from {
 				d.pull(from, 100)
 			}
 		}
 	}
-	b.share(memoV1(t, 0, "h", "on h by b"))
-	a.pull(b, 100)
-	absent.pull(b, 100)
-	want := []string{"on eleven true", "on h by b false", "on one true"}
-	a.wantView(want...)
-	b.wantView(want...)
-	wantEqual(t, a, b)
+	h.b.share(memoV1(t, 0, "h", "on h by b"))
+	h.a.pull(h.b, 100)
+	h.absent.pull(h.b, 100)
+	return h
+}
 
-	t.Run("a local write elsewhere is refused", func(t *testing.T) {
-		for n, code := range map[byte]sdk.Code{11: sdk.CodeNotOwner, 99: sdk.CodeNotFound} {
-			result, err := a.manager.CommitDeviceOwned(t.Context(), memoV1(t, n, "", "mine"))
-			if err != nil || len(result.Refused) != 1 || result.Refused[0].Code != code || !strings.Contains(result.Refused[0].Message, "memo") {
-				t.Errorf("%d: %+v, %v", n, result, err)
-			}
-		}
-		for what, batch := range map[string]sdk.Batch{"an operation on an owned one": memoV1(t, 2, "", "x"), "a row of a shared one": memoV1(t, 0, "x", "x")} {
-			m := &Memo{Note: "x"}
-			kind, commit := sdk.SharedByAll, a.manager.CommitShared
-			if what[0] == 'a' && strings.Contains(what, "row") {
-				hash := "x"
-				m.Content, kind, commit = &hash, sdk.DeviceOwned, a.manager.CommitDeviceOwned
-			} else {
-				m.File = sdk.Ref(rid(2))
-			}
-			packer, err := memos().PackerOf(kind)
-			if err != nil {
-				t.Fatal(err)
-			}
-			packer.Put(m)
-			_ = batch
-			result, err := commit(t.Context(), packer.Batch())
-			if err != nil || len(result.Refused) != 1 || result.Refused[0].Code != sdk.CodeInvalid {
-				t.Errorf("%s: %+v, %v", what, result, err)
-			}
-		}
-		result, err := a.manager.CommitShared(t.Context(), memoV1(t, 0, "", "on nothing"))
-		if err != nil || len(result.Refused) != 1 || result.Refused[0].Code != sdk.CodeInvalid {
-			t.Errorf("a memo on nothing: %+v, %v", result, err)
-		}
-	})
-	t.Run("both kinds are read by the one name", func(t *testing.T) {
-		for id, note := range map[sdk.RecordID]string{onFile(1): "on one", onContent("h"): "on h by b"} {
-			row, found := a.get("memo", id)
-			if !found || row.Value("note") != note || row.Model != "memo" || row.Owner.IsZero() != (id == onContent("h")) {
-				t.Errorf("%+v, %v", row, found)
-			}
-			if e := a.explain("memo", id); e.Model != "memo" || !e.Visible {
-				t.Errorf("%+v", e)
-			}
-		}
-		if ids := a.ids("memo", false); len(ids) != 3 || !slices.IsSortedFunc(ids, sdk.RecordID.Compare) {
-			t.Errorf("list: %v", ids)
-		}
-		if c := a.counts("memo"); c.Visible != 3 {
-			t.Errorf("%+v", c)
-		}
-		var names []sdk.ModelName
-		for _, desc := range a.registry.Descriptions() {
-			names = append(names, desc.Model)
-		}
-		slices.Sort(names)
-		if diff := cmp.Diff([]sdk.ModelName{"file", "memo"}, names); diff != "" {
-			t.Error(diff)
-		}
-		if _, err := a.registry.Get(t.Context(), "memo__owned", onFile(1)); sdk.CodeOf(err) != sdk.CodeUnknownModel {
-			t.Errorf("a part by its own name: %v", err)
-		}
-	})
-	t.Run("a model without a plugin is kept, and appears with it", func(t *testing.T) {
-		if c := absent.counts("memo"); c.Parked == 0 {
-			t.Errorf("%+v", c)
-		}
-		fresh := newDevice(t, 4, files(), memos())
-		fresh.snapshot(absent, 1, nil)
-		absent.add(memos())
-		absent.wantView(want...)
-		fresh.wantView(want...)
-		wantEqual(t, a, absent, fresh)
-	})
-	t.Run("a newer schema", func(t *testing.T) {
-		old := b
-		a.add(memosV2())
-		a.own(memo(t, 2, "", "on two"))
-		a.share(memo(t, 0, "i", "on i"))
-		old.pull(a, 100)
-		wantEqual(t, a, old)
-		old.add(memosV2())
-		wantEqual(t, a, old)
-		for _, id := range []sdk.RecordID{onFile(2), onContent("i")} {
-			if row, _ := old.get("memo", id); row.Value("stars") != int64(5) {
-				t.Errorf("%+v", row)
-			}
-		}
-	})
-	t.Run("an owned one goes with what it is on", func(t *testing.T) {
-		a.own(deletes(t, files(), rid(1)))
-		b.pull(a, 100)
-		b.wantView("on eleven true", "on h by b false", "on i false", "on two true")
-		if ids := b.ids("memo", true); !slices.Equal(ids, []sdk.RecordID{onFile(1)}) {
-			t.Errorf("hidden: %v", ids)
-		}
-		list, err := b.registry.Waiting(t.Context(), 10)
-		if err != nil || len(list) != 1 || list[0].Model != "memo" {
-			t.Errorf("%+v, %v", list, err)
-		}
-		wantEqual(t, a, b)
-	})
-	t.Run("a watcher hears of both", func(t *testing.T) {
-		events, end := b.registry.Watch("memo")
-		a.own(memo(t, 2, "", "on two again"))
-		a.share(memo(t, 0, "i", "on i again"))
-		b.pull(a, 100)
-		end()
-		told := map[string]bool{}
-		for e := range events {
-			told[fmt.Sprint(e.Model, " ", e.ID)] = true
-		}
-		if len(told) != 2 || !told[fmt.Sprint("memo ", onFile(2))] || !told[fmt.Sprint("memo ", onContent("i"))] {
-			t.Errorf("%v", told)
-		}
-	})
-	t.Run("deleted", func(t *testing.T) {
-		packer, err := memosV2().PackerOf(sdk.DeviceOwned)
+// newer has both devices serve the second version, and a write two memos of it.
+func (h hybrids) newer(t *testing.T) {
+	t.Helper()
+	h.a.add(memosV2())
+	h.b.add(memosV2())
+	h.a.own(memo(t, 2, "", "on two"))
+	h.a.share(memo(t, 0, "i", "on i"))
+	h.b.pull(h.a, 100)
+}
+
+func TestHybrid(t *testing.T) {
+	h := newHybrids(t)
+	h.a.wantView(hybridView...)
+	h.b.wantView(hybridView...)
+	wantEqual(t, h.a, h.b)
+}
+
+// TestHybrid_refused writes at a what is not its own, and what is of the other kind.
+func TestHybrid_refused(t *testing.T) {
+	a := newHybrids(t).a
+	put := func(kind sdk.Ownership, m *Memo) sdk.Batch {
+		packer, err := memos().PackerOf(kind)
 		if err != nil {
 			t.Fatal(err)
 		}
-		packer.Delete(onFile(2))
-		a.own(packer.Batch())
-		if packer, err = memosV2().PackerOf(sdk.SharedByAll); err != nil {
+		packer.Put(m)
+		return packer.Batch()
+	}
+	hash := "x"
+	for _, c := range []struct {
+		name  string
+		kind  sdk.Ownership
+		batch sdk.Batch
+		code  sdk.Code
+	}{
+		{"on another's file", sdk.DeviceOwned, memoV1(t, 11, "", "mine"), sdk.CodeNotOwner},
+		{"on a file that is not there", sdk.DeviceOwned, memoV1(t, 99, "", "mine"), sdk.CodeNotFound},
+		{"an operation on an owned one", sdk.SharedByAll, put(sdk.SharedByAll, &Memo{File: sdk.Ref(rid(2)), Note: "x"}), sdk.CodeInvalid},
+		{"a row of a shared one", sdk.DeviceOwned, put(sdk.DeviceOwned, &Memo{Content: &hash, Note: "x"}), sdk.CodeInvalid},
+		{"on nothing", sdk.SharedByAll, memoV1(t, 0, "", "on nothing"), sdk.CodeInvalid},
+	} {
+		commit := a.manager.CommitShared
+		if c.kind == sdk.DeviceOwned {
+			commit = a.manager.CommitDeviceOwned
+		}
+		result, err := commit(t.Context(), c.batch)
+		if err != nil || len(result.Refused) != 1 || result.Refused[0].Code != c.code || !strings.Contains(result.Refused[0].Message, "memo") {
+			t.Errorf("%s: %+v, %v; want it refused as %s, with word of its model", c.name, result, err, c.code)
+		}
+	}
+}
+
+// TestHybrid_oneName reads both kinds by the name of the model.
+func TestHybrid_oneName(t *testing.T) {
+	a := newHybrids(t).a
+	for id, note := range map[sdk.RecordID]string{onFile(1): "on one", onContent("h"): "on h by b"} {
+		row, found := a.get("memo", id)
+		if !found || row.Value("note") != note || row.Model != "memo" || row.Owner.IsZero() != (id == onContent("h")) {
+			t.Errorf("%+v, %v", row, found)
+		}
+		if e := a.explain("memo", id); e.Model != "memo" || !e.Visible {
+			t.Errorf("%+v", e)
+		}
+	}
+	if ids := a.ids("memo", false); len(ids) != 3 || !slices.IsSortedFunc(ids, sdk.RecordID.Compare) {
+		t.Errorf("list: %v", ids)
+	}
+	if c := a.counts("memo"); c.Visible != 3 {
+		t.Errorf("%+v", c)
+	}
+	var names []sdk.ModelName
+	for _, desc := range a.registry.Descriptions() {
+		names = append(names, desc.Model)
+	}
+	slices.Sort(names)
+	if diff := cmp.Diff([]sdk.ModelName{"file", "memo"}, names); diff != "" {
+		t.Error(diff)
+	}
+	if _, err := a.registry.Get(t.Context(), "memo__owned", onFile(1)); sdk.CodeOf(err) != sdk.CodeUnknownModel {
+		t.Errorf("a part by its own name: %v", err)
+	}
+}
+
+// TestHybrid_withoutPlugin keeps a model without its plugin, passes it on, and shows it once the plugin is there.
+func TestHybrid_withoutPlugin(t *testing.T) {
+	h := newHybrids(t)
+	if c := h.absent.counts("memo"); c.Parked == 0 {
+		t.Errorf("%+v", c)
+	}
+	fresh := newDevice(t, 4, files(), memos())
+	fresh.snapshot(h.absent, 1, nil)
+	h.absent.add(memos())
+	h.absent.wantView(hybridView...)
+	fresh.wantView(hybridView...)
+	wantEqual(t, h.a, h.absent, fresh)
+}
+
+// TestHybrid_newerSchema has a device of the first version get records of the second one.
+func TestHybrid_newerSchema(t *testing.T) {
+	h := newHybrids(t)
+	h.a.add(memosV2())
+	h.a.own(memo(t, 2, "", "on two"))
+	h.a.share(memo(t, 0, "i", "on i"))
+	h.b.pull(h.a, 100)
+	wantEqual(t, h.a, h.b)
+	h.b.add(memosV2())
+	wantEqual(t, h.a, h.b)
+	for _, id := range []sdk.RecordID{onFile(2), onContent("i")} {
+		if row, _ := h.b.get("memo", id); row.Value("stars") != int64(5) {
+			t.Errorf("%+v", row)
+		}
+	}
+}
+
+// TestHybrid_withItsFile deletes a file: the memo on it goes with it, and waits.
+func TestHybrid_withItsFile(t *testing.T) {
+	h := newHybrids(t)
+	h.a.own(deletes(t, files(), rid(1)))
+	h.b.pull(h.a, 100)
+	h.b.wantView("on eleven true", "on h by b false")
+	if ids := h.b.ids("memo", true); !slices.Equal(ids, []sdk.RecordID{onFile(1)}) {
+		t.Errorf("hidden: %v", ids)
+	}
+	list, err := h.b.registry.Waiting(t.Context(), 10)
+	if err != nil || len(list) != 1 || list[0].Model != "memo" {
+		t.Errorf("%+v, %v", list, err)
+	}
+	wantEqual(t, h.a, h.b)
+}
+
+// TestHybrid_watch tells a watcher of both kinds.
+func TestHybrid_watch(t *testing.T) {
+	h := newHybrids(t)
+	h.newer(t)
+	events, end := h.b.registry.Watch("memo")
+	h.a.own(memo(t, 2, "", "on two again"))
+	h.a.share(memo(t, 0, "i", "on i again"))
+	h.b.pull(h.a, 100)
+	end()
+	told := map[string]bool{}
+	for e := range events {
+		told[fmt.Sprint(e.Model, " ", e.ID)] = true
+	}
+	if len(told) != 2 || !told[fmt.Sprint("memo ", onFile(2))] || !told[fmt.Sprint("memo ", onContent("i"))] {
+		t.Errorf("%v", told)
+	}
+}
+
+// TestHybrid_delete deletes one of each kind.
+func TestHybrid_delete(t *testing.T) {
+	h := newHybrids(t)
+	h.newer(t)
+	remove := func(kind sdk.Ownership, id sdk.RecordID) sdk.Batch {
+		packer, err := memosV2().PackerOf(kind)
+		if err != nil {
 			t.Fatal(err)
 		}
-		packer.Delete(onContent("h"))
-		a.share(packer.Batch())
-		b.pull(a, 100)
-		b.wantView("on eleven true", "on i again false")
-		wantEqual(t, a, b)
-	})
+		packer.Delete(id)
+		return packer.Batch()
+	}
+	h.a.own(remove(sdk.DeviceOwned, onFile(2)))
+	h.a.share(remove(sdk.SharedByAll, onContent("h")))
+	h.b.pull(h.a, 100)
+	h.b.wantView("on eleven true", "on i false", "on one true")
+	wantEqual(t, h.a, h.b)
 }
 
 // TestHybrid_audit repairs records of both kinds.
