@@ -34,6 +34,10 @@ type acks struct {
 
 	retained map[protocol.Stream]hlc.Stamp // floors that rose while a Prune was under way
 
+	// early is what was told of devices that are not members here yet, as where their record is still to come. Who told it does
+	// not say it again.
+	early map[sdk.DeviceID]map[protocol.Stream]protocol.Heads
+
 	changed hlc.Stamp // the latest shared change of another device that was applied here
 	sealing bool      // a Seal is under way
 	sealAt  time.Time // not before; zero: not decided yet
@@ -49,7 +53,7 @@ type acknowledgement struct {
 }
 
 func newAcks() acks {
-	return acks{of: map[sdk.DeviceID]acknowledged{}, touched: map[protocol.Stream]struct{}{}, moved: true, anew: true}
+	return acks{of: map[sdk.DeviceID]acknowledged{}, early: map[sdk.DeviceID]map[protocol.Stream]protocol.Heads{}, touched: map[protocol.Stream]struct{}{}, moved: true, anew: true}
 }
 
 // touch has a stream looked at again: who has it up to where, or what is known of its epochs, has changed.
@@ -133,6 +137,9 @@ func (m *Machine) acknowledged(device sdk.DeviceID, key protocol.Stream, heads p
 func (m *Machine) learnKnown(s *session, known []protocol.Known) {
 	for _, k := range known {
 		p := m.peers[k.Device]
+		if p == nil && k.Device != m.self.Device {
+			m.learnEarly(k)
+		}
 		if p == nil || p.member.Retired || p.session != nil {
 			continue
 		}
@@ -145,6 +152,39 @@ func (m *Machine) learnKnown(s *session, known []protocol.Known) {
 		if len(moved) > 0 {
 			m.act(Acknowledged{Peer: k.Device, Heads: moved})
 		}
+	}
+}
+
+// learnEarly keeps what is told of a device that is not a member here yet: as many marks in all as one device may have.
+func (m *Machine) learnEarly(k protocol.Known) {
+	marks := 0
+	for _, of := range m.acks.early {
+		marks += len(of)
+	}
+	of := m.acks.early[k.Device]
+	for _, has := range headsOf(k.Vector) {
+		old, known := of[has.Stream]
+		if heads := m.graph.Join(old, has.heads); len(heads) <= m.limits.Heads && (known || marks < m.limits.Marks) {
+			if of == nil {
+				of = map[protocol.Stream]protocol.Heads{}
+				m.acks.early[k.Device] = of
+			}
+			of[has.Stream] = heads
+			marks++
+		}
+	}
+}
+
+// takeEarly takes in what was told of a device before it was a member here.
+func (m *Machine) takeEarly(device sdk.DeviceID) {
+	of := m.acks.early[device]
+	delete(m.acks.early, device)
+	for _, key := range slices.SortedFunc(maps.Keys(of), protocol.Stream.Compare) {
+		of[key] = m.graph.Join(m.acks.get(device, key), of[key])
+		m.acks.put(device, key, of[key], SessionID(0))
+	}
+	if len(of) > 0 {
+		m.act(Acknowledged{Peer: device, Heads: of})
 	}
 }
 

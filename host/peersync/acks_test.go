@@ -488,6 +488,35 @@ func TestMachine_GossipOfUnknownEpochs(t *testing.T) {
 	}
 }
 
+// TestMachine_GossipOfNewMember is told what a device has before it hears that it is a member. Who told it does not say it again.
+func TestMachine_GossipOfNewMember(t *testing.T) {
+	s, _ := pruneSolo(t)
+	told := func(device int, marks ...protocol.Mark) []Acknowledged {
+		return only[Acknowledged](s.step(Received{Session: 1, Message: &protocol.Heartbeat{
+			Clock: s.now, Known: []protocol.Known{{Device: deviceID(device), Vector: marks}},
+		}}))
+	}
+	if acks := told(9, marksOf(rowsOf1, in(1, 5))...); len(acks) > 0 {
+		t.Errorf("keeps %+v of a stranger", acks)
+	}
+	told(9, marksOf(rowsOf1, in(1, 7))...)
+	told(0, marksOf(rowsOf1, in(1, 7))...) // itself
+	join := []Member{{ID: deviceID(1), Name: "d1"}, {ID: deviceID(9), Name: "d9"}}
+	acks := only[Acknowledged](s.step(MembersChanged{Members: join}))
+	if want := (protocol.Heads{in(1, 7)}); len(acks) != 1 || acks[0].Peer != deviceID(9) || !acks[0].Heads[rowsOf1].Equal(want) || !s.m.AcknowledgedBy(deviceID(9))[rowsOf1].Equal(want) {
+		t.Errorf("once it is a member: %+v, want what was told of it", acks)
+	}
+	if acks := only[Acknowledged](s.step(MembersChanged{Members: join})); len(acks) > 0 || len(s.m.acks.early) > 0 {
+		t.Errorf("again: %+v, %v", acks, s.m.acks.early)
+	}
+	s.m.limits.Marks = 1
+	told(8, append(marksOf(rowsOf1, in(1, 5)), marksOf(protocol.Stream{Origin: deviceID(1), Kind: sdk.SharedByAll}, in(1, 5))...)...)
+	told(7, marksOf(rowsOf1, in(1, 5))...)
+	if n := len(s.m.acks.early); n != 1 || len(s.m.acks.early[deviceID(8)]) != 1 {
+		t.Errorf("keeps %v, over its limit", s.m.acks.early)
+	}
+}
+
 // TestMachine_SealsApart has many devices hear of a change at the same moment after a start: each closes a stamp once, at a time of
 // its own, and again no sooner than SealTime after that.
 func TestMachine_SealsApart(t *testing.T) {

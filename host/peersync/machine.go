@@ -269,7 +269,10 @@ func (m *Machine) setMembers(members []Member) {
 		}
 		p.member = member
 		if member.Retired {
+			delete(m.acks.early, member.ID)
 			m.acks.forget(member.ID)
+		} else {
+			m.takeEarly(member.ID)
 		}
 		for _, kind := range kinds {
 			m.ensureStream(protocol.Stream{Origin: member.ID, Kind: kind})
