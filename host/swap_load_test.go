@@ -30,7 +30,6 @@ const (
 type writing struct {
 	began time.Time
 	took  time.Duration // when it is stopped
-	end   context.CancelFunc
 	wait  sync.WaitGroup
 	stop  func()
 

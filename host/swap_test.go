@@ -326,77 +326,6 @@ func pidsOf(table string) string {
 	return strings.Join(pids, " ")
 }
 
-// TestSwap_KillNine kills the host, the new or the old process at moments of swaps to good and bad builds. The host that
-// follows runs, and nothing that was acknowledged is lost.
-func TestSwap_KillNine(t *testing.T) {
-	alice, bob := pair(t)
-	good, bad := built(t, "plugins/tag", "1"), built(t, "host/testdata/badtag", "crash-second")
-	acknowledged := map[string]string{}
-	put := func(name string) {
-		if id, err := alice.TryRun("put", "tag", `{"name":"`+name+`"}`); err == nil {
-			acknowledged[id] = name
-		}
-	}
-	for i := range rounds(4) {
-		path := []string{good, bad}[i%2]
-		swap := exec.Command(alice.Binary, "--config", alice.Config(), "plugin", "swap", "tag", path, "--soak", "2s") //nolint:gosec // our own binary
-		if err := swap.Start(); err != nil {
-			t.Fatal(err)
-		}
-		put(fmt.Sprintf("before %d", i))
-		<-time.After(time.Duration(i*67%1400) * time.Millisecond) // a moment, not a wait for something
-		children := alice.Processes()
-		switch i % 4 {
-		case 3:
-			alice.Stop(t)
-			alice.Start(t)
-		case 0, 1:
-			alice.Kill(t)
-			noneLeft(t, children)
-			alice.Start(t)
-		default:
-			_ = syscall.Kill(tagPID(t, alice), syscall.SIGKILL)
-		}
-		_ = swap.Wait() // whatever came of it
-		clustertest.Eventually(t, "the tag plugin runs", func() error {
-			_, err := alice.TryRun("put", "tag", fmt.Sprintf(`{"name":"probe %d"}`, i))
-			return err
-		})
-		put(fmt.Sprintf("after %d", i))
-	}
-	if list := alice.Run(t, "plugin", "list"); strings.Contains(list, "badtag") {
-		t.Errorf("the bad build is in use:\n%s", list)
-	}
-	clustertest.WaitEqual(t, alice, bob)
-	for _, d := range []*clustertest.Device{alice, bob} {
-		tags := d.List(t, "tag")
-		for id, name := range acknowledged {
-			if tags[id]["name"] != name {
-				t.Errorf("%s lost %q", d.Name, name)
-			}
-		}
-	}
-}
-
-func tagPID(t *testing.T, d *clustertest.Device) int {
-	t.Helper()
-	client, err := control.Dial(t.Context(), d.Data())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer client.Close()
-	all, err := client.Plugins(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, p := range all {
-		if p.Name == "tag" {
-			return p.PID
-		}
-	}
-	return 0
-}
-
 // TestQuarantine kills a model's plugin until it is quarantined: what a peer writes of it waits, over a restart of the host
 // too, everything else goes on, and it is applied once the plugin is back.
 func TestQuarantine(t *testing.T) {
@@ -409,7 +338,7 @@ func TestQuarantine(t *testing.T) {
 		if quarantined() {
 			return nil
 		}
-		if pid := tagPID(t, bob); pid > 0 {
+		if pid := pidOf(t, bob, "tag"); pid > 0 {
 			_ = syscall.Kill(pid, syscall.SIGKILL)
 		}
 		return errors.New(bob.Run(t, "plugin", "list"))
