@@ -6,7 +6,6 @@ import (
 	"path/filepath"
 	"reflect"
 	"sync"
-	"time"
 
 	"github.com/hashicorp/go-hclog"
 
@@ -27,7 +26,8 @@ type plugins struct {
 	log      hclog.Logger
 	fault    func(*supervisor.Instance, error) // tells the supervisor that an instance does not do its work
 
-	watching sync.WaitGroup // the goroutines of returning
+	trials   trials
+	watching sync.WaitGroup // the goroutines that watch transports on trial
 }
 
 // PluginUp implements supervisor.Observer.
@@ -94,12 +94,17 @@ func versionAt(peer *peersync.PeerStatus, model sdk.ModelName) (version uint32, 
 // when there is no way back (PluginSettled), and so is the source of its rows.
 func (p *plugins) PluginSwitch(ctx context.Context, from, to *supervisor.Instance) error {
 	if to.Transport != nil {
-		before := p.network.via(to.Name)
+		before := p.network.roundTrips(to.Name)
 		if err := p.network.replace(ctx, to.Name, to.Transport, to.Address); err != nil {
 			return err
 		}
 		if len(before) > 0 {
-			p.watching.Go(func() { p.returning(ctx, to, before) })
+			ctx = p.trials.begin(ctx, to.Name)
+			p.watching.Go(func() {
+				if why := p.network.proved(ctx, to.Name, before); why != nil {
+					p.fault(to, why)
+				}
+			})
 		}
 	}
 	for _, m := range to.Models {
@@ -130,29 +135,9 @@ func versionOf(p *supervisor.Instance, model sdk.ModelName) uint32 {
 	return 0
 }
 
-// returnTime is how long a transport that took the place of another has to bring back one of the peers.
-const returnTime = 10 * time.Second
-
-// returning finds fault with a transport by which none of the devices comes back that the one before connected.
-func (p *plugins) returning(ctx context.Context, to *supervisor.Instance, before []sdk.DeviceID) {
-	again := time.NewTicker(100 * time.Millisecond)
-	defer again.Stop()
-	late := time.NewTimer(returnTime)
-	defer late.Stop()
-	for !p.network.connected(before) {
-		select {
-		case <-again.C:
-		case <-ctx.Done():
-			return
-		case <-late.C:
-			p.fault(to, sdk.Errorf(sdk.CodeUnavailable, "none of %d devices that were connected came back within %s", len(before), returnTime))
-			return
-		}
-	}
-}
-
 // PluginSettled implements supervisor.Observer.
 func (p *plugins) PluginSettled(ctx context.Context, instance *supervisor.Instance) error {
+	p.trials.end(instance.Name)
 	changed := false
 	for _, m := range instance.Models {
 		if old, known := p.registry.Description(m.Description.Model); known && reflect.DeepEqual(old, m.Description) {

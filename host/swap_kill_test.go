@@ -165,7 +165,7 @@ func pidOf(t *testing.T, d *clustertest.Device, plugin string) int {
 // and at which it is written down that its build is the one in use. The host that follows serves the model, by either build.
 func TestSwap_KillNineAtVersion(t *testing.T) {
 	path, next := mustBuild(t), built(t, "host/testdata/badtag", "next")
-	raised, times := 0, rounds(4)
+	raised, times := 0, min(rounds(4), 24)
 	for i := range times {
 		alice := clustertest.NewDevice(t, path, "alice", "--library", "home")
 		alice.Start(t)

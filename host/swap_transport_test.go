@@ -39,6 +39,28 @@ func TestSwap_DeafTransport(t *testing.T) {
 	clustertest.WaitEqual(t, alice, bob)
 }
 
+// TestSwap_SlowTransport swaps to a transport that carries everything, a second late.
+func TestSwap_SlowTransport(t *testing.T) {
+	if !thorough() {
+		t.Skip("takes some seconds: set STARLING_SWAPS, or run task test:swaps")
+	}
+	path := mustBuild(t)
+	alice := clustertest.NewDevice(t, path, "alice", "--library", "home")
+	bob := clustertest.NewDevice(t, path, "bob", "--join")
+	for _, d := range []*clustertest.Device{alice, bob} {
+		edit(t, d, `# heartbeat       = "5s"`, `heartbeat = "500ms"`)
+		d.Start(t)
+	}
+	clustertest.Pair(t, alice, bob)
+	waitLive(t, alice, bob)
+	_, err := alice.TryRun("plugin", "swap", "lan", built(t, "host/testdata/transport-other", "slow"), "--soak", "50s")
+	if err == nil || !strings.Contains(err.Error(), "it falls behind") {
+		t.Errorf("the slow transport: %v", err)
+	}
+	alice.Run(t, "put", "tag", `{"name":"after"}`)
+	clustertest.WaitEqual(t, alice, bob)
+}
+
 func waitVia(t *testing.T, d *clustertest.Device, transport string) {
 	t.Helper()
 	clustertest.Eventually(t, "a session by "+transport, func() error {

@@ -1,10 +1,12 @@
 // Command transport-other is a transport over TCP of another name than plugins/transport-tcp. Built with mode deaf it has
-// that one's name, takes connections, and carries nothing; with mode mute it takes none.
+// that one's name, takes connections, and carries nothing; with mode mute it takes none; with mode slow it takes a second for
+// whatever is sent by it.
 package main
 
 import (
 	"context"
 	"net"
+	"time"
 
 	"github.com/starling-sync/starling/sdk"
 	"github.com/starling-sync/starling/sdk/rpc"
@@ -68,6 +70,13 @@ func (c *conn) Read(b []byte) (int, error) {
 		<-c.closed
 	}
 	return c.Conn.Read(b)
+}
+
+func (c *conn) Write(b []byte) (int, error) {
+	if mode == "slow" {
+		time.Sleep(time.Second)
+	}
+	return c.Conn.Write(b)
 }
 
 func (c *conn) Close() error {
