@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -224,6 +225,14 @@ func sameSockets(a, b []rpc.Socket) bool {
 
 // swap puts another process in the place of from, and returns the one that is in use afterwards, which may be dead.
 func (k *keeper) swap(ctx context.Context, from *generation, a *ask) *generation {
+	if a.pinsOnly(from) {
+		k.mu.Lock()
+		from.spec, k.spec = *a.Spec, *a.Spec
+		k.mu.Unlock()
+		a.steps <- Step{Stage: Done, Text: "the build in use is the one that is wanted"}
+		k.finish(a, nil)
+		return from
+	}
 	to, err := k.candidate(ctx, a, from)
 	if err != nil {
 		k.refuse(a, from, to, err)
@@ -263,6 +272,17 @@ func (k *keeper) swap(ctx context.Context, from *generation, a *ask) *generation
 		return k.rollBack(ctx, from, to, a, v)
 	}
 	return k.settle(ctx, from, to, a)
+}
+
+// pinsOnly reports whether a swap asks for nothing but another checksum in the configuration, which the build in use has, or
+// for none any more.
+func (a *ask) pinsOnly(from *generation) bool {
+	if a.Spec == nil || a.Path != "" || a.Version != "" || a.back || a.Spec.SHA256 == from.spec.SHA256 {
+		return false
+	}
+	was, wanted := from.spec, *a.Spec
+	was.SHA256, was.SHA256At = wanted.SHA256, wanted.SHA256At
+	return (wanted.SHA256 == "" || wanted.SHA256 == from.bin.sum) && reflect.DeepEqual(was, wanted)
 }
 
 // candidate stages, starts and checks the process that a swap asks for. Where it fails after the process was started, that

@@ -221,6 +221,16 @@ func TestSupervisor_SwapOfConfig(t *testing.T) {
 		t.Fatal(err)
 	}
 	elsewhere := s.Status()[0]
+	for _, sum := range []string{elsewhere.SHA256, ""} { // a checksum that the build in use has, and none any more
+		spec.SHA256 = sum
+		if err := s.Swap(t.Context(), Swap{Name: "note", Spec: &spec}, nothing); err != nil || s.Status()[0].PID != elsewhere.PID {
+			t.Errorf("sha256 = %q alone: %v, %+v", sum, err, s.Status()[0])
+		}
+		err := s.Swap(t.Context(), Swap{Name: "note", Path: build(t, "crash-start")}, nothing)
+		if want := map[bool]string{true: "want " + sum, false: "exit status 3"}[sum != ""]; err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("sha256 = %q: want %q, got %v", sum, want, err)
+		}
+	}
 	spec.Config = nil
 	if err := s.Swap(t.Context(), Swap{Name: "note", Spec: &spec}, nothing); err != nil {
 		t.Fatal(err)
