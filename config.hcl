@@ -21,7 +21,8 @@ store "sqlite" {
 # What is synced: one block for each model plugin. Each may also take
 #   path   = "./my-model"   the binary, if it is not in plugin_dir
 #   sha256 = "..."          what its checksum must be
-#   config { ... }          what the plugin itself understands
+#   attach = "..."          the file of a process of it that you run with -debug, used while there is one
+#   config { ... }          what the plugin itself understands: starling plugin describe NAME shows it
 model "device" {} # what each device says of itself
 model "volume" {} # the disks of each device
 model "entry" {}  # files and folders
@@ -40,7 +41,7 @@ model "user_metadata" {} # notes, ratings and the like, on a device's files or o
 
 # How peers are reached: the kind of transport, then this device's own name for it. Each may also take
 #   advertise = ["host:7420"]   where peers dial, if that is not where this device listens
-# and path, sha256 and config as a model does.
+# and path, sha256, attach and config as a model does.
 transport "tcp" "lan" {
   listen = "127.0.0.1:7420"
 }

@@ -370,7 +370,7 @@ func (o *operator) readyTransport(ctx context.Context, from, to string) error {
 	defer again.Stop()
 	for {
 		for _, s := range o.supervisor.Status() {
-			if s.Name == to && s.State == supervisor.Running && o.network.deafness(to) == nil {
+			if s.Name == to && s.State.Works() && o.network.deafness(to) == nil {
 				return nil
 			}
 			if s.Name == to && s.State == supervisor.Quarantined {
@@ -425,7 +425,7 @@ func (o *operator) awaitReturn(ctx context.Context, before []sdk.DeviceID, to st
 	for {
 		returned = returned || o.network.connected(before)
 		for _, s := range o.supervisor.Status() {
-			if s.Name == to && s.State != supervisor.Running {
+			if s.Name == to && !s.State.Works() {
 				return sdk.Errorf(sdk.CodeUnavailable, "transport %s is %s: %s", to, s.State, s.Reason)
 			}
 		}

@@ -185,13 +185,13 @@ func specs(c *config.Config) []supervisor.Spec {
 	var all []supervisor.Spec
 	for _, m := range c.Models {
 		all = append(all, supervisor.Spec{
-			Name: string(m.Name), Dir: filepath.Dir(m.Range.File), Path: m.Path, SHA256: m.SHA256, SHA256At: m.SHA256Range.String(), Models: []sdk.ModelName{m.Name}, Config: map[sdk.ModelName]json.RawMessage{m.Name: m.Config},
+			Name: string(m.Name), Dir: filepath.Dir(m.Range.File), Path: m.Path, SHA256: m.SHA256, SHA256At: m.SHA256Range.String(), Attach: m.Attach, Models: []sdk.ModelName{m.Name}, Config: map[sdk.ModelName]json.RawMessage{m.Name: m.Config},
 			Blocks: blocks{m.Name: &m.Block},
 		})
 	}
 	for _, t := range c.Transports {
 		spec := supervisor.Spec{
-			Name: t.Name, Dir: filepath.Dir(t.Range.File), Path: t.Path, SHA256: t.SHA256, SHA256At: t.SHA256Range.String(), Transport: t.Kind, Address: t.Listen, Config: map[sdk.ModelName]json.RawMessage{"": t.Config},
+			Name: t.Name, Dir: filepath.Dir(t.Range.File), Path: t.Path, SHA256: t.SHA256, SHA256At: t.SHA256Range.String(), Attach: t.Attach, Transport: t.Kind, Address: t.Listen, Config: map[sdk.ModelName]json.RawMessage{"": t.Config},
 			Blocks: blocks{"": &t.Block},
 		}
 		if t.Kind == "tcp" {

@@ -14,7 +14,7 @@ import (
 
 // shapes returns the blocks of the file. plugin_dir is the only argument beside them.
 func shapes() []shape {
-	plugin := []string{"path", "sha256", "config"}
+	plugin := []string{"path", "sha256", "attach", "config"}
 	return []shape{
 		{name: "library", labels: []string{"home"}, arguments: []string{"join"}},
 		{name: "device", labels: []string{"alice"}, arguments: []string{"data_dir"}},
@@ -201,6 +201,7 @@ func (p *parser) models(c *Config, body *hclsyntax.Body, shape shape) {
 		m := Model{Name: sdk.ModelName(name), Range: p.at(s.whole())}
 		m.Path, m.PathRange = s.plugin(c.PluginDir, name)
 		m.SHA256, m.SHA256Range = s.digest()
+		m.Attach = s.attach()
 		m.Config, m.Block = s.object()
 		c.Models = append(c.Models, m)
 	}
@@ -212,6 +213,14 @@ func (s section) plugin(dir, name string) (string, Range) {
 		return absolute(s.fileOf(at).base, path), s.at(at)
 	}
 	return binary(dir, name), s.at(s.whole())
+}
+
+func (s section) attach() string {
+	file, at := s.text("attach", "")
+	if file == "" {
+		return ""
+	}
+	return absolute(s.fileOf(at).base, file)
 }
 
 func (s section) digest() (string, Range) {
@@ -265,6 +274,7 @@ func (p *parser) transport(s section) Transport {
 	advertise, ranges := s.texts("advertise")
 	t.Advertise = advertise
 	t.SHA256, t.SHA256Range = s.digest()
+	t.Attach = s.attach()
 	t.Config, t.Block = s.object()
 	if t.Kind != "tcp" {
 		return t // only the plugin knows what its addresses look like

@@ -71,6 +71,7 @@ type Model struct {
 	Name      sdk.ModelName
 	Path      string          // absolute path of the plugin's binary
 	SHA256    string          // 64 hexadecimal digits that the binary must have, by the block or the lock file; empty: any
+	Attach    string          // absolute path of the file of a process that is debugged, to be used while it runs; empty: none
 	Config    json.RawMessage // the config block as a JSON object; "{}" if there is none
 	Block     Block           // where Config stands, and what of it is secret
 	Range     Range
@@ -87,6 +88,7 @@ type Transport struct {
 	Advertise   []string        // addresses where peers reach it; empty: the host finds them from Listen
 	Path        string          // absolute path of the plugin's binary
 	SHA256      string          // as in Model
+	Attach      string          // as in Model
 	Config      json.RawMessage // as in Model
 	Block       Block           // as in Model
 	Range       Range

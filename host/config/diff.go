@@ -115,6 +115,7 @@ func withoutRange[T any](block T) T {
 type plugin struct {
 	name, label          string
 	path, sha256, listen string
+	attach               string
 	config               []byte
 	advertise            []string
 }
@@ -122,11 +123,11 @@ type plugin struct {
 func plugins(c *Config) []plugin {
 	var all []plugin
 	for _, m := range c.Models {
-		all = append(all, plugin{name: string(m.Name), label: fmt.Sprintf("model %q", m.Name), path: m.Path, sha256: m.SHA256, config: m.Config})
+		all = append(all, plugin{name: string(m.Name), label: fmt.Sprintf("model %q", m.Name), path: m.Path, sha256: m.SHA256, attach: m.Attach, config: m.Config})
 	}
 	for _, t := range c.Transports {
 		all = append(all, plugin{
-			name: t.Name, label: fmt.Sprintf("transport %q %q", t.Kind, t.Name), path: t.Path, sha256: t.SHA256, listen: t.Listen, config: t.Config, advertise: t.Advertise,
+			name: t.Name, label: fmt.Sprintf("transport %q %q", t.Kind, t.Name), path: t.Path, sha256: t.SHA256, attach: t.Attach, listen: t.Listen, config: t.Config, advertise: t.Advertise,
 		})
 	}
 	return all
@@ -144,7 +145,7 @@ func find(all []plugin, name string) *plugin {
 // changes names the arguments of p that differ in q.
 func (p *plugin) changes(q *plugin) []string {
 	var names []string
-	for _, each := range []struct{ name, a, b string }{{"path", p.path, q.path}, {"sha256", p.sha256, q.sha256}, {"listen", p.listen, q.listen}} {
+	for _, each := range []struct{ name, a, b string }{{"path", p.path, q.path}, {"sha256", p.sha256, q.sha256}, {"listen", p.listen, q.listen}, {"attach", p.attach, q.attach}} {
 		if each.a != each.b {
 			names = append(names, fmt.Sprintf("%s %s -> %s", each.name, cmp.Or(each.a, "none"), cmp.Or(each.b, "none")))
 		}

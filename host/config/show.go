@@ -34,14 +34,14 @@ func Show(w io.Writer, c *Config, declared Declared) error {
 	b.text("plugin_dir", c.PluginDir)
 	for i := range c.Models {
 		m := &c.Models[i]
-		b.block("model", string(m.Name)).plugin(m.Path, m.SHA256, m.Block.shown(declared[string(m.Name)]))
+		b.block("model", string(m.Name)).plugin(m.Path, m.SHA256, m.Attach, m.Block.shown(declared[string(m.Name)]))
 	}
 	for i := range c.Transports {
 		t := &c.Transports[i]
 		block := b.block("transport", t.Kind, t.Name)
 		block.text("listen", t.Listen)
 		block.texts("advertise", t.Advertise)
-		block.plugin(t.Path, t.SHA256, t.Block.shown(declared[t.Name]))
+		block.plugin(t.Path, t.SHA256, t.Attach, t.Block.shown(declared[t.Name]))
 	}
 	b.block("sync").sync(&c.Sync)
 	log := b.block("log")
@@ -86,9 +86,10 @@ func (b body) texts(name string, values []string) {
 	b.SetAttributeValue(name, cty.TupleVal(list))
 }
 
-func (b body) plugin(path, sha256 string, value cty.Value) {
+func (b body) plugin(path, sha256, attach string, value cty.Value) {
 	b.text("path", path)
 	b.text("sha256", sha256)
+	b.text("attach", attach)
 	if !value.CanIterateElements() || value.LengthInt() > 0 { // "(secret)", where which settings there are is one
 		b.SetAttributeValue("config", value)
 	}

@@ -148,6 +148,9 @@ func (s *Supervisor) Try(ctx context.Context, spec Spec) error {
 	s.mu.Lock()
 	k := s.find(spec.Name)
 	s.mu.Unlock()
+	if spec.Attach != "" {
+		return nil // whatever runs there may be stopped at a breakpoint
+	}
 	if k != nil {
 		k.mu.Lock()
 		was, now := k.spec, k.current

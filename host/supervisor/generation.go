@@ -67,16 +67,20 @@ func (k *keeper) start(ctx context.Context, spec Spec, bin binary, sockets []rpc
 	if err != nil {
 		return nil, err
 	}
-	g := &generation{
-		spec: spec, bin: bin, sockets: sockets, process: process, serves: make(map[sdk.ModelName]*served), release: func() {},
-		instance: &Instance{Name: spec.Name, PID: process.PID(), Address: spec.Address}, wake: make(chan struct{}, 1), sick: make(chan error, 1), ended: make(chan struct{}),
-	}
+	g := newGeneration(spec, bin, sockets, process)
 	if err := k.probe(starting, g, redact); err != nil {
 		process.Kill()
 		return nil, err
 	}
 	go k.watch(g)
 	return g, nil
+}
+
+func newGeneration(spec Spec, bin binary, sockets []rpc.Socket, process *rpc.Process) *generation {
+	return &generation{
+		spec: spec, bin: bin, sockets: sockets, process: process, serves: make(map[sdk.ModelName]*served), release: func() {},
+		instance: &Instance{Name: spec.Name, PID: process.PID(), Address: spec.Address}, wake: make(chan struct{}, 1), sick: make(chan error, 1), ended: make(chan struct{}),
+	}
 }
 
 // probe asks the plugin what it serves, checks that this is what the configuration expects, and configures it.
@@ -195,6 +199,11 @@ func (g *generation) calls() (total int64) {
 // watch asks after the plugin's health until its process ends or hangs, which is a defect of the plugin: it is killed.
 func (k *keeper) watch(g *generation) {
 	defer close(g.ended)
+	if g.process.Debugged() { // it may be stopped for as long as its author likes
+		<-g.process.Done()
+		g.reason = sdk.Errorf(sdk.CodeUnavailable, "process %d is gone: %w", g.process.PID(), errDebugged)
+		return
+	}
 	misses := 0
 	for {
 		interval, timeout, callTime := k.options.HealthInterval, k.options.HealthTimeout, k.options.CallTimeout

@@ -41,6 +41,11 @@ func (k *keeper) keep(ctx context.Context) {
 		if life.Err() != nil {
 			continue
 		}
+		if errors.Is(err, errDebugged) {
+			k.log.Info("plugin is not under a debugger any more", "reason", err)
+			next = k.rest(life, k.options.MinBackoff, err)
+			continue
+		}
 		now := k.options.Now()
 		if hung, ok := errors.AsType[*hungError](err); ok { // what it spent on hanging is no time without a failure
 			for i := range crashes {
@@ -169,6 +174,14 @@ func permanent(err error) bool {
 // g is the process to use; nil: it is started. bin is the build of the last life, if there was one that stays.
 func (k *keeper) live(ctx context.Context, g *generation, bin *binary, fresh bool) (err error) {
 	if g == nil {
+		if g, err = k.debugged(ctx); err != nil {
+			return err
+		}
+	}
+	if g == nil {
+		if err := k.reopen(ctx); err != nil {
+			return err
+		}
 		if !bin.intact() {
 			if *bin, err = k.choose(fresh); err != nil {
 				*bin = binary{}
@@ -186,6 +199,20 @@ func (k *keeper) live(ctx context.Context, g *generation, bin *binary, fresh boo
 	g, err = k.serve(ctx, g)
 	*bin = g.bin
 	return err
+}
+
+// debugged returns the process that the plugin's author runs under a debugger; nil: none is to be used, or none runs.
+func (k *keeper) debugged(ctx context.Context) (*generation, error) {
+	spec := k.specNow()
+	if spec.Attach == "" {
+		return nil, nil //nolint:nilnil // as said
+	}
+	g, err := k.attach(ctx)
+	if sdk.CodeOf(err) == sdk.CodeNotFound {
+		k.log.Info("nobody debugs the plugin: its binary is started", "reason", err)
+		return nil, nil //nolint:nilnil // as said
+	}
+	return g, err
 }
 
 func stateOf(h rpc.Health) State {
@@ -240,7 +267,11 @@ func (k *keeper) use(g *generation) {
 	if g == nil {
 		return
 	}
-	k.set(stateOf(g.health), g.health.String(), func(s *Status) {
+	state, why := stateOf(g.health), g.health.String()
+	if g.process.Debugged() {
+		state, why = Debugging, "it is under a debugger: no deadlines, no health checks, and it is not replaced"
+	}
+	k.set(state, why, func(s *Status) {
 		if s.PID != g.process.PID() {
 			s.Since = k.options.Now()
 		}
@@ -268,8 +299,12 @@ func (k *keeper) feels(g *generation, health rpc.Health) {
 	}
 }
 
-// take remembers that a build is the one in use. That comes before the host makes its tables fit it, as in settle.
+// take remembers that a build is the one in use. That comes before the host makes its tables fit it, as in settle. A process
+// under a debugger has no build that could be started again.
 func (k *keeper) take(g *generation) error {
+	if g.process.Debugged() {
+		return nil
+	}
 	if remembered, same := k.choices.get(k.name, g.spec.Path); same && remembered.Running == pickOf(g) && remembered.Trying == "" {
 		return nil
 	}

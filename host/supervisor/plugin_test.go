@@ -71,6 +71,10 @@ func TestMain(m *testing.M) {
 		rpc.Serve(model{}, loopback{})
 		return
 	}
+	if os.Getenv(envMode) == "debug" { // started by hand, with -debug
+		rpc.Serve(model{}, loopback{})
+		return
+	}
 	if dir := os.Getenv(envHost); dir != "" {
 		hostMain(dir, os.Getenv(envSwap))
 		return

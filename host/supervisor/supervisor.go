@@ -36,10 +36,14 @@ type Spec struct {
 	Address   string                            // where the transport is asked to listen; empty: it only dials
 	Listen    string                            // host:port of a TCP socket that the host owns and the plugin accepts on; empty: none
 	Env       []string                          // added to the process's environment
+	Attach    string                            // the file of a process that is debugged, which is used while one runs; empty: none
 }
 
 // State is where a plugin is in its life.
 type State string
+
+// Works reports whether the plugin can be used now.
+func (s State) Works() bool { return s == Running || s == Debugging }
 
 // The states of a plugin.
 const (
@@ -49,6 +53,7 @@ const (
 	BackingOff  State = "backing off" // it ended and will be started again
 	Quarantined State = "quarantined" // it is not started again until Restart: its budget is used up, or starting it again can not help
 	Stopped     State = "stopped"
+	Debugging   State = "debugging" // it runs under a debugger, in a process of its author's
 )
 
 // Status is a plugin at one moment.

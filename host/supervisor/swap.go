@@ -82,6 +82,9 @@ func (s *Supervisor) Swap(ctx context.Context, swap Swap, report func(Step)) err
 	if err != nil {
 		return err
 	}
+	if was := k.specNow(); swap.Spec != nil && debugs(&was, swap.Spec) {
+		return k.replace(ctx, swap, report)
+	}
 	return k.askFor(ctx, swap, report)
 }
 
@@ -225,6 +228,10 @@ func sameSockets(a, b []rpc.Socket) bool {
 
 // swap puts another process in the place of from, and returns the one that is in use afterwards, which may be dead.
 func (k *keeper) swap(ctx context.Context, from *generation, a *ask) *generation {
+	if err := from.refuseSwap(); err != nil {
+		k.refuse(a, from, nil, err)
+		return from
+	}
 	if a.pinsOnly(from) {
 		k.mu.Lock()
 		from.spec, k.spec = *a.Spec, *a.Spec

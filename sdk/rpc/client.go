@@ -40,7 +40,7 @@ func (h Health) String() string { return strings.Join(h.Reasons, "; ") }
 // context return when it ends, whatever the process does. Once the process is gone they fail with sdk.CodeUnavailable.
 type Client struct {
 	name      string        // of the plugin, in errors
-	timeout   time.Duration // of a batch
+	timeout   time.Duration // of a batch; 0: none
 	process   rpcpb.PluginServiceClient
 	models    rpcpb.ModelServiceClient
 	transport rpcpb.TransportServiceClient

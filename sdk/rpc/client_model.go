@@ -66,10 +66,13 @@ func (m *modelClient) ApplySharedChange(ctx context.Context, in sdk.SharedChange
 	return out, err
 }
 
-// call runs one request, for the client's timeout at most.
+// call runs one request, for the client's timeout at most, if it has one.
 func (m *modelClient) call(ctx context.Context, req *rpcpb.ApplyRequest) (*rpcpb.ApplyReply, error) {
 	if err := checkMessage(req, "a batch of "+string(m.description.Model)); err != nil {
 		return nil, err
+	}
+	if m.client.timeout == 0 {
+		return m.carry(ctx, req)
 	}
 	limited, cancel := context.WithTimeout(ctx, m.client.timeout)
 	defer cancel()

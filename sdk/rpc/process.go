@@ -64,6 +64,8 @@ type Process struct {
 	conn   plugin.ClientProtocol
 	run    *processRunner
 	done   chan struct{}
+
+	attached *attachment // nil for a process that was started here; else conn and run are
 }
 
 // Start starts a plugin and blocks until it can be called. Its error says what is wrong with the binary and what to
@@ -156,6 +158,9 @@ func (p *Process) Client() *Client { return p.client }
 // Conn returns the connection to the process, for who checks a plugin from below the calls of Client. Nil where it is none
 // that can be had.
 func (p *Process) Conn() grpc.ClientConnInterface {
+	if p.attached != nil {
+		return p.attached.conn
+	}
 	if c, ok := p.conn.(*plugin.GRPCClient); ok {
 		return c.Conn
 	}
@@ -165,7 +170,7 @@ func (p *Process) Conn() grpc.ClientConnInterface {
 // Orphan closes the pipe by which the process notices the end of its host, as this process's own end would: the plugin
 // must end by itself. It reports false where the system has no such pipe.
 func (p *Process) Orphan() bool {
-	if p.run.lifeline == nil {
+	if p.attached != nil || p.run.lifeline == nil {
 		return false
 	}
 	_ = p.run.lifeline.Close() // closed again when the process has gone
@@ -173,26 +178,45 @@ func (p *Process) Orphan() bool {
 }
 
 // PID returns the process id.
-func (p *Process) PID() int { return p.run.pid() }
+func (p *Process) PID() int {
+	if p.attached != nil {
+		return p.attached.pid
+	}
+	return p.run.pid()
+}
 
-// Done is closed when the process has ended and nothing of it is left.
+// Done is closed when the process has ended and nothing of it is left; where it was attached to, with the connection.
 func (p *Process) Done() <-chan struct{} { return p.done }
 
 // Reason says, after Done, how the process ended, for people: "exit status 2: panic: ...".
 func (p *Process) Reason() string {
 	<-p.done
+	if p.attached != nil {
+		return "it was run under a debugger, and its connection ended"
+	}
 	return p.run.reason()
 }
 
-// Kill ends the process and its children with SIGKILL, whatever state they are in, and returns when they are gone.
+// Kill ends the process and its children with SIGKILL, whatever state they are in, and returns when they are gone. A process
+// that was attached to is let go.
 func (p *Process) Kill() {
+	if p.attached != nil {
+		_ = p.attached.conn.Close()
+		<-p.done
+		return
+	}
 	_ = p.run.Kill(context.Background())
 	<-p.done
 }
 
 // Stop drains the process until ctx ends, asks it to exit, and kills what is left of it 2 seconds later. It returns
-// when the process is gone; the error says that it had to be killed, or that work was cut off.
+// when the process is gone; the error says that it had to be killed, or that work was cut off. A process that was attached to
+// is let go.
 func (p *Process) Stop(ctx context.Context) error {
+	if p.attached != nil {
+		p.Kill()
+		return nil
+	}
 	drained := p.client.Drain(ctx)
 	if sdk.CodeOf(drained) == sdk.CodeUnavailable && ctx.Err() == nil {
 		drained = nil // gone by itself

@@ -33,10 +33,16 @@ const (
 // an sdk.Transport, of which there is one at most; each may also be an sdk.Configurable or a Checker. An *sdk.Metrics among
 // servers is what the process counts for operators.
 //
+// With the argument -debug, or -debug=FILE, a process that no host started waits for one to attach to it instead, so that it
+// can be run under a debugger: see Attach. FILE is where it says how; by default starling-debug.json in the working directory.
+//
 // Call it from main, and print nothing on standard output before. The default hclog and log loggers write to the
 // host's log from then on. Started by hand, or given what can not be served, Serve says so and exits with status 1.
 func Serve(servers ...any) {
 	if !StartedByHost() {
+		if file, asked := debugFile(os.Args[1:]); asked {
+			os.Exit(serveDebug(file, servers))
+		}
 		fmt.Fprintf(os.Stderr, "%s is a Starling plugin: the host starts it. Name it in config.hcl and run `starling run`.\n", os.Args[0])
 		os.Exit(1)
 	}
@@ -59,12 +65,15 @@ func Serve(servers ...any) {
 		HandshakeConfig: handshake(),
 		Plugins:         plugin.PluginSet{pluginName: &border{server: s}},
 		Logger:          logger.Named("border"),
-		GRPCServer: func(options []grpc.ServerOption) *grpc.Server {
-			g := grpc.NewServer(append(append(options, serverOptions()...), s.interceptors()...)...)
-			s.stop = g.Stop
-			return g
-		},
+		GRPCServer:      s.grpc,
 	})
+}
+
+// grpc makes the process's server.
+func (s *server) grpc(options []grpc.ServerOption) *grpc.Server {
+	g := grpc.NewServer(append(append(options, serverOptions()...), s.interceptors()...)...)
+	s.stop = g.Stop
+	return g
 }
 
 // StartedByHost reports whether a host started this process as a plugin, so that a binary can be both.

@@ -1,0 +1,104 @@
+package supervisor
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/starling-sync/starling/sdk"
+	"github.com/starling-sync/starling/sdk/rpc"
+)
+
+// attach connects to the process of the plugin that its author runs under a debugger, if one runs. A process that is stopped
+// at a breakpoint answers late, and is neither hurried nor ended: whoever waits for all plugins does not wait for it.
+func (k *keeper) attach(ctx context.Context) (*generation, error) {
+	spec := k.specNow()
+	redact := spec.redactor()
+	answered := make(chan struct{})
+	var waiting sync.WaitGroup
+	waiting.Go(func() { k.awaitAnswer(answered) })
+	defer waiting.Wait()
+	defer close(answered)
+	process, err := rpc.Attach(ctx, rpc.Command{Name: spec.Name, Log: k.options.Log, Redact: redact}, spec.Attach)
+	if err != nil {
+		return nil, err
+	}
+	k.closeSockets() // none can be passed to it: it listens by itself
+	k.log.Warn("plugin is under a debugger: it has no deadlines, no health checks, and is not replaced", "pid", process.PID(), "file", spec.Attach)
+	g := newGeneration(spec, binary{origin: spec.Attach}, nil, process)
+	if err := k.probe(ctx, g, redact); err != nil {
+		process.Kill()
+		return nil, err
+	}
+	go k.watch(g)
+	return g, nil
+}
+
+// debugPatience is how long a process under a debugger may take to answer before that is said.
+const debugPatience = time.Second
+
+// awaitAnswer says so, if no answer comes soon. From then on nobody waits for the plugin's start.
+func (k *keeper) awaitAnswer(answered <-chan struct{}) {
+	late := time.NewTimer(debugPatience)
+	defer late.Stop()
+	select {
+	case <-answered:
+	case <-late.C:
+		k.set(Debugging, "it has been attached to and does not answer: a debugger has stopped it", nil)
+	}
+}
+
+// errDebugged says that a process ended which was under a debugger. That is no failure of the plugin.
+var errDebugged = errors.New("its debugger, or whoever ran it, ended it")
+
+// reopen opens the plugin's socket again, which was closed for a process under a debugger.
+func (k *keeper) reopen(ctx context.Context) error {
+	k.mu.Lock()
+	spec, have := k.spec, len(k.sockets) > 0
+	k.mu.Unlock()
+	if have {
+		return nil
+	}
+	sockets, err := openSocket(ctx, spec)
+	if err != nil {
+		return err
+	}
+	k.mu.Lock()
+	k.sockets = sockets
+	k.mu.Unlock()
+	return nil
+}
+
+// debugs reports whether a plugin runs, or would run, under a debugger by either configuration: then nothing is swapped.
+func debugs(was, next *Spec) bool { return was.Attach != "" || next.Attach != "" }
+
+// replace has the plugin run by another configuration, by ending what it does now and starting it again.
+func (k *keeper) replace(ctx context.Context, swap Swap, report func(Step)) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	k.mu.Lock()
+	old := k.spec
+	k.spec = *swap.Spec
+	k.mu.Unlock()
+	if old.Listen != swap.Spec.Listen {
+		k.closeSockets()
+	}
+	if err := k.startAgain(swap.By); err != nil {
+		k.mu.Lock()
+		k.spec = old
+		k.mu.Unlock()
+		return err
+	}
+	report(Step{Stage: Done, Text: "it is being started again by the new configuration: a plugin under a debugger is not swapped"})
+	return nil
+}
+
+// refuseSwap says why the build of a plugin can not be swapped that is under a debugger; nil: it is not.
+func (g *generation) refuseSwap() error {
+	if !g.process.Debugged() {
+		return nil
+	}
+	return sdk.Errorf(sdk.CodeUnavailable, "it is process %d, under a debugger; end that, and the configured build runs again", g.process.PID())
+}

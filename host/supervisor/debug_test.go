@@ -1,0 +1,186 @@
+//go:build unix
+
+package supervisor
+
+import (
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/starling-sync/starling/sdk"
+)
+
+// debug starts this binary as somebody does who debugs a plugin, and returns its process once it has written file.
+func debug(t *testing.T, file string) *os.Process {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(self, "-debug="+file) //nolint:gosec // this test
+	cmd.Env = append(os.Environ(), envMode+"=debug")
+	if testing.Verbose() {
+		cmd.Stderr = os.Stderr
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		_ = cmd.Wait()
+	}()
+	t.Cleanup(func() {
+		_ = cmd.Process.Signal(syscall.SIGCONT)
+		_ = cmd.Process.Kill()
+		<-ended
+	})
+	until(t, "the plugin writes how to attach", func() bool {
+		_, err := os.Stat(file)
+		return err == nil
+	})
+	return cmd.Process
+}
+
+// attachTo is a plugin that is debugged while file is there.
+func attachTo(t *testing.T, file string) Spec {
+	t.Helper()
+	spec := selfSpec(t, "")
+	spec.Attach = file
+	return spec
+}
+
+// TestDebug stops a process under a debugger, as a breakpoint does, and one that is not, for longer than any deadline: only
+// the latter is replaced. The former answers once it goes on. When it has ended, its binary runs.
+func TestDebug(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "debug.json")
+	author := debug(t, file)
+	if info, err := os.Stat(file); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("others can read how to attach: %v, %v", info.Mode(), err)
+	}
+	w := newWatcher()
+	o := options(t, t.TempDir(), w)
+	o.HealthTimeout, o.CallTimeout, o.StartTimeout = 200*time.Millisecond, 300*time.Millisecond, 10*time.Second
+	other := selfSpec(t, "other-model")
+	other.Name, other.Models = "other", []sdk.ModelName{"other"}
+	s, stop := run(t, o, attachTo(t, file), other)
+	if err := s.Settled(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	up := map[string]*Instance{}
+	for range 2 {
+		p := receive(t, w.up, "up")
+		up[p.Name] = p
+	}
+	until(t, "it is said to be debugged", func() bool { return s.Status()[0].State == Debugging })
+	if st := s.Status()[0]; st.PID != author.Pid || st.Reason == "" {
+		t.Errorf("status %+v; want process %d", st, author.Pid)
+	}
+	if err := s.Swap(t.Context(), Swap{Name: "note"}, func(Step) {}); err == nil || !strings.Contains(err.Error(), "debugger") {
+		t.Errorf("a swap of it: %v", err)
+	}
+
+	for _, pid := range []int{author.Pid, up["other"].PID} {
+		if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+			t.Fatal(err)
+		}
+	}
+	answered := make(chan error, 1)
+	go func() {
+		_, err := up["note"].Models[0].Server.ApplySharedChange(context.Background(), sdk.SharedChanges{Batch: sdk.Batch{Model: "note", Version: 1}})
+		answered <- err
+	}()
+	if reason := receive(t, w.down, "the other is replaced"); reason == nil || !strings.Contains(reason.Error(), "hung") {
+		t.Errorf("the other: %v", reason)
+	}
+	if p := receive(t, w.up, "the other is up again"); p.Name != "other" {
+		t.Errorf("%s was replaced", p.Name)
+	}
+	select {
+	case err := <-answered:
+		t.Fatalf("a stopped process has answered: %v", err)
+	default:
+	}
+	if st := s.Status()[0]; st.State != Debugging || st.PID != author.Pid {
+		t.Errorf("while it is stopped: %+v", st)
+	}
+	if err := author.Signal(syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	if err := receive(t, answered, "the answer"); err != nil {
+		t.Errorf("after it went on: %v", err)
+	}
+
+	if err := author.Kill(); err != nil { // which leaves the file
+		t.Fatal(err)
+	}
+	receive(t, w.down, "the debugged process ends")
+	if p := receive(t, w.up, "its binary runs"); p.Name != "note" || p.PID == author.Pid {
+		t.Errorf("up is %+v", p)
+	}
+	until(t, "it runs", func() bool { return s.Status()[0].State == Running })
+	again := debug(t, file+"2")
+	if err := os.Rename(file+"2", file); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Restart("note", "a test"); err != nil {
+		t.Fatal(err)
+	}
+	receive(t, w.down, "the binary ends")
+	if p := receive(t, w.up, "the second debugged process"); p.PID != again.Pid {
+		t.Errorf("up is %+v", p)
+	}
+	stop()
+	if err := again.Signal(syscall.Signal(0)); err != nil {
+		t.Errorf("the host's end has ended the process under a debugger: %v", err)
+	}
+}
+
+// TestDebug_StoppedAtStart has a process stopped before it was ever asked: nobody waits for it, and it is used once it goes on.
+func TestDebug_StoppedAtStart(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "debug.json")
+	author := debug(t, file)
+	if err := author.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	w := newWatcher()
+	s, _ := run(t, options(t, t.TempDir(), w), attachTo(t, file))
+	if err := s.Settled(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if st := s.Status()[0]; st.State != Debugging || !strings.Contains(st.Reason, "does not answer") {
+		t.Errorf("while it is stopped: %+v", st)
+	}
+	if err := author.Signal(syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	if p := receive(t, w.up, "up"); p.PID != author.Pid {
+		t.Errorf("up is %+v", p)
+	}
+}
+
+// TestDebug_Unsafe refuses to attach where others could have said to what.
+func TestDebug_Unsafe(t *testing.T) {
+	for name, spoil := range map[string]func(file string) error{
+		"file":   func(file string) error { return os.Chmod(file, 0o622) },
+		"not it": func(file string) error { return os.WriteFile(file, []byte("{"), 0o600) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			file := filepath.Join(t.TempDir(), "debug.json")
+			debug(t, file)
+			if err := spoil(file); err != nil {
+				t.Fatal(err)
+			}
+			s, _ := run(t, options(t, t.TempDir(), newWatcher()), attachTo(t, file))
+			until(t, "it is quarantined", func() bool { return s.Status()[0].State == Quarantined })
+			if reason := s.Status()[0].Reason; !strings.Contains(reason, file) {
+				t.Errorf("reason %q", reason)
+			}
+		})
+	}
+}
