@@ -87,6 +87,11 @@ func (c *collector) wantCount() {
 // count counts the stock when a scrape wants it, until ctx ends. failed is told why it could not be.
 func (c *collector) count(ctx context.Context, failed func(error)) {
 	for {
+		select {
+		case <-c.counted:
+		case <-ctx.Done():
+			return
+		}
 		began := time.Now()
 		stock, err := c.source.Stock(ctx)
 		took := time.Since(began)
@@ -105,11 +110,6 @@ func (c *collector) count(ctx context.Context, failed func(error)) {
 		case <-next.C:
 		case <-ctx.Done():
 			next.Stop()
-			return
-		}
-		select {
-		case <-c.counted:
-		case <-ctx.Done():
 			return
 		}
 	}

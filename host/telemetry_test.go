@@ -1,0 +1,354 @@
+package main_test
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/starling-sync/starling/host/clustertest"
+	"github.com/starling-sync/starling/host/telemetry"
+)
+
+// watched is a device with a telemetry block.
+type watched struct {
+	*clustertest.Device
+	address string
+}
+
+func watch(t *testing.T, name string, extra ...string) watched {
+	t.Helper()
+	d := watched{clustertest.NewDevice(t, mustBuild(t), name, extra...), clustertest.FreeAddress(t)}
+	d.add(t, fmt.Sprintf("telemetry { prometheus = %q }", d.address))
+	d.replace(t, "sync {", "sync {\n  heartbeat = \"250ms\"")
+	return d
+}
+
+// add writes more into the device's configuration.
+func (d watched) add(t *testing.T, text string) {
+	t.Helper()
+	file, err := os.OpenFile(d.Config(), os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	if _, err := fmt.Fprintln(file, text); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// replace writes a line of the device's configuration anew.
+func (d watched) replace(t *testing.T, line, with string) {
+	t.Helper()
+	text, err := os.ReadFile(d.Config())
+	if err != nil || !strings.Contains(string(text), "\n"+line) {
+		t.Fatalf("%v, or no line %s in\n%s", err, line, text)
+	}
+	if err := os.WriteFile(d.Config(), []byte(strings.Replace(string(text), "\n"+line, "\n"+with, 1)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (d watched) get(ctx context.Context, path string) (int, string, error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+d.address+path, nil)
+	if err != nil {
+		return 0, "", err
+	}
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		return 0, "", err
+	}
+	defer response.Body.Close()
+	body, err := io.ReadAll(response.Body)
+	return response.StatusCode, string(body), err
+}
+
+// series are the values of one scrape, by name and labels as they stand.
+type series map[string]float64
+
+var sample = regexp.MustCompile(`^((?:starling|starlingplugin)_[a-z_]+(?:\{.*\})?) (\S+)$`)
+
+func (d watched) scrape(t *testing.T) series {
+	t.Helper()
+	status, body, err := d.get(t.Context(), "/metrics")
+	if err != nil || status != http.StatusOK {
+		t.Fatalf("scrape %s: %d, %v\n%s", d.Name, status, err, body)
+	}
+	all := series{}
+	lines := bufio.NewScanner(strings.NewReader(body))
+	for lines.Scan() {
+		if m := sample.FindStringSubmatch(lines.Text()); m != nil {
+			value, err := strconv.ParseFloat(m[2], 64)
+			if err != nil {
+				t.Fatal(err)
+			}
+			all[m[1]] = value
+		}
+	}
+	return all
+}
+
+// sum adds the series of a metric whose labels hold all of parts.
+func (s series) sum(name string, parts ...string) (sum float64) {
+	for key, value := range s {
+		if key != name && !strings.HasPrefix(key, name+"{") {
+			continue
+		}
+		all := true
+		for _, part := range parts {
+			all = all && strings.Contains(key, part)
+		}
+		if all {
+			sum += value
+		}
+	}
+	return sum
+}
+
+// moved notes which metrics have been seen to be other than zero.
+type moved map[string]bool
+
+func (m moved) see(s series) {
+	for key, value := range s {
+		name, _, _ := strings.Cut(key, "{")
+		for _, suffix := range []string{"_bucket", "_sum", "_count"} {
+			if base := strings.TrimSuffix(name, suffix); base != name && strings.HasSuffix(base, "_seconds") {
+				name = base
+			}
+		}
+		m[name] = m[name] || value != 0
+	}
+}
+
+// still are the metrics that do not move in TestTelemetry, and why.
+var still = map[string]string{
+	"starling_clock_ahead_seconds":          "only a clock that was set back makes it: host/replica tests the clock",
+	"starling_snapshots":                    "a snapshot of so few records is over before a scrape sees it",
+	"starling_repaired_records_total":       "what was put right needs a disk that changed by itself: TestAudit has it",
+	"starling_commit_queue_bytes":           "the loop takes it up before a scrape sees it",
+	"starling_limit_refusals_total":         "a peer that breaks limits is host/peersync's own",
+	"starling_peers_unlisted":               "needs 1,000 peers: host/telemetry has them",
+	"starling_peer_backfill_left_seconds":   "so few records are there at once",
+	"starling_peer_gaps_total":              "needs a peer that leaves gaps: host/peersync has it",
+	"starling_peer_stalls_total":            "needs a third device: host/peersync has it",
+	"starling_peer_read_failures_total":     "needs a disk that fails",
+	"starling_peer_snapshot_records_total":  "needs a device that was away for longer than the log is kept",
+	"starling_peer_queued_bytes":            "it is applied before a scrape sees it",
+	"starling_peer_queued_messages":         "it leaves before a scrape sees it",
+	"starling_peer_unacknowledged_bytes":    "it is acknowledged before a scrape sees it",
+	"starling_peer_streams_held":            "the plugin that fails parks its changes, and holds nothing",
+	"starling_streams_held":                 "likewise",
+	"starling_peer_holds_total":             "likewise",
+	"starling_changes_stale_total":          "a relay that is late: host/registry has it",
+	"starling_changes_refused_total":        "a device that writes another's records: host/registry has it",
+	"starling_refused_changes":              "likewise",
+	"starling_commit_failures_total":        "needs a disk that fails: host/telemetry has it",
+	"starling_peer_behind_seconds":          "what is behind so little has come before a scrape sees it",
+	"starling_plugin_scrape_failures_total": "TestTelemetry_PluginHangs has it",
+}
+
+// TestTelemetry runs two devices through what they do in a life, and wants every metric that the page names to be there and
+// to move, but for those in still; and no other.
+func TestTelemetry(t *testing.T) {
+	alice, bob := watch(t, "alice", "--library", "home"), watch(t, "bob", "--join")
+	bob.replace(t, `model "album" {}`, "") // what comes of it is parked
+	alice.Start(t)
+	bob.Start(t)
+	seen := moved{}
+	look := func(d watched) series {
+		s := d.scrape(t)
+		seen.see(s)
+		return s
+	}
+	wantReady(t, bob, http.StatusServiceUnavailable, "failed  library: this device belongs to none yet")
+	clustertest.Pair(t, alice.Device, bob.Device)
+	wantReady(t, bob, http.StatusOK, "ok      library: home")
+	wantReady(t, alice, http.StatusOK, "ok      transport lan")
+
+	folder := t.TempDir()
+	writeFiles(t, folder, "a.txt", "b/c.txt")
+	alice.Run(t, "location", "add", folder)
+	id := alice.Run(t, "put", "tag", `{"name":"work","color":"red"}`)
+	gone := alice.Run(t, "put", "tag", `{"name":"gone"}`)
+	alice.Run(t, "put", "album", `{"name":"parked at bob"}`)
+	alice.Run(t, "put", "tagging", `{"tag_id":"`+gone+`","target":"`+id+`"}`)
+	alice.Run(t, "delete", "tag", gone) // and the tagging waits
+	waitTags(t, alice, bob)
+	clustertest.Eventually(t, "figures of the first changes", func() error {
+		a, b := look(alice), look(bob)
+		switch {
+		case a.sum("starling_changes_sent_total", `model="entry"`) < 3 || b.sum("starling_changes_applied_total", `model="entry"`) < 3:
+			return fmt.Errorf("entries: %v sent, %v applied", a.sum("starling_changes_sent_total", `model="entry"`), b.sum("starling_changes_applied_total", `model="entry"`))
+		case a.sum("starling_round_trip_seconds_count") == 0 || a.sum("starling_peer_round_trip_seconds") == 0:
+			return fmt.Errorf("no round trip yet")
+		case b.sum("starling_peer_received_bytes_total", `peer="alice"`) != 0 && a.sum("starling_peer_sent_bytes_total", `peer="bob"`) < 500:
+			return fmt.Errorf("bytes: %v", a.sum("starling_peer_sent_bytes_total"))
+		case a.sum("starlingplugin_location_scans_total", `plugin="location"`) < 1:
+			return fmt.Errorf("the plugin's own figures: %v scans", a.sum("starlingplugin_location_scans_total"))
+		}
+		return nil
+	})
+	a := look(alice)
+	for name, want := range map[string]float64{
+		`starling_local_changes_total{model="tag"}`: 3, `starling_peers{state="live"}`: 1, `starling_plugin_up{plugin="tag"}`: 1,
+		`starling_transport_listening{kind="tcp",transport="lan"}`: 1, `starling_source_running{model="location"}`: 1,
+	} {
+		if a[name] != want {
+			t.Errorf("%s is %v; want %v", name, a[name], want)
+		}
+	}
+
+	// Both change a tag apart; then bob's tag plugin is away while changes come.
+	bob.Stop(t)
+	alice.Run(t, "put", "tag", `{"name":"job"}`, "--id", id)
+	alice.Stop(t)
+	alice.Start(t)
+	clustertest.Eventually(t, "what bob lacks", func() error {
+		if n := look(alice).sum("starling_peer_behind_me_changes", `kind="shared"`); n < 1 { // also what says where alice is reached
+			return fmt.Errorf("%v changes", n)
+		}
+		return nil
+	})
+	alice.Stop(t)
+	bob.Start(t)
+	bob.Run(t, "put", "tag", `{"name":"labour"}`, "--id", id)
+	alice.Start(t)
+	waitTags(t, alice, bob)
+	clustertest.Eventually(t, "conflicts", func() error {
+		if n := look(alice).sum("starling_changes_conflicts_total") + look(bob).sum("starling_changes_conflicts_total"); n == 0 {
+			return fmt.Errorf("none")
+		}
+		return nil
+	})
+	bob.Run(t, "plugin", "restart", "tag")
+	clustertest.Eventually(t, "a restart", func() error {
+		b := look(bob)
+		if b.sum("starling_plugin_restarts_total", `plugin="tag"`) != 1 || b.sum("starling_plugin_events_total", `event="restarted"`) != 1 {
+			return fmt.Errorf("restarts: %v", b.sum("starling_plugin_restarts_total"))
+		}
+		return nil
+	})
+	// What the database holds is counted at the first scrape after a start.
+	if err := os.RemoveAll(folder); err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range []watched{alice, bob} {
+		d.Stop(t)
+		d.Start(t)
+	}
+	clustertest.Eventually(t, "what the databases hold", func() error {
+		a, b := look(alice), look(bob)
+		held := []float64{
+			a.sum("starling_conflicts", `model="tag"`), a.sum("starling_records_waiting", `model="tagging"`), a.sum("starling_tombstones"),
+			b.sum("starling_parked_changes", `model="album"`), a.sum("starling_log_entries"), a.sum("starling_source_warnings"),
+		}
+		if slices.Contains(held, 0) {
+			return fmt.Errorf("%v", held)
+		}
+		return nil
+	})
+	compare(t, seen)
+}
+
+// waitTags waits until both have the same tags. Their digests differ, since bob keeps albums unread.
+func waitTags(t *testing.T, alice, bob watched) {
+	t.Helper()
+	clustertest.Eventually(t, "equal tags", func() error {
+		a, errA := alice.TryRun("list", "tag")
+		b, errB := bob.TryRun("list", "tag")
+		if errA != nil || errB != nil || a != b {
+			return fmt.Errorf("%v, %v\n%s\n%s", errA, errB, a, b)
+		}
+		return nil
+	})
+}
+
+func wantReady(t *testing.T, d watched, want int, line string) {
+	t.Helper()
+	clustertest.Eventually(t, fmt.Sprintf("%s answers %d", d.Name, want), func() error {
+		status, text, err := d.get(t.Context(), "/readyz")
+		if err != nil || status != want || !strings.Contains(text, line) {
+			return fmt.Errorf("%d, %v\n%s", status, err, text)
+		}
+		return nil
+	})
+}
+
+// compare holds docs/metrics.md to what was scraped, both ways.
+func compare(t *testing.T, seen moved) {
+	t.Helper()
+	page, err := os.ReadFile("../docs/metrics.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	paged := map[string]bool{}
+	for _, row := range regexp.MustCompile("(?m)^\\| `((?:starling|starlingplugin)_[a-z_]+)` \\|").FindAllStringSubmatch(string(page), -1) {
+		paged[row[1]] = true
+	}
+	for name := range seen {
+		if !paged[name] {
+			t.Errorf("%s is scraped and not on the page", name)
+		}
+	}
+	for name := range paged {
+		_, excused := still[name]
+		switch {
+		case strings.HasPrefix(name, telemetry.PluginPrefix+"nats_"): // TestNATS has no host; host/nats_test.go has
+		case strings.Contains(name, "_hash"): // off unless a location's block asks for it
+		case seen[name] && excused:
+			t.Logf("%s has moved: strike it from still", name)
+		case !seen[name] && !excused:
+			t.Errorf("%s is on the page and has not moved", name)
+		}
+	}
+	for name := range still {
+		if !paged[name] {
+			t.Errorf("still names %s, which is not on the page", name)
+		}
+	}
+}
+
+// TestTelemetry_PluginHangs stops a plugin's process: a scrape has the rest, the device is not ready, and lives.
+func TestTelemetry_PluginHangs(t *testing.T) {
+	alice := watch(t, "alice", "--library", "home")
+	alice.Start(t)
+	wantReady(t, alice, http.StatusOK, "ok      plugin tag")
+	pid := 0
+	for line := range strings.Lines(alice.Run(t, "plugins", "--json")) {
+		if m := regexp.MustCompile(`"name":"tag".*"pid":(\d+)`).FindStringSubmatch(line); m != nil {
+			pid, _ = strconv.Atoi(m[1])
+		}
+	}
+	if pid == 0 {
+		t.Fatal("no process of tag")
+	}
+	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	s := alice.scrape(t)
+	if s["starling_store_bytes"] == 0 {
+		t.Error("a scrape has nothing of the host")
+	}
+	if n := alice.scrape(t).sum("starling_plugin_scrape_failures_total", `plugin="tag"`); n == 0 {
+		t.Error("that it does not answer is not counted")
+	}
+	status, text, err := alice.get(t.Context(), "/healthz")
+	if err != nil || status != http.StatusOK {
+		t.Errorf("healthz: %d, %v\n%s", status, err, text)
+	}
+	clustertest.Eventually(t, "its process is killed and started again", func() error {
+		if n := alice.scrape(t).sum("starling_plugin_restarts_total", `plugin="tag"`); n != 1 {
+			return fmt.Errorf("%v restarts", n)
+		}
+		return nil
+	})
+	wantReady(t, alice, http.StatusOK, "ok      plugin tag")
+}
