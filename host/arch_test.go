@@ -42,6 +42,7 @@ var allowed = map[string][]string{
 	"host/control":             {"sdk", "hlc", "host/control/controlpb"},
 	"host/control/...":         {},
 	"host/control/controltest": {"sdk", "hlc", "host/control"},
+	"host/service":             {"sdk"},
 	"host/telemetry":           {"sdk", "hlc", "host/peersync", "host/registry", "host/supervisor"},
 	"host/clustertest":         {},
 	"host/command":             {"host/config", "host/control", "host/scaffold", "sdk", "sdk/sdktest", "sdk/verify", "sdk/fractional"},

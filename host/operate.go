@@ -21,7 +21,9 @@ import (
 	"github.com/starling-sync/starling/host/control"
 	"github.com/starling-sync/starling/host/eventlog"
 	"github.com/starling-sync/starling/host/membership"
+	"github.com/starling-sync/starling/host/service"
 	"github.com/starling-sync/starling/host/supervisor"
+	"github.com/starling-sync/starling/host/telemetry"
 	"github.com/starling-sync/starling/sdk"
 )
 
@@ -42,14 +44,16 @@ type operator struct {
 	network    *network
 	members    *membership.Members
 	events     *eventlog.Log
+	service    *service.Manager
+	record     func(supervisor.Event)
 	log        hclog.Logger
 	changing   sync.Mutex // held by who changes the configuration or moves sessions
 }
 
-func newOperator(c *config.Config, l *live, s *supervisor.Supervisor, n *network, members *membership.Members, events *eventlog.Log, log hclog.Logger) *operator {
+func newOperator(c *config.Config, l *live, s *supervisor.Supervisor, n *network, members *membership.Members, events *eventlog.Log, m *service.Manager, rec *telemetry.Recorder, log hclog.Logger) *operator {
 	return &operator{
 		live: l, load: func() (*config.Config, error) { return config.Load(c.Paths...) },
-		supervisor: s, network: n, members: members, events: events, log: log,
+		supervisor: s, network: n, members: members, events: events, service: m, record: counted(rec, recorder(events, log)), log: log,
 	}
 }
 
@@ -72,12 +76,14 @@ func (o *operator) Run(ctx context.Context) error {
 			return nil
 		case <-hangup:
 		}
+		o.service.Reloading()
 		err := o.reload(ctx, "SIGHUP", defaultSoak, func(step control.Step) {
 			o.log.Info("reload", "subject", step.Subject, "stage", step.Stage, "text", step.Text)
 		})
 		if err != nil && ctx.Err() == nil {
 			o.log.Error("the configuration was not reloaded, or not all of it", "error", err)
 		}
+		o.service.Ready()
 	}
 }
 
@@ -179,7 +185,7 @@ func (o *operator) reload(ctx context.Context, by string, soak time.Duration, re
 	for _, c := range changes {
 		whats = append(whats, c.What)
 	}
-	recorder(o.events, o.log)(supervisor.Event{At: time.Now(), Kind: "reloaded", By: by, Why: strings.Join(whats, "; ")})
+	o.record(supervisor.Event{At: time.Now(), Kind: "reloaded", By: by, Why: strings.Join(whats, "; ")})
 	if len(failed) > 0 {
 		return sdk.Errorf(sdk.CodeUnavailable, "%d of %d changes were not made; what they concern goes on as before: %w", len(failed), len(changes), failed.err())
 	}
@@ -407,7 +413,7 @@ func (o *operator) moveSessions(ctx context.Context, from, to string, soak time.
 		event.Kind, event.Why = supervisor.RolledBack, why.Error()
 		why = errors.Join(sdk.Errorf(sdk.CodeUnavailable, "rolled back, transport %s is in use again: %w", from, why), o.announce(ctx))
 	}
-	recorder(o.events, o.log)(event)
+	o.record(event)
 	if why == nil {
 		step("done", "done: %s is stopped", from)
 		return o.announce(ctx)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -17,6 +18,7 @@ import (
 	"github.com/starling-sync/starling/host/database"
 	"github.com/starling-sync/starling/host/peersync"
 	"github.com/starling-sync/starling/host/protocol"
+	"github.com/starling-sync/starling/host/service"
 	"github.com/starling-sync/starling/host/source"
 	"github.com/starling-sync/starling/host/supervisor"
 	"github.com/starling-sync/starling/host/telemetry"
@@ -45,7 +47,7 @@ func (e *exporter) Run(ctx context.Context) error {
 	return e.server.Run(ctx, e.listener)
 }
 
-func newExporter(lc fx.Lifecycle, c *config.Config, figures *figures, health *health, r *telemetry.Recorder, log hclog.Logger) (*exporter, error) {
+func newExporter(lc fx.Lifecycle, c *config.Config, figures *figures, health *health, r *telemetry.Recorder, sockets *service.Sockets, log hclog.Logger) (*exporter, error) {
 	if r == nil {
 		return &exporter{}, nil
 	}
@@ -53,8 +55,7 @@ func newExporter(lc fx.Lifecycle, c *config.Config, figures *figures, health *he
 	if err != nil {
 		return nil, err
 	}
-	var config net.ListenConfig
-	listener, err := config.Listen(context.Background(), "tcp", c.Telemetry.Prometheus)
+	listener, err := sockets.Listen(context.Background(), c.Telemetry.Prometheus)
 	if err != nil {
 		return nil, sdk.Errorf(sdk.CodeUnavailable, "%s: prometheus: metrics can not be served at %s; choose another address, or stop what uses it: %w", c.Telemetry.PrometheusRange, c.Telemetry.Prometheus, err)
 	}
@@ -66,7 +67,9 @@ func newExporter(lc fx.Lifecycle, c *config.Config, figures *figures, health *he
 // counted has what happens to plugins counted as well as recorded.
 func counted(r *telemetry.Recorder, record func(supervisor.Event)) func(supervisor.Event) {
 	return func(e supervisor.Event) {
-		r.Happened(e.Plugin, string(e.Kind))
+		if e.Plugin != "" {
+			r.Happened(e.Plugin, string(e.Kind))
+		}
 		record(e)
 	}
 }
@@ -344,6 +347,20 @@ func (h *health) Ready(ctx context.Context) []telemetry.Check {
 		checks = append(checks, withError(telemetry.Check{Name: "transport " + t.Name}, b.network.listens(t.Name, t.Listen), ""))
 	}
 	return checks
+}
+
+// err returns why the process does not do its work; nil if it does.
+func (h *health) err(ctx context.Context) error {
+	var reasons []string
+	for _, c := range h.Alive(ctx) {
+		if !c.OK {
+			reasons = append(reasons, c.Name+": "+c.Reason)
+		}
+	}
+	if len(reasons) > 0 {
+		return errors.New(strings.Join(reasons, "; "))
+	}
+	return nil
 }
 
 // listens returns why the transport of a label takes no connections, though it is to listen at address.

@@ -11,7 +11,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 
 	"github.com/starling-sync/starling/host/clustertest"
@@ -314,41 +313,4 @@ func compare(t *testing.T, seen moved) {
 			t.Errorf("still names %s, which is not on the page", name)
 		}
 	}
-}
-
-// TestTelemetry_PluginHangs stops a plugin's process: a scrape has the rest, the device is not ready, and lives.
-func TestTelemetry_PluginHangs(t *testing.T) {
-	alice := watch(t, "alice", "--library", "home")
-	alice.Start(t)
-	wantReady(t, alice, http.StatusOK, "ok      plugin tag")
-	pid := 0
-	for line := range strings.Lines(alice.Run(t, "plugins", "--json")) {
-		if m := regexp.MustCompile(`"name":"tag".*"pid":(\d+)`).FindStringSubmatch(line); m != nil {
-			pid, _ = strconv.Atoi(m[1])
-		}
-	}
-	if pid == 0 {
-		t.Fatal("no process of tag")
-	}
-	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
-		t.Fatal(err)
-	}
-	s := alice.scrape(t)
-	if s["starling_store_bytes"] == 0 {
-		t.Error("a scrape has nothing of the host")
-	}
-	if n := alice.scrape(t).sum("starling_plugin_scrape_failures_total", `plugin="tag"`); n == 0 {
-		t.Error("that it does not answer is not counted")
-	}
-	status, text, err := alice.get(t.Context(), "/healthz")
-	if err != nil || status != http.StatusOK {
-		t.Errorf("healthz: %d, %v\n%s", status, err, text)
-	}
-	clustertest.Eventually(t, "its process is killed and started again", func() error {
-		if n := alice.scrape(t).sum("starling_plugin_restarts_total", `plugin="tag"`); n != 1 {
-			return fmt.Errorf("%v restarts", n)
-		}
-		return nil
-	})
-	wantReady(t, alice, http.StatusOK, "ok      plugin tag")
 }

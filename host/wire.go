@@ -27,6 +27,7 @@ import (
 	"github.com/starling-sync/starling/host/peerlog"
 	"github.com/starling-sync/starling/host/registry"
 	"github.com/starling-sync/starling/host/replica"
+	"github.com/starling-sync/starling/host/service"
 	"github.com/starling-sync/starling/host/source"
 	"github.com/starling-sync/starling/host/supervisor"
 	"github.com/starling-sync/starling/host/telemetry"
@@ -46,7 +47,7 @@ func runHost(ctx context.Context, c *config.Config) error {
 		fx.Supply(c, failed),
 		fx.Provide(
 			// what is there
-			newLog, openIdentity, openDatabase,
+			newLog, newService, openIdentity, openDatabase,
 			// what is stored, and when it was
 			peerlog.New, newRegistry, newRestamped, newClock, newStart,
 			// a local write
@@ -109,6 +110,8 @@ type parts struct {
 	Control    *control.Server
 	Exporter   *exporter
 	Health     *health
+	Service    *service.Manager
+	Sockets    *service.Sockets
 }
 
 // start has everything run, in this order, and stop in the reverse.
@@ -138,9 +141,17 @@ func start(p parts) {
 			return err
 		}
 		p.Log.Info("ready", "control", listener.Addr())
+		if unused := p.Sockets.Unused(); unused != "" {
+			p.Log.Warn("the service manager has opened sockets where nothing of the configuration listens; who connects there waits for ever", "at", unused)
+		}
+		p.Service.Ready()
 		return p.Control.Run(ctx, listener)
 	}))
-	lc.Append(fx.StopHook(func() { p.Health.stopping.Store(true) }))
+	loop(lc, failed, "watchdog", func(ctx context.Context) error { return p.Service.Watch(ctx, p.Health.err) })
+	lc.Append(fx.StopHook(func() {
+		p.Health.stopping.Store(true)
+		p.Service.Stopping()
+	}))
 }
 
 func newLog(lc fx.Lifecycle, c *config.Config) (hclog.Logger, error) {
@@ -157,6 +168,12 @@ func newLog(lc fx.Lifecycle, c *config.Config) (hclog.Logger, error) {
 		Name: "starling", Level: hclog.LevelFromString(c.Log.Level), Output: out, JSONFormat: c.Log.Format == "json",
 	})
 	return log.With("device", c.Device.Name), nil
+}
+
+// newService takes what a service manager has handed over, if there is one.
+func newService(log hclog.Logger) (*service.Manager, *service.Sockets, error) {
+	sockets, err := service.Inherit()
+	return service.NewManager(log), sockets, err
 }
 
 func openIdentity(c *config.Config) (*membership.Identity, error) {
@@ -357,10 +374,10 @@ func newEvents(lc fx.Lifecycle, c *config.Config, _ *database.DB) (*eventlog.Log
 	return events, nil
 }
 
-func newSupervisor(c *config.Config, p *plugins, events *eventlog.Log, rec *telemetry.Recorder, log hclog.Logger) (*supervisor.Supervisor, error) {
+func newSupervisor(c *config.Config, p *plugins, events *eventlog.Log, rec *telemetry.Recorder, sockets *service.Sockets, log hclog.Logger) (*supervisor.Supervisor, error) {
 	s, err := supervisor.New(supervisor.Options{
 		Log: log.Named("plugin"), Observer: p, Now: time.Now, Record: counted(rec, recorder(events, log)),
-		StoreDir: filepath.Join(c.Device.DataDir, "plugins"), RuntimeDir: filepath.Join(c.Device.DataDir, "run"),
+		StoreDir: filepath.Join(c.Device.DataDir, "plugins"), RuntimeDir: filepath.Join(c.Device.DataDir, "run"), Listen: sockets.Listen,
 	}, specs(c))
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", strings.Join(c.Files, ", "), err)

@@ -20,7 +20,7 @@ func (s *Supervisor) Add(ctx context.Context, spec Spec, by string) error {
 		return sdk.Errorf(sdk.CodeInvalid, "there is a plugin %q already", spec.Name)
 	}
 	k := newKeeper(&s.options, spec)
-	sockets, err := openSocket(ctx, spec)
+	sockets, err := s.options.openSocket(ctx, spec)
 	if err != nil {
 		s.mu.Unlock()
 		return err
@@ -72,7 +72,7 @@ func (s *Supervisor) Resume(ctx context.Context, name, by string) error {
 	if k.pausedNow() == "" {
 		return nil
 	}
-	sockets, err := openSocket(ctx, k.specNow())
+	sockets, err := k.options.openSocket(ctx, k.specNow())
 	if err != nil {
 		return err
 	}

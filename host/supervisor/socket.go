@@ -21,7 +21,7 @@ const maxRuntimePath = 60
 // wait in the queue. Where descriptors can not be passed on, the plugin opens its socket by itself.
 func openSockets(ctx context.Context, plugins []*keeper) error {
 	for _, k := range plugins {
-		sockets, err := openSocket(ctx, k.specNow())
+		sockets, err := k.options.openSocket(ctx, k.specNow())
 		if err != nil {
 			return err
 		}
@@ -33,19 +33,27 @@ func openSockets(ctx context.Context, plugins []*keeper) error {
 }
 
 // openSocket opens the socket of one plugin, if it has one.
-func openSocket(ctx context.Context, spec Spec) ([]rpc.Socket, error) {
+func (o *Options) openSocket(ctx context.Context, spec Spec) ([]rpc.Socket, error) {
 	if spec.Listen == "" || runtime.GOOS == "windows" {
 		return nil, nil
 	}
-	var config net.ListenConfig
-	l, err := config.Listen(ctx, "tcp", spec.Listen)
+	l, err := o.Listen(ctx, spec.Listen)
 	if errors.Is(err, syscall.EADDRINUSE) {
 		return nil, sdk.Errorf(sdk.CodeUnavailable, "%s: listen on %s: another program uses that port; choose another or stop it: %w", spec.Name, spec.Listen, err)
 	}
 	if err != nil {
 		return nil, sdk.Errorf(sdk.CodeInvalid, "%s: listen on %q: %w", spec.Name, spec.Listen, err)
 	}
-	return []rpc.Socket{{Address: spec.Listen, Listener: l.(*net.TCPListener)}}, nil //nolint:forcetypeassert // "tcp"
+	return []rpc.Socket{{Address: spec.Listen, Listener: l}}, nil
+}
+
+func listenTCP(ctx context.Context, address string) (*net.TCPListener, error) {
+	var config net.ListenConfig
+	l, err := config.Listen(ctx, "tcp", address)
+	if err != nil {
+		return nil, err
+	}
+	return l.(*net.TCPListener), nil //nolint:forcetypeassert // "tcp"
 }
 
 func (k *keeper) closeSockets() {

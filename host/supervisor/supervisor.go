@@ -12,6 +12,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net"
 	"slices"
 	"sync"
 	"time"
@@ -122,6 +123,8 @@ type Options struct {
 	StoreDir string      // the content-addressed store of binaries; made if missing. It belongs to this host alone, and is swept
 	// RuntimeDir is for sockets between host and plugins. It belongs to this host alone, and is emptied.
 	RuntimeDir string
+	// Listen opens the socket of a Spec.Listen; the supervisor closes what it returns. nil: a new one is opened
+	Listen func(ctx context.Context, address string) (*net.TCPListener, error)
 
 	StartTimeout   time.Duration // process start to configured; 30 s
 	HealthInterval time.Duration // 5 s
@@ -157,6 +160,9 @@ func (o *Options) setDefaults() {
 		if *d == 0 {
 			*d = v
 		}
+	}
+	if o.Listen == nil {
+		o.Listen = listenTCP
 	}
 	if o.HealthMisses == 0 {
 		o.HealthMisses = 2

@@ -308,7 +308,7 @@ func (k *keeper) candidate(ctx context.Context, a *ask, from *generation) (*gene
 	k.enter(a, Probing, Staging, "staged sha256:"+bin.sum[:12])
 	sockets := k.sockets
 	if spec.Listen != k.specNow().Listen {
-		if sockets, err = openSocket(ctx, spec); err != nil {
+		if sockets, err = k.options.openSocket(ctx, spec); err != nil {
 			return nil, err
 		}
 	}
