@@ -48,7 +48,7 @@ func makeDevice(ctx context.Context, dir string, settings config.Settings) (made
 			}
 		}()
 	}
-	db, err := database.Open(ctx, database.Options{Dir: c.Device.DataDir, Durability: database.Durability(c.Store.Durability)})
+	db, err := database.Open(ctx, databaseOptions(c))
 	if err != nil {
 		return made, err
 	}

@@ -181,14 +181,23 @@ func openIdentity(c *config.Config) (*membership.Identity, error) {
 }
 
 func openDatabase(lc fx.Lifecycle, c *config.Config, log hclog.Logger) (*database.DB, error) {
-	db, err := database.Open(context.Background(), database.Options{
-		Dir: c.Device.DataDir, Durability: database.Durability(c.Store.Durability), Log: log.Named("database"),
-	})
+	options := databaseOptions(c)
+	options.Log = log.Named("database")
+	db, err := database.Open(context.Background(), options)
 	if err != nil {
 		return nil, err
 	}
 	lc.Append(fx.StopHook(db.Close))
 	return db, nil
+}
+
+// databaseOptions says how to open the database of a device.
+func databaseOptions(c *config.Config) database.Options {
+	options := database.Options{Dir: c.Device.DataDir, Durability: database.Durability(c.Store.Durability)}
+	if c.Store.Kind == "postgres" {
+		options.Postgres = &database.Postgres{DSN: c.Store.DSN, Schema: c.Store.Schema, Application: "starling " + c.Device.Name}
+	}
+	return options
 }
 
 // restamped says what restamping has done at this start, which it names. The clock is made after it.

@@ -13,6 +13,7 @@ import (
 func (a *app) initCommand() *cobra.Command {
 	var settings config.Settings
 	var join bool
+	var store string
 	cmd := &cobra.Command{
 		Use:   "init DIR",
 		Short: "Make a device: its configuration, key and database",
@@ -26,6 +27,10 @@ func (a *app) initCommand() *cobra.Command {
 			if !join && settings.Library == "" {
 				return misusef(cmd, "--library needs a name; to found no library and join one later, use --join")
 			}
+			if store != "sqlite" && store != "postgres" {
+				return misusef(cmd, "--store is sqlite or postgres, not %q", store)
+			}
+			settings.Postgres = store == "postgres"
 			return a.makeDevice(cmd, args[0], settings, join)
 		},
 	}
@@ -33,6 +38,7 @@ func (a *app) initCommand() *cobra.Command {
 	cmd.Flags().StringVar(&settings.Library, "library", "home", "`name` of the library that the device founds")
 	cmd.Flags().BoolVar(&join, "join", false, "found no library; join one later")
 	cmd.Flags().StringVar(&settings.Listen, "listen", "", "`address` where peers reach it (default 127.0.0.1:7420)")
+	cmd.Flags().StringVar(&store, "store", "sqlite", "`where` records are kept: sqlite, or postgres, in the database that DATABASE_URL names")
 	return cmd
 }
 

@@ -8,7 +8,9 @@ import (
 
 	"github.com/hashicorp/hcl/v2"
 	"github.com/hashicorp/hcl/v2/hclsyntax"
+	"github.com/zclconf/go-cty/cty"
 
+	"github.com/starling-sync/starling/host/database/dsn"
 	"github.com/starling-sync/starling/sdk"
 )
 
@@ -18,7 +20,7 @@ func shapes() []shape {
 	return []shape{
 		{name: "library", labels: []string{"home"}, arguments: []string{"join"}},
 		{name: "device", labels: []string{"alice"}, arguments: []string{"data_dir"}},
-		{name: "store", labels: []string{"sqlite"}, arguments: []string{"durability"}},
+		{name: "store", labels: []string{"sqlite"}, arguments: []string{"durability", "dsn", "schema"}},
 		{name: "model", labels: []string{"entry"}, arguments: plugin, blocks: []string{"config"}},
 		{
 			name: "transport", labels: []string{"tcp", "lan"},
@@ -57,7 +59,7 @@ func (p *parser) document(c *Config, body *hclsyntax.Body) {
 	if b := p.one(body, "store"); b != nil {
 		c.Store = p.store(p.section(b, known["store"]))
 	} else {
-		p.missingf(start, `the store is missing; write store "sqlite" {}`)
+		p.missingf(start, `the store is missing; write store "sqlite" {}, or store "postgres" { dsn = env("DATABASE_URL") }`)
 	}
 	c.Sync = p.sync(p.one(body, "sync"), known["sync"])
 	c.Log = p.log(p.one(body, "log"), known["log"])
@@ -114,13 +116,48 @@ func (p *parser) device(s section) Device {
 }
 
 func (p *parser) store(s section) Store {
-	if kind := s.labels[0]; kind != "sqlite" && kind != "" {
-		p.failf(s.label(0), `the store %q is unknown here; write store "sqlite" {}`, kind)
+	result := Store{Kind: "sqlite", Durability: Full, Range: p.at(s.whole())}
+	others := []string{"dsn", "schema"}
+	switch kind := s.labels[0]; kind {
+	case "sqlite", "":
+		result.Durability = Durability(s.choice("durability", string(Full), string(Normal)))
+	case "postgres":
+		result.Kind, others = kind, []string{"durability"}
+		p.postgres(s, &result)
+	default:
+		p.failf(s.label(0), `the store %q is unknown here; write store "sqlite" {}, or store "postgres" { dsn = env("DATABASE_URL") }`, kind)
+		return result
 	}
-	return Store{
-		Kind: "sqlite", Durability: Durability(s.choice("durability", string(Full), string(Normal))),
-		Range: p.at(s.whole()),
+	for _, name := range others {
+		if a, given := s.block.Body.Attributes[name]; given {
+			p.failf(a.NameRange, "%s is no setting of the store %q; remove it", name, result.Kind)
+		}
 	}
+	return result
+}
+
+// postgres reads where a database is. The dsn may be a secret, and is treated as one.
+func (p *parser) postgres(s section, result *Store) {
+	v, ok := s.value("dsn")
+	switch _, given := s.block.Body.Attributes["dsn"]; {
+	case !given:
+		p.missingf(s.whole(), `the store has no dsn; write dsn = env("DATABASE_URL"), or dsn = secretfile("database-url")`)
+	case !ok:
+	case v.cty.Type() != cty.String:
+		p.failf(v.at, "dsn: want text in quotes, got %s", kind(v.cty))
+	default:
+		result.DSN = v.cty.AsString()
+		if result.DSN == hidden {
+			p.failf(v.at, `dsn: %s stands for what config show hides; write dsn = env("DATABASE_URL"), or dsn = secretfile("database-url")`, hidden)
+		} else if _, err := dsn.Parse(result.DSN); err != nil {
+			p.failf(v.at, "%s", err)
+		}
+	}
+	schema, at := s.text("schema", dsn.DefaultSchema)
+	if err := dsn.CheckSchema(schema); err != nil && schema != "" {
+		p.failf(at, "%s", err)
+	}
+	result.Schema = schema
 }
 
 func (p *parser) log(b *hclsyntax.Block, shape shape) Log {

@@ -52,8 +52,10 @@ type Device struct {
 
 // Store is the store block.
 type Store struct {
-	Kind       string     // "sqlite"
-	Durability Durability // Full if not given
+	Kind       string     // "sqlite" or "postgres"
+	Durability Durability // Full if not given; always of postgres
+	DSN        string     // of postgres: where the database is. It may hold a password, and must not be shown
+	Schema     string     // of postgres: in which this device's tables are, and no others
 	Range      Range
 }
 

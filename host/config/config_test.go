@@ -302,7 +302,7 @@ func TestWrite_CommentsAreDefaults(t *testing.T) {
 // Who reads the file that init writes knows every setting: each is there, and each of the sync block says what it is for.
 func TestWrite_ShowsEverySetting(t *testing.T) {
 	var all string
-	for _, s := range []Settings{{Library: "home", Device: "alice"}, {Device: "alice"}} {
+	for _, s := range []Settings{{Library: "home", Device: "alice"}, {Device: "alice"}, {Device: "alice", Postgres: true}} {
 		content, err := render(s)
 		if err != nil {
 			t.Fatal(err)
@@ -452,4 +452,35 @@ func FuzzParse(f *testing.F) {
 func sound(l Limits) bool {
 	least := max(l.MaxPageBytes, l.MembersBytes) + frameOverhead
 	return l.FrameBytes >= least && l.DecodedBytes >= least && l.RetryMin <= l.RetryMax
+}
+
+// TestShow_hidesDSN gives the dsn in each way, and looks for its password in all that is shown.
+func TestShow_hidesDSN(t *testing.T) {
+	const dsn = "postgres://alice:s3cret@db.example/home?sslmode=verify-full"
+	folder := t.TempDir()
+	if err := os.WriteFile(filepath.Join(folder, "url"), []byte(dsn+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("STARLING_TEST_DSN", dsn)
+	for _, expression := range []string{`"` + dsn + `"`, `env("STARLING_TEST_DSN")`, `secretfile("url")`, `file("url")`} {
+		path := filepath.Join(folder, "config.hcl")
+		text := "library \"home\" {}\ndevice \"alice\" { data_dir = \"data\" }\nplugin_dir = \".\"\nstore \"postgres\" { dsn = " + expression + " }\n"
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		c, err := Load(path)
+		if err != nil {
+			t.Fatalf("%s: %v", expression, err)
+		}
+		if c.Store.DSN != dsn || c.Store.Schema != "starling" || c.Store.Kind != "postgres" || c.Store.Durability != Full {
+			t.Errorf("%s: got %+v", expression, c.Store)
+		}
+		var shown bytes.Buffer
+		if err := Show(&shown, c, nil); err != nil {
+			t.Fatal(err)
+		}
+		if strings.Contains(shown.String(), "s3cret") || !strings.Contains(shown.String(), `schema = "starling"`) {
+			t.Errorf("%s: config show says\n%s", expression, &shown)
+		}
+	}
 }

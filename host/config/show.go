@@ -29,7 +29,13 @@ func Show(w io.Writer, c *Config, declared Declared) error {
 		b.block("library", c.Library.Name)
 	}
 	b.block("device", c.Device.Name).text("data_dir", c.Device.DataDir)
-	b.block("store", c.Store.Kind).text("durability", string(c.Store.Durability))
+	store := b.block("store", c.Store.Kind)
+	if c.Store.Kind == "postgres" {
+		store.text("dsn", hidden)
+		store.text("schema", c.Store.Schema)
+	} else {
+		store.text("durability", string(c.Store.Durability))
+	}
 	b.AppendNewline()
 	b.text("plugin_dir", c.PluginDir)
 	for i := range c.Models {

@@ -20,6 +20,7 @@ type Settings struct {
 	DataDir   string // empty: "./data"
 	Listen    string // host:port of the tcp transport; empty: "127.0.0.1:7420"
 	PluginDir string // empty: the folder plugins beside the program
+	Postgres  bool   // records are kept in the database that DATABASE_URL names, rather than in SQLite
 }
 
 //go:embed config.hcl.tmpl

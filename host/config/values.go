@@ -151,7 +151,7 @@ func (v value) string() (string, bool) {
 		return "", false
 	}
 	if len(secretsIn(v.marked)) > 0 {
-		v.failf(v.at, "%s: a secret can be given to a plugin only, in its config block; write the value here, or read it with file", v.name)
+		v.failf(v.at, "%s: a secret can be given to a plugin only, in its config block, and to the store, as its dsn; write the value here, or read it with file", v.name)
 		return "", false
 	}
 	text := v.cty.AsString()

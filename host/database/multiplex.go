@@ -16,7 +16,7 @@ import (
 //   - a result that is open when the connection is asked something else is read into memory first;
 //   - a query that begins with cursorMark is a cursor of the server's, fetched bit by bit, and closed where its reader stops.
 //
-// It also returns booleans as integers, as SQLite does.
+// Booleans go in and come out as integers, as with SQLite.
 
 // cursorMark begins a query that opens a cursor. It is no SQL: the driver here takes it away.
 const cursorMark = "\x00cursor "
@@ -126,14 +126,14 @@ type settledStmt struct {
 // QueryContext implements driver.StmtQueryContext.
 func (s *settledStmt) QueryContext(ctx context.Context, args []driver.NamedValue) (driver.Rows, error) {
 	s.conn.settle()
-	rows, err := s.pqStmt.QueryContext(ctx, args)
+	rows, err := s.pqStmt.QueryContext(ctx, inNumbers(args))
 	return s.conn.opened(rows, err)
 }
 
 // ExecContext implements driver.StmtExecContext.
 func (s *settledStmt) ExecContext(ctx context.Context, args []driver.NamedValue) (driver.Result, error) {
 	s.conn.settle()
-	return s.pqStmt.ExecContext(ctx, args)
+	return s.pqStmt.ExecContext(ctx, inNumbers(args))
 }
 
 // Close implements driver.Stmt.
@@ -220,6 +220,19 @@ func plain(row []driver.Value) {
 	}
 }
 
+// inNumbers turns the booleans among the arguments of a query into 1 and 0, which columns of numbers and of booleans take.
+func inNumbers(args []driver.NamedValue) []driver.NamedValue {
+	for i, arg := range args {
+		if yes, ok := arg.Value.(bool); ok {
+			args[i].Value = int64(0)
+			if yes {
+				args[i].Value = int64(1)
+			}
+		}
+	}
+	return args
+}
+
 // keep copies the bytes of a row, which lie in the connection's buffer, and returns how many bytes the row takes.
 func keep(row []driver.Value) (size int) {
 	for i, v := range row {
@@ -303,7 +316,7 @@ func (s *cursorStmt) QueryContext(ctx context.Context, args []driver.NamedValue)
 		of = &namedCursor{declare: declare}
 		s.named[number] = of
 	}
-	if _, err := of.declare.ExecContext(ctx, args); err != nil {
+	if _, err := of.declare.ExecContext(ctx, inNumbers(args)); err != nil {
 		return nil, err
 	}
 	s.conn.cursors[number] = true

@@ -1,6 +1,7 @@
 package database
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"database/sql"
@@ -9,7 +10,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"net/url"
 	"strconv"
 	"strings"
 	"time"
@@ -19,17 +19,17 @@ import (
 	"github.com/uptrace/bun"
 	"github.com/uptrace/bun/dialect/pgdialect"
 
+	"github.com/starling-sync/starling/host/database/dsn"
 	"github.com/starling-sync/starling/sdk"
 )
 
 // Postgres says where a database in PostgreSQL is.
 type Postgres struct {
 	DSN    string // postgres://user@host/database?sslmode=...; names sslmode. It may hold a password: it is never shown
-	Schema string // made where it is missing, and of this host alone; empty: "starling"
-}
+	Schema string // made where it is missing, and of this host alone; empty: dsn.DefaultSchema
 
-// DefaultSchema is the schema that is used where none is named.
-const DefaultSchema = "starling"
+	Application string // names this host to the server; empty: "starling"
+}
 
 // leastPostgres is the oldest server that is known to do.
 const leastPostgres = 14
@@ -79,19 +79,19 @@ type session struct {
 }
 
 func newPostgres(options Postgres, log hclog.Logger) (*postgresSchema, error) {
-	config, err := ParseDSN(options.DSN)
+	config, err := dsn.Parse(options.DSN)
 	if err != nil {
 		return nil, err
 	}
 	p := &postgresSchema{config: config, schema: options.Schema, log: log, opening: rand.Text()}
 	if p.schema == "" {
-		p.schema = DefaultSchema
+		p.schema = dsn.DefaultSchema
 	}
-	if err := CheckSchema(p.schema); err != nil {
+	if err := dsn.CheckSchema(p.schema); err != nil {
 		return nil, err
 	}
 	if p.config.ApplicationName == "" {
-		p.config.ApplicationName = "starling"
+		p.config.ApplicationName = cmp.Or(options.Application, "starling")
 	}
 	if p.config.ConnectTimeout <= 0 {
 		p.config.ConnectTimeout = 10 * time.Second
@@ -126,103 +126,6 @@ var sessionSettings = map[string]string{
 }
 
 func quoteName(name string) string { return `"` + strings.ReplaceAll(name, `"`, `""`) + `"` }
-
-// CheckSchema refuses names that a schema should not have.
-func CheckSchema(name string) error {
-	for i, c := range name {
-		if c != '_' && (c < 'a' || c > 'z') && (i == 0 || c < '0' || c > '9') {
-			return sdk.Errorf(sdk.CodeInvalid, "the schema %q has a name of other than a to z, 0 to 9 and _; write for example %q", name, DefaultSchema)
-		}
-	}
-	switch {
-	case name == "" || len(name) > 63:
-		return sdk.Errorf(sdk.CodeInvalid, "a schema's name has 1 to 63 characters; write for example %q", DefaultSchema)
-	case strings.HasPrefix(name, "pg_") || name == "information_schema" || name == "public":
-		return sdk.Errorf(sdk.CodeInvalid, "the schema %q is for others; this device needs one of its own: write for example %q", name, DefaultSchema)
-	}
-	return nil
-}
-
-// ParseDSN reads a connection string, which must name sslmode. Its errors show nothing of it, since it may hold a password.
-func ParseDSN(dsn string) (pq.Config, error) {
-	if strings.TrimSpace(dsn) == "" {
-		return pq.Config{}, sdk.Errorf(sdk.CodeInvalid, `the dsn is empty; write for example postgres://user:password@host:5432/database?sslmode=verify-full`)
-	}
-	mode, ok := sslMode(dsn)
-	if !ok {
-		return pq.Config{}, errUnreadableDSN()
-	}
-	switch mode {
-	case "":
-		return pq.Config{}, sdk.Errorf(sdk.CodeInvalid, "the dsn does not say sslmode; add ?sslmode=verify-full to it (or &sslmode=..., after other parameters), "+
-			"or sslmode=disable where the server is on this machine or its network is safe")
-	case "disable", "require", "verify-ca", "verify-full":
-	default:
-		return pq.Config{}, sdk.Errorf(sdk.CodeInvalid, "the dsn's sslmode is not one of verify-full, verify-ca, require and disable; with others nobody knows whether a connection is encrypted")
-	}
-	config, err := pq.NewConfig(dsn)
-	if err != nil {
-		return pq.Config{}, errUnreadableDSN()
-	}
-	return config, nil
-}
-
-func errUnreadableDSN() error {
-	return sdk.Errorf(sdk.CodeInvalid, "the dsn can not be read; write postgres://user:password@host:5432/database?sslmode=verify-full, "+
-		"with special characters of the password percent-encoded, or host=... dbname=... user=... password=... sslmode=...; it is not shown here, since it may hold a password")
-}
-
-// sslMode returns what dsn says of sslmode, and whether it can be read.
-func sslMode(dsn string) (mode string, ok bool) {
-	if strings.HasPrefix(dsn, "postgres://") || strings.HasPrefix(dsn, "postgresql://") {
-		parsed, err := url.Parse(dsn)
-		if err != nil {
-			return "", false
-		}
-		return parsed.Query().Get("sslmode"), true
-	}
-	rest := dsn
-	for {
-		var name, value string
-		rest = strings.TrimLeft(rest, " \t\r\n")
-		if rest == "" {
-			return mode, true
-		}
-		if name, rest, ok = strings.Cut(rest, "="); !ok {
-			return "", false
-		}
-		if value, rest, ok = dsnValue(strings.TrimLeft(rest, " \t\r\n")); !ok {
-			return "", false
-		}
-		if strings.TrimSpace(name) == "sslmode" {
-			mode = value
-		}
-	}
-}
-
-// dsnValue reads a value of a dsn of pairs: up to a space, or in single quotes; \ takes the next character as it is.
-func dsnValue(text string) (value, rest string, ok bool) {
-	inQuotes := strings.HasPrefix(text, "'")
-	i := 0
-	if inQuotes {
-		i = 1
-	}
-	var out strings.Builder
-	for ; i < len(text); i++ {
-		switch c := text[i]; {
-		case c == '\\' && i+1 < len(text):
-			i++
-			out.WriteByte(text[i])
-		case inQuotes && c == '\'':
-			return out.String(), text[i+1:], true
-		case !inQuotes && strings.IndexByte(" \t\r\n", c) >= 0:
-			return out.String(), text[i:], true
-		default:
-			out.WriteByte(c)
-		}
-	}
-	return out.String(), "", !inQuotes
-}
 
 // where says which database this is, without its password.
 func (p *postgresSchema) where() string {

@@ -52,7 +52,7 @@ func (s *sqliteFile) open(_ context.Context, connections int) error {
 	if err := errors.Join(file.Chmod(0o600), file.Close()); err != nil {
 		return err
 	}
-	pool, err := sql.Open("sqlite", dsn(path))
+	pool, err := sql.Open("sqlite", uriOf(path))
 	if err != nil {
 		return err
 	}
@@ -92,7 +92,7 @@ func (s *sqliteFile) size(context.Context) (total int64, err error) {
 	return total, nil
 }
 
-func dsn(path string) string {
+func uriOf(path string) string {
 	slashed := filepath.ToSlash(path)
 	if !strings.HasPrefix(slashed, "/") {
 		slashed = "/" + slashed

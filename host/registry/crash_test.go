@@ -12,6 +12,7 @@ import (
 
 	"github.com/starling-sync/starling/hlc"
 	"github.com/starling-sync/starling/host/database"
+	"github.com/starling-sync/starling/host/database/databasetest"
 	"github.com/starling-sync/starling/host/history"
 	"github.com/starling-sync/starling/sdk"
 )
@@ -85,7 +86,7 @@ func TestCrash(t *testing.T) {
 func kill(t *testing.T, dir string, lines int, acknowledged map[sdk.Ownership]hlc.Stamp) {
 	t.Helper()
 	writer := exec.Command(os.Args[0])
-	writer.Env = append(os.Environ(), crashDir+"="+dir)
+	writer.Env = append(append(os.Environ(), crashDir+"="+dir), databasetest.Environment(t, dir)...)
 	writer.Stderr = os.Stderr
 	out, err := writer.StdoutPipe()
 	if err != nil {

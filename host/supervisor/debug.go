@@ -60,7 +60,7 @@ func (k *keeper) reopen(ctx context.Context) error {
 	if have {
 		return nil
 	}
-	sockets, err := openSocket(ctx, spec)
+	sockets, err := k.options.openSocket(ctx, spec)
 	if err != nil {
 		return err
 	}

@@ -1,6 +1,6 @@
 library "" {}
 device "alice" "bob" { data_dir = "" }
-store "postgres" {}
+store "mysql" {}
 model "Entry" {}
 transport "TCP" "lan" {}
 sync "fast" {}

@@ -26,6 +26,23 @@ const RequireVariable = "STARLING_REQUIRE_POSTGRES"
 // on without it, or "postgres".
 const StoreVariable = "STARLING_TEST_STORE"
 
+// ServerVariable and SchemaVariable name, for a process that a test starts, the server that runs already and the schema to use
+// on it. Environment sets them.
+const (
+	ServerVariable = "STARLING_TEST_POSTGRES"
+	SchemaVariable = "STARLING_TEST_SCHEMA"
+)
+
+// Environment returns what a process that a test starts must find in its environment to open the database of dir.
+func Environment(tb testing.TB, dir string) []string {
+	tb.Helper()
+	if !OnPostgres() {
+		return nil
+	}
+	at := Shared(tb).schemaOf(dir)
+	return []string{ServerVariable + "=" + at.DSN, SchemaVariable + "=" + at.Schema}
+}
+
 // OnPostgres reports whether the tests of this process run on PostgreSQL.
 func OnPostgres() bool { return os.Getenv(StoreVariable) == "postgres" }
 
@@ -36,6 +53,10 @@ func Options(tb testing.TB, options database.Options) database.Options {
 		return options
 	}
 	options.Durability = database.Full
+	if dsn := os.Getenv(ServerVariable); dsn != "" {
+		options.Postgres = &database.Postgres{DSN: dsn, Schema: os.Getenv(SchemaVariable)}
+		return options
+	}
 	options.Postgres = Shared(tb).schemaOf(options.Dir)
 	return options
 }
