@@ -169,6 +169,10 @@ func undone(tb testing.TB, db *database.DB, fn func(*database.Tx) error) {
 // openMemory is open without a disk, for random histories. It is real SQLite too.
 func openMemory(tb testing.TB, image []byte) (*database.DB, *peerlog.Log) {
 	tb.Helper()
+	if databasetest.OnPostgres() && image == nil {
+		db := databasetest.Open(tb, database.Options{Dir: tb.TempDir(), Readers: 1})
+		return db, peerlog.New(db)
+	}
 	db, err := database.OpenMemory(context.Background(), image, nil)
 	if err != nil {
 		tb.Fatal(err)

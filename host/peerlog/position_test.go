@@ -11,6 +11,7 @@ import (
 
 	"github.com/starling-sync/starling/hlc"
 	"github.com/starling-sync/starling/host/database"
+	"github.com/starling-sync/starling/host/database/databasetest"
 	"github.com/starling-sync/starling/host/history"
 	"github.com/starling-sync/starling/host/peerlog"
 	"github.com/starling-sync/starling/sdk"
@@ -215,6 +216,7 @@ type copyOfDevice struct {
 // TestLog_ExtendBranches runs a device several times at once, from copies of its database, and lets the copies pull
 // from one another: the heads say what a copy has, no more and no less; and the next start continues all.
 func TestLog_ExtendBranches(t *testing.T) {
+	databasetest.SQLiteOnly(t, "it copies images of databases")
 	rapid.Check(t, func(rt *rapid.T) {
 		epochs := 0
 		start := func(c *copyOfDevice) { epochs++; c.epoch = epochID(epochs) }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/starling-sync/starling/hlc"
 	"github.com/starling-sync/starling/host/database"
+	"github.com/starling-sync/starling/host/database/databasetest"
 	"github.com/starling-sync/starling/host/history"
 	"github.com/starling-sync/starling/host/peerlog"
 	"github.com/starling-sync/starling/sdk"
@@ -252,6 +253,7 @@ var logOrigins = []sdk.DeviceID{{1}, {2}, {3}}
 // log is what the dumb version is. So Prune keeps what is above, TrimTo keeps the newest and no less than it may,
 // floors never go back, and the size is right.
 func TestLog_pruneRandom(t *testing.T) {
+	databasetest.SQLiteOnly(t, "it copies images of databases")
 	rapid.Check(t, func(rt *rapid.T) {
 		db, log := openMemory(t, nil)
 		defer func() { db.Close() }()

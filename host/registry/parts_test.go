@@ -12,6 +12,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/starling-sync/starling/host/database"
+	"github.com/starling-sync/starling/host/database/databasetest"
 	"github.com/starling-sync/starling/host/registry"
 	"github.com/starling-sync/starling/sdk"
 )
@@ -122,7 +123,11 @@ func TestParts_twoDevices(t *testing.T) {
 	var plays int64
 	a.tx(func(tx *database.Tx) error {
 		id := rid(1)
-		_, err := tx.One("SELECT e.value, plays FROM tune, json_each(words) e WHERE tune.id = ?", []any{id[:]}, &words, &plays)
+		each := "json_each(words) e"
+		if databasetest.OnPostgres() {
+			each = "json_array_elements_text(words::json) e"
+		}
+		_, err := tx.One("SELECT e.value, plays FROM tune, "+each+" WHERE tune.id = ?", []any{id[:]}, &words, &plays)
 		return err
 	})
 	if words != "z" || plays != 100 {

@@ -49,8 +49,8 @@ type stampedTable struct{ name, owner, table, stamp string }
 
 func (r *Registry) stampedTables() []stampedTable {
 	tables := []stampedTable{
-		{"(SELECT owner, stamp AS _stamp FROM _shadow)", "owner", "_shadow", "stamp"},
-		{"(SELECT owner, stamp AS _stamp FROM _tombstone)", "owner", "_tombstone", "stamp"},
+		{"(SELECT owner, stamp AS _stamp FROM _shadow) AS own", "owner", "_shadow", "stamp"},
+		{"(SELECT owner, stamp AS _stamp FROM _tombstone) AS own", "owner", "_tombstone", "stamp"},
 	}
 	for _, s := range r.catalog.Load().order {
 		if !s.shared {
