@@ -165,12 +165,13 @@ func (r *result) Next(dest []driver.Value) error {
 	if r.err != nil {
 		return r.err
 	}
-	err := r.rows.Next(dest)
-	if err != nil {
+	if err := r.rows.Next(dest); err != nil {
 		r.ended(err)
+		return err
 	}
 	plain(dest)
-	return err
+	keep(dest) // HAZARD: who scans into sql.RawBytes may ask something else before it looks at them
+	return nil
 }
 
 func (r *result) ended(err error) {
