@@ -35,7 +35,7 @@ func TestCluster_DevicesSayWhatTheyAre(t *testing.T) {
 			Name, State string
 			Restarts    int
 		}
-		for line := range strings.Lines(bob.Run(t, "plugins", "--json")) {
+		for line := range strings.Lines(bob.Run(t, "plugin", "list", "--json")) {
 			if err := json.Unmarshal([]byte(line), &plugin); err != nil {
 				return err
 			}

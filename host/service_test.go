@@ -26,7 +26,7 @@ func TestTelemetry_PluginHangs(t *testing.T) {
 	alice.Start(t)
 	wantReady(t, alice, http.StatusOK, "ok      plugin tag")
 	pid := 0
-	for line := range strings.Lines(alice.Run(t, "plugins", "--json")) {
+	for line := range strings.Lines(alice.Run(t, "plugin", "list", "--json")) {
 		if m := regexp.MustCompile(`"name":"tag".*"pid":(\d+)`).FindStringSubmatch(line); m != nil {
 			pid, _ = strconv.Atoi(m[1])
 		}
