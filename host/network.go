@@ -435,16 +435,6 @@ func (n *network) retire(ctx context.Context, engine *peersync.Engine, old *atta
 	}
 }
 
-// via returns the devices that the transport of a label connects now.
-func (n *network) via(label string) (devices []sdk.DeviceID) {
-	for _, p := range n.peers() {
-		if p.Via == label {
-			devices = append(devices, p.ID)
-		}
-	}
-	return devices
-}
-
 // connected reports whether one of devices is connected now, by whatever transport.
 func (n *network) connected(devices []sdk.DeviceID) bool {
 	return slices.ContainsFunc(n.peers(), func(p peersync.PeerStatus) bool { return p.Via != "" && slices.Contains(devices, p.ID) })

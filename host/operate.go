@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -393,7 +394,7 @@ func (o *operator) readyTransport(ctx context.Context, from, to string) error {
 
 // moveSessions has the sessions of one transport begin anew over others, and stops it once they have.
 func (o *operator) moveSessions(ctx context.Context, from, to string, soak time.Duration, step func(stage, format string, args ...any)) error {
-	before := o.network.via(from)
+	before := o.network.roundTrips(from)
 	if err := o.announce(ctx, from); err != nil {
 		return err
 	}
@@ -421,15 +422,17 @@ func (o *operator) moveSessions(ctx context.Context, from, to string, soak time.
 	return why
 }
 
-// awaitReturn returns after soak, or why the devices that were connected are not by then: none by to within returnTime, or
-// the process of to gone.
-func (o *operator) awaitReturn(ctx context.Context, before []sdk.DeviceID, to string, soak time.Duration) error {
+// awaitReturn returns after soak, or why the devices that were connected are not by then: none by to within returnTime,
+// their sessions by it ending or slow, or the process of to gone. before has their round trips by the other transport.
+func (o *operator) awaitReturn(ctx context.Context, before map[sdk.DeviceID]time.Duration, to string, soak time.Duration) error {
 	again := time.NewTicker(50 * time.Millisecond)
 	defer again.Stop()
 	over, late := time.Now().Add(soak), time.Now().Add(returnTime)
-	returned := len(before) == 0
+	devices, link := slices.Collect(maps.Keys(before)), linkTrial{before: before, returned: len(before) == 0}
 	for {
-		returned = returned || o.network.connected(before)
+		if why := link.look(o.network.connected(devices), o.network.roundTrips(to)); why != nil {
+			return why
+		}
 		for _, s := range o.supervisor.Status() {
 			if s.Name == to && !s.State.Works() {
 				return sdk.Errorf(sdk.CodeUnavailable, "transport %s is %s: %s", to, s.State, s.Reason)
@@ -437,9 +440,9 @@ func (o *operator) awaitReturn(ctx context.Context, before []sdk.DeviceID, to st
 		}
 		now := time.Now()
 		switch {
-		case returned && now.After(over):
+		case link.returned && now.After(over):
 			return nil
-		case !returned && now.After(late):
+		case !link.returned && now.After(late):
 			return sdk.Errorf(sdk.CodeUnavailable, "none of %d devices that were connected came back within %s", len(before), returnTime)
 		}
 		select {

@@ -39,7 +39,8 @@ func TestSwap_DeafTransport(t *testing.T) {
 	clustertest.WaitEqual(t, alice, bob)
 }
 
-// TestSwap_SlowTransport swaps to a transport that carries everything, a second late.
+// TestSwap_SlowTransport swaps to a build of a transport, and to another transport, that carry everything 700 ms
+// late. It shows in the round trips, or in sessions that end since heartbeats are late.
 func TestSwap_SlowTransport(t *testing.T) {
 	if !thorough() {
 		t.Skip("takes some seconds: set STARLING_SWAPS, or run task test:swaps")
@@ -48,15 +49,23 @@ func TestSwap_SlowTransport(t *testing.T) {
 	alice := clustertest.NewDevice(t, path, "alice", "--library", "home")
 	bob := clustertest.NewDevice(t, path, "bob", "--join")
 	for _, d := range []*clustertest.Device{alice, bob} {
-		edit(t, d, `# heartbeat       = "5s"`, `heartbeat = "500ms"`)
+		edit(t, d, `# heartbeat       = "5s"`, `heartbeat = "1s"`)
+		add(t, d, fmt.Sprintf("\ntransport \"other\" \"wan\" {\n  path = %q\n  listen = %q\n}\n", built(t, "host/testdata/transport-other", map[string]string{"alice": "crawl"}[d.Name]), clustertest.FreeAddress(t)))
 		d.Start(t)
 	}
 	clustertest.Pair(t, alice, bob)
 	waitLive(t, alice, bob)
 	_, err := alice.TryRun("plugin", "swap", "lan", built(t, "host/testdata/transport-other", "slow"), "--soak", "50s")
-	if err == nil || !strings.Contains(err.Error(), "it falls behind") {
+	if err == nil || !strings.Contains(err.Error(), "it falls behind") && !strings.Contains(err.Error(), "sessions by it ended") {
 		t.Errorf("the slow transport: %v", err)
 	}
+	t.Log(err)
+	waitVia(t, alice, "lan")
+	_, err = alice.TryRun("transport", "swap", "lan", "wan", "--soak", "50s")
+	if err == nil || !strings.Contains(err.Error(), "rolled back, transport lan is in use again: it falls behind") && !strings.Contains(err.Error(), "sessions by it ended") {
+		t.Errorf("the other slow transport: %v", err)
+	}
+	t.Log(err)
 	alice.Run(t, "put", "tag", `{"name":"after"}`)
 	clustertest.WaitEqual(t, alice, bob)
 }

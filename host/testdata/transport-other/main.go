@@ -1,6 +1,6 @@
 // Command transport-other is a transport over TCP of another name than plugins/transport-tcp. Built with mode deaf it has
-// that one's name, takes connections, and carries nothing; with mode mute it takes none; with mode slow it takes a second for
-// whatever is sent by it.
+// that one's name, takes connections, and carries nothing; with mode mute it takes none; with mode slow it takes 700 ms
+// for whatever is sent by it. With mode crawl it has its own name and is as slow.
 package main
 
 import (
@@ -17,7 +17,7 @@ var mode string // set when it is built
 type transport struct{}
 
 func (transport) Name() string {
-	if mode != "" {
+	if mode != "" && mode != "crawl" {
 		return "tcp"
 	}
 	return "other"
@@ -73,8 +73,8 @@ func (c *conn) Read(b []byte) (int, error) {
 }
 
 func (c *conn) Write(b []byte) (int, error) {
-	if mode == "slow" {
-		time.Sleep(time.Second)
+	if mode == "slow" || mode == "crawl" {
+		time.Sleep(700 * time.Millisecond)
 	}
 	return c.Conn.Write(b)
 }
