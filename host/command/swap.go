@@ -154,9 +154,19 @@ func (a *app) transportCommand() *cobra.Command {
 		Long: "Move the sessions of one configured transport to another one, and stop the first.\n\n" +
 			"Both go by their names in the configuration. Peers hear that this device is not reached by OLD any more, their sessions\n" +
 			"end, and begin anew by NEW. If none of those that were connected comes back, OLD is used as before. It stays stopped\n" +
-			"over restarts of the host, until it is swapped back.",
+			"over restarts of the host, until it is swapped back.\n\n" +
+			"Where NEW is a path, such as ./transport-tcp, that build takes the place of OLD's, as by starling plugin swap.",
 		Args: cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if strings.ContainsRune(filepath.ToSlash(args[1]), '/') { // which no name has
+				path, err := filepath.Abs(args[1])
+				if err != nil {
+					return err
+				}
+				return a.operate(cmd, func(ctx context.Context, host *control.Client, report func(control.Step)) error {
+					return host.SwapPlugin(ctx, control.PluginSwap{Name: args[0], Path: path, Soak: soak}, report)
+				})
+			}
 			return a.operate(cmd, func(ctx context.Context, host *control.Client, report func(control.Step)) error {
 				return host.SwapTransport(ctx, args[0], args[1], soak, report)
 			})
