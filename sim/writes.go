@@ -378,7 +378,7 @@ func (w *world) prepareLocal(d *device) transaction.PrepareFunc {
 		if w.decisions++; w.decisions > 1 {
 			w.stats.Stale++
 		}
-		if other := w.devices[w.workRand.IntN(len(w.devices))]; w.workRand.IntN(6) == 0 && other.up && other.id != d.id && d.machine != nil && !other.retired && !d.retired && !w.without("overlap") {
+		if other := w.devices[w.workRand.IntN(len(w.devices))]; w.workRand.IntN(4) == 0 && other.up && other.id != d.id && d.machine != nil && !other.retired && !d.retired && !w.without("overlap") {
 			before := w.stats.Overlaps
 			w.overlap(d, other)
 			w.shaken = w.shaken || w.stats.Overlaps > before
