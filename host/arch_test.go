@@ -36,6 +36,7 @@ var allowed = map[string][]string{
 	"host/transaction":           {"sdk", "hlc", "host/history", "host/database"},
 	"host/source":                {"sdk"},
 	"host/eventlog":              {},
+	"host/environment":           {},
 	"host/protocol":              {"sdk", "hlc", "host/history", "host/protocol/protocolpb"},
 	"host/protocol/...":          {},
 	"host/peersync":              {"sdk", "hlc", "host/history", "host/protocol"},

@@ -17,6 +17,7 @@ import (
 
 	"github.com/starling-sync/starling/host/command"
 	"github.com/starling-sync/starling/host/demo"
+	_ "github.com/starling-sync/starling/host/environment" // before other packages are initialized
 )
 
 func main() { os.Exit(run()) }

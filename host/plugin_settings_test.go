@@ -66,11 +66,11 @@ func secretKept(t *testing.T, d *clustertest.Device, printed ...string) {
 // TestSettings_Places has a plugin's block checked against what the plugin declares: before a start, at a start and at a
 // reload, which changes nothing.
 func TestSettings_Places(t *testing.T) {
-	const wrong = "    token = secretfile(\"token\")\n    levle = 3\n    place = 7\n"
+	const wrong = "    token = secretfile(\"token\")\n    lvel = 3\n    place = 7\n"
 	d, set := diaryDevice(t, "tells", wrong)
 	out := fails(t, d, "config", "validate", "--plugins")
 	for _, want := range []string{
-		`,5-10: unknown setting "levle"; did you mean "level"?`, `,13-14: place: want text in quotes, got a number; write "7"`,
+		`,5-9: unknown setting "lvel"; did you mean "level"?`, `,13-14: place: want text in quotes, got a number; write "7"`,
 	} {
 		if !strings.Contains(out, want) {
 			t.Errorf("want %q in:\n%s", want, out)

@@ -9,9 +9,13 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/starling-sync/starling/host/scaffold"
 	"github.com/starling-sync/starling/sdk/rpc/rpctest"
 )
 
@@ -37,6 +41,47 @@ func verdict(t *testing.T, args ...string) (results map[string]map[string]any, s
 		}
 	}
 	return results, summary, errs.String(), cmd.ProcessState.ExitCode()
+}
+
+// TestTaken wants the names that no new plugin may have to be those of the plugins that there are.
+func TestTaken(t *testing.T) {
+	binaries, err := filepath.Glob(filepath.Join(filepath.Dir(mustBuild(t)), "plugins", "*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[scaffold.Kind][]string{}
+	for _, path := range binaries {
+		client := rpctest.Start(t, path).Client()
+		info, err := client.Info(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, d := range info.Models {
+			got[scaffold.Model] = append(got[scaffold.Model], string(d.Model))
+		}
+		if info.Transport != "" {
+			got[scaffold.Transport] = append(got[scaffold.Transport], info.Transport)
+		}
+	}
+	for _, names := range got {
+		slices.Sort(names)
+	}
+	if diff := cmp.Diff(got, scaffold.Taken()); diff != "" {
+		t.Errorf("taken names (-plugins +scaffold):\n%s", diff)
+	}
+}
+
+// TestEnvironment starts the program with variables that the library of the conformance suite can not read.
+func TestEnvironment(t *testing.T) {
+	for _, variable := range []string{"RAPID_CHECKS=many", "RAPID_SEED=x", "RAPID_SHRINKTIME=long"} {
+		t.Run(variable, func(t *testing.T) {
+			cmd := exec.CommandContext(t.Context(), mustBuild(t), "version") //nolint:gosec // our own binary
+			cmd.Env = append(os.Environ(), variable)
+			if out, err := cmd.CombinedOutput(); err != nil {
+				t.Errorf("%v\n%s", err, out)
+			}
+		})
+	}
 }
 
 func TestPluginVerify(t *testing.T) {

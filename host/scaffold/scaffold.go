@@ -16,6 +16,7 @@ import (
 	"os/exec"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 	"text/template"
 	"time"
@@ -101,12 +102,39 @@ func (p *Plugin) Check() error {
 	if err := sdk.ModelName(p.Name).Check(); err != nil {
 		return sdk.Errorf(sdk.CodeInvalid, "%s %q: %w", p.Kind, p.Name, err)
 	}
+	if err := p.checkTaken(); err != nil {
+		return err
+	}
 	if p.Module != "" {
 		if err := module.CheckImportPath(p.Module); err != nil {
 			return sdk.Errorf(sdk.CodeInvalid, "%q is not the path of a Go module, such as github.com/you/%s: %w", p.Module, p.Name, err)
 		}
 	}
 	return vacant(p.Dir)
+}
+
+// Taken are the names that plugins of Starling itself have.
+func Taken() map[Kind][]string {
+	return map[Kind][]string{
+		Model:     {"album", "album_item", "device", "entry", "location", "tag", "tagging", "user_metadata", "volume"},
+		Transport: {"nats", "tcp"},
+	}
+}
+
+// checkTaken refuses a name that means something already: a device could not run both, and peers would take the records, or the
+// connections, of one for those of the other.
+func (p *Plugin) checkTaken() error {
+	if p.Kind == Model && p.Name == "member" {
+		return sdk.Errorf(sdk.CodeInvalid, "model %q is the library's own: its records are the devices that belong to it; name yours otherwise", p.Name)
+	}
+	if slices.Contains(Taken()[p.Kind], p.Name) {
+		return sdk.Errorf(sdk.CodeInvalid, "there is a %s %q that comes with Starling, and other devices would take yours for it; name it otherwise, such as my_%[2]s", p.Kind, p.Name)
+	}
+	if p.Kind != Model {
+		return nil
+	}
+	d := sdk.Description{Model: sdk.ModelName(p.Name), Version: 1, Ownership: sdk.SharedByAll, Fields: []sdk.Field{{Name: "name", Type: sdk.Text}}}
+	return d.Check()
 }
 
 func vacant(dir string) error {
