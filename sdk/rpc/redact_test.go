@@ -12,6 +12,7 @@ import (
 
 	"github.com/starling-sync/starling/sdk"
 	"github.com/starling-sync/starling/sdk/rpc"
+	"github.com/starling-sync/starling/sdk/rpc/rpcpb"
 	"github.com/starling-sync/starling/sdk/rpc/rpctest"
 )
 
@@ -76,6 +77,10 @@ func TestRedact_Border(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(p.Kill)
+	request := &rpcpb.ConfigureRequest{Model: "no sesame-seed"}
+	if _, err := rpcpb.NewPluginServiceClient(p.Conn()).Configure(t.Context(), request); err == nil || strings.Contains(err.Error(), "sesame") || !strings.Contains(err.Error(), rpc.Redacted) {
+		t.Errorf("a status as it arrives: %v", err)
+	}
 	info, err := p.Client().Info(t.Context())
 	if err != nil {
 		t.Fatal(err)
