@@ -3,6 +3,7 @@ package main_test
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -264,7 +265,7 @@ func waitTags(t *testing.T, alice, bob watched) {
 		a, errA := alice.TryRun("list", "tag")
 		b, errB := bob.TryRun("list", "tag")
 		if errA != nil || errB != nil || a != b {
-			return fmt.Errorf("%v, %v\n%s\n%s", errA, errB, a, b)
+			return fmt.Errorf("%w\n%s\n%s", errors.Join(errA, errB, errors.New("they differ")), a, b)
 		}
 		return nil
 	})
@@ -275,7 +276,7 @@ func wantReady(t *testing.T, d watched, want int, line string) {
 	clustertest.Eventually(t, fmt.Sprintf("%s answers %d", d.Name, want), func() error {
 		status, text, err := d.get(t.Context(), "/readyz")
 		if err != nil || status != want || !strings.Contains(text, line) {
-			return fmt.Errorf("%d, %v\n%s", status, err, text)
+			return fmt.Errorf("%d\n%s: %w", status, text, errors.Join(err, errors.New("not yet")))
 		}
 		return nil
 	})

@@ -465,19 +465,34 @@ func (e *Engine) carrierOf(label string) sdk.Transport {
 	return nil
 }
 
-// Peers returns the state of every member but this device, ascending by id.
+// Peers returns the state of every member but this device, ascending by id; each as of a moment of its own, since to look
+// at all streams of a thousand peers at once would keep the loop waiting.
 func (e *Engine) Peers() []PeerStatus {
 	e.stepMu.Lock()
-	defer e.stepMu.Unlock()
-	peers := e.machine.Peers(e.options.Now())
-	for i := range peers {
-		if id, ok := e.machine.SessionOf(peers[i].ID); ok {
-			if l := e.link(id); l != nil {
-				peers[i].BytesIn, peers[i].BytesOut = l.in.Load(), l.out.Load()
-			}
+	ids := make([]sdk.DeviceID, 0, len(e.machine.peerOrder))
+	for _, p := range e.machine.peerOrder {
+		ids = append(ids, p.id)
+	}
+	e.stepMu.Unlock()
+	peers := make([]PeerStatus, 0, len(ids))
+	for _, id := range ids {
+		if status, ok := e.peer(id); ok {
+			peers = append(peers, status)
 		}
 	}
 	return peers
+}
+
+func (e *Engine) peer(id sdk.DeviceID) (PeerStatus, bool) {
+	e.stepMu.Lock()
+	defer e.stepMu.Unlock()
+	status, ok := e.machine.Peer(e.options.Now(), id)
+	if session, connected := e.machine.SessionOf(id); connected {
+		if l := e.link(session); l != nil {
+			status.BytesIn, status.BytesOut = l.in.Load(), l.out.Load()
+		}
+	}
+	return status, ok
 }
 
 // Vector returns the watermarks of every stream.

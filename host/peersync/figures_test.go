@@ -2,6 +2,7 @@ package peersync
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"testing"
 	"time"
 
@@ -75,4 +76,57 @@ func TestHistogram(t *testing.T) {
 	if want := [...]uint64{0: 2, 1: 1, histogramBuckets - 1: 1, histogramBuckets: 2}; h.Counts != want {
 		t.Errorf("%v; want %v", h.Counts, want)
 	}
+}
+
+// BenchmarkFigures is how long a scrape keeps a machine that is connected with so many peers, each of which has all streams.
+func BenchmarkFigures(b *testing.B) {
+	for _, n := range []int{100, 1000} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			m := crowd(b, n)
+			now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+			b.Run("peers", func(b *testing.B) {
+				for b.Loop() {
+					m.Peers(now)
+				}
+			})
+			b.Run("figures", func(b *testing.B) {
+				for b.Loop() {
+					m.Figures()
+				}
+			})
+		})
+	}
+}
+
+// crowd returns a machine with sessions with n peers that all have the same of every stream.
+func crowd(tb testing.TB, n int) *Machine {
+	tb.Helper()
+	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	var members []Member
+	stored := Stored{Heads: map[protocol.Stream]protocol.Heads{}}
+	var vector []protocol.Mark
+	for i := range n {
+		id := sdk.DeviceID{1, byte(i >> 8), byte(i)}
+		members = append(members, Member{ID: id, Name: fmt.Sprint("d", i)})
+		for _, kind := range kinds {
+			key := protocol.Stream{Origin: id, Kind: kind}
+			stored.Heads[key] = at(1000)
+			vector = append(vector, mark(key, 1000))
+		}
+	}
+	m := NewMachine(MachineOptions{
+		Self: Self{Device: deviceID(0), Library: protocol.LibraryID{1}, Epoch: protocol.EpochID{1}}, Limits: protocol.DefaultLimits(), Config: DefaultConfig(),
+		Members: members, Stored: stored, Rand: rand.New(rand.NewPCG(1, 1)), //nolint:gosec // jitter
+	})
+	for i, member := range members {
+		id := SessionID(i + 1) //nolint:gosec // few
+		m.Step(now, PeerUp{Session: id, Peer: member.ID})
+		m.Step(now, Received{Session: id, Message: &protocol.Hello{
+			MinVersion: 1, MaxVersion: 1, Library: protocol.LibraryID{1}, Device: member.ID, Epoch: protocol.EpochID{byte(i), byte(i >> 8), 9}, Clock: now, Vector: vector,
+		}})
+		for k := range 12 {
+			m.tally.of(member.ID, sdk.ModelName(fmt.Sprint("model", k))).Sent++
+		}
+	}
+	return m
 }

@@ -2,6 +2,7 @@ package peersync
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -18,6 +19,17 @@ func (m *Machine) Peers(now time.Time) []PeerStatus {
 		out = append(out, m.statusOf(p))
 	}
 	return out
+}
+
+// Peer returns one of them; false: it is no member, or not any more.
+func (m *Machine) Peer(now time.Time, id sdk.DeviceID) (PeerStatus, bool) {
+	p := m.peers[id]
+	if p == nil {
+		return PeerStatus{}, false
+	}
+	m.now = now
+	m.noteState(p)
+	return m.statusOf(p), true
 }
 
 // SessionOf returns the session in use with a peer, and whether there is one.
@@ -50,13 +62,15 @@ func (m *Machine) statusOf(p *peer) PeerStatus {
 	var begun time.Time
 	for _, st := range m.streamList {
 		theirs, mine := s.vector[st.Stream], st.applied
-		status.Behind = max(status.Behind, m.distance(mine, theirs))
-		status.BehindMe = max(status.BehindMe, m.distance(theirs, mine))
-		if !m.graph.CoversAll(mine, theirs) {
-			status.StreamsBehind++
-		}
-		if !m.graph.CoversAll(theirs, mine) {
-			status.StreamsBehindMe++
+		if !slices.Equal(mine, theirs) { // as few streams are
+			status.Behind = max(status.Behind, m.distance(mine, theirs))
+			status.BehindMe = max(status.BehindMe, m.distance(theirs, mine))
+			if !m.graph.CoversAll(mine, theirs) {
+				status.StreamsBehind++
+			}
+			if !m.graph.CoversAll(theirs, mine) {
+				status.StreamsBehindMe++
+			}
 		}
 		if st.upstream != s {
 			continue

@@ -292,3 +292,26 @@ func BenchmarkCommitShared(b *testing.B) {
 	}
 	b.ReportMetric(float64(b.N)*100/b.Elapsed().Seconds(), "rows/s")
 }
+
+// BenchmarkCounts counts what a million rows are, as metrics do in the background, and as many of them as a peer may be told to lack.
+func BenchmarkCounts(b *testing.B) {
+	const rows = 1_000_000
+	d := newQuickDevice(b, 2, entries())
+	for _, p := range pages(b, rows) {
+		d.apply(p)
+	}
+	b.Run("all", func(b *testing.B) {
+		for b.Loop() {
+			if c := d.counts("entry"); c.Visible != rows {
+				b.Fatalf("%+v", c)
+			}
+		}
+	})
+	b.Run("behind", func(b *testing.B) {
+		for b.Loop() {
+			if n, err := d.registry.CountState(context.Background(), deviceID(1), 0, 10_000); n != 10_000 || err != nil {
+				b.Fatal(n, err)
+			}
+		}
+	})
+}

@@ -14,7 +14,6 @@ type Recorder struct {
 	failed         *prometheus.CounterVec
 	local          *prometheus.CounterVec
 	events         *prometheus.CounterVec
-	reloads        *prometheus.CounterVec
 	registerAll    []prometheus.Collector
 	pluginFailures *prometheus.CounterVec
 }

@@ -28,6 +28,7 @@ type view struct {
 type listed struct {
 	*peersync.PeerStatus
 	peersync.PeerFigures
+	name, id string // as labels
 }
 
 // emit is told of one series.
@@ -135,7 +136,7 @@ func peerMetrics() []metric {
 		return func(v *view, emit emit) {
 			for i := range v.listed {
 				p := &v.listed[i]
-				emit(read(p), p.Name, p.ID.String())
+				emit(read(p), p.name, p.id)
 			}
 		}
 	}
@@ -143,7 +144,7 @@ func peerMetrics() []metric {
 		return func(v *view, emit emit) {
 			for i := range v.listed {
 				if p := &v.listed[i]; p.Via != "" {
-					emit(read(p), p.Name, p.ID.String())
+					emit(read(p), p.name, p.id)
 				}
 			}
 		}
@@ -165,7 +166,7 @@ func peerMetrics() []metric {
 		{"starling_peer_state", "1 for the state that a peer is in: offline, connecting, backfilling, catching up, live or held.", gauge, []string{"peer", "peer_id", "state"}, func(v *view, emit emit) {
 			for i := range v.listed {
 				p := &v.listed[i]
-				emit(1, p.Name, p.ID.String(), string(p.State))
+				emit(1, p.name, p.id, string(p.State))
 			}
 		}},
 		{"starling_peer_connected", "Whether there is a session with a peer.", gauge, labels, each(func(p *listed) float64 { return truth(p.Via != "") })},
@@ -176,7 +177,7 @@ func peerMetrics() []metric {
 				p := &v.listed[i]
 				for _, kind := range []string{kindOwned, kindShared} {
 					if lag, counted := v.stock.Lag[p.ID]; counted {
-						emit(float64(lag[kind]), p.Name, p.ID.String(), kind)
+						emit(float64(lag[kind]), p.name, p.id, kind)
 					}
 				}
 			}
@@ -203,7 +204,7 @@ func peerMetrics() []metric {
 			for i := range v.listed {
 				p := &v.listed[i]
 				for code, n := range p.Holds {
-					emit(float64(n), p.Name, p.ID.String(), string(code))
+					emit(float64(n), p.name, p.id, string(code))
 				}
 			}
 		}},
@@ -230,7 +231,7 @@ func changeMetrics() []metric {
 			for i := range v.listed {
 				p := &v.listed[i]
 				for model, c := range p.Changes {
-					emit(float64(read(c)), p.Name, p.ID.String(), string(model))
+					emit(float64(read(c)), p.name, p.id, string(model))
 				}
 			}
 		}}
@@ -294,7 +295,8 @@ func (v *view) list() {
 	peers := v.Peers
 	slices.SortFunc(peers, func(a, b peersync.PeerStatus) int { return a.ID.Compare(b.ID) })
 	for i := range peers[:min(len(peers), MaxPeers)] {
-		v.listed = append(v.listed, listed{&peers[i], v.Engine.Peers[peers[i].ID]})
+		p := &peers[i]
+		v.listed = append(v.listed, listed{p, v.Engine.Peers[p.ID], valid([]string{p.Name})[0], p.ID.String()})
 	}
 }
 
