@@ -67,6 +67,12 @@ type multiplexed struct {
 	cursors [64]bool // names in use
 }
 
+// Close implements driver.Conn. A connection that is gone already has nothing to say.
+func (c *multiplexed) Close() error {
+	_ = c.pqConn.Close()
+	return nil
+}
+
 // settle reads what the server is sending, so that it can be asked something else.
 func (c *multiplexed) settle() {
 	if c.open != nil {
@@ -175,10 +181,14 @@ func (r *result) Next(dest []driver.Value) error {
 }
 
 func (r *result) ended(err error) {
-	r.err = errors.Join(err, r.rows.Close())
-	if errors.Is(err, io.EOF) {
-		r.err = io.EOF
+	r.err = err
+	if closing := r.rows.Close(); closing != nil && !errors.Is(err, io.EOF) { // once: lib/pq panics at a second one
+		r.err = errors.Join(err, closing)
 	}
+	r.settled()
+}
+
+func (r *result) settled() {
 	if r.conn.open == r {
 		r.conn.open = nil
 	}
@@ -204,9 +214,9 @@ func (r *result) Close() error {
 	if r.err != nil {
 		return nil
 	}
-	err := r.rows.Close()
-	r.ended(io.EOF)
-	return err
+	r.err = io.EOF
+	r.settled()
+	return r.rows.Close()
 }
 
 // plain turns booleans into integers.

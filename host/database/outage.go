@@ -105,6 +105,9 @@ func (db *DB) reconnect(d *doubt) {
 	case err != nil:
 		d.end(db, false, sdk.Errorf(sdk.CodeUnavailable, "it is not known whether this write was kept: the connection to %s ended in its commit, and then the host stopped; look when it runs again: %w", where, err))
 	default:
+		if len(d.group) > 0 {
+			db.log.Info("it is known now what became of the commit in which the connection ended", "kept", kept)
+		}
 		d.end(db, kept, sdk.Errorf(sdk.CodeUnavailable, "the connection to %s ended in the commit of this write, of which nothing was kept; try again", where))
 	}
 	db.mu.Lock()

@@ -41,6 +41,7 @@ const (
 	diskFull            = "53100"
 	tooManyConnections  = "53300"
 	lockNotAvailable    = "55P03"
+	unknownDatabase     = "3D000"
 	cannotConnectNow    = "57P03"
 	insufficientRight   = "42501"
 	readOnlyTransaction = "25006"
@@ -360,14 +361,10 @@ func (p *postgresSchema) size(ctx context.Context) (total int64, err error) {
 func (p *postgresSchema) fatal(error) bool { return false } // the server looks after its disk, and restarts
 
 func (p *postgresSchema) explain(err error) error {
-	if gone(err) {
-		return sdk.Errorf(sdk.CodeUnavailable, "%s does not answer: %w", p.where(), err)
-	}
-	failure, ok := errors.AsType[*pq.Error](err)
-	if !ok {
-		return err
-	}
-	switch string(failure.Code) {
+	code := codeOf(err)
+	switch code {
+	case unknownDatabase:
+		return sdk.Errorf(sdk.CodeInvalid, "%s: there is no such database; make it with createdb, or see the dsn: %w", p.where(), err)
 	case diskFull:
 		return sdk.Errorf(sdk.CodeUnavailable, "the disk of %s is full; nothing of this write was kept; free some space there and try again: %w", p.where(), err)
 	case lockNotAvailable:
@@ -379,8 +376,13 @@ func (p *postgresSchema) explain(err error) error {
 	case insufficientRight:
 		return sdk.Errorf(sdk.CodeInvalid, "the role %s lacks a right on %s; see the server's error: %w", p.config.User, p.where(), err)
 	}
-	if strings.HasPrefix(string(failure.Code), "28") {
+	switch {
+	case strings.HasPrefix(code, "28"):
 		return sdk.Errorf(sdk.CodeInvalid, "%s does not let the role %s in; see the user and password of the dsn, and the server's pg_hba.conf: %w", p.where(), p.config.User, err)
+	case gone(err):
+		return sdk.Errorf(sdk.CodeUnavailable, "%s does not answer: %w", p.where(), err)
+	case code == "":
+		return err
 	}
 	return sdk.Errorf(sdk.CodeInternal, "%s: %w", p.where(), err)
 }

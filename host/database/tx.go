@@ -3,6 +3,7 @@ package database
 import (
 	"context"
 	"database/sql"
+	"database/sql/driver"
 	"errors"
 	"fmt"
 	"strings"
@@ -86,6 +87,11 @@ func (c *connection) trim() error {
 }
 
 func (c *connection) close() error {
+	if _, server := c.dialect.(*postgresSchema); server {
+		// What the session has, such as an unfinished transaction, goes with it. Nothing is left to fail: it may be gone.
+		_ = c.Conn.Conn.Raw(func(any) error { return driver.ErrBadConn })
+		return nil
+	}
 	var errs []error
 	for _, stmt := range c.statements {
 		errs = append(errs, stmt.Close())

@@ -9,6 +9,7 @@ package databasetest
 import (
 	"bytes"
 	"context"
+	"database/sql"
 	"fmt"
 	"os"
 	"os/exec"
@@ -134,10 +135,10 @@ func Shared(tb testing.TB) *Server {
 	return shared.server
 }
 
-// Start starts a server of tb's own, which it may stop, and which flushes what it commits.
+// Start starts a server of tb's own, which it may kill. What it committed survives that, and no loss of power.
 func Start(tb testing.TB) *Server {
 	tb.Helper()
-	server, err := start()
+	server, err := start("-c", "fsync=off")
 	if err != nil {
 		refuse(tb, err)
 	}
@@ -182,4 +183,30 @@ func (s *Server) schemaOf(dir string) *database.Postgres {
 		schemas.of[dir] = name
 	}
 	return &database.Postgres{DSN: s.DSN(), Schema: name}
+}
+
+// Socket returns the folder of the server's socket.
+func (s *Server) Socket() string { return s.socket }
+
+// Exec executes a statement outside of any schema, as an administrator.
+func (s *Server) Exec(tb testing.TB, statement string) error {
+	tb.Helper()
+	pool, err := sql.Open("postgres", s.DSN())
+	if err != nil {
+		return err
+	}
+	defer pool.Close() //nolint:errcheck // the statement's error counts
+	_, err = pool.ExecContext(tb.Context(), statement)
+	return err
+}
+
+// ShortFolder makes a folder for a socket, whose path may have few characters, and removes it when tb ends.
+func ShortFolder(tb testing.TB) string {
+	tb.Helper()
+	folder, err := os.MkdirTemp("/tmp", "starling")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() { _ = os.RemoveAll(folder) })
+	return folder
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/exec"
 	"os/user"
@@ -172,8 +173,12 @@ func (s *Server) Kill(tb testing.TB) {
 	if err == nil {
 		err = syscall.Kill(pid, syscall.SIGQUIT)
 	}
-	for err == nil && syscall.Kill(pid, 0) == nil {
-		time.Sleep(time.Millisecond) // it is no child of ours to wait for
+	for gone := false; err == nil && !gone; { // it is no child of ours to wait for
+		conn, refused := net.Dial("unix", filepath.Join(s.socket, ".s.PGSQL.5432"))
+		if gone = refused != nil; !gone {
+			_ = conn.Close()
+			time.Sleep(time.Millisecond)
+		}
 	}
 	if err != nil {
 		tb.Fatalf("kill the server: %v", err)

@@ -1,0 +1,445 @@
+package database_test
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"net"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+
+	"github.com/starling-sync/starling/host/database"
+	"github.com/starling-sync/starling/host/database/databasetest"
+	"github.com/starling-sync/starling/sdk"
+)
+
+// eventually waits until what holds, or fails.
+func eventually(tb testing.TB, what string, holds func() bool) {
+	tb.Helper()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	late := time.NewTimer(time.Minute)
+	defer late.Stop()
+	for !holds() {
+		select {
+		case <-tick.C:
+		case <-late.C:
+			tb.Fatalf("never came about: %s", what)
+		}
+	}
+}
+
+func openAt(tb testing.TB, at *database.Postgres, log hclog.Logger) *database.DB {
+	tb.Helper()
+	db, err := database.Open(context.Background(), database.Options{Dir: tb.TempDir(), Postgres: at, Log: log})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() {
+		if err := db.Close(); err != nil {
+			tb.Errorf("close: %v", err)
+		}
+	})
+	return db
+}
+
+// ledger is what writers were told.
+type ledger struct {
+	mu    sync.Mutex // guards what follows
+	acked map[int]bool
+	gone  map[int]bool // told that nothing was kept
+	after map[int]bool // AfterCommit was called
+	next  int
+
+	unknown map[int]bool // told that nobody knows
+}
+
+func (l *ledger) write(db *database.DB) error {
+	l.mu.Lock()
+	l.next++
+	n := l.next
+	l.mu.Unlock()
+	err := db.Write(context.Background(), func(tx *database.Tx) error {
+		tx.AfterCommit(func() { l.mu.Lock(); l.after[n] = true; l.mu.Unlock() })
+		_, err := tx.Exec("INSERT INTO t (n) VALUES (?)", n)
+		return err
+	})
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case err == nil:
+		l.acked[n] = true
+	case strings.Contains(err.Error(), "it is not known"): // the server was away for half a minute
+		l.unknown[n] = true
+	default:
+		l.gone[n] = true
+	}
+	return err
+}
+
+func newLedger(tb testing.TB, db *database.DB) *ledger {
+	tb.Helper()
+	if err := db.Write(tb.Context(), func(tx *database.Tx) error { return tx.Run("CREATE TABLE t (n BIGINT PRIMARY KEY)") }); err != nil {
+		tb.Fatal(err)
+	}
+	return &ledger{acked: make(map[int]bool), gone: make(map[int]bool), after: make(map[int]bool), unknown: make(map[int]bool)}
+}
+
+// check wants what the database holds to be what writers were told.
+func (l *ledger) check(tb testing.TB, db *database.DB) {
+	tb.Helper()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	there := make(map[int]bool)
+	err := db.Read(tb.Context(), func(tx *database.Tx) error {
+		rows, err := tx.Query("SELECT n FROM t")
+		if err != nil {
+			return err
+		}
+		defer rows.Close()
+		for rows.Next() {
+			var n int
+			if err := rows.Scan(&n); err != nil {
+				return err
+			}
+			there[n] = true
+		}
+		return rows.Err()
+	})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	for n := 1; n <= l.next; n++ {
+		if there[n] != l.after[n] || !l.unknown[n] && (there[n] != l.acked[n] || there[n] == l.gone[n]) {
+			tb.Errorf("write %d: acknowledged %v, told that it was not kept %v, what follows it was done %v, and there %v", n, l.acked[n], l.gone[n], l.after[n], there[n])
+		}
+	}
+}
+
+// TestOutage_killedServer kills the server as a crash does, again and again, while several write.
+func TestOutage_killedServer(t *testing.T) {
+	rounds := 12
+	if testing.Short() {
+		rounds = 3
+	}
+	server := databasetest.Start(t)
+	db := openAt(t, server.Schema(), nil)
+	l := newLedger(t, db)
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	var acked, refused atomic.Int64
+	for range 4 {
+		wg.Go(func() {
+			tick := time.NewTicker(time.Millisecond)
+			defer tick.Stop()
+			for {
+				select {
+				case <-stop:
+					return
+				case <-tick.C:
+				}
+				switch err := l.write(db); {
+				case err == nil:
+					acked.Add(1)
+				case sdk.CodeOf(err) != sdk.CodeUnavailable || !strings.Contains(err.Error(), "PostgreSQL at "):
+					t.Errorf("a write in an outage: %v", err)
+					return
+				default:
+					refused.Add(1)
+				}
+			}
+		})
+	}
+	for range rounds {
+		before := acked.Load()
+		eventually(t, "writes go on", func() bool { return acked.Load() > before+20 })
+		before = refused.Load()
+		server.Kill(t)
+		eventually(t, "writes are refused", func() bool { return refused.Load() > before })
+		eventually(t, "the outage shows", func() bool { return db.Outage() != nil })
+		if err := readOne(db); sdk.CodeOf(err) != sdk.CodeUnavailable {
+			t.Errorf("a read in an outage: %v", err)
+		}
+		server.Restart(t)
+		eventually(t, "the outage ends", func() bool { return db.Outage() == nil })
+		if err := readOne(db); err != nil {
+			t.Errorf("a read after an outage: %v", err)
+		}
+	}
+	close(stop)
+	wg.Wait()
+	l.check(t, db)
+	t.Logf("%d writes were acknowledged and %d refused in %d crashes", acked.Load(), refused.Load(), rounds)
+}
+
+// TestOutage_idle has nothing but reads notice that the server was restarted.
+func TestOutage_idle(t *testing.T) {
+	server := databasetest.Start(t)
+	db := openAt(t, server.Schema(), nil)
+	server.Kill(t)
+	if err := readOne(db); sdk.CodeOf(err) != sdk.CodeUnavailable {
+		t.Errorf("a read in an outage: %v", err)
+	}
+	if db.Outage() == nil {
+		t.Error("nobody noticed")
+	}
+	server.Restart(t)
+	eventually(t, "the outage ends", func() bool { return db.Outage() == nil })
+	server.Kill(t)
+	server.Restart(t)
+	for range 8 { // each reader's connection is gone
+		if err := readOne(db); err != nil {
+			t.Errorf("a read after a restart that nobody noticed: %v", err)
+		}
+	}
+}
+
+// TestOutage_closed closes the database in an outage.
+func TestOutage_closed(t *testing.T) {
+	server := databasetest.Start(t)
+	db := openAt(t, server.Schema(), nil)
+	server.Kill(t)
+	nothing := func(tx *database.Tx) error { _, err := tx.Exec("DELETE FROM _meta"); return err }
+	if err := db.Write(t.Context(), nothing); sdk.CodeOf(err) != sdk.CodeUnavailable {
+		t.Errorf("a write in an outage: %v", err)
+	}
+	if err := db.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// relay stands between a host and the server, and can end a connection in the midst of a commit.
+type relay struct {
+	tb       testing.TB
+	listener net.Listener
+	server   string // address
+	folder   string
+
+	mu     sync.Mutex // guards what follows
+	cut    string     // what becomes of the next commit: "", "before", "after" or "held"
+	held   func()     // passes on what was held
+	ending []io.Closer
+	wg     sync.WaitGroup
+}
+
+func newRelay(tb testing.TB, server *databasetest.Server) (*relay, *database.Postgres) {
+	tb.Helper()
+	at := server.Schema()
+	r := &relay{tb: tb, folder: databasetest.ShortFolder(tb), server: filepath.Join(server.Socket(), ".s.PGSQL.5432")}
+	var err error
+	if r.listener, err = net.Listen("unix", filepath.Join(r.folder, ".s.PGSQL.5432")); err != nil {
+		tb.Fatal(err)
+	}
+	at.DSN = strings.ReplaceAll(at.DSN, strings.ReplaceAll(server.Socket(), "/", "%2F"), strings.ReplaceAll(r.folder, "/", "%2F"))
+	r.wg.Go(func() {
+		for {
+			conn, err := r.listener.Accept()
+			if err != nil {
+				return
+			}
+			r.wg.Go(func() { r.serve(conn) })
+		}
+	})
+	tb.Cleanup(func() {
+		_ = r.listener.Close()
+		r.mu.Lock()
+		for _, c := range r.ending {
+			_ = c.Close()
+		}
+		r.mu.Unlock()
+		r.wg.Wait()
+	})
+	return r, at
+}
+
+func (r *relay) set(cut string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.cut = cut
+}
+
+func (r *relay) serve(client net.Conn) {
+	server, err := net.Dial("unix", r.server)
+	if err != nil {
+		_ = client.Close()
+		return
+	}
+	r.mu.Lock()
+	r.ending = append(r.ending, client, server)
+	r.mu.Unlock()
+	var dropping atomic.Bool
+	r.wg.Go(func() {
+		buffer := make([]byte, 64<<10)
+		for {
+			n, err := server.Read(buffer)
+			if err != nil {
+				_ = client.Close()
+				return
+			}
+			if dropping.Load() { // the server has committed: its answer is lost
+				_ = client.Close()
+				_ = server.Close()
+				return
+			}
+			_, _ = client.Write(buffer[:n])
+		}
+	})
+	buffer := make([]byte, 64<<10)
+	for {
+		n, err := client.Read(buffer)
+		if err != nil {
+			_ = server.Close()
+			return
+		}
+		if bytes.Contains(buffer[:n], []byte("COMMIT\x00")) {
+			r.mu.Lock()
+			cut := r.cut
+			r.cut = ""
+			commit := bytes.Clone(buffer[:n])
+			if cut == "held" {
+				r.held = func() { _, _ = server.Write(commit) }
+			}
+			r.mu.Unlock()
+			switch cut {
+			case "before":
+				_ = client.Close()
+				_ = server.Close()
+				return
+			case "after":
+				dropping.Store(true)
+				_, _ = server.Write(commit)
+				return
+			case "held":
+				_ = client.Close()
+				return
+			}
+		}
+		if _, err := server.Write(buffer[:n]); err != nil {
+			return
+		}
+	}
+}
+
+// TestOutage_inCommit ends the connection in commits, before the server has them and after, and wants each write to be told
+// what became of it.
+func TestOutage_inCommit(t *testing.T) {
+	server := databasetest.Shared(t)
+	r, at := newRelay(t, server)
+	db := openAt(t, at, nil)
+	l := newLedger(t, db)
+	for i := range 30 {
+		cut := []string{"", "before", "after", "held"}[i%4]
+		r.set(cut)
+		err := l.write(db)
+		if kept := cut == "" || cut == "after"; (err == nil) != kept {
+			t.Errorf("cut %q: %v", cut, err)
+		}
+		eventually(t, "the outage ends", func() bool { return db.Outage() == nil })
+		r.mu.Lock()
+		if r.held != nil {
+			r.held() // the server hears of the old commit only now
+			r.held = nil
+		}
+		r.mu.Unlock()
+		if i%5 == 0 { // a write of its own between
+			if err := l.write(db); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	l.check(t, db)
+}
+
+// TestOutage_another has another host use the database while this one is cut off from it.
+func TestOutage_another(t *testing.T) {
+	server := databasetest.Shared(t)
+	r, at := newRelay(t, server)
+	db := openAt(t, at, nil)
+	l := newLedger(t, db)
+	other := *at
+	other.DSN = server.DSN()
+	_, err := database.Open(t.Context(), database.Options{Dir: t.TempDir(), Postgres: &other})
+	if sdk.CodeOf(err) != sdk.CodeUnavailable || !strings.Contains(err.Error(), "another host") {
+		t.Fatalf("a second host: %v", err)
+	}
+	t.Log(err)
+	folder := filepath.Join(r.folder, ".s.PGSQL.5432")
+	_ = r.listener.Close() // nobody gets through
+	r.mu.Lock()
+	for _, c := range r.ending {
+		_ = c.Close()
+	}
+	r.mu.Unlock()
+	if err := l.write(db); sdk.CodeOf(err) != sdk.CodeUnavailable {
+		t.Fatalf("a write in an outage: %v", err)
+	}
+	second, err := database.Open(t.Context(), database.Options{Dir: t.TempDir(), Postgres: &other})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r.listener, err = net.Listen("unix", folder); err != nil {
+		t.Fatal(err)
+	}
+	r.wg.Go(func() {
+		for {
+			conn, err := r.listener.Accept()
+			if err != nil {
+				return
+			}
+			r.wg.Go(func() { r.serve(conn) })
+		}
+	})
+	eventually(t, "it is said who has the database", func() bool {
+		outage := db.Outage()
+		return outage != nil && strings.Contains(outage.Cause.Error(), "another host")
+	})
+	if err := second.Close(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the outage ends", func() bool { return db.Outage() == nil })
+	err = l.write(db)
+	if err == nil || !strings.Contains(err.Error(), "another host has used this database meanwhile") {
+		t.Errorf("a write after another host: %v", err)
+	}
+	l.check(t, db)
+}
+
+// TestOpen_refusesServer wants a message that says what to do.
+func TestOpen_refusesServer(t *testing.T) {
+	server := databasetest.Shared(t)
+	good := server.DSN()
+	for name, tc := range map[string]struct {
+		dsn, schema, want string
+		code              sdk.Code
+	}{
+		"no server":    {"postgres://u:s3cret@127.0.0.1:1/d?sslmode=disable", "", "PostgreSQL at 127.0.0.1:1, database d, schema starling does not answer", sdk.CodeUnavailable},
+		"no database":  {strings.Replace(good, "/postgres?", "/nothing?", 1), "", "there is no such database", sdk.CodeInvalid},
+		"no such role": {strings.Replace(good, "starling@", "nobody:s3cret@", 1), "", "does not let the role nobody in", sdk.CodeInvalid},
+		"a bad schema": {good, "public", "this device needs one of its own", sdk.CodeInvalid},
+	} {
+		_, err := database.Open(t.Context(), database.Options{Dir: t.TempDir(), Postgres: &database.Postgres{DSN: tc.dsn, Schema: tc.schema}})
+		if err == nil || !strings.Contains(err.Error(), tc.want) || strings.Contains(err.Error(), "s3cret") {
+			t.Errorf("%s: got %v, want %q", name, err, tc.want)
+		} else if sdk.CodeOf(err) != tc.code {
+			t.Errorf("%s: code %s, want %s", name, sdk.CodeOf(err), tc.code)
+		}
+	}
+	_, err := database.Open(t.Context(), database.Options{Dir: t.TempDir(), Durability: database.Normal, Postgres: server.Schema()})
+	if sdk.CodeOf(err) != sdk.CodeInvalid {
+		t.Errorf("durability normal: %v", err)
+	}
+	latin := server.Exec(t, "CREATE DATABASE latin ENCODING 'LATIN1' TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C'")
+	if latin != nil {
+		t.Fatal(latin)
+	}
+	_, err = database.Open(t.Context(), database.Options{Dir: t.TempDir(), Postgres: &database.Postgres{DSN: strings.Replace(good, "/postgres?", "/latin?", 1)}})
+	if sdk.CodeOf(err) != sdk.CodeUnsupported {
+		t.Errorf("an encoding that lacks characters: %v", err)
+	}
+}
