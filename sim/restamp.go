@@ -123,7 +123,9 @@ func (w *world) restamped(d *device, r *restamping) {
 			}
 		}
 	}
-	w.branched = w.branched || slices.ContainsFunc(r.before, w.held) // a peer had some, and could not say so
+	if slices.ContainsFunc(r.before, w.held) { // a peer had some, and could not say so: that is a branch
+		w.branched, d.shared.restored = true, true
+	}
 	w.takeStamps(d, r)
 	w.checkTraces(d, r)
 	w.reckon()
