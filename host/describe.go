@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"io"
 
 	"github.com/hashicorp/go-hclog"
 	"golang.org/x/sync/errgroup"
@@ -78,21 +77,26 @@ func describePlugins(ctx context.Context, c *config.Config) []command.Described 
 	return out
 }
 
-// describeBinary implements command.Deps.DescribeBinary.
+// describeBinary implements command.Deps.DescribeBinary. That it wants settings, which it is not given here, is no error.
 func describeBinary(ctx context.Context, path string) command.Described {
-	d := askPlugin(ctx, supervisor.Spec{Name: path, Path: path})
-	if _, wrong := errors.AsType[*supervisor.ConfigError](d.Err); wrong {
-		d.Err = nil // it wants settings, and has none here
+	d, err := ask(ctx, supervisor.Spec{Name: path, Path: path, Blocks: blocks{}})
+	if _, wrong := errors.AsType[*supervisor.ConfigError](err); !wrong {
+		d.Err = err
 	}
 	return d
 }
 
 func askPlugin(ctx context.Context, spec supervisor.Spec) command.Described {
-	info, err := supervisor.Describe(ctx, spec, "", hclog.New(&hclog.LoggerOptions{Output: io.Discard}))
-	d := command.Described{Plugin: spec.Name, Version: info.Version, Transport: info.Transport, Models: info.Models, Settings: info.Settings}
+	d, err := ask(ctx, spec)
 	if wrong, ok := errors.AsType[*supervisor.ConfigError](err); ok {
 		err = wrong.Unwrap()
 	}
 	d.Err = err
 	return d
+}
+
+// ask has a plugin describe itself.
+func ask(ctx context.Context, spec supervisor.Spec) (command.Described, error) {
+	info, err := supervisor.Describe(ctx, spec, "", hclog.NewNullLogger())
+	return command.Described{Plugin: spec.Name, Version: info.Version, Transport: info.Transport, Models: info.Models, Settings: info.Settings}, err
 }

@@ -81,6 +81,10 @@ func TestSettings_Places(t *testing.T) {
 	if !strings.Contains(semantic, `,13-15: level: 11 is over 9, which the token "(secret)" does not allow`) {
 		t.Errorf("what the plugin refuses by itself:\n%s", semantic)
 	}
+	binary := d.Run(t, "plugin", "describe", built(t, "host/testdata/diary", "tells"))
+	if named := d.Run(t, "plugin", "describe", "diary"); named != binary || !strings.Contains(named, "token     text   must be given   what opens it") || !strings.Contains(named, "level     int    1 ") {
+		t.Errorf("described by path and by name:\n%s\n%s", binary, named)
+	}
 	d.Start(t)
 	list := d.Run(t, "plugin", "list")
 	if !strings.Contains(list, "quarantined") || !strings.Contains(list, ",13-15: level: 11 is over 9") {

@@ -50,6 +50,31 @@ func FormatDuration(d time.Duration) string {
 	return text
 }
 
+// LikelyDuration guesses what duration text was meant to be, for an error; otherwise, if it can not.
+func LikelyDuration(text string, otherwise time.Duration) string {
+	parts := regexp.MustCompile(`^\s*(\d{1,9}(?:\.\d{1,9})?)\s*([a-zA-Z]*)\s*$`).FindStringSubmatch(text)
+	if parts == nil {
+		return FormatDuration(otherwise)
+	}
+	unit := strings.ToLower(parts[2])
+	whole, err := strconv.Atoi(parts[1])
+	switch {
+	case unit == "ms" || strings.HasPrefix(unit, "milli"):
+		return parts[1] + "ms"
+	case unit == "m" || strings.HasPrefix(unit, "min"):
+		return parts[1] + "m"
+	case strings.HasPrefix(unit, "h"):
+		return parts[1] + "h"
+	case strings.HasPrefix(unit, "d") && err == nil && whole < 1e6:
+		return parts[1] + "d"
+	case strings.HasPrefix(unit, "w") && err == nil && whole < 1e5:
+		return strconv.Itoa(7*whole) + "d"
+	case unit == "" || strings.HasPrefix(unit, "s"):
+		return parts[1] + "s"
+	}
+	return FormatDuration(otherwise)
+}
+
 // Size is a number of bytes. As a setting it is written with a unit: "64MiB", "1GB".
 type Size int64
 

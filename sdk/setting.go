@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"strings"
+	"time"
 )
 
 // Setting describes one setting of a plugin's config block. It is pure data and the same for the life of a process.
@@ -101,7 +102,7 @@ func (s *Setting) Parse(value any) (any, error) {
 		if text, ok := value.(string); ok {
 			d, err := ParseDuration(text)
 			if err != nil || d < 0 {
-				return nil, s.bad("%s is not a duration; write %s", s.quote(text), s.example())
+				return nil, s.bad("%s is not a duration; write %s", s.quote(text), s.likelyDuration(text))
 			}
 			return d, nil
 		}
@@ -257,6 +258,17 @@ func (s *Setting) likely(value any) string {
 		}
 	}
 	return s.example()
+}
+
+func (s *Setting) likelyDuration(text string) string {
+	if s.Secret || strings.HasPrefix(text, "-") {
+		return s.example()
+	}
+	otherwise, err := ParseDuration(s.Default)
+	if err != nil {
+		otherwise = 30 * time.Second
+	}
+	return fmt.Sprintf("%q", LikelyDuration(text, otherwise))
 }
 
 // DefaultValue returns Default as Parse would, nil if it is empty. As text a default is what stands in the configuration

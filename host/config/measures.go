@@ -3,7 +3,6 @@ package config
 import (
 	"fmt"
 	"math/big"
-	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -40,7 +39,7 @@ func (s section) durationOrZero(name, zero string, def, least, most time.Duratio
 	d, err := sdk.ParseDuration(text)
 	switch {
 	case err != nil:
-		s.failf(v.at, "%s: %q is not a duration; write %q", name, text, likelyDuration(text, def))
+		s.failf(v.at, "%s: %q is not a duration; write %q", name, text, sdk.LikelyDuration(text, def))
 		return def
 	case d == 0 && zero != "":
 		return 0
@@ -56,31 +55,6 @@ func orZero(meaning string) string {
 		return ""
 	}
 	return fmt.Sprintf(", or \"0\": %s", meaning)
-}
-
-// likelyDuration guesses what text was meant to be.
-func likelyDuration(text string, def time.Duration) string {
-	parts := regexp.MustCompile(`^\s*(\d{1,9}(?:\.\d{1,9})?)\s*([a-zA-Z]*)\s*$`).FindStringSubmatch(text)
-	if parts == nil {
-		return short(def)
-	}
-	unit := strings.ToLower(parts[2])
-	whole, err := strconv.Atoi(parts[1])
-	switch {
-	case unit == "ms" || strings.HasPrefix(unit, "milli"):
-		return parts[1] + "ms"
-	case unit == "m" || strings.HasPrefix(unit, "min"):
-		return parts[1] + "m"
-	case strings.HasPrefix(unit, "h"):
-		return parts[1] + "h"
-	case strings.HasPrefix(unit, "d") && err == nil && whole < 1e6:
-		return parts[1] + "d"
-	case strings.HasPrefix(unit, "w") && err == nil && whole < 1e5:
-		return strconv.Itoa(7*whole) + "d"
-	case unit == "" || strings.HasPrefix(unit, "s"):
-		return parts[1] + "s"
-	}
-	return short(def)
 }
 
 func short(d time.Duration) string { return sdk.FormatDuration(d) }
