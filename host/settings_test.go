@@ -1,7 +1,12 @@
 package main
 
 import (
+	"os"
+	"path/filepath"
 	"reflect"
+	"regexp"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -60,5 +65,43 @@ func TestSettings(t *testing.T) {
 	}
 	if compared < 24 {
 		t.Errorf("only %d settings were compared", compared)
+	}
+}
+
+// TestOvers wants every limit that refused input is counted by to be listed, for metrics, and to be a setting on the page.
+func TestOvers(t *testing.T) {
+	counted := map[string]bool{}
+	for _, folder := range []string{"protocol", "peersync"} {
+		files, err := filepath.Glob(filepath.Join(folder, "*.go"))
+		if err != nil || len(files) == 0 {
+			t.Fatal(folder, err)
+		}
+		for _, file := range files {
+			if strings.HasSuffix(file, "_test.go") {
+				continue
+			}
+			text, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, m := range regexp.MustCompile(`\b(?:Over\(|atMost\(|refuseOver\(s, |over\[|over: )"([a-z_]+)"`).FindAllStringSubmatch(string(text), -1) {
+				counted[m[1]] = true
+			}
+		}
+	}
+	page, err := os.ReadFile("../docs/configuration.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var listed []string
+	for _, limit := range protocol.Overs() {
+		listed = append(listed, string(limit))
+		if !strings.Contains(string(page), "| `sync.limits."+string(limit)+"` |") && !strings.Contains(string(page), "| `sync."+string(limit)+"` |") {
+			t.Errorf("%s is no setting", limit)
+		}
+		delete(counted, string(limit))
+	}
+	if !slices.IsSorted(listed) || len(counted) > 0 {
+		t.Errorf("not sorted, or not listed: %v", counted)
 	}
 }

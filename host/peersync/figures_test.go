@@ -1,8 +1,10 @@
 package peersync
 
 import (
+	"context"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"testing"
 	"time"
 
@@ -10,6 +12,7 @@ import (
 
 	"github.com/starling-sync/starling/host/protocol"
 	"github.com/starling-sync/starling/sdk"
+	"github.com/starling-sync/starling/sdk/sdktest"
 )
 
 func TestMachine_Figures(t *testing.T) {
@@ -129,4 +132,102 @@ func crowd(tb testing.TB, n int) *Machine {
 		}
 	}
 	return m
+}
+
+// TestEngine_Figures has bytes counted also of connections that are over, and of members only.
+func TestEngine_Figures(t *testing.T) {
+	network := sdktest.NewMemoryTransport()
+	a, b := newHost(t, network, 1, nil), newHost(t, network, 2, nil)
+	members := []Member{a.member(), b.member()}
+	a.start(members...)
+	b.start(members...)
+	a.write(sdk.DeviceOwned, 0, 100, "text")
+	eventually(t, "b has the rows", sameData(a, b))
+	at := func() PeerFigures { return a.engine.Figures().Peers[b.key.id()] }
+	var before PeerFigures
+	eventually(t, "all is counted", func() bool {
+		before = at()
+		theirs := b.engine.Figures().Peers[a.key.id()].Changes[testModel]
+		return before.BytesIn > 0 && before.BytesOut > 500 && before.Changes[testModel].Sent >= 100 && theirs.Applied >= 100 && theirs.Received >= theirs.Applied
+	})
+	b.end()
+	eventually(t, "b is gone", func() bool { return a.stateOf(b).State == Offline })
+	if after := at(); after.BytesOut < before.BytesOut || after.Sessions != before.Sessions {
+		t.Errorf("after the session %+v; before it ended %+v", after, before)
+	}
+	stranger := newTestKey(t, 9)
+	p := dialRaw(t, a, stranger)
+	p.hello(stranger, 1)
+	p.ended()
+	eventually(t, "the stranger's connection is over", func() bool {
+		a.engine.mu.Lock()
+		defer a.engine.mu.Unlock()
+		return len(a.engine.links) == 0
+	})
+	a.engine.mu.Lock()
+	defer a.engine.mu.Unlock()
+	if _, kept := a.engine.ended[stranger.id()]; kept || len(a.engine.ended) != 1 {
+		t.Errorf("bytes of %d devices are kept", len(a.engine.ended))
+	}
+}
+
+// TestEngine_CountsSlow has a peer say nothing, and one read nothing, for longer than it may.
+func TestEngine_CountsSlow(t *testing.T) {
+	network := sdktest.NewMemoryTransport()
+	member := newTestKey(t, 7)
+	a := newHost(t, network, 1, func(o *Options) {
+		o.Limits = protocol.DefaultLimits()
+		o.Limits.HandshakeTime, o.Limits.SendTime = 500*time.Millisecond, 50*time.Millisecond
+		o.Config.Heartbeat = time.Hour // so that nothing else ends it
+	})
+	a.start(a.member(), Member{ID: member.id(), Name: "raw"})
+	dialRaw(t, a, member).ended()
+	over := func(limit string) func() bool {
+		return func() bool { return a.engine.Figures().Refusals[limit] > 0 && a.engine.Status().Refusals[limit] > 0 }
+	}
+	eventually(t, "the handshake that took too long is counted", over("handshake_time"))
+	p := dialRaw(t, a, member)
+	p.hello(member, 1)
+	p.say(protocol.RequestFor(sdk.DeviceOwned, protocol.Request{Subscribe: []protocol.Subscribe{{Number: 1, Origin: a.key.id()}}, WindowBytes: 1 << 30}))
+	random := rand.New(rand.NewPCG(1, 1)) //nolint:gosec // what does not compress
+	for i := range 20 {                   // more than the connection holds
+		var text strings.Builder
+		for range 1000 {
+			fmt.Fprintf(&text, "%016x", random.Uint64())
+		}
+		a.write(sdk.DeviceOwned, i, 1, text.String())
+	}
+	eventually(t, "what did not leave in time is counted", over("send_time"))
+}
+
+// TestEngine_Alive wants an answer from a loop that turns, and none from one that hangs or has ended.
+func TestEngine_Alive(t *testing.T) {
+	a := newHost(t, sdktest.NewMemoryTransport(), 1, nil)
+	ctx, cancel := context.WithCancel(t.Context())
+	late, endLate := context.WithTimeout(ctx, time.Millisecond)
+	defer endLate()
+	if err := a.engine.Alive(late); err == nil {
+		t.Error("a loop that does not run is alive")
+	}
+	a.start(a.member())
+	if err := a.engine.Alive(ctx); err != nil {
+		t.Error(err)
+	}
+	a.engine.stepMu.Lock() // a step that does not end
+	hangs, end := context.WithTimeout(ctx, 300*time.Millisecond)
+	defer end()
+	for hangs.Err() == nil {
+		if err := a.engine.Alive(hangs); err != nil {
+			break
+		}
+	}
+	if hangs.Err() == nil {
+		t.Error("a loop that hangs is alive")
+	}
+	a.engine.stepMu.Unlock()
+	cancel()
+	a.end()
+	if err := a.engine.Alive(t.Context()); err == nil {
+		t.Error("a loop that has ended is alive")
+	}
 }
