@@ -57,6 +57,28 @@ func TestTelemetry_PluginHangs(t *testing.T) {
 	wantReady(t, alice, http.StatusOK, "ok      plugin tag")
 }
 
+// TestTelemetry_NotReady has a plugin that can not be started: the device lives, is not ready, and says why. Another device at the
+// same address does not start, and says where it is configured.
+func TestTelemetry_NotReady(t *testing.T) {
+	alice := watch(t, "alice", "--library", "home")
+	alice.add(t, `model "note" { path = "./not-there" }`)
+	alice.Start(t)
+	wantReady(t, alice, http.StatusServiceUnavailable, "failed  plugin note: quarantined: ")
+	status, text, err := alice.get(t.Context(), "/readyz?format=json")
+	if err != nil || status != http.StatusServiceUnavailable || !strings.Contains(text, `{"name":"plugin tag","ok":true}`) {
+		t.Errorf("%d, %v\n%s", status, err, text)
+	}
+	if status, text, err := alice.get(t.Context(), "/healthz"); err != nil || status != http.StatusOK || !strings.Contains(text, "ok      database\n") {
+		t.Errorf("healthz: %d, %v\n%s", status, err, text)
+	}
+	bob := clustertest.NewDevice(t, mustBuild(t), "bob", "--library", "away")
+	watched{bob, alice.address}.add(t, fmt.Sprintf("telemetry { prometheus = %q }", alice.address))
+	_, err = bob.TryRun("run")
+	if err == nil || !regexp.MustCompile(`config\.hcl:\d+,26-\d+: prometheus: metrics can not be served at `+regexp.QuoteMeta(alice.address)).MatchString(err.Error()) {
+		t.Errorf("with the address of another: %v", err)
+	}
+}
+
 // manager is a service manager that starts a device's host with its sockets, and hears what that says.
 type manager struct {
 	cmd   *exec.Cmd

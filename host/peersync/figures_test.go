@@ -204,8 +204,8 @@ func TestEngine_CountsSlow(t *testing.T) {
 func TestEngine_Alive(t *testing.T) {
 	a := newHost(t, sdktest.NewMemoryTransport(), 1, nil)
 	ctx, cancel := context.WithCancel(t.Context())
-	late, endLate := context.WithTimeout(ctx, time.Millisecond)
-	defer endLate()
+	late, over := context.WithTimeout(ctx, time.Millisecond)
+	defer over()
 	if err := a.engine.Alive(late); err == nil {
 		t.Error("a loop that does not run is alive")
 	}
@@ -215,7 +215,6 @@ func TestEngine_Alive(t *testing.T) {
 	}
 	a.engine.stepMu.Lock() // a step that does not end
 	hangs, end := context.WithTimeout(ctx, 300*time.Millisecond)
-	defer end()
 	for hangs.Err() == nil {
 		if err := a.engine.Alive(hangs); err != nil {
 			break
@@ -224,6 +223,7 @@ func TestEngine_Alive(t *testing.T) {
 	if hangs.Err() == nil {
 		t.Error("a loop that hangs is alive")
 	}
+	end()
 	a.engine.stepMu.Unlock()
 	cancel()
 	a.end()

@@ -277,6 +277,9 @@ func TestMachine_OversizedPage(t *testing.T) {
 	if actions := s.step(PageRead{Read: reads[0], Page: huge, More: true}); len(only[ReadPage](actions)) != 0 || len(only[Log](actions)) != 1 {
 		t.Errorf("got %+v; want a pause and a line in the log", actions)
 	}
+	if f := s.m.Figures(); f.Refusals["max_page_bytes"] != 1 || f.Peers[deviceID(1)].ReadFailures != 1 {
+		t.Errorf("counted: %+v", f)
+	}
 }
 
 // TestMachine_TwoSessions has both sides dial at once: both keep the one that the smaller device dialled.

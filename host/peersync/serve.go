@@ -230,6 +230,7 @@ func (m *Machine) sendRead(s *session, sub *subscription, e *PageRead) {
 		sub.small = true // a large record after many small ones: alone it fits
 		return
 	case !m.fitsFrame(&page, size):
+		m.over["max_page_bytes"]++
 		err = sdk.Errorf(sdk.CodeTooLarge, "a page of %d bytes in %d batches; at most %d in %d can be sent: over the limits max_page_bytes or batches",
 			size, len(page.Batches), m.limits.MaxPageBytes, m.limits.Batches)
 	}

@@ -11,7 +11,7 @@ func (o Over) Error() string { return "over the limit " + string(o) }
 // Overs returns every Over that there is, by name.
 func Overs() []Over {
 	return []Over{
-		"batches", "columns", "decoded_bytes", "epochs", "frame_bytes", "handshake_time", "heads", "marks", "members_bytes", "models",
+		"batches", "columns", "decoded_bytes", "epochs", "frame_bytes", "handshake_time", "heads", "marks", "max_page_bytes", "members_bytes", "models",
 		"origins", "ranges", "send_time", "text_bytes", "window_bytes",
 	}
 }

@@ -65,7 +65,7 @@ func deviceMetrics() []metric {
 		{"starling_snapshots", "Snapshots that are being fetched.", gauge, nil, func(v *view, emit emit) { emit(float64(v.Engine.Snapshots)) }},
 		{"starling_repaired_records_total", "Records that audits have put right on this device.", counter, nil, func(v *view, emit emit) { emit(float64(v.Engine.Repairs)) }},
 		{"starling_commit_queue_bytes", "Bytes of local commits that the sync loop has not taken up yet.", gauge, nil, func(v *view, emit emit) { emit(float64(v.Engine.CommitsWaiting)) }},
-		{"starling_limit_refusals_total", "Input of peers that was refused since it was over a limit of sync.limits, by the limit's setting.", counter, []string{"limit"}, func(v *view, emit emit) {
+		{"starling_limit_refusals_total", "Input of peers that was refused since it was over a limit of sync.limits, by the limit's setting; of max_page_bytes, pages that could not be sent.", counter, []string{"limit"}, func(v *view, emit emit) {
 			for _, limit := range v.Limits {
 				emit(float64(v.Engine.Refusals[limit]), limit)
 			}
