@@ -83,8 +83,29 @@ func (b *backend) Join(ctx context.Context, code string) (control.Joined, error)
 	return b.network.joinLibrary(ctx, code)
 }
 
-// Status implements control.Reporter.
+// Status implements control.Reporter. While the database is out of reach it says that, and what can be said without it.
 func (b *backend) Status(ctx context.Context) (control.Status, error) {
+	s, err := b.wholeStatus(ctx)
+	if outage := b.db.Outage(); err != nil && outage != nil {
+		return b.statusInOutage(ctx, outage)
+	}
+	return s, err
+}
+
+func (b *backend) statusInOutage(ctx context.Context, outage *database.Outage) (s control.Status, err error) {
+	s = control.Status{
+		DeviceID: b.identity.ID(), DeviceName: b.config.Device.Name, LibraryID: "unknown", LibraryName: "library unknown now", Version: version(), Started: b.started,
+		StoreKind: b.config.Store.Kind, Transports: b.transports(), Warnings: []control.StatusWarning{control.WarnStoreAway(outage.Where, outage.Since, outage.Cause)},
+	}
+	if s.Peers, err = b.Peers(ctx); err != nil {
+		return s, err
+	}
+	s.ClockState, s.ClockOffset = clockOf(s.Peers, b.config.Sync.MaxClockDrift)
+	s.Plugins, err = b.Plugins(ctx)
+	return s, err
+}
+
+func (b *backend) wholeStatus(ctx context.Context) (control.Status, error) {
 	library, _, err := membership.Current(ctx, b.meta)
 	if err != nil {
 		return control.Status{}, err

@@ -20,6 +20,7 @@ type WarningCode string
 // The conditions, gravest first.
 const (
 	WarningRetired        WarningCode = "retired"         // this device was retired
+	WarningStoreAway      WarningCode = "store_away"      // the database is out of reach
 	WarningRefused        WarningCode = "refused"         // a peer does not take this device for a member
 	WarningRunsTwice      WarningCode = "runs_twice"      // two processes are at work as this device
 	WarningRestored       WarningCode = "restored"        // this device was restored from an older copy of itself
@@ -34,6 +35,12 @@ const (
 func WarnRunsTwice() StatusWarning {
 	return StatusWarning{WarningRunsTwice, "this device runs twice: another process is at work on a copy of its data folder. " +
 		"Stop one of the two; what both have written is kept and comes together"}
+}
+
+// WarnStoreAway says that the database is out of reach, so that nothing is read or written.
+func WarnStoreAway(where string, since time.Time, cause error) StatusWarning {
+	return StatusWarning{Code: WarningStoreAway, Text: fmt.Sprintf("%s has been out of reach since %s: nothing is read or written until it is back, and this host connects again by itself; see that the server runs (%s)",
+		where, since.Format(time.TimeOnly), cause)}
 }
 
 // WarnRestored says that this device began from an older copy of itself, and fetches what it had written since.

@@ -34,7 +34,7 @@ type multiplexer struct{ driver.Connector }
 func (m multiplexer) Connect(ctx context.Context) (driver.Conn, error) {
 	conn, err := m.Connector.Connect(ctx)
 	if err != nil {
-		return nil, err
+		return nil, unreachable{err}
 	}
 	full, ok := conn.(pqConn)
 	if !ok {

@@ -8,7 +8,6 @@ import (
 	"database/sql/driver"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"strconv"
 	"strings"
@@ -307,8 +306,16 @@ func gone(err error) bool {
 	if _, ok := errors.AsType[*net.OpError](err); ok {
 		return true
 	}
-	return errors.Is(err, driver.ErrBadConn) || errors.Is(err, sql.ErrConnDone) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed)
+	if _, ok := errors.AsType[unreachable](err); ok {
+		return true
+	}
+	return errors.Is(err, driver.ErrBadConn) || errors.Is(err, sql.ErrConnDone) || errors.Is(err, net.ErrClosed)
 }
+
+// unreachable is the error of an attempt to connect.
+type unreachable struct{ error }
+
+func (u unreachable) Unwrap() error { return u.error }
 
 // recover makes the writer's connection again, and reports whether the transaction whose outcome was unknown was kept.
 func (p *postgresSchema) recover(ctx context.Context) (c *connection, kept bool, err error) {

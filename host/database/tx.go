@@ -256,12 +256,12 @@ func (db *DB) isClosed() bool {
 func errClosed() error { return sdk.Errorf(sdk.CodeUnavailable, "the database is closed") }
 
 // explain gives an error of the database a code and says what to do about those that people can do something about.
-// Errors that have a code stay as they are.
+// Errors that have a code stay as they are, unless a connection that ended is below them.
 func (db *DB) explain(err error) error {
 	if err == nil {
 		return nil
 	}
-	if _, ok := errors.AsType[*sdk.Error](err); ok {
+	if _, ok := errors.AsType[*sdk.Error](err); ok && (!gone(err) || sdk.CodeOf(err) == sdk.CodeUnavailable) {
 		return err
 	}
 	return db.engine.explain(err)

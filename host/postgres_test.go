@@ -1,0 +1,153 @@
+package main_test
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/starling-sync/starling/host/clustertest"
+	"github.com/starling-sync/starling/host/database/databasetest"
+)
+
+// mixed are two devices that are in one library, alice's records in SQLite and bob's in PostgreSQL.
+func mixed(t *testing.T, server *databasetest.Server) (alice, bob *clustertest.Device) {
+	t.Helper()
+	path := mustBuild(t)
+	t.Setenv("DATABASE_URL", strings.Replace(server.DSN(), "starling@", "starling:s3cret@", 1))
+	alice = clustertest.NewDevice(t, path, "alice", "--library", "home")
+	bob = clustertest.NewDevice(t, path, "bob", "--join", "--store", "postgres")
+	alice.Start(t)
+	bob.Start(t)
+	clustertest.Pair(t, alice, bob)
+	return alice, bob
+}
+
+// TestPostgres_mixedCluster has a device on SQLite and one on PostgreSQL keep a folder, tags and what both write in step, with
+// a part of it written while each is away.
+func TestPostgres_mixedCluster(t *testing.T) {
+	server := databasetest.Start(t)
+	alice, bob := mixed(t, server)
+	folders := map[*clustertest.Device]string{alice: t.TempDir(), bob: t.TempDir()}
+	for d, folder := range folders {
+		for i := range 60 {
+			writeFiles(t, folder, fmt.Sprintf("%s/%02d/a file of %s, %d 🐦 .txt", d.Name, i%7, d.Name, i))
+		}
+		d.Run(t, "location", "add", folder)
+	}
+	const odd = `{"name":"work \"quoted\" \\ 𝄞 \u0001","color":"#00ff00"}`
+	alice.Run(t, "put", "tag", odd)
+	clustertest.WaitEqual(t, alice, bob)
+	for _, d := range []*clustertest.Device{alice, bob} {
+		if got := len(d.List(t, "entry")); got < 120 {
+			t.Errorf("%s lists %d entries", d.Name, got)
+		}
+	}
+	for away, here := range map[*clustertest.Device]*clustertest.Device{alice: bob, bob: alice} {
+		away.Kill(t)
+		writeFiles(t, folders[here], "while "+away.Name+" is away")
+		here.Run(t, "put", "tag", fmt.Sprintf(`{"name":"by %s"}`, here.Name))
+		away.Start(t)
+		away.Run(t, "put", "tag", fmt.Sprintf(`{"name":"by %s again"}`, away.Name))
+		if err := os.RemoveAll(filepath.Join(folders[away], away.Name, "03")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	clustertest.Eventually(t, "what was removed is gone", func() error {
+		for _, record := range alice.List(t, "entry") {
+			if record["name"] == "03" {
+				return errors.New("a removed folder is there")
+			}
+		}
+		return nil
+	})
+	clustertest.WaitEqual(t, alice, bob)
+	if tags := bob.List(t, "tag"); len(tags) != 5 {
+		t.Errorf("bob has %d tags: %v", len(tags), tags)
+	}
+	if shown := bob.Run(t, "config", "show"); strings.Contains(shown, "s3cret") {
+		t.Errorf("config show has the password:\n%s", shown)
+	}
+}
+
+// TestPostgres_restarts kills the server under a host that is at work, again and again. Writes meanwhile say what is wrong; what
+// was acknowledged is there; status says that the store is away, and the other device gets everything in the end.
+func TestPostgres_restarts(t *testing.T) {
+	server := databasetest.Start(t)
+	alice, bob := mixed(t, server)
+	var mu sync.Mutex // guards what follows
+	written := make(map[string]bool)
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	end := sync.OnceFunc(func() { close(stop); wg.Wait() })
+	t.Cleanup(end)
+	for _, d := range []*clustertest.Device{alice, bob} {
+		wg.Go(func() {
+			tick := time.NewTicker(10 * time.Millisecond)
+			defer tick.Stop()
+			for i := 0; ; i++ {
+				select {
+				case <-stop:
+					return
+				case <-tick.C:
+				}
+				name := fmt.Sprintf("%s %d", d.Name, i)
+				_, err := d.TryRun("put", "tag", fmt.Sprintf(`{"name":%q}`, name))
+				exit, _ := errors.AsType[*clustertest.ExitError](err)
+				switch {
+				case err == nil:
+					mu.Lock()
+					written[name] = true
+					mu.Unlock()
+				case d == alice || exit == nil || !strings.Contains(exit.Stderr, "PostgreSQL at ") || strings.Contains(exit.Stderr, "s3cret"):
+					t.Errorf("%s: put: %v", d.Name, err)
+					return
+				}
+			}
+		})
+	}
+	for range 5 {
+		clustertest.Eventually(t, "bob writes", func() error {
+			_, err := bob.TryRun("put", "tag", `{"name":"between"}`)
+			return err
+		})
+		server.Kill(t)
+		clustertest.Eventually(t, "status says that the store is away", func() error {
+			out, err := bob.TryRun("status")
+			if err == nil && !strings.Contains(out, "out of reach") {
+				err = errors.New(out)
+			}
+			return err
+		})
+		server.Restart(t)
+	}
+	end()
+	clustertest.Eventually(t, "the store is back", func() error {
+		out, err := bob.TryRun("status")
+		if err == nil && strings.Contains(out, "out of reach") {
+			err = errors.New(out)
+		}
+		return err
+	})
+	clustertest.WaitEqual(t, alice, bob)
+	there := make(map[string]bool)
+	for _, record := range alice.List(t, "tag") {
+		there[fmt.Sprint(record["name"])] = true
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	for name := range written {
+		if !there[name] {
+			t.Errorf("the tag %q was acknowledged, and is gone", name)
+		}
+	}
+	log, err := os.ReadFile(filepath.Join(bob.Dir, "host.log"))
+	if err != nil || strings.Contains(string(log), "s3cret") || !strings.Contains(string(log), "the database is back") {
+		t.Errorf("bob's log: %v\n%s", err, log)
+	}
+	t.Logf("%d tags were acknowledged", len(written))
+}
