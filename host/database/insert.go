@@ -143,10 +143,7 @@ func (c *connection) copyInto(ctx context.Context, at *stage, in *Insert, from, 
 	values := make([]any, in.width)
 	for i := from; i < to; i++ {
 		for at, v := range row(i) {
-			if b, isBytes := v.([]byte); isBytes && b == nil {
-				v = nil // which is NULL everywhere else
-			}
-			values[at] = v
+			values[at] = argInSQLite(v)
 		}
 		if _, err := stmt.ExecContext(ctx, values...); err != nil {
 			return err

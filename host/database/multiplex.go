@@ -132,14 +132,14 @@ type settledStmt struct {
 // QueryContext implements driver.StmtQueryContext.
 func (s *settledStmt) QueryContext(ctx context.Context, args []driver.NamedValue) (driver.Rows, error) {
 	s.conn.settle()
-	rows, err := s.pqStmt.QueryContext(ctx, inNumbers(args))
+	rows, err := s.pqStmt.QueryContext(ctx, asInSQLite(args))
 	return s.conn.opened(rows, err)
 }
 
 // ExecContext implements driver.StmtExecContext.
 func (s *settledStmt) ExecContext(ctx context.Context, args []driver.NamedValue) (driver.Result, error) {
 	s.conn.settle()
-	return s.pqStmt.ExecContext(ctx, inNumbers(args))
+	return s.pqStmt.ExecContext(ctx, asInSQLite(args))
 }
 
 // Close implements driver.Stmt.
@@ -231,17 +231,33 @@ func plain(row []driver.Value) {
 	}
 }
 
-// inNumbers turns the booleans among the arguments of a query into 1 and 0, which columns of numbers and of booleans take.
-func inNumbers(args []driver.NamedValue) []driver.NamedValue {
-	for i, arg := range args {
-		if yes, ok := arg.Value.(bool); ok {
-			args[i].Value = int64(0)
-			if yes {
-				args[i].Value = int64(1)
-			}
-		}
+// asInSQLite turns the arguments of a query into what SQLite stores of them.
+func asInSQLite(args []driver.NamedValue) []driver.NamedValue {
+	for i := range args {
+		args[i].Value = argInSQLite(args[i].Value)
 	}
 	return args
+}
+
+// argInSQLite returns what SQLite stores of an argument: of booleans 1 and 0, which columns of numbers and of booleans take; of
+// the zero that has a sign the other; of no bytes at all NULL. Devices whose stores differ must hold the same.
+func argInSQLite(v any) any {
+	switch v := v.(type) {
+	case bool:
+		if v {
+			return int64(1)
+		}
+		return int64(0)
+	case float64:
+		if v == 0 {
+			return float64(0)
+		}
+	case []byte:
+		if v == nil {
+			return nil
+		}
+	}
+	return v
 }
 
 // keep copies the bytes of a row, which lie in the connection's buffer, and returns how many bytes the row takes.
@@ -327,7 +343,7 @@ func (s *cursorStmt) QueryContext(ctx context.Context, args []driver.NamedValue)
 		of = &namedCursor{declare: declare}
 		s.named[number] = of
 	}
-	if _, err := of.declare.ExecContext(ctx, inNumbers(args)); err != nil {
+	if _, err := of.declare.ExecContext(ctx, asInSQLite(args)); err != nil {
 		return nil, err
 	}
 	s.conn.cursors[number] = true
