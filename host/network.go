@@ -84,13 +84,14 @@ func (n *network) Run(ctx context.Context) error {
 	if err := n.ready(ctx); err != nil {
 		return nil //nolint:nilerr // stopped before the plugins were up
 	}
-	library, err := n.library(ctx)
+	var library membership.Library
+	err := n.pages.DB.Patiently(ctx, func() (err error) { library, err = n.library(ctx); return err })
 	if err != nil || ctx.Err() != nil {
 		return err
 	}
 	n.log.Info("syncing", "library", library.Name, "library_id", library.ID)
-	engine, err := n.newEngine(ctx, library)
-	if err != nil {
+	var engine *peersync.Engine
+	if err := n.pages.DB.Patiently(ctx, func() (err error) { engine, err = n.newEngine(ctx, library); return err }); err != nil {
 		return err
 	}
 	changed := make(chan struct{}, 1)
@@ -116,7 +117,7 @@ func (n *network) Run(ctx context.Context) error {
 		}
 	})
 	n.use(ctx, engine)
-	err = n.catchUp(ctx, engine)
+	err = n.pages.DB.Patiently(ctx, func() error { return n.catchUp(ctx, engine) })
 	if err != nil {
 		end()
 	}

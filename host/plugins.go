@@ -33,7 +33,8 @@ type plugins struct {
 // PluginUp implements supervisor.Observer.
 func (p *plugins) PluginUp(ctx context.Context, instance *supervisor.Instance) error {
 	for _, m := range instance.Models {
-		if _, err := p.registry.Add(ctx, m.Server); err != nil {
+		add := func() error { _, err := p.registry.Add(ctx, m.Server); return err }
+		if err := p.network.pages.DB.Patiently(ctx, add); err != nil { // a store that is away is no fault of the plugin's
 			return err
 		}
 	}

@@ -101,6 +101,7 @@ type parts struct {
 	Failed     *failure
 	Config     *config.Config
 	Log        hclog.Logger
+	Database   *database.DB
 	Members    *membership.Members
 	Network    *network
 	Supervisor *supervisor.Supervisor
@@ -118,7 +119,9 @@ type parts struct {
 func start(p parts) {
 	lc, failed := p.Lifecycle, p.Failed
 	loop(lc, failed, "telemetry", p.Exporter.Run)
-	loop(lc, failed, "members", p.Members.Run)
+	loop(lc, failed, "members", func(ctx context.Context) error {
+		return p.Database.Patiently(ctx, func() error { return p.Members.Run(ctx) })
+	})
 	loop(lc, failed, "plugins", func(ctx context.Context) error {
 		defer p.Plugins.watching.Wait()
 		return p.Supervisor.Run(ctx)

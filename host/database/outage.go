@@ -19,7 +19,27 @@ type Outage struct {
 
 func (o *Outage) err() error {
 	return sdk.Errorf(sdk.CodeUnavailable, "%s has been out of reach since %s; nothing is read or written meanwhile; see that the server runs: this host connects again by itself: %w",
-		o.Where, o.Since.Format(time.TimeOnly), o.Cause)
+		o.Where, o.Since.Format(time.TimeOnly), unreachable{o.Cause})
+}
+
+// Patiently calls fn, which reads or writes, again while the database is out of reach. It returns fn's first other error, or,
+// where ctx ends meanwhile, the latest.
+func (db *DB) Patiently(ctx context.Context, fn func() error) error {
+	pauses := backoff.NewExponentialBackOff()
+	pauses.InitialInterval, pauses.MaxInterval = firstPause, mostPause
+	for {
+		err := fn()
+		if !gone(err) || db.isClosed() {
+			return err
+		}
+		pause := time.NewTimer(pauses.NextBackOff())
+		select {
+		case <-pause.C:
+		case <-ctx.Done():
+			pause.Stop()
+			return err
+		}
+	}
 }
 
 // Outage returns the outage that goes on now; nil if the database is within reach, as far as is known.
