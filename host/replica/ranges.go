@@ -40,7 +40,11 @@ func (p *Pages) ReadRange(ctx context.Context, a peersync.ReadRange) (page proto
 func (p *Pages) TakeRange(ctx context.Context, a peersync.TakeRange) (taken peersync.Taken, err error) {
 	for try := range attempts {
 		if try == patience && p.Turn != nil { // local writers were ahead of it again and again
-			end, err := p.Turn(ctx)
+			var models []sdk.ModelName
+			for _, c := range a.Page.Changes {
+				models = append(models, modelsOf(c.Batches)...)
+			}
+			end, err := p.Turn(ctx, models...)
 			if err != nil {
 				return taken, err
 			}

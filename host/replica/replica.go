@@ -36,7 +36,7 @@ type Pages struct {
 
 	// Turn, if set, keeps local writers who were late as well from the records of a page to which they were ahead too often
 	// (transaction.Manager.Turn). Without it a page to which they were ahead is a CodeStale error of its Commit at once.
-	Turn func(ctx context.Context) (end func(), err error)
+	Turn func(ctx context.Context, models ...sdk.ModelName) (end func(), err error)
 }
 
 // Prepare implements peersync.Applier.
@@ -112,7 +112,7 @@ func (p *preparedPage) Commit(ctx context.Context) error {
 			return err
 		}
 		if try == patience {
-			end, err := p.Turn(ctx)
+			end, err := p.Turn(ctx, modelsOf(p.page.Batches)...)
 			if err != nil {
 				return err
 			}
@@ -122,6 +122,13 @@ func (p *preparedPage) Commit(ctx context.Context) error {
 			return err
 		}
 	}
+}
+
+func modelsOf(batches []sdk.Batch) (models []sdk.ModelName) {
+	for i := range batches {
+		models = append(models, batches[i].Model)
+	}
+	return models
 }
 
 // Account implements peersync.Accountant.

@@ -2,6 +2,8 @@ package replica_test
 
 import (
 	"context"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -60,9 +62,22 @@ func TestPages_busyRecord(t *testing.T) {
 		b.Rows = sdk.AppendOpField(sdk.AppendOpHeader(nil, sdk.RecordID{7}, stamp, kind, 1), 0, stamp.String(), 0)
 		return b
 	}
+	turns := 0
+	var late sync.WaitGroup
+	var inTurn, done atomic.Int32
 	server := &busy{Model: model, times: 10, write: func() error {
-		_, err := manager.CommitShared(ctx, change(sdk.Update, 0))
-		return err
+		if turns == 0 {
+			_, err := manager.CommitShared(ctx, change(sdk.Update, 0))
+			return err
+		}
+		inTurn.Add(1)
+		late.Go(func() {
+			if _, err := manager.CommitShared(ctx, change(sdk.Update, 0)); err != nil {
+				t.Error(err)
+			}
+			done.Add(1)
+		})
+		return nil
 	}}
 	if _, err := r.Add(ctx, server); err != nil {
 		t.Fatal(err)
@@ -70,10 +85,15 @@ func TestPages_busyRecord(t *testing.T) {
 	if _, err := manager.CommitShared(ctx, change(sdk.Insert, 0)); err != nil {
 		t.Fatal(err)
 	}
-	turns := 0
-	pages := &replica.Pages{DB: db, Registry: r, Journal: journal, Clock: clock, Turn: func(ctx context.Context) (func(), error) {
+	pages := &replica.Pages{DB: db, Registry: r, Journal: journal, Clock: clock, Turn: func(ctx context.Context, models ...sdk.ModelName) (func(), error) {
+		end, err := manager.Turn(ctx, models...)
 		turns++
-		return manager.Turn(ctx)
+		return func() {
+			if done.Load() > 0 {
+				t.Error("a local writer got ahead of a page in its turn")
+			}
+			end()
+		}, err
 	}}
 	stamp := clock.Now()
 	page := protocol.Page{
@@ -83,10 +103,11 @@ func TestPages_busyRecord(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := prepared.Commit(ctx); err != nil || turns != 1 || server.times != 0 {
-		t.Errorf("%v after %d turns, %d writes left", err, turns, server.times)
+	if err := prepared.Commit(ctx); err != nil || turns != 1 || inTurn.Load() == 0 {
+		t.Errorf("%v after %d turns, in which %d wanted to write", err, turns, inTurn.Load())
 	}
-	if end, err := manager.Turn(ctx); err != nil { // it has been given back
+	late.Wait()
+	if end, err := manager.Turn(ctx, "tag"); err != nil { // it has been given back
 		t.Error(err)
 	} else {
 		end()

@@ -64,11 +64,11 @@ type Options struct {
 // Manager writes local changes. Its methods may be called at once and block until the write is durable.
 type Manager struct {
 	options Options
-	turn    chan struct{} // one token, of those to whom others were too often ahead
+	lanes   lanes
 }
 
 // New returns a manager.
-func New(options Options) *Manager { return &Manager{options: options, turn: make(chan struct{}, 1)} }
+func New(options Options) *Manager { return &Manager{options: options} }
 
 // Request is a set of changes of one kind to commit together.
 type Request struct {
@@ -94,19 +94,17 @@ const (
 	// patience is how often changes are decided again, because others wrote the same records meanwhile, before their writer
 	// waits for its turn. Of many writers of one record each round has one winner, so that without turns some never win.
 	patience = 3
-	// attempts bounds the decisions with and without a turn. Each time somebody else got ahead: it is for a defect.
+	// attempts bounds the decisions within a turn. Each time a page of a peer got ahead: it is for a defect.
 	attempts = 100
 )
 
-// Turn blocks until the writers before are done who were too often late, and returns what ends the caller's own turn.
-// Commit takes one by itself; who writes the same records otherwise can take one too. Its error is that of ctx.
-func (m *Manager) Turn(ctx context.Context) (end func(), err error) {
-	select {
-	case m.turn <- struct{}{}:
-		return func() { <-m.turn }, nil
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
+// Turn blocks until the commits under way to models are done, and keeps later ones from beginning until the caller ends its
+// turn. Commit takes one by itself when others were too often ahead of it; who writes the same records otherwise can take one
+// too. Its error is that of ctx.
+//
+// HAZARD: a Commit of the caller's own to one of models, within its turn, waits for ever.
+func (m *Manager) Turn(ctx context.Context, models ...sdk.ModelName) (end func(), err error) {
+	return m.lanes.enter(ctx, models, alone)
 }
 
 // CommitDeviceOwned writes rows of this device's own records. A row that equals what is stored is left alone, and
@@ -131,22 +129,33 @@ func (m *Manager) Commit(ctx context.Context, request Request) (result Result, e
 }
 
 func (m *Manager) decideAndCommit(ctx context.Context, request Request) (Result, error) {
+	var models []sdk.ModelName
+	for i := range request.Batches {
+		models = append(models, request.Batches[i].Model)
+	}
 	var err error
-	for try := range attempts {
-		if try == patience {
-			end, err := m.Turn(ctx)
-			if err != nil {
-				return Result{}, err
-			}
-			defer end()
-		}
+	for range patience {
 		var result Result
-		result, err = m.commit(ctx, request)
-		if sdk.CodeOf(err) != sdk.CodeStale {
+		if result, err = m.inLane(ctx, models, one, request, 1); sdk.CodeOf(err) != sdk.CodeStale {
 			return result, err
 		}
 	}
-	return Result{}, fmt.Errorf("commit, decided %d times: %w", attempts, err)
+	return m.inLane(ctx, models, alone, request, attempts)
+}
+
+// inLane commits request, deciding as often as tries says, among the writers of models or alone.
+func (m *Manager) inLane(ctx context.Context, models []sdk.ModelName, share int64, request Request, tries int) (result Result, err error) {
+	end, err := m.lanes.enter(ctx, models, share)
+	if err != nil {
+		return Result{}, fmt.Errorf("commit: wait for those who write the same models: %w", err)
+	}
+	defer end()
+	for range tries {
+		if result, err = m.commit(ctx, request); sdk.CodeOf(err) != sdk.CodeStale {
+			return result, err
+		}
+	}
+	return Result{}, fmt.Errorf("commit, decided again %d times: %w", tries, err)
 }
 
 // refused ends the transaction of an all-or-nothing request.

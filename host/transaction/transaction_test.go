@@ -316,17 +316,28 @@ func TestManager_contention(t *testing.T) {
 
 func TestManager_Turn(t *testing.T) {
 	f := newFixture(t)
-	end, err := f.manager.Turn(t.Context())
+	f.prepare = func(_ sdk.Ownership, batches []sdk.Batch) (transaction.Prepared, error) {
+		return &prepared{batches: batches}, nil
+	}
+	end, err := f.manager.Turn(t.Context(), "b", "a", "b")
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := f.manager.Turn(ctx); !errors.Is(err, context.Canceled) {
-		t.Errorf("a second turn at once: %v", err)
+	for _, model := range []sdk.ModelName{"a", "b"} {
+		if _, err := f.manager.Turn(ctx, "0", model); !errors.Is(err, context.Canceled) {
+			t.Errorf("a second turn of %s at once: %v", model, err)
+		}
+		if _, err := f.manager.CommitShared(ctx, sdk.Batch{Model: "0"}, sdk.Batch{Model: model, Count: 1}); !errors.Is(err, context.Canceled) {
+			t.Errorf("a commit of %s in the turn of another: %v", model, err)
+		}
+	}
+	if _, err := f.manager.CommitShared(t.Context(), sdk.Batch{Model: "0", Count: 1}, sdk.Batch{Model: "c", Count: 1}); err != nil {
+		t.Error(err)
 	}
 	end()
-	if end, err = f.manager.Turn(t.Context()); err != nil {
+	if end, err = f.manager.Turn(t.Context(), "0", "a", "b"); err != nil {
 		t.Fatal(err)
 	}
 	end()
