@@ -93,7 +93,7 @@ func (PostgreSQL) beginRead() string { return "BEGIN ISOLATION LEVEL REPEATABLE 
 // beginWrite needs no stricter isolation: nobody else writes.
 func (PostgreSQL) beginWrite() string { return "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE" }
 
-func (PostgreSQL) bulk() int { return 40 }
+func (PostgreSQL) bulk() int { return 100 }
 
 // bind numbers placeholders and spells literals of bytes. It leaves alone what stands in quotes.
 func (PostgreSQL) bind(query string) string {

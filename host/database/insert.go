@@ -2,7 +2,8 @@ package database
 
 import (
 	"context"
-	"database/sql"
+	"database/sql/driver"
+	"errors"
 	"fmt"
 	"maps"
 	"strings"
@@ -130,25 +131,42 @@ func (c *connection) stageOf(ctx context.Context, in *Insert) (*stage, error) {
 	return at, nil
 }
 
-func (c *connection) copyInto(ctx context.Context, at *stage, in *Insert, from, to int, row func(int) []any) (err error) {
-	var stmt *sql.Stmt
-	if stmt, err = c.Conn.Conn.PrepareContext(ctx, "COPY "+at.name+" ("+in.columns+") FROM STDIN"); err != nil {
-		return err
-	}
+// copyInto speaks to the driver itself: database/sql would lock, convert and count each row.
+func (c *connection) copyInto(ctx context.Context, at *stage, in *Insert, from, to int, row func(int) []any) error {
+	var panicked any
 	defer func() {
-		if closing := stmt.Close(); err == nil {
-			err = closing
+		if panicked != nil {
+			panic(panicked) // out here: one inside would cost the connection
 		}
 	}()
-	values := make([]any, in.width)
-	for i := from; i < to; i++ {
-		for at, v := range row(i) {
-			values[at] = argInSQLite(v)
+	return c.Conn.Conn.Raw(func(conn any) (err error) {
+		m, ok := conn.(*multiplexed)
+		if !ok {
+			return fmt.Errorf("a %T can not copy", conn)
 		}
-		if _, err := stmt.ExecContext(ctx, values...); err != nil {
+		stmt, err := m.PrepareContext(ctx, "COPY "+at.name+" ("+in.columns+") FROM STDIN")
+		if err != nil {
 			return err
 		}
-	}
-	_, err = stmt.ExecContext(ctx) // sends what is buffered, and tells of every error
-	return err
+		defer func() {
+			panicked = recover()
+			err = errors.Join(err, stmt.Close()) // the connection would wait for more
+		}()
+		values := make([]driver.Value, in.width)
+		for i := from; i < to && err == nil; i++ {
+			for at, v := range row(i) {
+				if values[at], err = driver.DefaultParameterConverter.ConvertValue(v); err != nil {
+					break
+				}
+				values[at] = argInSQLite(values[at])
+			}
+			if err == nil {
+				_, err = stmt.Exec(values) //nolint:staticcheck // a COPY has no other way
+			}
+		}
+		if err == nil {
+			_, err = stmt.Exec(nil) //nolint:staticcheck // sends what is buffered, and tells of every error
+		}
+		return err
+	})
 }
