@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"testing"
-	"time"
 
 	"github.com/hashicorp/go-hclog"
 	"go.uber.org/goleak"
@@ -111,8 +110,9 @@ func TestManager_Watch(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	asked, answer := make(chan struct{}), make(chan error)
 	done := make(chan error, 1)
+	m := NewManager(hclog.NewNullLogger())
 	go func() {
-		done <- NewManager(hclog.NewNullLogger()).Watch(ctx, func(ctx context.Context) error {
+		done <- m.Watch(ctx, func(ctx context.Context) error {
 			select {
 			case asked <- struct{}{}:
 				return <-answer
@@ -138,14 +138,12 @@ func TestManager_Watch(t *testing.T) {
 		<-asked
 		answer <- errors.New("it hangs")
 	}
-	<-asked
-	answer <- errors.New("it hangs") // the one before has been dealt with
-	if err := notify.SetReadDeadline(time.Now()); err != nil {
-		t.Fatal(err)
-	}
-	if got := heard(); got != "" {
+	<-asked // the one before has been dealt with
+	m.Ready()
+	if got := heard(); got != "READY=1" {
 		t.Errorf("hanging: %q", got)
 	}
+	answer <- nil
 	cancel()
 	if err := <-done; err != nil {
 		t.Error(err)

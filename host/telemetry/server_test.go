@@ -220,10 +220,11 @@ func TestMetrics_Plugins(t *testing.T) {
 	d := &device{plugins: []supervisor.PluginMetrics{
 		{Plugin: "one", Metrics: []sdk.Metric{m("files_total", sdk.KindCounter, 5), m("depth", sdk.KindGauge, -1)}},
 		{Plugin: "two", Metrics: []sdk.Metric{
-			m("depth", sdk.KindGauge, 4), m("depth", sdk.KindGauge, 9), m("files_total", sdk.KindGauge, 1), m(`x{a="b"} 1`, sdk.KindGauge, 1), m("odd", "histogram", 1),
+			m("depth", sdk.KindGauge, 4), m("files_total", sdk.KindGauge, 1), m(`x{a="b"} 1`, sdk.KindGauge, 1), m("odd", "histogram", 1),
 		}},
 		{Plugin: "three", Err: errors.New("late")},
 		{Plugin: "four"},
+		{Plugin: "five", Metrics: []sdk.Metric{m("depth", sdk.KindGauge, 6), m("depth", sdk.KindGauge, 9)}},
 	}}
 	for i := range MaxPluginMetrics + 5 {
 		d.plugins[3].Metrics = append(d.plugins[3].Metrics, m(fmt.Sprintf("many_%d", i), sdk.KindGauge, 1))
@@ -235,7 +236,7 @@ func TestMetrics_Plugins(t *testing.T) {
 	}
 	wantLines(
 		t, page,
-		`starlingplugin_files_total{plugin="one"} 5`, `starlingplugin_depth{plugin="one"} -1`, `starlingplugin_depth{plugin="two"} 4`,
+		`starlingplugin_files_total{plugin="one"} 5`, `starlingplugin_depth{plugin="one"} -1`, `starlingplugin_depth{plugin="two"} 4`, `starlingplugin_depth{plugin="five"} 6`,
 		"# HELP starlingplugin_depth Help ? of it.", "# TYPE starlingplugin_files_total counter",
 	)
 	if n := strings.Count(page, "\nstarlingplugin_many_"); n != MaxPluginMetrics {
@@ -243,7 +244,7 @@ func TestMetrics_Plugins(t *testing.T) {
 	}
 	lackLines(t, page, `files_total{plugin="two"}`, "starlingplugin_odd", "starlingplugin_x", `scrape_failures_total{plugin="one"}`)
 	_, page = get("/metrics") // what failed is seen by the next scrape at the latest
-	for _, plugin := range []string{"two", "three", "four"} {
+	for _, plugin := range []string{"two", "three", "four", "five"} {
 		if !strings.Contains(page, `starling_plugin_scrape_failures_total{plugin="`+plugin+`"}`) {
 			t.Errorf("%s is not counted", plugin)
 		}
