@@ -296,7 +296,7 @@ func BenchmarkCommitShared(b *testing.B) {
 // BenchmarkCounts counts what a million rows are, as metrics do in the background, and as many of them as a peer may be told to lack.
 func BenchmarkCounts(b *testing.B) {
 	const rows = 1_000_000
-	d := newQuickDevice(b, 2, entries())
+	d := newFullDevice(b, 2, entries())
 	for _, p := range pages(b, rows) {
 		d.apply(p)
 	}
