@@ -4,6 +4,7 @@ package supervisor
 
 import (
 	"context"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -55,6 +56,13 @@ func attachTo(t *testing.T, file string) Spec {
 	return spec
 }
 
+// badBlocks are wrong, whatever is declared.
+type badBlocks struct{}
+
+func (badBlocks) Check(map[sdk.ModelName][]sdk.Setting) error      { return errors.New("line 7") }
+func (badBlocks) Locate(_ sdk.ModelName, refusal error) error      { return refusal }
+func (badBlocks) Secrets(map[sdk.ModelName][]sdk.Setting) []string { return nil }
+
 // TestDebug stops a process under a debugger, as a breakpoint does, and one that is not, for longer than any deadline: only
 // the latter is replaced. The former answers once it goes on. When it has ended, its binary runs.
 func TestDebug(t *testing.T) {
@@ -89,6 +97,11 @@ func TestDebug(t *testing.T) {
 		if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
 			t.Fatal(err)
 		}
+	}
+	wrong := attachTo(t, file)
+	wrong.Blocks = badBlocks{}
+	if _, ok := errors.AsType[*ConfigError](s.Try(t.Context(), wrong)); !ok {
+		t.Error("a wrong block for a stopped process is not found")
 	}
 	answered := make(chan error, 1)
 	go func() {

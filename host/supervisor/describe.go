@@ -148,13 +148,19 @@ func (s *Supervisor) Try(ctx context.Context, spec Spec) error {
 	s.mu.Lock()
 	k := s.find(spec.Name)
 	s.mu.Unlock()
-	if spec.Attach != "" {
-		return nil // whatever runs there may be stopped at a breakpoint
-	}
 	if k != nil {
 		k.mu.Lock()
 		was, now := k.spec, k.current
 		k.mu.Unlock()
+		if now != nil && now.process.Debugged() && spec.Attach != "" { // it may be stopped: what it has declared must do
+			if spec.Blocks == nil {
+				return nil
+			}
+			if err := spec.Blocks.Check(now.info.Settings); err != nil {
+				return &ConfigError{err}
+			}
+			return nil
+		}
 		if now != nil && was.Path == spec.Path && was.SHA256 == spec.SHA256 && now.bin.intact() {
 			_, err := describe(ctx, spec, now.bin, hclog.NewNullLogger())
 			return err
