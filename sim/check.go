@@ -133,10 +133,12 @@ func (w *world) took(d *device, a *peersync.TakeRange, taken *peersync.Taken, be
 	inside := w.recordsIn(a)
 	explained := w.mayDiffer(d, held.changes)
 	for k, list := range held.changes {
-		if a.Repair && !inside[k] {
+		stamp, named := inside[k]
+		if a.Repair && !named {
 			continue // nothing is inferred from what the page lacks
 		}
 		d.asRecords[k] = true
+		d.seen = max(d.seen, stamp)
 		if held.vague[k] {
 			d.vague[k] = true
 		}
@@ -144,8 +146,8 @@ func (w *world) took(d *device, a *peersync.TakeRange, taken *peersync.Taken, be
 			w.doubtExtra(d, k, list)
 		}
 		for _, c := range list {
-			if inside[k] {
-				d.seen = max(d.seen, c.stamp)
+			if named && c.stream.Kind == sdk.SharedByAll && c.stamp > stamp {
+				continue // nothing of it stands, as of a lesser value of a max field
 			}
 			if w.branched && !a.Repair && !w.reachOf(a.Vector[c.stream]).covers(c) && !d.covers(c) {
 				// Of a branch that neither side's heads have it may be taken for what was forgotten here, and comes again with that.
@@ -204,14 +206,14 @@ func (w *world) doubtExtra(d *device, k key, list []*change) {
 	}
 }
 
-// recordsIn returns the records that a page names.
-func (w *world) recordsIn(a *peersync.TakeRange) map[key]bool {
-	inside := map[key]bool{}
+// recordsIn returns the records that a page holds, with the latest stamp of each.
+func (w *world) recordsIn(a *peersync.TakeRange) map[key]hlc.Stamp {
+	inside := map[key]hlc.Stamp{}
 	for i := range a.Page.Changes {
 		list, err := changesOf(protocol.Stream{Origin: a.Page.Changes[i].Origin, Kind: a.Scope.Kind}, a.Page.Changes[i].Batches)
 		w.check(err, "read a page of records")
 		for _, c := range list {
-			inside[c.key] = true
+			inside[c.key] = max(inside[c.key], c.stamp)
 		}
 	}
 	return inside
