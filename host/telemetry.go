@@ -124,7 +124,9 @@ func (f *figures) Figures() telemetry.Figures {
 	b := f.backend
 	out := telemetry.Figures{
 		Device: b.config.Device.Name, DeviceID: b.identity.ID().String(), Version: version(), Store: b.config.Store.Kind,
-		ClockAhead: b.network.pages.Clock.Ahead(), Peers: b.network.peers(), Engine: b.network.figures(), Plugins: b.supervisor.Status(),
+		ClockAhead: b.network.pages.Clock.Ahead(),
+		Peers:      slices.DeleteFunc(b.network.peers(), func(p peersync.PeerStatus) bool { return f.retired(p.ID) }),
+		Engine:     b.network.figures(), Plugins: b.supervisor.Status(),
 	}
 	if library := b.network.belongs.Load(); library != nil {
 		out.Library, out.LibraryID = library.Name, library.ID.String()
@@ -155,6 +157,12 @@ func (f *figures) Figures() telemetry.Figures {
 		out.Sources = append(out.Sources, p)
 	}
 	return out
+}
+
+// retired reports whether nobody waits for a device any more.
+func (f *figures) retired(id sdk.DeviceID) bool {
+	member, ok := f.backend.members.Member(id)
+	return ok && member.Retired()
 }
 
 // Stock implements telemetry.Source.
@@ -196,7 +204,7 @@ func (f *figures) lag(ctx context.Context) (map[sdk.DeviceID]map[string]int, err
 		if len(all) == telemetry.MaxPeers {
 			break
 		}
-		if member, ok := b.members.Member(p.ID); ok && member.Retired() {
+		if f.retired(p.ID) {
 			continue
 		}
 		lag := map[string]int{}

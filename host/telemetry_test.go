@@ -265,6 +265,13 @@ func TestTelemetry(t *testing.T) {
 		}
 		return nil
 	})
+	alice.Run(t, "retire", "bob", "--yes")
+	clustertest.Eventually(t, "bob is no peer", func() error {
+		if n := look(alice).sum("starling_peers"); n != 0 {
+			return fmt.Errorf("%v peers", n)
+		}
+		return nil
+	})
 	compare(t, seen)
 }
 
