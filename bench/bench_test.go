@@ -1,5 +1,5 @@
 // Package bench measures what BENCHMARKS.md states, on real hosts with their plugins, over loopback TCP with TLS, in
-// SQLite. Each figure that is a ratio is taken against the plain database in the same run.
+// SQLite, and where they say so PostgreSQL. Each figure that is a ratio is taken against the plain database in the same run.
 //
 //	task bench                        all of it
 //	task bench -- -bench Backfill/1M  one

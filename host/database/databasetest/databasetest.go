@@ -135,10 +135,15 @@ func Shared(tb testing.TB) *Server {
 	return shared.server
 }
 
-// Start starts a server of tb's own, which it may kill. What it committed survives that, and no loss of power.
-func Start(tb testing.TB) *Server {
+// Start starts a server of tb's own, which it may kill, with settings such as fsync=on. Without that one, what it committed
+// survives being killed, and no loss of power.
+func Start(tb testing.TB, settings ...string) *Server {
 	tb.Helper()
-	server, err := start("-c", "fsync=off")
+	arguments := []string{"-c", "fsync=off"}
+	for _, setting := range settings {
+		arguments = append(arguments, "-c", setting)
+	}
+	server, err := start(arguments...)
 	if err != nil {
 		refuse(tb, err)
 	}
