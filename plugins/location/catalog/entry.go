@@ -2,7 +2,6 @@ package catalog
 
 import (
 	"context"
-	"encoding/binary"
 	"path/filepath"
 	"strings"
 	"time"
@@ -48,32 +47,6 @@ func entryModel() sdk.Model[Entry]       { return sdk.Model[Entry]{Name: "entry"
 // RootID returns the id of the entry that stands for location's folder itself.
 func RootID(location sdk.RecordID) sdk.RecordID {
 	return sdk.RecordID(uuid.NewSHA1(uuid.UUID(location), []byte("root")))
-}
-
-// newID returns the id of an entry that is new. Where it can be derived from the file, a device that was put back to an older
-// copy gives a file the id that it had before, which comes back to it from its peers: else they would be two for a while.
-func (s *scan) newID(sight *sighting) sdk.RecordID {
-	if id, ok := bornID(s.location, sight); ok && !sight.taken {
-		return id
-	}
-	return s.options.NewID()
-}
-
-// bornID derives an id from a file and the name under which it is seen first; false where the system has no inodes, or does not
-// tell when a file was made, without which an inode that is used again would be the same file. As ids do, it sorts by age.
-func bornID(location sdk.RecordID, sight *sighting) (sdk.RecordID, bool) {
-	if sight.info.Inode == 0 || sight.info.Created.IsZero() || sight.info.Created.UnixMilli() < 0 {
-		return sdk.RecordID{}, false
-	}
-	data := append([]byte{}, sight.parent[:]...)
-	data = binary.BigEndian.AppendUint64(data, uint64(sight.info.Inode))               //nolint:gosec // any number
-	data = binary.BigEndian.AppendUint64(data, uint64(sight.info.Created.UnixMicro())) //nolint:gosec // as above
-	id := uuid.NewSHA1(uuid.UUID(location), append(data, sight.name...))
-	var age [8]byte
-	binary.BigEndian.PutUint64(age[:], uint64(sight.info.Created.UnixMilli())<<16) //nolint:gosec // not negative
-	copy(id[:6], age[:6])
-	id[6] = id[6]&0x0f | 0x70 // version 7
-	return sdk.RecordID(id), true
 }
 
 // set takes over what the disk says. What the content was is not known any more if the file may hold something else.

@@ -153,19 +153,7 @@ func prefer(moved, named *Entry, here map[fileKey]struct{}) bool {
 // vanished returns the entries, by their file, that had the file of a sighting under a name where it is no more.
 func (s *scan) vanished(ctx context.Context, left []*sighting, known map[place]*Entry, listings []*listing) (map[fileKey][]*Entry, error) {
 	files := map[fileKey][]*Entry{}
-	born := map[sdk.RecordID]*sighting{}
-	for _, sight := range left {
-		if id, ok := bornID(s.location, sight); ok {
-			born[id] = sight
-		}
-	}
-	meet := func(e *Entry) {
-		if sight := born[e.ID]; sight != nil {
-			sight.taken = true
-		}
-	}
 	for _, e := range known {
-		meet(e)
 		if e.Inode != 0 {
 			key := keyOf(e.info())
 			files[key] = append(files[key], e)
@@ -203,7 +191,6 @@ func (s *scan) vanished(ctx context.Context, left []*sighting, known map[place]*
 		}
 		for i := range entries {
 			e := &entries[i]
-			meet(e)
 			if _, read := listed[e.Parent.ID()]; read || e.Location.ID() != s.location || e.Parent.IsZero() {
 				continue
 			}

@@ -41,9 +41,8 @@ type listing struct {
 // sighting is one name in a folder.
 type sighting struct {
 	place
-	info  disk.Info
-	was   *Entry // the entry that it is; nil for a new one
-	taken bool   // the id that bornID gives it is that of another entry
+	info disk.Info
+	was  *Entry // the entry that it is; nil for a new one
 }
 
 // place is where an entry is.
@@ -316,7 +315,7 @@ func (s *scan) write(ctx context.Context, l *listing) error {
 		if sight.was != nil {
 			entry = *sight.was
 		} else {
-			entry.ID = s.newID(sight)
+			entry.ID = s.options.NewID()
 		}
 		entry.set(sight.name, sight.info)
 		entry.Parent, entry.Location = sdk.Ref(l.id), sdk.Ref(s.location)
