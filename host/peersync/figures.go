@@ -41,7 +41,7 @@ type PeerFigures struct {
 	BytesIn, BytesOut      int64                     // of all connections, as they are on the wire within TLS
 	Sessions               int64                     // that were begun
 	DialFailures           int64                     // attempts to reach it at all its addresses
-	Holds                  map[sdk.Code]int64        // times that a stream which came from it was held, by why
+	Holds                  map[sdk.Code]int64        // times that a stream which came from it was held, by why; at most holdsCounted
 	Gaps                   int64                     // pages that did not continue what was there
 	Stalls                 int64                     // times that another peer took its place as an upstream
 	ReadFailures           int64                     // pages for it that could not be read here
@@ -101,6 +101,18 @@ type counted struct {
 
 func newTally() tally {
 	return tally{peers: map[sdk.DeviceID]*counted{}, roundTrip: map[string]*Histogram{}}
+}
+
+// holdsCounted bounds the codes that are counted apart: a plugin may answer with codes of its own.
+const holdsCounted = 32
+
+// held counts a stream that came from peer and was held; a code too many counts as CodeInternal.
+func (t *tally) held(peer sdk.DeviceID, code sdk.Code) {
+	holds := t.peer(peer).Holds
+	if _, counted := holds[code]; !counted && len(holds) >= holdsCounted-1 {
+		code = sdk.CodeInternal
+	}
+	holds[code]++
 }
 
 func (t *tally) of(peer sdk.DeviceID, model sdk.ModelName) *Changes {

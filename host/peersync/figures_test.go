@@ -200,6 +200,18 @@ func TestEngine_CountsSlow(t *testing.T) {
 	eventually(t, "what did not leave in time is counted", over("send_time"))
 }
 
+func TestTally_heldIsBounded(t *testing.T) {
+	tally := newTally()
+	for n := range 1000 {
+		tally.held(sdk.DeviceID{1}, sdk.Code(fmt.Sprint("code ", n)))
+	}
+	tally.held(sdk.DeviceID{1}, "code 3")
+	holds := tally.peer(sdk.DeviceID{1}).Holds
+	if len(holds) > holdsCounted || holds["code 3"] != 2 || holds[sdk.CodeInternal] < 900 {
+		t.Errorf("%d codes: %v", len(holds), holds)
+	}
+}
+
 // TestEngine_Alive wants an answer from a loop that turns, and none from one that hangs or has ended.
 func TestEngine_Alive(t *testing.T) {
 	a := newHost(t, sdktest.NewMemoryTransport(), 1, nil)

@@ -402,7 +402,7 @@ func (m *Machine) hold(st *stream, from sdk.DeviceID, err error) {
 	}
 	pause := m.backoff(st.heldCount, least, most)
 	st.heldCount++
-	m.tally.peer(from).Holds[code]++
+	m.tally.held(from, code)
 	st.heldUntil, st.heldReason, st.heldPeer = m.now.Add(pause), err.Error(), from
 	st.generation++
 	st.handed = nil

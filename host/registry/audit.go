@@ -43,6 +43,10 @@ func endsRange(id sdk.RecordID) bool {
 	return mixed>>56 == 0 && id != lastID
 }
 
+// anewEvery is how many times AuditDigests uses what is known of records that have not changed, before it reads them all
+// again: what changed behind the registry's back, as on a bad disk, is to be found too.
+const anewEvery = 24
+
 // changedRows bounds the ids that are kept of what changed in a model since its last audit; more make all of it be read.
 const changedRows = 1 << 16
 
@@ -67,6 +71,7 @@ type audit struct {
 	models  map[sdk.ModelName]*audited
 	pending map[sdk.ModelName]*changedIDs // by transactions that may have become durable, or have not yet
 	kept    bool                          // KeepAudit was called
+	since   int                           // calls of AuditDigests since one has read all records
 }
 
 // audited is what was computed of one model.
@@ -145,7 +150,7 @@ func (a *audit) giveBack(one *audited, changed *changedIDs) {
 // AuditDigests returns the digests of all models that have a table here, by name. It reads only ranges in which records
 // changed since the last call, each in its own short snapshot: they belong together if nothing was applied meanwhile, which
 // the caller sees from its vector. The first call reads all records, unless
-// KeepAudit kept what was known of them.
+// KeepAudit kept what was known of them, and so does each 24th.
 func (r *Registry) AuditDigests(ctx context.Context) (list []ModelDigests, err error) {
 	select {
 	case r.audit.turn <- struct{}{}:
@@ -153,6 +158,7 @@ func (r *Registry) AuditDigests(ctx context.Context) (list []ModelDigests, err e
 		return nil, ctx.Err()
 	}
 	defer func() { <-r.audit.turn }()
+	r.audit.count()
 	for _, s := range r.catalog.Load().order {
 		one, changed := r.audit.take(s.desc.Model)
 		if changed.all || len(changed.ids) > 0 {
@@ -175,8 +181,22 @@ func (r *Registry) AuditDigests(ctx context.Context) (list []ModelDigests, err e
 func (r *Registry) AuditAnew() {
 	r.audit.mu.Lock()
 	defer r.audit.mu.Unlock()
-	for _, one := range r.audit.models {
+	r.audit.anew()
+}
+
+func (a *audit) anew() {
+	a.since = 0
+	for _, one := range a.models {
 		one.changed = changedIDs{all: true}
+	}
+}
+
+// count counts a call of AuditDigests, over stops too, and has each anewEvery-th read all records.
+func (a *audit) count() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.since++; a.since >= anewEvery {
+		a.anew()
 	}
 }
 

@@ -144,6 +144,29 @@ func TestKeepAudit(t *testing.T) {
 	}
 }
 
+// TestAuditDigests_anew has damage be found after so many audits, also where the device stops after each.
+func TestAuditDigests_anew(t *testing.T) {
+	a := newDevice(t, 1, files(), labels())
+	a.own(packed(t, files(), file(1, 0, "x")))
+	before := a.audit()
+	a.tx(func(tx *database.Tx) error { _, err := tx.Exec("UPDATE file SET name = 'y'"); return err })
+	for n := 1; ; n++ {
+		if err := a.registry.KeepAudit(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		a.restart(files(), labels())
+		if !cmp.Equal(before, a.audit()) {
+			if n != 23 {
+				t.Errorf("it was found by audit %d", n+1)
+			}
+			return
+		}
+		if n == 100 {
+			t.Fatal("never found")
+		}
+	}
+}
+
 // TestAuditDigests_moved wants digests not to tell what is visible from what waits, nor one order of arrival from another.
 func TestAuditDigests_moved(t *testing.T) {
 	a, b := newDevice(t, 1, allModels()...), newDevice(t, 2, allModels()...)
@@ -543,5 +566,49 @@ func TestAudit_rottenRow(t *testing.T) {
 	}
 	if diff := cmp.Diff(b.auditAnew(), b.audit()); diff != "" {
 		t.Errorf("the kept digests are others (-want +got):\n%s", diff)
+	}
+	// What went is in the journal: the owner's disk may be the damaged one.
+	var lost []any
+	list, err := b.registry.Conflicts(t.Context(), "file", sdk.RecordID{})
+	for _, c := range list {
+		lost = append(lost, c.Field, c.Value)
+	}
+	if diff := cmp.Diff([]any{"name", "rotten", "name", "rotsw"}, lost); err != nil || diff != "" {
+		t.Errorf("%v; the journal (-want +got):\n%s", err, diff)
+	}
+}
+
+// TestAudit_unreadable has what waits become no record at all: audits go on, and it comes back.
+func TestAudit_unreadable(t *testing.T) {
+	a, b := newDevice(t, 1, files(), labels()), newDevice(t, 2, files(), labels())
+	a.own(packed(t, files(), file(1, 0, "one"), file(3, 9, "waits")))
+	a.share(packed(t, labels(), label(5, 0, "label")))
+	b.pull(a, 1<<20)
+	b.tx(func(tx *database.Tx) error {
+		damage := []byte{0xc1}
+		if _, err := tx.Exec("UPDATE _shadow SET data = ?", damage); err != nil {
+			return err
+		}
+		_, err := tx.Exec("UPDATE label SET _clock = ?", damage)
+		return err
+	})
+	for _, kind := range []sdk.Ownership{sdk.DeviceOwned} {
+		q := registry.RangeQuery{Kind: kind, MaxBytes: 1 << 20}
+		if cmp.Equal(a.auditAnew(), b.auditAnew()) {
+			t.Error("nothing differs")
+		}
+		for _, in := range incoming(q, a.ranges(q), nil, nil) {
+			in.From = a.id
+			b.take(in)
+		}
+	}
+	for _, model := range b.auditAnew() {
+		for _, want := range a.auditAnew() {
+			if model.Model == "file" && want.Model == "file" {
+				if diff := cmp.Diff(want, model); diff != "" {
+					t.Errorf("after the repair (-want +got):\n%s", diff)
+				}
+			}
+		}
 	}
 }

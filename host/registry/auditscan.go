@@ -131,7 +131,9 @@ func (a *auditScan) page(tx *database.Tx, after []byte, until sdk.RecordID) (nex
 			return nil, err
 		}
 		for len(waiting) > 0 && (!ok || bytes.Compare(waiting[0].id[:], table.id()) < 0) {
-			if err := a.form.record(waiting[0]); err != nil {
+			if waiting[0].broken {
+				a.form.unreadable(waiting[0].id)
+			} else if err := a.form.record(waiting[0]); err != nil {
 				return nil, err
 			}
 			next = bytes.Clone(waiting[0].id[:])
@@ -144,10 +146,12 @@ func (a *auditScan) page(tx *database.Tx, after []byte, until sdk.RecordID) (nex
 		if !ok {
 			break
 		}
-		if err := table.write(&a.form); err != nil {
+		id := sdk.RecordID(table.id())
+		if err := table.write(&a.form); isDamage(err) {
+			a.form.unreadable(id)
+		} else if err != nil {
 			return nil, err
 		}
-		id := sdk.RecordID(table.id())
 		a.add(id)
 		next = id[:]
 		if count++; count == auditRows {

@@ -45,6 +45,12 @@ func (c *canonical) record(rec *record) error {
 	return nil
 }
 
+// unreadable makes a record the one at hand that is stored and can not be read: equal to no other.
+func (c *canonical) unreadable(id sdk.RecordID) {
+	c.buf = append(c.buf[:0], 0, 0, 0, 0)
+	c.buf = append(sdk.AppendValue(c.buf, id), "unreadable"...)
+}
+
 func (c *canonical) begin(id []byte, v sdk.Version) {
 	c.buf = append(c.buf[:0], 0, 0, 0, 0)
 	c.buf = sdk.AppendValue(c.buf, sdk.RecordID(id))

@@ -164,15 +164,16 @@ func (p *placer) lookUp(to sdk.ModelName, ids []sdk.RecordID) error {
 // dropStale leaves out device-owned records of which the tables hold a newer row, or one of another owner. The upsert
 // would leave these out by itself, but they must not decide on the visibility of others.
 func (p *placer) dropStale(records []*record) ([]*record, error) {
-	stored := make(map[sdk.RecordID]storedRow)
+	stored := make(map[*model]map[sdk.RecordID]storedRow)
 	for s, ids := range p.byModel(records, func(rec *record) bool { return !rec.m.shared && !rec.trusted }) {
-		if err := lookUpRows(p.tx, s, ids, stored); err != nil {
+		stored[s] = make(map[sdk.RecordID]storedRow)
+		if err := lookUpRows(p.tx, s, ids, stored[s]); err != nil {
 			return nil, err
 		}
 	}
 	kept := make([]*record, 0, len(records))
 	for _, rec := range records {
-		row, ok := stored[rec.id]
+		row, ok := stored[rec.m][rec.id]
 		switch {
 		case !ok || rec.trusted || rec.m.shared:
 			kept = append(kept, rec)

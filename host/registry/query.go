@@ -248,16 +248,17 @@ func (r *record) matches(field string, value any) bool {
 
 // eachShadowed calls fn for records of s that exist and wait in the shadow, in the order of their ids.
 func (s *served) eachShadowed(tx *database.Tx, after sdk.RecordID, limit int, fn func(*record) error) error {
-	return s.selectShadowed(tx, "id > ? ORDER BY id LIMIT ?", []any{after[:], limit}, fn)
+	return s.selectShadowed(tx, false, "id > ? ORDER BY id LIMIT ?", []any{after[:], limit}, fn)
 }
 
-// eachShadowedIn is eachShadowed between two ids.
+// eachShadowedIn is eachShadowed between two ids. Those that can not be read are among them, and broken.
 func (s *served) eachShadowedIn(tx *database.Tx, after, until []byte, limit int, fn func(*record) error) error {
-	return s.selectShadowed(tx, "id > ? AND id <= ? ORDER BY id LIMIT ?", []any{after, until, limit}, fn)
+	return s.selectShadowed(tx, true, "id > ? AND id <= ? ORDER BY id LIMIT ?", []any{after, until, limit}, fn)
 }
 
-// selectShadowed calls fn for records of s that exist and wait in the shadow, and for which where holds.
-func (s *served) selectShadowed(tx *database.Tx, where string, args []any, fn func(*record) error) error {
+// selectShadowed calls fn for records of s that exist and wait in the shadow, and for which where holds; also, if
+// that is wanted, for broken ones.
+func (s *served) selectShadowed(tx *database.Tx, broken bool, where string, args []any, fn func(*record) error) error {
 	return tx.Each("SELECT id, coalesce(owner, 0), coalesce(stamp, 0), data FROM _shadow WHERE model = ? AND present = 1 AND "+where,
 		append([]any{s.n}, args...), func(rows *sql.Rows) error {
 			var id, data []byte
@@ -266,6 +267,9 @@ func (s *served) selectShadowed(tx *database.Tx, where string, args []any, fn fu
 				return err
 			}
 			rec, err := s.readShadow(tx, sdk.RecordID(id), owner, stamp, data)
+			if broken && isDamage(err) {
+				rec, err = &record{m: s.model, id: sdk.RecordID(id), broken: true}, nil
+			}
 			if err != nil {
 				return err
 			}
@@ -351,7 +355,7 @@ func (s *served) findOwnShadowed(tx *database.Tx, self int64, field string, valu
 		}
 		return err
 	}
-	return s.selectShadowed(tx, "owner = ? ORDER BY id", []any{self}, func(rec *record) error {
+	return s.selectShadowed(tx, false, "owner = ? ORDER BY id", []any{self}, func(rec *record) error {
 		if len(values) == 0 || slices.ContainsFunc(values, func(v any) bool { return rec.matches(field, v) }) {
 			add(rec)
 		}

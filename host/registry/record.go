@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"database/sql"
 	"encoding/binary"
+	"errors"
 	"slices"
 	"strings"
 
@@ -28,6 +29,7 @@ type record struct {
 	kept     bool         // it is what is stored already, and can only move
 	missing  []sdk.RecordID
 	hidden   bool
+	broken   bool // only the id could be read
 }
 
 // values returns the fields of r in the order of the description.
@@ -296,8 +298,19 @@ func (m *model) spread(args []any, raw []byte) error {
 	return nil
 }
 
+// damage says why a stored record can not be read.
+type damage struct{ error }
+
+func (d damage) Unwrap() error { return d.error }
+
 func damaged(m *model, id sdk.RecordID, err error) error {
-	return sdk.Errorf(sdk.CodeInternal, "the stored %s %s is damaged: %w", m.name, id, err)
+	return sdk.Errorf(sdk.CodeInternal, "the stored %s %s is damaged: %w", m.name, id, damage{err})
+}
+
+// isDamage reports whether err says that a stored record can not be read.
+func isDamage(err error) bool {
+	_, is := errors.AsType[damage](err)
+	return is
 }
 
 // scanRow reads one row of m.sel.

@@ -499,6 +499,17 @@ func TestVisibility_oneIDTwoModels(t *testing.T) {
 	visible(1)
 }
 
+// TestVisibility_oneIDTwoOwners has two device-owned models with records of one id, which two devices own.
+func TestVisibility_oneIDTwoOwners(t *testing.T) {
+	a, b := newDevice(t, 1, files(), boxes()), newDevice(t, 2, files(), boxes())
+	b.own(packed(t, boxes(), &Box{Owned: sdk.Owned{ID: rid(1)}, Name: "b's"}))
+	a.own(packed(t, files(), file(1, 9, "waits")), packed(t, boxes(), &Box{Owned: sdk.Owned{ID: rid(1)}, Name: "a's"}))
+	b.pull(a, 1<<20)
+	if hidden := b.ids("file", true); len(hidden) != 1 {
+		t.Errorf("of a's files wait at b: %v", hidden)
+	}
+}
+
 func TestWatch(t *testing.T) {
 	a, b := newDevice(t, 1, allModels()...), newDevice(t, 2, allModels()...)
 	events, cancel := b.registry.Watch("file")

@@ -335,49 +335,93 @@ func (w *rangeWriter) news(owner int64, b *stateBatch) (rest *stateBatch, existe
 	return rest, existed, nil
 }
 
-// rotten returns which rows that come from their owner are here with the same stamp and another content. It makes those
-// here older, so that the owner's are let in.
+// rotten returns which rows that come from their owner are here with the same stamp and another content, or can not be read.
+// It makes those here older, so that the owner's are let in, and keeps the values that go as conflicts: the owner's word
+// counts, but its disk may be the damaged one.
 func (w *rangeWriter) rotten(b *stateBatch, stored map[sdk.RecordID]storedRow, owner int64) (map[sdk.RecordID]bool, error) {
 	if w.placer.origin != w.in.From {
 		return nil, nil
 	}
 	theirs := make(map[sdk.RecordID]*record)
+	rotten := make(map[sdk.RecordID]bool)
 	var ids []sdk.RecordID
 	for _, rec := range b.records {
 		if stored[rec.id] == (storedRow{owner, int64(rec.stamp)}) { //nolint:gosec // stamps fit
-			theirs[rec.id], ids = rec, append(ids, rec.id)
+			theirs[rec.id], rotten[rec.id], ids = rec, true, append(ids, rec.id)
 		}
 	}
-	mine, err := readShadowed(w.tx, b.model, ids)
-	if err != nil {
-		return nil, err
+	form := newCanonical(b.model)
+	compare := func(mine *record) error {
+		their := theirs[mine.id]
+		if err := form.record(their); err != nil {
+			return err
+		}
+		want := bytes.Clone(form.buf)
+		if err := form.record(mine); err != nil {
+			return nil //nolint:nilerr // it can not be read: it is rotten
+		}
+		if bytes.Equal(form.buf, want) {
+			delete(rotten, mine.id)
+			return nil
+		}
+		return w.keepRotten(b.model, mine, their)
 	}
-	err = selectIn(w.tx, b.sel+" WHERE id IN ", nil, ids, func(rows *sql.Rows) error {
-		rec, err := b.scanRow(w.tx, rows)
-		mine = append(mine, rec)
-		return err
+	err := selectIn(w.tx, b.sel+" WHERE id IN ", nil, ids, func(rows *sql.Rows) error {
+		mine, err := b.scanRow(w.tx, rows)
+		if err != nil {
+			return unlessDamaged(err)
+		}
+		return compare(mine)
 	})
 	if err != nil {
 		return nil, err
 	}
-	rotten := make(map[sdk.RecordID]bool)
-	form := newCanonical(b.model)
-	for _, rec := range mine {
-		if err := form.record(theirs[rec.id]); err != nil {
-			return nil, err
+	err = selectIn(w.tx, "SELECT id, owner, stamp, data FROM _shadow WHERE present = 1 AND model = ? AND id IN ", []any{b.n}, ids, func(rows *sql.Rows) error {
+		var id, data []byte
+		var owner, stamp int64
+		if err := rows.Scan(&id, &owner, &stamp, &data); err != nil {
+			return err
 		}
-		want := bytes.Clone(form.buf)
-		if err := form.record(rec); err == nil && bytes.Equal(form.buf, want) {
-			continue
+		mine, err := b.readShadow(w.tx, sdk.RecordID(id), owner, stamp, data)
+		if err != nil {
+			return unlessDamaged(err)
 		}
-		rotten[rec.id] = true
+		return compare(mine)
+	})
+	if err != nil {
+		return nil, err
+	}
+	for id := range rotten {
 		for _, older := range []string{"UPDATE " + b.table + " SET _stamp = _stamp - 1 WHERE id = ?", "UPDATE _shadow SET stamp = stamp - 1 WHERE id = ? AND model = " + strconv.FormatInt(b.n, 10)} {
-			if _, err := w.tx.Exec(older, rec.id[:]); err != nil {
+			if _, err := w.tx.Exec(older, id[:]); err != nil {
 				return nil, err
 			}
 		}
 	}
 	return rotten, nil
+}
+
+// keepRotten keeps the values of mine that differ from those of their, which replaces it.
+func (w *rangeWriter) keepRotten(m *model, mine, their *record) error {
+	version := sdk.Version{Stamp: their.stamp, Device: w.placer.origin}
+	for i, name := range m.names {
+		was, is := appendArg(nil, m.types[i], mine.args[1+i]), appendArg(nil, m.types[i], their.args[1+i])
+		if bytes.Equal(was, is) {
+			continue
+		}
+		if err := w.keepConflict(m, &sdk.Conflict{ID: mine.id, Field: name, Value: sdk.Packed(was), Lost: version, Winner: version}); err != nil {
+			return fmt.Errorf("keep what a disk has changed: %w", err)
+		}
+	}
+	return nil
+}
+
+// unlessDamaged returns nil if err says that what is stored can not be read as a record.
+func unlessDamaged(err error) error {
+	if isDamage(err) {
+		return nil
+	}
+	return err
 }
 
 // repaired notes that an audit changed a record.

@@ -209,16 +209,9 @@ func (p *Pages) moveSnapshot(tx *database.Tx, a *peersync.TakeRange, taken *peer
 	return p.Journal.EndSnapshot(tx, a.Scope.Kind, a.Scope.Origin)
 }
 
-// anewEvery is how many audits use what is known of records that have not changed since, before one reads them all again:
-// what changed behind the registry's back, as on a bad disk, is to be found too.
-const anewEvery = 24
-
 // Digests implements peersync.Ranges. A model of which changes wait for its plugin is left out: what is not merged is in no
 // digest.
 func (p *Pages) Digests(ctx context.Context) ([]peersync.ModelDigests, error) {
-	if p.audits.Add(1)%anewEvery == 0 {
-		p.Registry.AuditAnew()
-	}
 	list, err := p.Registry.AuditDigests(ctx)
 	if err != nil {
 		return nil, err

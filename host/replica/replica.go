@@ -8,7 +8,6 @@ package replica
 
 import (
 	"context"
-	"sync/atomic"
 
 	"github.com/hashicorp/go-hclog"
 
@@ -31,8 +30,6 @@ type Pages struct {
 	Journal  *peerlog.Log
 	Clock    *hlc.Clock
 	Log      hclog.Logger // nil: none
-
-	audits atomic.Int64 // calls of Digests
 
 	// Turn, if set, keeps local writers who were late as well from the records of a page to which they were ahead too often
 	// (transaction.Manager.Turn). Without it a page to which they were ahead is a CodeStale error of its Commit at once.

@@ -41,8 +41,6 @@ func model() sdk.Model[Entry] {
 		Version:  2,
 		Doc:      "a name in a catalogued folder",
 		Validate: validate,
-
-		WrittenBy: "sources such as the location plugin, from what is there",
 	}
 }
 
