@@ -153,7 +153,7 @@ func copyPlain(b *testing.B, pool *sql.DB, table string, perTransaction int) flo
 		if err := tx.Commit(); err != nil {
 			b.Fatal(err)
 		}
-		if err := copying.Close(); err != nil {
+		if err := copying.Close(); err != nil { //nolint:sqlclosecheck // one a round
 			b.Fatal(err)
 		}
 	}

@@ -39,7 +39,7 @@ func (tx *Tx) Insert(in *Insert, n int, row func(i int) []any, done func(from, t
 	for from := 0; from < n; {
 		var written int64
 		var err error
-		to := n
+		var to int
 		if least := tx.conn.dialect.bulk(); least > 0 && n-from >= least {
 			to = min(n, from+maxCopied)
 			written, err = tx.conn.copyRows(tx.ctx, in, from, to, row)

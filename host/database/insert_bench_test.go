@@ -130,7 +130,7 @@ func BenchmarkInsert(b *testing.B) {
 			if err := tx.Commit(); err != nil {
 				b.Fatal(err)
 			}
-			if err := stmt.Close(); err != nil {
+			if err := stmt.Close(); err != nil { //nolint:sqlclosecheck // one a round
 				b.Fatal(err)
 			}
 		}

@@ -443,8 +443,8 @@ func (r *cursorRows) Close() error {
 	conn.settle()
 	conn.cursors[r.number] = false
 	_, err := conn.pqConn.ExecContext(r.ctx, "CLOSE "+r.name, nil)
-	if code := codeOf(err); code == inFailedTransaction || code == invalidCursorName {
-		return nil // it went with what failed
+	if code := codeOf(err); code != inFailedTransaction && code != invalidCursorName { // else it went with what failed
+		return err
 	}
-	return err
+	return nil
 }

@@ -301,7 +301,7 @@ func (p *postgresSchema) lost(c *connection, err error) bool {
 // gone reports an error of the connection rather than of what was asked.
 func gone(err error) bool {
 	if failure, ok := errors.AsType[*pq.Error](err); ok {
-		return failure.Severity == pq.Efatal || failure.Severity == pq.Epanic || strings.HasPrefix(string(failure.Code), "08") || string(failure.Code) == cannotConnectNow
+		return failure.Fatal() || failure.Severity == "PANIC" || strings.HasPrefix(string(failure.Code), "08") || string(failure.Code) == cannotConnectNow
 	}
 	if _, ok := errors.AsType[*net.OpError](err); ok {
 		return true
