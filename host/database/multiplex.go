@@ -446,5 +446,5 @@ func (r *cursorRows) Close() error {
 	if code := codeOf(err); code != inFailedTransaction && code != invalidCursorName { // else it went with what failed
 		return err
 	}
-	return nil
+	return nil //nolint:nilerr // see above
 }
