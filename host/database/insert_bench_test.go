@@ -66,7 +66,7 @@ func makeWide(tb testing.TB, db *database.DB) *database.Insert {
 func BenchmarkInsert(b *testing.B) {
 	const most = 1000
 	report := func(b *testing.B) { b.ReportMetric(float64(b.N*most)/b.Elapsed().Seconds(), "rows/s") }
-	for _, run := range []int{most, 39} {
+	for _, run := range []int{most, 50} {
 		b.Run(fmt.Sprintf("runs of %d", run), func(b *testing.B) {
 			db := databasetest.Open(b, database.Options{Dir: b.TempDir()})
 			in := makeWide(b, db)
