@@ -48,15 +48,25 @@ func makeDevice(ctx context.Context, dir string, settings config.Settings) (made
 			}
 		}()
 	}
-	db, err := database.Open(ctx, databaseOptions(c))
+	if err := os.MkdirAll(c.Device.DataDir, 0o700); err != nil {
+		return made, sdk.Errorf(sdk.CodeInvalid, "make data folder: %w", err)
+	}
+	identity, err := membership.CreateIdentity(c.Device.DataDir, rand.Reader)
+	if err != nil {
+		return made, err
+	}
+	defer func() {
+		if err != nil {
+			_ = os.Remove(filepath.Join(c.Device.DataDir, membership.KeyFile))
+		}
+	}()
+	options := databaseOptions(c, identity)
+	options.New = true
+	db, err := database.Open(ctx, options)
 	if err != nil {
 		return made, err
 	}
 	if err := db.Close(); err != nil {
-		return made, err
-	}
-	identity, err := membership.CreateIdentity(c.Device.DataDir, rand.Reader)
-	if err != nil {
 		return made, err
 	}
 	return command.Made{ConfigFile: path, DeviceID: identity.ID()}, nil

@@ -183,8 +183,8 @@ func openIdentity(c *config.Config) (*membership.Identity, error) {
 	return membership.OpenIdentity(c.Device.DataDir)
 }
 
-func openDatabase(lc fx.Lifecycle, c *config.Config, log hclog.Logger) (*database.DB, error) {
-	options := databaseOptions(c)
+func openDatabase(lc fx.Lifecycle, c *config.Config, identity *membership.Identity, log hclog.Logger) (*database.DB, error) {
+	options := databaseOptions(c, identity)
 	options.Log = log.Named("database")
 	db, err := database.Open(context.Background(), options)
 	if err != nil {
@@ -195,8 +195,8 @@ func openDatabase(lc fx.Lifecycle, c *config.Config, log hclog.Logger) (*databas
 }
 
 // databaseOptions says how to open the database of a device.
-func databaseOptions(c *config.Config) database.Options {
-	options := database.Options{Dir: c.Device.DataDir, Durability: database.Durability(c.Store.Durability)}
+func databaseOptions(c *config.Config, identity *membership.Identity) database.Options {
+	options := database.Options{Dir: c.Device.DataDir, Device: identity.ID(), Durability: database.Durability(c.Store.Durability)}
 	if c.Store.Kind == "postgres" {
 		options.Postgres = &database.Postgres{DSN: c.Store.DSN, Schema: c.Store.Schema, Application: "starling " + c.Device.Name}
 	}

@@ -13,6 +13,7 @@ package database
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"os"
@@ -54,6 +55,9 @@ type Options struct {
 	CacheKiB   int          // page cache of SQLite's writer; each reader has a quarter of it; 0: 16 MiB
 	Log        hclog.Logger // nil: none
 	Postgres   *Postgres    // nil: SQLite, in Dir
+
+	Device sdk.DeviceID // whose database it is: that of another is refused. Zero: anybody's
+	New    bool         // refuse a database that is some device's already
 }
 
 // engine is the database below a DB: what its connections are and what their errors mean.
@@ -70,6 +74,8 @@ type engine interface {
 	// writer and reader connect. writer also makes sure that no other host writes.
 	writer(ctx context.Context) (*connection, error)
 	reader(ctx context.Context) (*connection, error)
+	// hasTable is a query that counts the tables that are called as its parameter says.
+	hasTable() string
 	// begun is called once the database is migrated.
 	begun(ctx context.Context, writer *connection) error
 	// commit ends a transaction of the writer. An unknownOutcome is for recover to resolve.
@@ -142,24 +148,64 @@ func Open(ctx context.Context, options Options) (*DB, error) {
 		e = postgres
 	}
 	db := newDB(options.Dir, e, options.Readers, options.Log)
-	if err := db.open(ctx); err != nil {
+	if err := db.open(ctx, options); err != nil {
 		return nil, errors.Join(err, db.release())
 	}
 	return db, nil
 }
 
-func (db *DB) open(ctx context.Context) error {
+func (db *DB) open(ctx context.Context, options Options) error {
 	if err := db.lockFolder(); err != nil {
 		return err
 	}
 	if err := db.connect(ctx); err != nil {
 		return fmt.Errorf("open %s: %w", db.engine.where(), db.explain(err))
 	}
+	if err := db.checkOwner(ctx, options); err != nil {
+		return fmt.Errorf("open %s: %w", db.engine.where(), db.explain(err))
+	}
 	if err := db.migrate(ctx); err != nil {
 		return fmt.Errorf("migrate %s: %w", db.engine.where(), db.explain(err))
 	}
-	if err := db.engine.begun(ctx, db.writer); err != nil {
+	err := db.engine.begun(ctx, db.writer)
+	if err == nil && options.Device != (sdk.DeviceID{}) {
+		err = db.writer.run(ctx, fmt.Sprintf("INSERT INTO _meta (key, value) VALUES ('%s', %s) ON CONFLICT (key) DO NOTHING",
+			ownerKey, db.engine.bind(fmt.Sprintf("x'%x'", options.Device[:]))))
+	}
+	if err != nil {
 		return fmt.Errorf("open %s: %w", db.engine.where(), db.explain(err))
+	}
+	return nil
+}
+
+// ownerKey is the row of _meta that holds the device whose database this is.
+const ownerKey = "device"
+
+// checkOwner refuses the database of another device, of which nothing was changed yet: the key of a device lies in its data
+// folder, so that nothing but this keeps it from a schema that is not its own.
+func (db *DB) checkOwner(ctx context.Context, options Options) error {
+	var there, rows int
+	if err := db.writer.one(ctx, db.engine.bind(db.engine.hasTable()), []any{"_meta"}, &there); err != nil || there == 0 {
+		return err
+	}
+	if err := db.writer.one(ctx, "SELECT count(*) FROM _meta", nil, &rows); err != nil {
+		return err
+	}
+	var id []byte
+	err := db.writer.one(ctx, "SELECT value FROM _meta WHERE key = '"+ownerKey+"'", nil, &id)
+	owned := err == nil
+	if err != nil && !errors.Is(err, sql.ErrNoRows) {
+		return err
+	}
+	var owner sdk.DeviceID
+	copy(owner[:], id)
+	switch {
+	case owned && options.Device != (sdk.DeviceID{}) && owner != options.Device:
+		return sdk.Errorf(sdk.CodeInvalid, "this is the database of the device %s, and this device is %s; "+
+			"give this one its own schema (or data_dir), or bring back the key of that one (device.key in its data_dir)", owner, options.Device)
+	case options.New && rows > 0: // also of a version that did not say whose it is
+		return sdk.Errorf(sdk.CodeInvalid, "there is a device in this database already; give the new one its own schema (or data_dir), "+
+			"or, if that device is gone for good, remove what it left: the schema with DROP SCHEMA ... CASCADE, or the file")
 	}
 	return nil
 }

@@ -256,6 +256,10 @@ func (p *postgresSchema) refuseSecond(ctx context.Context, c *connection) error 
 	return sdk.Errorf(sdk.CodeUnavailable, "another host%s uses schema %s of this database; stop it, or give this one its own schema", who, p.schema)
 }
 
+func (p *postgresSchema) hasTable() string {
+	return "SELECT count(*) FROM pg_tables WHERE schemaname = '" + p.schema + "' AND tablename = ?"
+}
+
 // begun names this opening of the database, so that a later session can tell whether another host wrote meanwhile.
 func (p *postgresSchema) begun(ctx context.Context, writer *connection) error {
 	return writer.run(ctx, fmt.Sprintf(

@@ -68,6 +68,10 @@ func (s *sqliteFile) writer(ctx context.Context) (*connection, error) {
 	return newConnection(ctx, s.bun, s, writerPragmas(s.durability, s.cache))
 }
 
+func (s *sqliteFile) hasTable() string {
+	return "SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = ?"
+}
+
 func (s *sqliteFile) begun(context.Context, *connection) error { return nil }
 
 func (s *sqliteFile) reader(ctx context.Context) (*connection, error) {
