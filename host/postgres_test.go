@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -150,4 +151,33 @@ func TestPostgres_restarts(t *testing.T) {
 		t.Errorf("bob's log: %v\n%s", err, log)
 	}
 	t.Logf("%d tags were acknowledged", len(written))
+}
+
+// TestPostgres_anotherDevice has devices be pointed at the schema of another one.
+func TestPostgres_anotherDevice(t *testing.T) {
+	server := databasetest.Start(t)
+	path := mustBuild(t)
+	t.Setenv("DATABASE_URL", server.DSN())
+	alice := clustertest.NewDevice(t, path, "alice", "--library", "home", "--store", "postgres")
+	folder := filepath.Join(t.TempDir(), "bob")
+	out, err := exec.Command(path, "init", folder, "--name", "bob", "--library", "other", "--store", "postgres").CombinedOutput() //nolint:gosec // our own binary
+	if err == nil || !strings.Contains(string(out), "this is the database of the device") {
+		t.Errorf("init on the schema of another device: %v\n%s", err, out)
+	}
+	if left, err := os.ReadDir(filepath.Join(folder, "data")); err == nil {
+		t.Errorf("it left %v", left)
+	}
+	bob := clustertest.NewDevice(t, path, "bob", "--library", "other")
+	config, err := os.ReadFile(alice.Config())
+	if err == nil {
+		config = []byte(strings.ReplaceAll(string(config), strings.TrimSpace(alice.Listen), bob.Listen))
+		err = os.WriteFile(bob.Config(), config, 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := bob.TryRun("run"); err == nil || !strings.Contains(err.Error(), "this is the database of the device") {
+		t.Errorf("run on the schema of another device: %v", err)
+	}
+	alice.Start(t)
 }
