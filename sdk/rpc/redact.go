@@ -7,6 +7,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net/url"
 	"slices"
@@ -14,6 +15,7 @@ import (
 	"strings"
 	"sync"
 	"unicode"
+	"unicode/utf16"
 	"unicode/utf8"
 
 	"google.golang.org/grpc"
@@ -33,8 +35,9 @@ const shortSecret = 8
 // Redactor takes secrets out of what a plugin says: out of its errors, its log, and what it tells people. A nil one takes out
 // nothing. Its methods may be called at once.
 //
-// It knows a secret as it is, and as it is quoted in Go, in JSON and in a URL; of one of several lines also each line. It does
-// not know parts of a line, nor what the plugin makes of it.
+// It knows a secret as it is, and as it is quoted in Go, in JSON (with all that is not ASCII escaped, as Python does, or not)
+// and in a URL; of one of several lines also each line. In a log line that is JSON it looks at the texts that this holds. It
+// does not know parts of a line, nor what the plugin makes of it.
 type Redactor struct {
 	mu    sync.RWMutex
 	forms []string // how secrets are written, the longest first
@@ -64,17 +67,96 @@ func formsOf(secret string) []string {
 		return nil
 	}
 	forms := []string{
-		secret, strings.Trim(strconv.Quote(secret), `"`), url.QueryEscape(secret), url.PathEscape(secret), url.UserPassword("", secret).String()[1:], (&url.URL{Path: "/" + secret}).EscapedPath()[1:],
+		secret, strings.Trim(strconv.Quote(secret), `"`), strings.Trim(strconv.QuoteToASCII(secret), `"`), url.QueryEscape(secret), url.PathEscape(secret), url.UserPassword("", secret).String()[1:], (&url.URL{Path: "/" + secret}).EscapedPath()[1:],
 	}
 	for _, escape := range []bool{true, false} {
 		var out bytes.Buffer
 		encoder := json.NewEncoder(&out)
 		encoder.SetEscapeHTML(escape)
 		if encoder.Encode(secret) == nil {
-			forms = append(forms, strings.TrimSuffix(strings.TrimPrefix(strings.TrimSuffix(out.String(), "\n"), `"`), `"`))
+			text := strings.TrimSuffix(strings.TrimPrefix(strings.TrimSuffix(out.String(), "\n"), `"`), `"`)
+			for _, text := range []string{text, ascii(text, `\u%04x`), ascii(text, `\u%04X`)} {
+				forms = append(forms, text, strings.ReplaceAll(text, "/", `\/`))
+			}
 		}
 	}
 	return forms
+}
+
+// ascii returns JSON with each UTF-16 unit that is not ASCII in format.
+func ascii(text, format string) string {
+	var out strings.Builder
+	for _, c := range text {
+		if c < utf8.RuneSelf {
+			out.WriteRune(c)
+			continue
+		}
+		for _, unit := range utf16.Encode([]rune{c}) {
+			fmt.Fprintf(&out, format, unit)
+		}
+	}
+	return out.String()
+}
+
+// line returns a log line without the secrets. One that is a JSON object is written anew with its texts without them, since
+// who decodes it would find what Text does not know: JSON has many ways to write one text.
+//
+// HAZARD: go-plugin panics, which ends the host, at an entry whose @message, @level or @timestamp is no text. Of an entry that
+// has been through here they are.
+func (r *Redactor) line(text string) string {
+	if !strings.HasPrefix(strings.TrimSpace(text), "{") {
+		return r.Text(text)
+	}
+	decoder := json.NewDecoder(strings.NewReader(text))
+	decoder.UseNumber()
+	var entry map[string]any
+	if decoder.Decode(&entry) != nil || entry == nil {
+		return r.Text(text)
+	}
+	if _, err := decoder.Token(); !errors.Is(err, io.EOF) { // more follows: go-plugin takes it for a text, too
+		return r.Text(text)
+	}
+	entry = r.value(entry).(map[string]any) //nolint:forcetypeassert // what comes in goes out
+	for _, key := range []string{"@message", "@level", "@timestamp"} {
+		if value, ok := entry[key]; ok {
+			if _, ok := value.(string); !ok {
+				entry[key] = fmt.Sprint(value)
+			}
+		}
+	}
+	var out bytes.Buffer
+	encoder := json.NewEncoder(&out)
+	encoder.SetEscapeHTML(false)
+	if encoder.Encode(entry) != nil {
+		return r.Text(text)
+	}
+	if !strings.HasSuffix(text, "\n") {
+		return strings.TrimSuffix(out.String(), "\n")
+	}
+	return out.String()
+}
+
+// value returns a decoded JSON value without the secrets.
+func (r *Redactor) value(v any) any {
+	switch v := v.(type) {
+	case string:
+		return r.Text(v)
+	case json.Number:
+		if text := r.Text(v.String()); text != v.String() {
+			return text
+		}
+	case []any:
+		for i := range v {
+			v[i] = r.value(v[i])
+		}
+	case map[string]any:
+		out := make(map[string]any, len(v))
+		for key, each := range v {
+			out[r.Text(key)] = r.value(each)
+		}
+		return out
+	}
+	return v
 }
 
 // Text returns text without the secrets.
@@ -227,7 +309,7 @@ func (l *lineReader) Read(p []byte) (int, error) {
 		if errors.Is(err, bufio.ErrBufferFull) {
 			err = nil
 		}
-		l.left, l.err = []byte(l.redactor.Text(string(line))), err
+		l.left, l.err = []byte(l.redactor.line(string(line))), err
 	}
 	n := copy(p, l.left)
 	l.left = l.left[n:]
@@ -263,7 +345,11 @@ func (l *lineWriter) Write(p []byte) (int, error) {
 	if end == 0 {
 		return len(p), nil
 	}
-	_, err := io.WriteString(l.out, l.redactor.Text(string(l.part[:end])))
+	var out strings.Builder
+	for line := range strings.Lines(string(l.part[:end])) {
+		out.WriteString(l.redactor.line(line))
+	}
+	_, err := io.WriteString(l.out, out.String())
 	l.part = append(l.part[:0], l.part[end:]...)
 	return len(p), err
 }
