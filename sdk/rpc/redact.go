@@ -235,6 +235,12 @@ func (r *Redactor) message(m any) {
 		for i := range m.Reasons {
 			m.Reasons[i] = r.Text(m.Reasons[i])
 		}
+	case *rpcpb.InfoReply:
+		r.info(m)
+	case *rpcpb.MetricsReply:
+		for _, metric := range m.Metrics {
+			metric.Help = r.Text(metric.Help)
+		}
 	case *rpcpb.ApplyReply:
 		r.wireError(m.Error)
 		for _, refused := range m.Refused {
@@ -247,6 +253,22 @@ func (r *Redactor) message(m any) {
 		if p := m.GetProgress(); p != nil {
 			p.Key = r.Text(p.Key)
 		}
+	}
+}
+
+// info takes the secrets out of the prose that a plugin declares. Names and types are what they are.
+func (r *Redactor) info(m *rpcpb.InfoReply) {
+	m.Version = r.Text(m.Version)
+	settings := m.GetTransportSettings().GetSettings()
+	for _, d := range m.Models {
+		d.Doc, d.WrittenBy = r.Text(d.Doc), r.Text(d.WrittenBy)
+		for _, f := range d.Fields {
+			f.Doc = r.Text(f.Doc)
+		}
+		settings = slices.Concat(settings, d.GetSettings().GetSettings())
+	}
+	for _, s := range settings {
+		s.Doc = r.Text(s.Doc)
 	}
 }
 

@@ -104,6 +104,34 @@ func TestRedact_Border(t *testing.T) {
 	}
 }
 
+// TestRedact_Declared wants no secret in the prose that a plugin declares, nor in what it says of its metrics.
+func TestRedact_Declared(t *testing.T) {
+	c := rpctest.Command(t, rpctest.Self(t))
+	c.Redact = new(rpc.Redactor)
+	c.Redact.Hide([]string{"a probe", "a name", "How deep", "one"}) // as if they were
+	p, err := rpc.Start(t.Context(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(p.Kill)
+	metrics, err := p.Client().Metrics(t.Context())
+	if err != nil || len(metrics) == 0 || metrics[0].Help != rpc.Redacted+"." {
+		t.Errorf("%v, %v", metrics, err)
+	}
+	info, err := p.Client().Info(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range info.Models {
+		if d.Model == "probe" && (d.Doc != rpc.Redacted || d.Fields[0].Doc != rpc.Redacted) {
+			t.Errorf("%+v", d)
+		}
+	}
+	if s := info.Settings["leaf"]; len(s) != 2 || s[0].Doc != rpc.Redacted {
+		t.Errorf("%+v", s)
+	}
+}
+
 // TestInfo_Settings wants what a plugin declares of its settings, and what it refuses about them, to arrive as they were.
 func TestInfo_Settings(t *testing.T) {
 	p := rpctest.Start(t, rpctest.Self(t))
