@@ -86,6 +86,10 @@ type engine interface {
 	explain(err error) error
 	// fatal reports an error after which the content of the disk is unknown.
 	fatal(err error) bool
+	// takingLong says that what is asked from now on, until end is called, may take very long.
+	takingLong() (end func())
+	// hurry has whatever waits for the database end soon, as it is being closed.
+	hurry()
 	// lost reports that the connection is gone, of which err was one consequence.
 	lost(c *connection, err error) bool
 	// recover makes the writer's connection again. kept says whether the commit whose outcome was unknown was kept.
@@ -264,7 +268,8 @@ func (db *DB) connect(ctx context.Context) (err error) {
 	return nil
 }
 
-// Close waits for the group and the reads under way, and closes the database. Calls that wait for their turn, and later
+// Close waits for the group and the reads under way, and closes the database. A PostgreSQL server that says nothing is waited
+// for 5 s for each of them. Calls that wait for their turn, and later
 // ones, fail. Idempotent.
 func (db *DB) Close() error {
 	db.mu.Lock()
@@ -273,6 +278,7 @@ func (db *DB) Close() error {
 	if !already {
 		close(db.closing)
 		db.end()
+		db.engine.hurry()
 	}
 	db.mu.Unlock()
 	if already {

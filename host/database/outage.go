@@ -58,6 +58,9 @@ const (
 	mostPause  = 5 * time.Second
 )
 
+// recoverTime bounds an attempt to connect again.
+const recoverTime = 15 * time.Second
+
 // suspect looks whether the writer's connection is gone too, after a reader's was. It does nothing while the writer is in use,
 // which then notices by itself.
 func (db *DB) suspect(ctx context.Context) {
@@ -147,7 +150,9 @@ func (db *DB) tryAgain(d *doubt) (kept bool, err error) {
 	patience := time.NewTimer(unknownPatience)
 	defer patience.Stop()
 	for {
-		c, kept, err := db.engine.recover(db.life)
+		trying, cancel := context.WithTimeout(db.life, recoverTime)
+		c, kept, err := db.engine.recover(trying)
+		cancel()
 		if err == nil {
 			db.writer = c
 			return kept, nil

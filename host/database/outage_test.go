@@ -220,6 +220,7 @@ type relay struct {
 	listener net.Listener
 	server   string // address
 	folder   string
+	frozen   atomic.Bool // nothing passes, and nothing is closed
 
 	mu     sync.Mutex // guards what follows
 	cut    string     // what becomes of the next commit: "", "before", "after" or "held"
@@ -282,6 +283,9 @@ func (r *relay) serve(client net.Conn) {
 				_ = client.Close()
 				return
 			}
+			if r.frozen.Load() {
+				continue
+			}
 			if dropping.Load() { // the server has committed: its answer is lost
 				_ = client.Close()
 				_ = server.Close()
@@ -296,6 +300,9 @@ func (r *relay) serve(client net.Conn) {
 		if err != nil {
 			_ = server.Close()
 			return
+		}
+		if r.frozen.Load() {
+			continue
 		}
 		if bytes.Contains(buffer[:n], []byte("COMMIT\x00")) {
 			r.mu.Lock()
@@ -354,6 +361,86 @@ func TestOutage_inCommit(t *testing.T) {
 		}
 	}
 	l.check(t, db)
+}
+
+// TestOutage_frozen has the server, or the network, say nothing any more without closing a connection.
+func TestOutage_frozen(t *testing.T) {
+	r, at := newRelay(t, databasetest.Shared(t))
+	at.Patience = time.Second
+	db := openAt(t, at, nil)
+	l := newLedger(t, db)
+	within := func(what string, fn func()) {
+		t.Helper()
+		done := make(chan struct{})
+		go func() { defer close(done); fn() }()
+		select {
+		case <-done:
+		case <-time.After(time.Minute):
+			t.Fatalf("%s: hangs", what)
+		}
+	}
+	ask := func() {
+		t.Helper()
+		var wg sync.WaitGroup
+		for what, fn := range map[string]func() error{
+			"a read": func() error { return readOne(db) }, "a write": func() error { return l.write(db) }, "the size": func() error { _, err := db.Size(); return err },
+		} {
+			wg.Go(func() {
+				if err := fn(); sdk.CodeOf(err) != sdk.CodeUnavailable {
+					t.Errorf("%s of a server that says nothing: %v", what, err)
+				}
+			})
+		}
+		within("what is asked of a server that says nothing", wg.Wait)
+	}
+	r.frozen.Store(true)
+	ask()
+	if db.Outage() == nil {
+		t.Error("nobody noticed")
+	}
+	r.frozen.Store(false)
+	eventually(t, "the outage ends", func() bool { return db.Outage() == nil })
+	if err := l.write(db); err != nil {
+		t.Error(err)
+	}
+	l.check(t, db)
+	r.frozen.Store(true)
+	within("closing", func() {
+		if err := db.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestOutage_closedFrozen closes the database while the server, of which much patience is had, says nothing.
+func TestOutage_closedFrozen(t *testing.T) {
+	r, at := newRelay(t, databasetest.Shared(t))
+	at.Patience = time.Hour
+	db := openAt(t, at, nil)
+	newLedger(t, db)
+	begun := make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		err := db.Write(context.Background(), func(tx *database.Tx) error {
+			r.frozen.Store(true)
+			close(begun)
+			_, err := tx.Exec("INSERT INTO t (n) VALUES (1)")
+			return err
+		})
+		if sdk.CodeOf(err) != sdk.CodeUnavailable {
+			t.Errorf("a write: %v", err)
+		}
+	})
+	<-begun
+	wg.Go(func() {
+		if err := readOne(db); sdk.CodeOf(err) != sdk.CodeUnavailable {
+			t.Errorf("a read: %v", err)
+		}
+	})
+	if err := db.Close(); err != nil {
+		t.Error(err)
+	}
+	wg.Wait()
 }
 
 // TestOutage_another has another host use the database while this one is cut off from it.

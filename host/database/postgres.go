@@ -27,7 +27,8 @@ type Postgres struct {
 	DSN    string // postgres://user@host/database?sslmode=...; names sslmode. It may hold a password: it is never shown
 	Schema string // made where it is missing, and of this host alone; empty: dsn.DefaultSchema
 
-	Application string // names this host to the server; empty: "starling"
+	Application string        // names this host to the server; empty: "starling"
+	Patience    time.Duration // after which a server that says nothing is out of reach; 0: 45 s
 }
 
 // leastPostgres is the oldest server that is known to do.
@@ -65,6 +66,8 @@ type postgresSchema struct {
 	log    hclog.Logger
 	bun    *bun.DB
 
+	sockets *sockets
+
 	opening string // names this opening of the database; hexadecimal
 	commits int64  // the number that the latest transaction set, or tried to
 	kept    int64  // the number of the latest transaction that is known to be kept; kept <= commits
@@ -83,7 +86,7 @@ func newPostgres(options Postgres, log hclog.Logger) (*postgresSchema, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &postgresSchema{config: config, schema: options.Schema, log: log, opening: rand.Text()}
+	p := &postgresSchema{config: config, schema: options.Schema, log: log, opening: rand.Text(), sockets: newSockets(options.Patience)}
 	if p.schema == "" {
 		p.schema = dsn.DefaultSchema
 	}
@@ -148,6 +151,7 @@ func (p *postgresSchema) open(_ context.Context, connections int) error {
 	if err != nil {
 		return err
 	}
+	connector.Dialer(p.sockets)
 	pool := sql.OpenDB(multiplexer{connector})
 	pool.SetMaxIdleConns(connections)
 	p.bun = bun.NewDB(pool, pgdialect.New())
@@ -368,6 +372,9 @@ func (p *postgresSchema) size(ctx context.Context) (total int64, err error) {
 		JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relkind = 'r'`, p.schema).Scan(&total)
 	return total, err
 }
+
+func (p *postgresSchema) takingLong() (end func()) { return p.sockets.takingLong() }
+func (p *postgresSchema) hurry()                   { p.sockets.hurry() }
 
 func (p *postgresSchema) fatal(error) bool { return false } // the server looks after its disk, and restarts
 

@@ -20,6 +20,7 @@ import (
 var migrationFiles embed.FS
 
 func (db *DB) migrate(ctx context.Context) error {
+	defer db.engine.takingLong()()
 	migrations := migrate.NewMigrations()
 	if err := migrations.Discover(flat{migrationFiles, db.engine.folder()}); err != nil {
 		return fmt.Errorf("read migrations: %w", err)

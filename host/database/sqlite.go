@@ -182,6 +182,10 @@ func (s *sqliteFile) fatal(err error) bool {
 	return false
 }
 
+// takingLong and hurry implement engine: a file needs no patience.
+func (s *sqliteFile) takingLong() func() { return func() {} }
+func (s *sqliteFile) hurry()             {}
+
 // lost implements engine: a file is never out of reach for a while.
 func (s *sqliteFile) lost(*connection, error) bool { return false }
 

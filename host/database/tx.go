@@ -129,8 +129,11 @@ func (tx *Tx) Exec(query string, args ...any) (int64, error) {
 	return result.RowsAffected()
 }
 
-// Run executes a statement that is not kept, such as DDL.
-func (tx *Tx) Run(query string) error { return tx.conn.run(tx.ctx, query) }
+// Run executes a statement that is not kept, such as DDL. It may take very long.
+func (tx *Tx) Run(query string) error {
+	defer tx.db.engine.takingLong()()
+	return tx.conn.run(tx.ctx, query)
+}
 
 // Query executes a prepared query, of whose rows few are read ahead of the caller, who closes them before the transaction
 // ends. The rows of one text must be closed before the same text is queried again; those of others may be open meanwhile.
@@ -231,7 +234,7 @@ func (db *DB) beginRead(ctx context.Context, reader **connection) (err error) {
 		}
 		lost := db.engine.lost(*reader, err)
 		err = errors.Join(err, db.replace(reader))
-		if !lost || !again {
+		if !lost || !again || db.isClosed() {
 			return err
 		}
 	}
