@@ -231,7 +231,7 @@ func (p *postgresSchema) lock(ctx context.Context, c *connection) error {
 	defer tick.Stop()
 	for start := time.Now(); ; {
 		var locked int
-		if err := c.one(ctx, "SELECT pg_try_advisory_lock($1, (SELECT oid::bigint::int FROM pg_namespace WHERE nspname = $2))", []any{lockClass, p.schema}, &locked); err != nil || locked != 0 {
+		if err := c.one(ctx, "SELECT pg_try_advisory_lock($1, (SELECT oid::int4 FROM pg_namespace WHERE nspname = $2))", []any{lockClass, p.schema}, &locked); err != nil || locked != 0 {
 			return err
 		}
 		if time.Since(start) > lockPatience {
