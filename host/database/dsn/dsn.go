@@ -64,7 +64,7 @@ func errUnreadable() error {
 func sslMode(text string) (mode string, ok bool) {
 	if strings.HasPrefix(text, "postgres://") || strings.HasPrefix(text, "postgresql://") {
 		parsed, err := url.Parse(text)
-		if err != nil {
+		if err != nil || misread(parsed) {
 			return "", false
 		}
 		return parsed.Query().Get("sslmode"), true
@@ -85,6 +85,20 @@ func sslMode(text string) (mode string, ok bool) {
 			mode = value
 		}
 	}
+}
+
+// misread reports that a part of a password has become that of something else, which messages show: a / or ? that is not
+// percent-encoded ends the host.
+func misread(parsed *url.URL) bool {
+	if strings.ContainsAny(strings.TrimPrefix(parsed.EscapedPath(), "/"), "/@") {
+		return true
+	}
+	for name := range parsed.Query() {
+		if strings.ContainsAny(name, "/@:") {
+			return true
+		}
+	}
+	return false
 }
 
 const blanks = " \t\r\n"

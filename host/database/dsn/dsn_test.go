@@ -23,6 +23,11 @@ func TestParse(t *testing.T) {
 		"host=h password='s3cr%74":                               "can not be read",
 		"host=h s3cr%74":                                         "can not be read",
 		"postgres://u:s3cr%74/#x@h/d?sslmode=disable":            "can not be read",
+		"postgres://u:12/s3cr%74@h/d?sslmode=disable":            "can not be read",
+		"postgres://u:12/s3cr%74@h?sslmode=disable":              "can not be read",
+		"postgres://u:12?s3cr%74@h/d&sslmode=disable":            "can not be read",
+		"postgres://u:12?s3cr%74@h/d?a=b&sslmode=disable":        "can not be read",
+		"postgres://u@h/a%2Fb%40c?sslmode=disable":               "",
 		"postgres://u:" + password + "@h:port/d?sslmode=disable": "can not be read",
 	} {
 		config, err := dsn.Parse(text)
