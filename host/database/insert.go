@@ -71,20 +71,22 @@ const maxCopied = 2000
 
 // stage is a temporary table of a connection that rows are copied into, on their way into a table that may have them.
 type stage struct {
-	name  string
-	used  bool // in this transaction
-	fresh bool // made in this transaction, and gone with it if it is undone
+	name   string
+	number int  // of those of the connection, as they were made
+	used   bool // in this transaction
+	fresh  bool // made in this transaction, and gone with it if it is undone
 }
 
-// settleStages says that the transaction has ended, and undoStages that it, or a part of it, was undone.
+// settleStages says that the transaction has ended, and undoStages that what it did since so many stages had been made was
+// undone.
 func (c *connection) settleStages() {
 	for _, at := range c.stages {
 		at.used, at.fresh = false, false
 	}
 }
 
-func (c *connection) undoStages() {
-	maps.DeleteFunc(c.stages, func(_ *Insert, at *stage) bool { return at.fresh })
+func (c *connection) undoStages(since int) {
+	maps.DeleteFunc(c.stages, func(_ *Insert, at *stage) bool { return at.fresh && at.number > since })
 }
 
 // copyRows copies rows into a stage, and moves them from there by one guarded statement: COPY itself has no ON CONFLICT.
@@ -119,7 +121,7 @@ func (c *connection) stageOf(ctx context.Context, in *Insert) (*stage, error) {
 	}
 	c.staged++
 	name := fmt.Sprintf("_stage_%d", c.staged)
-	at := &stage{name: "pg_temp." + name, fresh: true}
+	at := &stage{name: "pg_temp." + name, number: c.staged, fresh: true}
 	text := "CREATE TEMPORARY TABLE " + name + " ON COMMIT DELETE ROWS AS SELECT " + in.columns + " FROM " + in.table + " WITH NO DATA"
 	if err := c.run(ctx, text); err != nil {
 		return nil, err

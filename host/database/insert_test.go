@@ -2,9 +2,11 @@ package database_test
 
 import (
 	"errors"
+	"sync"
 	"testing"
 
 	"github.com/starling-sync/starling/host/database"
+	"github.com/starling-sync/starling/host/database/databasetest"
 )
 
 // TestTx_Insert_undone has inserts of many rows undone in all ways, and others after them on the same connection.
@@ -75,4 +77,54 @@ func TestTx_Insert_guarded(t *testing.T) {
 	write(func(i int) int64 { return int64(1000 + i) }, 300)
 	write(func(i int) int64 { return int64(1000 + i) }, 0)
 	write(func(i int) int64 { return int64(1000 + i + i%3) }, 200)
+}
+
+// TestTx_Insert_besideFailure has an insert of many rows share its group with one that fails, before it or after. A stage that was
+// made stays known: one that is forgotten would stay on the server as long as the connection.
+func TestTx_Insert_besideFailure(t *testing.T) {
+	for failing := range 2 {
+		db := openAt(t, databasetest.Shared(t).Schema(), nil)
+		in := makeWide(t, db)
+		refused := errors.New("refused")
+		const many, rounds = 150, 3
+		for round := range rounds {
+			entered, release := make(chan struct{}), make(chan struct{})
+			var wg sync.WaitGroup
+			wg.Go(func() {
+				if err := db.Write(t.Context(), func(*database.Tx) error { close(entered); <-release; return nil }); err != nil {
+					t.Error(err)
+				}
+			})
+			<-entered
+			var errs [2]error
+			for at := range errs {
+				wg.Go(func() {
+					errs[at] = db.Write(t.Context(), func(tx *database.Tx) error {
+						err := tx.Insert(in, many, func(i int) []any { return wideRow(round*1000 + i) }, nil)
+						if at == failing {
+							err = errors.Join(err, refused)
+						}
+						return err
+					})
+				})
+				eventually(t, "it waits", func() bool { return db.Waiting() == at+1 })
+			}
+			close(release)
+			wg.Wait()
+			if !errors.Is(errs[failing], refused) || errs[1-failing] != nil {
+				t.Errorf("%v", errs)
+			}
+		}
+		var rows, stages int
+		err := db.Write(t.Context(), func(tx *database.Tx) error {
+			if _, err := tx.One("SELECT count(*) FROM wide", nil, &rows); err != nil {
+				return err
+			}
+			_, err := tx.One(`SELECT count(*) FROM pg_class WHERE relnamespace = pg_my_temp_schema() AND relname LIKE '\_stage%'`, nil, &stages)
+			return err
+		})
+		if err != nil || rows != rounds*many || stages != 1 {
+			t.Errorf("%d rows, want %d; %d stages, want 1; %v", rows, rounds*many, stages, err)
+		}
+	}
 }

@@ -229,11 +229,12 @@ func (db *DB) inSavepoint(w *write, nested bool) error {
 	if err := db.writer.step(w.tx.ctx, "SAVEPOINT w"); err != nil {
 		return err
 	}
+	staged := db.writer.staged
 	w.err = db.failed(w.call())
 	if w.err != nil {
 		// HAZARD: a full disk may end the whole transaction by itself. Then there is no savepoint to go back to, and
 		// what came after would be committed statement by statement.
-		db.writer.undoStages()
+		db.writer.undoStages(staged)
 		if err := db.writer.step(w.tx.ctx, "ROLLBACK TO w"); err != nil {
 			return fmt.Errorf("another write of the group ended it: %w", w.err)
 		}
@@ -244,7 +245,7 @@ func (db *DB) inSavepoint(w *write, nested bool) error {
 func (w *write) call() error { return guard("a database write", func() error { return w.fn(w.tx) }) }
 
 func (db *DB) rollback(ctx context.Context, err error) error {
-	db.writer.undoStages()
+	db.writer.undoStages(0)
 	undo := db.writer.step(ctx, "ROLLBACK")
 	if err == nil {
 		return db.failed(undo)
