@@ -2,8 +2,11 @@ package main
 
 import (
 	"context"
+	"errors"
 	"strings"
 	"time"
+
+	"golang.org/x/sync/singleflight"
 
 	"github.com/starling-sync/starling/host/config"
 	"github.com/starling-sync/starling/host/control"
@@ -13,6 +16,7 @@ import (
 	"github.com/starling-sync/starling/host/registry"
 	"github.com/starling-sync/starling/host/source"
 	"github.com/starling-sync/starling/host/supervisor"
+	"github.com/starling-sync/starling/host/telemetry"
 	"github.com/starling-sync/starling/host/transaction"
 	"github.com/starling-sync/starling/sdk"
 )
@@ -32,6 +36,8 @@ type backend struct {
 	supervisor *supervisor.Supervisor
 	sources    *source.Runner
 	started    time.Time
+
+	asked singleflight.Group // questions that may never be answered, each asked once at a time
 }
 
 func newBackend(c *config.Config, l *live, identity *membership.Identity, db *database.DB, r *registry.Registry, m *transaction.Manager,
@@ -85,17 +91,38 @@ func (b *backend) Join(ctx context.Context, code string) (control.Joined, error)
 
 // Status implements control.Reporter. While the database is out of reach it says that, and what can be said without it.
 func (b *backend) Status(ctx context.Context) (control.Status, error) {
+	answering, cancel := context.WithTimeout(ctx, telemetry.HealthTime)
+	_, err := askOnce(answering, &b.asked, "read", func(ctx context.Context) (struct{}, error) { return struct{}{}, b.reads(ctx) })
+	cancel()
+	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil && b.db.Outage() == nil {
+		return b.statusWithout(ctx, control.WarnStoreSilent(b.config.Store.Kind, telemetry.HealthTime))
+	}
 	s, err := b.wholeStatus(ctx)
 	if outage := b.db.Outage(); err != nil && outage != nil {
-		return b.statusInOutage(ctx, outage)
+		return b.statusWithout(ctx, control.WarnStoreAway(outage.Where, outage.Since, outage.Cause))
 	}
 	return s, err
 }
 
-func (b *backend) statusInOutage(ctx context.Context, outage *database.Outage) (s control.Status, err error) {
+// reads returns nil once the database has answered a reader.
+func (b *backend) reads(ctx context.Context) error {
+	return b.db.Read(ctx, func(tx *database.Tx) error {
+		var one int
+		_, err := tx.One("SELECT 1", nil, &one)
+		return err
+	})
+}
+
+// storeBytes returns the bytes of the database on disk. It waits for its server, until ctx ends.
+func (b *backend) storeBytes(ctx context.Context) (int64, error) {
+	return askOnce(ctx, &b.asked, "size", func(context.Context) (int64, error) { return b.db.Size() })
+}
+
+// statusWithout is what can be said without the database, with why.
+func (b *backend) statusWithout(ctx context.Context, why control.StatusWarning) (s control.Status, err error) {
 	s = control.Status{
 		DeviceID: b.identity.ID(), DeviceName: b.config.Device.Name, LibraryID: "unknown", LibraryName: "library unknown now", Version: version(), Started: b.started,
-		StoreKind: b.config.Store.Kind, Transports: b.transports(), Warnings: []control.StatusWarning{control.WarnStoreAway(outage.Where, outage.Since, outage.Cause)},
+		StoreKind: b.config.Store.Kind, Transports: b.transports(), Warnings: []control.StatusWarning{why},
 	}
 	if s.Peers, err = b.Peers(ctx); err != nil {
 		return s, err
@@ -110,7 +137,7 @@ func (b *backend) wholeStatus(ctx context.Context) (control.Status, error) {
 	if err != nil {
 		return control.Status{}, err
 	}
-	bytes, err := b.db.Size()
+	bytes, err := b.storeBytes(ctx)
 	if err != nil {
 		return control.Status{}, err
 	}

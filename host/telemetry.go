@@ -12,6 +12,7 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 	"go.uber.org/fx"
+	"golang.org/x/sync/singleflight"
 
 	"github.com/starling-sync/starling/hlc"
 	"github.com/starling-sync/starling/host/config"
@@ -131,9 +132,6 @@ func (f *figures) Figures() telemetry.Figures {
 	if library := b.network.belongs.Load(); library != nil {
 		out.Library, out.LibraryID = library.Name, library.ID.String()
 	}
-	if bytes, err := b.db.Size(); err == nil {
-		out.StoreBytes = bytes
-	}
 	var peers []skew
 	for i := range out.Peers {
 		peers = append(peers, skew{out.Peers[i].RTT, out.Peers[i].Skew})
@@ -168,6 +166,9 @@ func (f *figures) retired(id sdk.DeviceID) bool {
 // Stock implements telemetry.Source.
 func (f *figures) Stock(ctx context.Context) (out telemetry.Stock, err error) {
 	b := f.backend
+	if out.StoreBytes, err = b.storeBytes(ctx); err != nil {
+		return out, err
+	}
 	if out.Models, err = b.registry.Counts(ctx); err != nil {
 		return out, err
 	}
@@ -256,20 +257,46 @@ func newHealth(b *backend) *health { return &health{backend: b} }
 
 var errProbe = errors.New("undo: it was a probe")
 
+// intact reports whether the database takes writes as far as this process can help. A server that is away, or a write that
+// takes long, is none of its doing: started again it would wait for the same, and a commit in doubt would be forgotten.
+func (h *health) intact() telemetry.Check {
+	c := telemetry.Check{Name: "database", OK: true}
+	if err := h.backend.db.Broken(); err != nil {
+		c.OK, c.Reason = false, err.Error()
+	} else if outage := h.backend.db.Outage(); outage != nil {
+		c.Reason = "out of reach since " + outage.Since.Format(time.TimeOnly) + "; it is connected again as soon as it is back"
+	}
+	return c
+}
+
 // database reports whether the database answers readers and takes writers in turn.
 func (h *health) database(ctx context.Context) telemetry.Check {
-	c := telemetry.Check{Name: "database"}
-	err := h.backend.db.Read(ctx, func(tx *database.Tx) error {
-		var one int
-		_, err := tx.One("SELECT 1", nil, &one)
-		return err
-	})
-	if err == nil {
-		if err = h.backend.db.Write(ctx, func(*database.Tx) error { return errProbe }); errors.Is(err, errProbe) {
-			err = nil
+	_, err := askOnce(ctx, &h.backend.asked, "database", func(ctx context.Context) (struct{}, error) {
+		err := h.backend.reads(ctx)
+		if err == nil {
+			if err = h.backend.db.Write(ctx, func(*database.Tx) error { return errProbe }); errors.Is(err, errProbe) {
+				err = nil
+			}
 		}
+		return struct{}{}, err
+	})
+	return withError(telemetry.Check{Name: "database"}, err, "it did not answer in time")
+}
+
+// askOnce returns what fn, which has telemetry.HealthTime and may overrun it, returns; or the error of ctx once that has ended.
+// While it still runs, those who ask for the same wait for it: what hangs is asked once.
+func askOnce[T any](ctx context.Context, asked *singleflight.Group, what string, fn func(context.Context) (T, error)) (answer T, err error) {
+	ended := asked.DoChan(what, func() (any, error) {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), telemetry.HealthTime)
+		defer cancel()
+		return fn(ctx)
+	})
+	select {
+	case result := <-ended:
+		return result.Val.(T), result.Err //nolint:forcetypeassert // one kind of answer to one question
+	case <-ctx.Done():
+		return answer, ctx.Err()
 	}
-	return withError(c, err, "it did not answer in time")
 }
 
 func withError(c telemetry.Check, err error, late string) telemetry.Check {
@@ -298,23 +325,26 @@ func (h *health) loop(ctx context.Context) telemetry.Check {
 // Alive implements telemetry.Health. A plugin that is not well is no reason to start the host again: the supervisor starts it
 // again, or has given it up. That the supervisor answers is one.
 func (h *health) Alive(ctx context.Context) []telemetry.Check {
-	checks := []telemetry.Check{h.database(ctx), h.loop(ctx)}
-	answered := make(chan []supervisor.Status, 1)
-	go func() { answered <- h.backend.supervisor.Status() }() // ends when the supervisor's locks are free
-	c := telemetry.Check{Name: "plugins"}
-	select {
-	case list := <-answered:
+	checks := []telemetry.Check{h.intact(), h.loop(ctx)}
+	list, err := h.plugins(ctx)
+	c := withError(telemetry.Check{Name: "plugins"}, err, noSupervisor)
+	if c.OK {
 		running := 0
 		for _, p := range list {
 			if p.State == supervisor.Running {
 				running++
 			}
 		}
-		c.OK, c.Reason = true, fmt.Sprintf("%d of %d run", running, len(list))
-	case <-ctx.Done():
-		c.Reason = "their supervisor did not answer in time"
+		c.Reason = fmt.Sprintf("%d of %d run", running, len(list))
 	}
 	return append(checks, c)
+}
+
+const noSupervisor = "their supervisor did not answer in time"
+
+// plugins asks the supervisor, whose locks may be held.
+func (h *health) plugins(ctx context.Context) ([]supervisor.Status, error) {
+	return askOnce(ctx, &h.backend.asked, "plugins", func(context.Context) ([]supervisor.Status, error) { return h.backend.supervisor.Status(), nil })
 }
 
 // Ready implements telemetry.Health.
@@ -336,7 +366,11 @@ func (h *health) Ready(ctx context.Context) []telemetry.Check {
 	}
 	checks = append(checks, library)
 	paused := map[string]bool{}
-	for _, p := range b.supervisor.Status() {
+	plugins, err := h.plugins(ctx)
+	if err != nil {
+		checks = append(checks, withError(telemetry.Check{Name: "plugins"}, err, noSupervisor))
+	}
+	for _, p := range plugins {
 		c := telemetry.Check{Name: "plugin " + p.Name, OK: p.State == supervisor.Running, Reason: p.Reason}
 		if !c.OK && c.Reason == "" {
 			c.Reason = string(p.State)

@@ -43,6 +43,11 @@ func WarnStoreAway(where string, since time.Time, cause error) StatusWarning {
 		where, since.Format(time.TimeOnly), cause)}
 }
 
+// WarnStoreSilent says that the database did not answer, whether or not it is known to be out of reach.
+func WarnStoreSilent(kind string, waited time.Duration) StatusWarning {
+	return StatusWarning{WarningStoreAway, fmt.Sprintf("the store (%s) did not answer within %s, so that what it holds is not shown: ask again, and if it stays so, see that its server, or its disk, works", kind, waited)}
+}
+
 // WarnRestored says that this device began from an older copy of itself, and fetches what it had written since.
 func WarnRestored() StatusWarning {
 	return StatusWarning{WarningRestored, "this device was restored from an older copy and is fetching from its peers what it had written since. " +

@@ -177,6 +177,14 @@ func (db *DB) breakDown(err error) {
 	}
 }
 
+// Broken returns why no more writes are taken until the host is started again; nil if they are.
+func (db *DB) Broken() error {
+	if broken := db.broken.Load(); broken != nil {
+		return broken
+	}
+	return nil
+}
+
 // commit runs group in one transaction. An error is of all of them; the error of one stands in its err. after is what the
 // hooks of BeforeCommit want to be called.
 func (db *DB) commit(group []*write, before []func(*Tx) error) (after []func(), err error) {

@@ -138,7 +138,7 @@ var (
 func TestMetrics(t *testing.T) {
 	d := &device{
 		figures: Figures{
-			Device: "alice", DeviceID: "a", Library: "home", LibraryID: "l", Version: "v1", Store: "sqlite", StoreBytes: 4096,
+			Device: "alice", DeviceID: "a", Library: "home", LibraryID: "l", Version: "v1", Store: "sqlite",
 			ClockOffset: 250 * time.Millisecond, Limits: []string{"marks", "heads"},
 			Peers: []peersync.PeerStatus{
 				{ID: carol, Name: "carol \xff", State: peersync.Offline, BehindMe: time.Minute},
@@ -159,7 +159,7 @@ func TestMetrics(t *testing.T) {
 			Sources:    []Progress{{Model: "location", Running: true, Done: 5, Total: 9, Warnings: 1}},
 		},
 		stock: Stock{
-			Models: map[sdk.ModelName]registry.Counts{"tag": {Visible: 12, Deleted: 3}}, LogEntries: 7, LogBytes: 700,
+			Models: map[sdk.ModelName]registry.Counts{"tag": {Visible: 12, Deleted: 3}}, LogEntries: 7, LogBytes: 700, StoreBytes: 4096,
 			Lag: map[sdk.DeviceID]map[string]int{carol: {kindShared: 41}},
 		},
 	}
@@ -252,10 +252,10 @@ func TestMetrics_Plugins(t *testing.T) {
 }
 
 func TestMetrics_PluginHangs(t *testing.T) {
-	d := &device{hang: true, figures: Figures{StoreBytes: 1}}
+	d := &device{hang: true, figures: Figures{Engine: peersync.Figures{Streams: 1}}}
 	get, _ := serve(t, d)
 	_, page := get("/metrics")
-	wantLines(t, page, "starling_store_bytes 1")
+	wantLines(t, page, "starling_streams 1")
 }
 
 // TestCount wants a scrape neither to count by itself nor to have the database counted at each.

@@ -57,7 +57,6 @@ func deviceMetrics() []metric {
 		{"starling_info", "Names of this device, its library and its build; always 1.", gauge, []string{"device", "device_id", "library", "library_id", "version", "store"}, func(v *view, emit emit) {
 			emit(1, v.Device, v.DeviceID, v.Library, v.LibraryID, v.Version, v.Store)
 		}},
-		{"starling_store_bytes", "Bytes of the database on disk, its write-ahead log among them.", gauge, nil, func(v *view, emit emit) { emit(float64(v.StoreBytes)) }},
 		{"starling_clock_offset_seconds", "This device's clock minus the median of its connected peers' clocks.", gauge, nil, func(v *view, emit emit) { emit(v.ClockOffset.Seconds()) }},
 		{"starling_clock_ahead_seconds", "How far the stamps that this device has drawn are ahead of its wall clock; 0 where they are not.", gauge, nil, func(v *view, emit emit) { emit(max(0, v.ClockAhead.Seconds())) }},
 		{"starling_streams", "Streams of changes that this device knows of, two for each device that ever wrote.", gauge, nil, func(v *view, emit emit) { emit(float64(v.Engine.Streams)) }},
@@ -117,6 +116,7 @@ func stockMetrics() []metric {
 		{"starling_parked_changes", "Changes that wait for the plugin of their model.", gauge, model, of(func(c registry.Counts) int64 { return c.Parked })},
 		{"starling_conflicts", "Values in the conflict journal.", gauge, model, of(func(c registry.Counts) int64 { return c.Conflicts })},
 		{"starling_refused_changes", "Changes of peers that could not be stored and are listed with their reason.", gauge, model, of(func(c registry.Counts) int64 { return c.Refused })},
+		{"starling_store_bytes", "Bytes of the database on disk, its write-ahead log among them.", gauge, nil, once(func(v *view) float64 { return float64(v.stock.StoreBytes) })},
 		{"starling_log_entries", "Operations in the log of shared changes.", gauge, nil, once(func(v *view) float64 { return float64(v.stock.LogEntries) })},
 		{"starling_log_bytes", "Bytes of the operations in the log of shared changes.", gauge, nil, once(func(v *view) float64 { return float64(v.stock.LogBytes) })},
 		{"starling_log_oldest_timestamp_seconds", "When the oldest operation in the log was written, in seconds since 1970; 0 where the log is empty.", gauge, nil, once(func(v *view) float64 {
@@ -125,7 +125,7 @@ func stockMetrics() []metric {
 			}
 			return float64(v.stock.LogOldest.UnixMilli()) / 1000
 		})},
-		{"starling_count_age_seconds", "Age of what is counted in the background: records, tombstones, parked changes, conflicts, refused changes, the log, and how many changes peers lack.", gauge, nil, once(func(v *view) float64 { return v.now.Sub(v.stockAt).Seconds() })},
+		{"starling_count_age_seconds", "Age of what is counted in the background: records, tombstones, parked changes, conflicts, refused changes, the log, the bytes on disk, and how many changes peers lack.", gauge, nil, once(func(v *view) float64 { return v.now.Sub(v.stockAt).Seconds() })},
 		{"starling_count_seconds", "How long the last such count took.", gauge, nil, once(func(v *view) float64 { return v.stockFor.Seconds() })},
 	}
 }

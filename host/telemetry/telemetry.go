@@ -32,7 +32,6 @@ type Figures struct {
 	Device, DeviceID   string
 	Library, LibraryID string // empty: it belongs to none yet
 	Version, Store     string
-	StoreBytes         int64
 	ClockOffset        time.Duration // this clock minus the median of its peers'
 	ClockAhead         time.Duration // how far the stamps of this device are ahead of its wall clock
 
@@ -60,6 +59,7 @@ type Progress struct {
 
 // Stock is what the database holds.
 type Stock struct {
+	StoreBytes           int64 // on disk
 	Models               map[sdk.ModelName]registry.Counts
 	LogEntries, LogBytes int64
 	LogOldest            time.Time                       // zero: the log is empty

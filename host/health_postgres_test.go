@@ -1,0 +1,94 @@
+//go:build linux
+
+package main_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/starling-sync/starling/host/clustertest"
+	"github.com/starling-sync/starling/host/database/databasetest"
+)
+
+// freeze stops every process of the server, so that it neither answers nor hangs up. The function returned lets them go on.
+func freeze(t *testing.T, server *databasetest.Server) (thaw func()) {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(server.Socket(), "data", "postmaster.pid"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	root, _, _ := strings.Cut(string(text), "\n")
+	children, err := os.ReadFile(fmt.Sprintf("/proc/%s/task/%s/children", root, root))
+	if err != nil {
+		t.Skip("this system does not tell the children of a process: ", err)
+	}
+	var all []int
+	for _, each := range append(strings.Fields(string(children)), root) {
+		var pid int
+		if _, err := fmt.Sscan(each, &pid); err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, pid)
+	}
+	for _, pid := range all {
+		if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return func() {
+		for _, pid := range all {
+			_ = syscall.Kill(pid, syscall.SIGCONT) // or it is gone
+		}
+	}
+}
+
+// TestPostgres_health has a server killed, and then one that is frozen. The host lives all the while, is not ready, and who asks for
+// its metrics, its health or its status is answered.
+func TestPostgres_health(t *testing.T) {
+	server := databasetest.Start(t)
+	t.Setenv("DATABASE_URL", server.DSN())
+	alice := watch(t, "alice", "--library", "home", "--store", "postgres")
+	alice.Start(t)
+	wantReady(t, alice, http.StatusOK, "ok      database")
+	status := func(want string) {
+		t.Helper()
+		clustertest.Eventually(t, "status says: "+want, func() error {
+			out, err := alice.TryRun("status")
+			if err == nil && !strings.Contains(out, want) {
+				err = errors.New(out)
+			}
+			return err
+		})
+	}
+	answers := func(path string, code int, line string) {
+		t.Helper()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute) // or it hangs
+		defer cancel()
+		got, text, err := alice.get(ctx, path)
+		if err != nil || got != code || !strings.Contains(text, line) {
+			t.Errorf("%s: %d, %v; want %d and %s in\n%s", path, got, err, code, line, text)
+		}
+	}
+	server.Kill(t)
+	status("out of reach")
+	answers("/healthz", http.StatusOK, "ok      database: out of reach since ")
+	answers("/readyz", http.StatusServiceUnavailable, "failed  database: ")
+	answers("/metrics", http.StatusOK, "starling_info")
+	server.Restart(t)
+	wantReady(t, alice, http.StatusOK, "ok      database")
+	defer freeze(t, server)()
+	answers("/readyz", http.StatusServiceUnavailable, "failed  database: ")
+	for range 5 { // more than may be under way at once
+		answers("/metrics", http.StatusOK, "starling_info")
+		answers("/healthz", http.StatusOK, "ok      database")
+	}
+	status("did not answer within 2s")
+}
