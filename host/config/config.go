@@ -166,10 +166,26 @@ func Load(paths ...string) (*Config, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := onlyLock(paths); err != nil {
+		return nil, err
+	}
 	if err := c.lock(LockPath(paths[0])); err != nil {
 		return nil, err
 	}
 	return c, nil
+}
+
+// onlyLock refuses a lock file that lies beside another path than the first: who put it there counts on what it pins.
+func onlyLock(paths []string) error {
+	used, _ := os.Stat(LockPath(paths[0])) // nil: it is not there
+	for _, path := range paths[1:] {
+		other, err := os.Stat(LockPath(path))
+		if err != nil || used != nil && os.SameFile(used, other) {
+			continue
+		}
+		return sdk.Errorf(sdk.CodeInvalid, "%s would not be read: the lock file of a configuration in several places lies beside the first of them, at %s; move what it pins there, or name its place first", LockPath(path), LockPath(paths[0]))
+	}
+	return nil
 }
 
 // Read returns the files in paths: files, and folders, of which the files NAME.hcl count but for the lock file, in the order

@@ -216,3 +216,27 @@ func TestShow_SecretSettings(t *testing.T) {
 		}
 	}
 }
+
+// TestLoad_OtherLock refuses a lock file where none is read, which would pin nothing. One beside the first path counts for all.
+func TestLoad_OtherLock(t *testing.T) {
+	lock := `plugin "tag" { sha256 = { "` + Platform() + `" = "` + sumA + `" } }` + "\n"
+	base := write(t, map[string]string{"config.hcl": minimal, "more.hcl": "plugin_dir = \"./plugins\"\n"})
+	models := write(t, map[string]string{"models.hcl": "model \"tag\" {}\n", LockName: lock})
+	for _, paths := range [][]string{
+		{base, models}, {base, filepath.Join(models, "models.hcl")}, {filepath.Join(base, "config.hcl"), filepath.Join(base, "more.hcl"), models},
+	} {
+		if _, err := Load(paths...); sdk.CodeOf(err) != sdk.CodeInvalid || !strings.Contains(err.Error(), filepath.Join(models, LockName)) || !strings.Contains(err.Error(), filepath.Join(base, LockName)) {
+			t.Errorf("%v: %v", paths, err)
+		}
+	}
+	for _, paths := range [][]string{{models, base}, {filepath.Join(models, "models.hcl"), base}} {
+		c, err := Load(paths...)
+		if err != nil || c.Models[0].SHA256 != sumA {
+			t.Errorf("%v: %v, %+v", paths, err, c)
+		}
+	}
+	two := write(t, map[string]string{"config.hcl": minimal, "models.hcl": "model \"tag\" {}\n", LockName: lock})
+	if _, err := Load(filepath.Join(two, "config.hcl"), filepath.Join(two, ".", "models.hcl")); err != nil {
+		t.Errorf("two files of one folder: %v", err)
+	}
+}
