@@ -263,6 +263,9 @@ func kindOf(mode fs.FileMode) string {
 func (r *processRunner) explain(err error, timeout time.Duration, cancelled error) error {
 	path, line, words := cmp.Or(r.command.Origin, r.command.Path), r.firstLine(), r.lastWords()
 	late := errors.Is(cancelled, context.DeadlineExceeded) // or go-plugin was first to notice
+	if text := r.command.Redact.Text(err.Error()); text != err.Error() {
+		err = errors.New(text) // it quotes the handshake
+	}
 	switch {
 	case errors.Is(err, syscall.ENOEXEC):
 		return sdk.Errorf(sdk.CodeInvalid, "%s is not a program for %s/%s; build the plugin for this machine: %w", path, runtime.GOOS, runtime.GOARCH, syscall.ENOEXEC)

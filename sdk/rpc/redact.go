@@ -309,18 +309,20 @@ func (s *redactedStream) RecvMsg(m any) error {
 // maxLine is the longest line that is looked at as a whole.
 const maxLine = 64 << 10
 
-// lines returns what in yields without the secrets. It passes on a line once that is complete.
-func (r *Redactor) lines(in io.ReadCloser) io.ReadCloser {
+// lines returns what in yields without the secrets, but for the lines that whole wants as they are; nil: none. It passes on a
+// line once that is complete.
+func (r *Redactor) lines(in io.ReadCloser, whole func(line string) bool) io.ReadCloser {
 	if r == nil {
 		return in
 	}
-	return &lineReader{ReadCloser: in, lines: bufio.NewReaderSize(in, maxLine), redactor: r}
+	return &lineReader{ReadCloser: in, lines: bufio.NewReaderSize(in, maxLine), redactor: r, whole: whole}
 }
 
 type lineReader struct {
 	io.ReadCloser
 	lines    *bufio.Reader
 	redactor *Redactor
+	whole    func(string) bool
 	left     []byte // of a line that is being passed on
 	err      error
 }
@@ -331,7 +333,11 @@ func (l *lineReader) Read(p []byte) (int, error) {
 		if errors.Is(err, bufio.ErrBufferFull) {
 			err = nil
 		}
-		l.left, l.err = []byte(l.redactor.line(string(line))), err
+		text := string(line)
+		if l.whole == nil || !l.whole(text) {
+			text = l.redactor.line(text)
+		}
+		l.left, l.err = []byte(text), err
 	}
 	n := copy(p, l.left)
 	l.left = l.left[n:]

@@ -11,6 +11,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 
 	"github.com/starling-sync/starling/sdk/rpc"
+	"github.com/starling-sync/starling/sdk/rpc/rpctest"
 )
 
 // logged is the host's log; the goroutines of a process that has ended may still write to it.
@@ -76,4 +77,16 @@ func TestRedact_Log(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestRedact_Handshake starts a plugin although its secrets stand in the handshake by chance.
+func TestRedact_Handshake(t *testing.T) {
+	c := rpctest.Command(t, rpctest.Self(t))
+	c.Redact = new(rpc.Redactor)
+	c.Redact.Hide([]string{"1", "a", "B", "unix", "grpc"})
+	p, err := rpc.Start(t.Context(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.Kill()
 }

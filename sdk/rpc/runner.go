@@ -176,12 +176,13 @@ func (r *processRunner) Wait(context.Context) error {
 
 // Stdout implements runner.Runner.
 func (r *processRunner) Stdout() io.ReadCloser {
-	return tee{r.command.Redact.lines(r.stdout), r.printed, func() {}}
+	// A handshake is for go-plugin alone. A short secret, such as a number, is likely to stand in its certificate.
+	return tee{r.command.Redact.lines(r.stdout, looksLikeHandshake), r.printed, func() {}}
 }
 
 // Stderr implements runner.Runner.
 func (r *processRunner) Stderr() io.ReadCloser {
-	return tee{r.command.Redact.lines(r.stderr), r.said, sync.OnceFunc(func() { close(r.heard) })}
+	return tee{r.command.Redact.lines(r.stderr, nil), r.said, sync.OnceFunc(func() { close(r.heard) })}
 }
 
 // Name implements runner.Runner.
