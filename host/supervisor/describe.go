@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -84,6 +85,14 @@ func (s *Spec) redactor() *rpc.Redactor {
 		r.Hide(s.Blocks.Secrets(nil))
 	}
 	return r
+}
+
+// secrets returns, in order, what of the blocks is not to be shown, declared being what the plugin says of its settings.
+func (s *Spec) secrets(declared map[sdk.ModelName][]sdk.Setting) []string {
+	if s.Blocks == nil {
+		return nil
+	}
+	return slices.Sorted(slices.Values(s.Blocks.Secrets(declared)))
 }
 
 // target names what a block is for.

@@ -289,6 +289,10 @@ func (a *ask) pinsOnly(from *generation) bool {
 	}
 	was, wanted := from.spec, *a.Spec
 	was.SHA256, was.SHA256At = wanted.SHA256, wanted.SHA256At
+	if !slices.Equal(was.secrets(from.info.Settings), wanted.secrets(from.info.Settings)) {
+		return false // the process was told what to hide at its start
+	}
+	was.Blocks, wanted.Blocks = nil, nil // which say in which line they stand: what they hold is in Config
 	return (wanted.SHA256 == "" || wanted.SHA256 == from.bin.sum) && reflect.DeepEqual(was, wanted)
 }
 

@@ -194,6 +194,16 @@ func TestSupervisor_SwapOfSchema(t *testing.T) {
 	}
 }
 
+// blocksAt are right, stand somewhere, and hold secrets.
+type blocksAt struct {
+	line    int
+	secrets []string
+}
+
+func (*blocksAt) Check(map[sdk.ModelName][]sdk.Setting) error        { return nil }
+func (*blocksAt) Locate(_ sdk.ModelName, refusal error) error        { return refusal }
+func (b *blocksAt) Secrets(map[sdk.ModelName][]sdk.Setting) []string { return b.secrets }
+
 // TestSupervisor_SwapOfConfig configures the same build otherwise, so that it decides otherwise.
 func TestSupervisor_SwapOfConfig(t *testing.T) {
 	s, _, _, p, load := swapped(t, nil)
@@ -220,9 +230,14 @@ func TestSupervisor_SwapOfConfig(t *testing.T) {
 	if err := s.Swap(t.Context(), Swap{Name: "note", Path: build(t, "note")}, nothing); err != nil {
 		t.Fatal(err)
 	}
+	spec.Blocks = &blocksAt{secrets: []string{"a", "b"}}
+	if err := s.Swap(t.Context(), Swap{Name: "note", Spec: &spec}, nothing); err != nil {
+		t.Fatal(err)
+	}
 	elsewhere := s.Status()[0]
-	for _, sum := range []string{elsewhere.SHA256, ""} { // a checksum that the build in use has, and none any more
+	for line, sum := range []string{elsewhere.SHA256, ""} { // a checksum that the build in use has, and none any more
 		spec.SHA256 = sum
+		spec.Blocks = &blocksAt{line: line + 1, secrets: []string{"b", "a"}} // which moves the block below it
 		if err := s.Swap(t.Context(), Swap{Name: "note", Spec: &spec}, nothing); err != nil || s.Status()[0].PID != elsewhere.PID {
 			t.Errorf("sha256 = %q alone: %v, %+v", sum, err, s.Status()[0])
 		}
@@ -230,6 +245,10 @@ func TestSupervisor_SwapOfConfig(t *testing.T) {
 		if want := map[bool]string{true: "want " + sum, false: "exit status 3"}[sum != ""]; err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("sha256 = %q: want %q, got %v", sum, want, err)
 		}
+	}
+	spec.SHA256, spec.Blocks = elsewhere.SHA256, &blocksAt{secrets: []string{"a", "b", "c"}}
+	if err := s.Swap(t.Context(), Swap{Name: "note", Spec: &spec}, nothing); err != nil || s.Status()[0].PID == elsewhere.PID {
+		t.Errorf("one more secret: %v, and the process does not know it", err)
 	}
 	spec.Config = nil
 	if err := s.Swap(t.Context(), Swap{Name: "note", Spec: &spec}, nothing); err != nil {
