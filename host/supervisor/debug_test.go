@@ -3,8 +3,10 @@
 package supervisor
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -46,6 +48,31 @@ func debug(t *testing.T, file string) *os.Process {
 		return err == nil
 	})
 	return cmd.Process
+}
+
+// suspend stops a process, and returns when every thread of it stands still: until then it may answer.
+func suspend(t *testing.T, pid int) {
+	t.Helper()
+	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat("/proc/self/stat"); err != nil {
+		return // this system does not say
+	}
+	until(t, "the process is stopped", func() bool {
+		threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+		for _, path := range threads {
+			text, err := os.ReadFile(path)
+			if err != nil {
+				return false // a thread that has ended meanwhile
+			}
+			_, state, _ := strings.Cut(string(text[bytes.LastIndexByte(text, ')'):]), " ")
+			if !strings.HasPrefix(state, "T") {
+				return false
+			}
+		}
+		return err == nil && len(threads) > 0
+	})
 }
 
 // attachTo is a plugin that is debugged while file is there.
@@ -93,11 +120,8 @@ func TestDebug(t *testing.T) {
 		t.Errorf("a swap of it: %v", err)
 	}
 
-	for _, pid := range []int{author.Pid, up["other"].PID} {
-		if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
-			t.Fatal(err)
-		}
-	}
+	suspend(t, author.Pid)
+	suspend(t, up["other"].PID)
 	wrong := attachTo(t, file)
 	wrong.Blocks = badBlocks{}
 	if _, ok := errors.AsType[*ConfigError](s.Try(t.Context(), wrong)); !ok {
@@ -158,9 +182,7 @@ func TestDebug(t *testing.T) {
 func TestDebug_StoppedAtStart(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "debug.json")
 	author := debug(t, file)
-	if err := author.Signal(syscall.SIGSTOP); err != nil {
-		t.Fatal(err)
-	}
+	suspend(t, author.Pid)
 	w := newWatcher()
 	s, _ := run(t, options(t, t.TempDir(), w), attachTo(t, file))
 	if err := s.Settled(t.Context()); err != nil {
@@ -175,6 +197,52 @@ func TestDebug_StoppedAtStart(t *testing.T) {
 	if p := receive(t, w.up, "up"); p.PID != author.Pid {
 		t.Errorf("up is %+v", p)
 	}
+}
+
+// TestDebug_Refused wants the debugging of a plugin by another address while a swap of it is watched: that is refused, and what
+// the swap's processes listen on is left alone.
+func TestDebug_Refused(t *testing.T) {
+	spec := selfSpec(t, "")
+	spec.Listen, spec.Transport = "127.0.0.1:0", "loopback"
+	w := newWatcher()
+	s, _ := run(t, options(t, t.TempDir(), w), spec)
+	receive(t, w.up, "up")
+	if err := s.Settled(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	watching, over := make(chan struct{}), make(chan error, 1)
+	go func() {
+		over <- s.Swap(t.Context(), Swap{Name: "note", Path: build(t, "note"), Soak: time.Hour}, func(step Step) {
+			if step.Stage == Draining {
+				close(watching)
+			}
+		})
+	}()
+	receive(t, watching, "watching")
+	next := spec
+	next.Attach, next.Listen = filepath.Join(t.TempDir(), "debug.json"), "localhost:0"
+	if err := s.Swap(t.Context(), Swap{Name: "note", Spec: &next}, nothing); sdk.CodeOf(err) != sdk.CodeUnavailable {
+		t.Errorf("during a swap: %v", err)
+	}
+	k, err := s.keeperOf("note")
+	if err != nil {
+		t.Fatal(err)
+	}
+	k.mu.Lock()
+	sockets, now := k.sockets, k.spec
+	k.mu.Unlock()
+	if now.Attach != "" || len(sockets) != 1 {
+		t.Fatalf("it was refused and done: %+v, %d sockets", now, len(sockets))
+	}
+	file, err := sockets[0].Listener.File()
+	if err != nil {
+		t.Fatalf("its socket was closed: %v", err)
+	}
+	_ = file.Close()
+	if err := s.Rollback(t.Context(), Swap{Name: "note"}, nothing); err != nil {
+		t.Error(err)
+	}
+	receive(t, over, "the swap")
 }
 
 // TestDebug_Unsafe refuses to attach where others could have said to what.
