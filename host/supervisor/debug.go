@@ -78,17 +78,7 @@ func (k *keeper) replace(ctx context.Context, swap Swap, report func(Step)) erro
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	k.mu.Lock()
-	old := k.spec
-	k.spec = *swap.Spec
-	k.mu.Unlock()
-	if old.Listen != swap.Spec.Listen {
-		k.closeSockets()
-	}
-	if err := k.startAgain(swap.By); err != nil {
-		k.mu.Lock()
-		k.spec = old
-		k.mu.Unlock()
+	if err := k.startAgain(swap.By, swap.Spec); err != nil {
 		return err
 	}
 	report(Step{Stage: Done, Text: "it is being started again by the new configuration: a plugin under a debugger is not swapped"})

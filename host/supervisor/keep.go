@@ -116,8 +116,9 @@ func (k *keeper) end() {
 	k.set(Stopped, "", nil)
 }
 
-// startAgain ends what the plugin is doing, be it starting, running or resting.
-func (k *keeper) startAgain(by string) error {
+// startAgain ends what the plugin is doing, be it starting, running or resting. From then on it runs by next; nil: by what it
+// ran by. An error says that nothing has changed.
+func (k *keeper) startAgain(by string, next *Spec) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	switch {
@@ -125,7 +126,15 @@ func (k *keeper) startAgain(by string) error {
 		return k.trial.busy(k.name, k.options.Now())
 	case k.paused != "":
 		return sdk.Errorf(sdk.CodeUnavailable, "plugin %s is stopped: %s", k.name, k.paused)
-	case k.cut != nil: // else its first start is yet to come
+	}
+	if next != nil {
+		if k.spec.Listen != next.Listen {
+			closeAll(k.sockets) // here, so that the next start finds them gone and their port free
+			k.sockets = nil
+		}
+		k.spec = *next
+	}
+	if k.cut != nil { // else its first start is yet to come
 		k.cut(errRestart)
 		go k.record(Event{Kind: WasRestarted, By: by, From: Build{Version: k.status.Version, SHA256: k.status.SHA256, Path: k.status.Path}})
 	}

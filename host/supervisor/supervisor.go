@@ -327,7 +327,7 @@ func (s *Supervisor) Restart(name, by string) error {
 	if err != nil {
 		return err
 	}
-	return k.startAgain(by)
+	return k.startAgain(by, nil)
 }
 
 // keeper keeps one plugin running.
