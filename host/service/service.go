@@ -44,6 +44,10 @@ func inherit(files []*os.File) (*Sockets, error) {
 		if err != nil {
 			return nil, sdk.Errorf(sdk.CodeInvalid, "the service manager handed over %s, which is no listening socket: %w", file.Name(), err)
 		}
+		if on, err := listens(file); err != nil || !on {
+			_ = listener.Close()
+			return nil, sdk.Errorf(sdk.CodeInvalid, "the service manager handed over %s, a socket that takes no connections; is it Accept=yes in the .socket unit? It has to be Accept=no", file.Name())
+		}
 		at, ok := listener.Addr().(*net.TCPAddr)
 		_ = listener.Close() // the file stays
 		if !ok {

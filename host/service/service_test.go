@@ -89,7 +89,18 @@ func TestSockets_Refuses(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer plain.Close()
-	for _, file := range []*os.File{unix, plain} {
+	server, _ := open(t, "tcp", "127.0.0.1:0")
+	conn, err := net.Dial("tcp", server.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	connected, err := conn.(*net.TCPConn).File() //nolint:forcetypeassert // TCP
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer connected.Close()
+	for _, file := range []*os.File{unix, plain, connected} {
 		if _, err := inherit([]*os.File{file}); sdk.CodeOf(err) != sdk.CodeInvalid {
 			t.Errorf("%s: %v", file.Name(), err)
 		}
