@@ -76,3 +76,21 @@ func TestHealth_LongWrite(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// TestPluginCheck wants a plugin under a debugger to be one that works, and every other one that does not run not to.
+func TestPluginCheck(t *testing.T) {
+	for state, want := range map[supervisor.State]telemetry.Check{
+		supervisor.Running:     {Name: "plugin tag", OK: true, Reason: "why"},
+		supervisor.Debugging:   {Name: "plugin tag", OK: true, Reason: "debugging: why"},
+		supervisor.Unhealthy:   {Name: "plugin tag", Reason: "unhealthy: why"},
+		supervisor.Quarantined: {Name: "plugin tag", Reason: "quarantined: why"},
+		supervisor.Starting:    {Name: "plugin tag", Reason: "starting: why"},
+	} {
+		if got := pluginCheck(supervisor.Status{Name: "tag", State: state, Reason: "why"}); got != want {
+			t.Errorf("%s: %+v, want %+v", state, got, want)
+		}
+	}
+	if got := pluginCheck(supervisor.Status{Name: "tag", State: supervisor.BackingOff}); got.OK || got.Reason != "backing off" {
+		t.Errorf("%+v", got)
+	}
+}

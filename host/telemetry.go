@@ -331,7 +331,7 @@ func (h *health) Alive(ctx context.Context) []telemetry.Check {
 	if c.OK {
 		running := 0
 		for _, p := range list {
-			if p.State == supervisor.Running {
+			if p.State.Works() {
 				running++
 			}
 		}
@@ -371,12 +371,7 @@ func (h *health) Ready(ctx context.Context) []telemetry.Check {
 		checks = append(checks, withError(telemetry.Check{Name: "plugins"}, err, noSupervisor))
 	}
 	for _, p := range plugins {
-		c := telemetry.Check{Name: "plugin " + p.Name, OK: p.State == supervisor.Running, Reason: p.Reason}
-		if !c.OK && c.Reason == "" {
-			c.Reason = string(p.State)
-		} else if !c.OK {
-			c.Reason = string(p.State) + ": " + c.Reason
-		}
+		c := pluginCheck(p)
 		if p.State == supervisor.Stopped && !h.stopping.Load() { // because somebody wanted it
 			c.OK, paused[p.Name] = true, true
 		}
@@ -389,6 +384,16 @@ func (h *health) Ready(ctx context.Context) []telemetry.Check {
 		checks = append(checks, withError(telemetry.Check{Name: "transport " + t.Name}, b.network.listens(t.Name, t.Listen), ""))
 	}
 	return checks
+}
+
+// pluginCheck is whether a plugin can be used. One under a debugger can, even where it stands at a breakpoint: whoever put it
+// there knows.
+func pluginCheck(p supervisor.Status) telemetry.Check {
+	c := telemetry.Check{Name: "plugin " + p.Name, OK: p.State.Works(), Reason: p.Reason}
+	if p.State != supervisor.Running {
+		c.Reason = strings.TrimSuffix(string(p.State)+": "+p.Reason, ": ")
+	}
+	return c
 }
 
 // err returns why the process does not do its work; nil if it does.

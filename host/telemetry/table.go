@@ -249,12 +249,12 @@ func changeMetrics() []metric {
 
 func pluginMetrics() []metric {
 	return []metric{
-		{"starling_plugin_up", "Whether a plugin runs and says that it is well.", gauge, []string{"plugin"}, func(v *view, emit emit) {
+		{"starling_plugin_up", "Whether a plugin runs and says that it is well, or is under a debugger.", gauge, []string{"plugin"}, func(v *view, emit emit) {
 			for _, p := range v.Plugins {
-				emit(truth(p.State == "running"), p.Name)
+				emit(truth(p.State.Works()), p.Name)
 			}
 		}},
-		{"starling_plugin_state", "1 for the state that a plugin is in: starting, running, unhealthy, backing off, quarantined or stopped.", gauge, []string{"plugin", "state"}, func(v *view, emit emit) {
+		{"starling_plugin_state", "1 for the state that a plugin is in: starting, running, unhealthy, debugging, backing off, quarantined or stopped.", gauge, []string{"plugin", "state"}, func(v *view, emit emit) {
 			for _, p := range v.Plugins {
 				emit(1, p.Name, string(p.State))
 			}
