@@ -1,6 +1,7 @@
 package registry_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"fmt"
@@ -539,7 +540,11 @@ func TestAudit_rottenRow(t *testing.T) {
 		if _, err := tx.Exec("UPDATE file SET name = 'rotten' WHERE name = 'two'"); err != nil {
 			return err
 		}
-		_, err := tx.Exec("UPDATE _shadow SET data = unhex(replace(hex(data), hex('waits'), hex('rotsw')))")
+		var data []byte
+		if _, err := tx.One("SELECT data FROM _shadow", nil, &data); err != nil {
+			return err
+		}
+		_, err := tx.Exec("UPDATE _shadow SET data = ?", bytes.ReplaceAll(data, []byte("waits"), []byte("rotsw")))
 		return err
 	})
 	q := registry.RangeQuery{Kind: sdk.DeviceOwned, MaxBytes: 1 << 20}
