@@ -430,7 +430,7 @@ func (o *operator) awaitReturn(ctx context.Context, before map[sdk.DeviceID]time
 	over, late := time.Now().Add(soak), time.Now().Add(returnTime)
 	devices, link := slices.Collect(maps.Keys(before)), linkTrial{before: before, returned: len(before) == 0}
 	for {
-		if why := link.look(o.network.connected(devices), o.network.roundTrips(to)); why != nil {
+		if why := link.look(o.network.connected(devices), o.network.roundTrips(to), o.network.lags(to)); why != nil {
 			return why
 		}
 		for _, s := range o.supervisor.Status() {

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/starling-sync/starling/host/peersync"
 	"github.com/starling-sync/starling/sdk"
 )
 
@@ -42,7 +43,7 @@ func (t *trials) end(name string) {
 const returnTime = 10 * time.Second
 
 // When a transport falls behind the one before: heartbeats wait in line with the changes, so a round trip takes as long as
-// the line is.
+// the line is. A line that gets shorter is what had piled up, be it by the swap itself, and no fault of the transport.
 const (
 	slowTrips  = 3                      // so many round trips in a row
 	slowFactor = 4                      // take so many times as long as the last one by the transport before
@@ -61,6 +62,18 @@ func (n *network) roundTrips(label string) map[sdk.DeviceID]time.Duration {
 	return trips
 }
 
+// lags returns how far behind this device those are that the transport of a label connects now, but for the devices whose own
+// changes are being caught up with here.
+func (n *network) lags(label string) map[sdk.DeviceID]time.Duration {
+	lags := make(map[sdk.DeviceID]time.Duration)
+	for _, p := range n.peers() {
+		if p.Via == label && p.State != peersync.Backfilling && p.State != peersync.CatchingUp {
+			lags[p.ID] = p.BehindMe
+		}
+	}
+	return lags
+}
+
 // proved returns why the transport of a label does not do its work, or nil once ctx has ended. before are the devices that
 // were connected by the one before, with their round trips.
 func (n *network) proved(ctx context.Context, label string, before map[sdk.DeviceID]time.Duration) error {
@@ -72,7 +85,7 @@ func (n *network) proved(ctx context.Context, label string, before map[sdk.Devic
 	link := linkTrial{before: before}
 	for {
 		returned := n.connected(devices)
-		if why := link.look(returned, n.roundTrips(label)); why != nil {
+		if why := link.look(returned, n.roundTrips(label), n.lags(label)); why != nil {
 			return why
 		}
 		select {
@@ -94,11 +107,13 @@ type linkTrial struct {
 	up       bool                           // one was at the last look
 	breaks   int                            // how often none was any more
 	last     map[sdk.DeviceID]time.Duration // the last round trips
+	lags     map[sdk.DeviceID]time.Duration // as of look, at the last round trip of each
 	slow     map[sdk.DeviceID]int           // how many in a row took too long
 }
 
-// look takes in whether one of the devices is connected, and the round trips by the new transport. It returns what is wrong.
-func (l *linkTrial) look(connected bool, trips map[sdk.DeviceID]time.Duration) error {
+// look takes in whether one of the devices is connected, the round trips by the new transport, and how far behind the devices
+// are (none: this device is behind). It returns what is wrong.
+func (l *linkTrial) look(connected bool, trips, lags map[sdk.DeviceID]time.Duration) error {
 	if l.up && !connected {
 		l.breaks++
 	}
@@ -107,7 +122,7 @@ func (l *linkTrial) look(connected bool, trips map[sdk.DeviceID]time.Duration) e
 		return sdk.Errorf(sdk.CodeUnavailable, "the sessions by it ended %d times", l.breaks)
 	}
 	if l.slow == nil {
-		l.slow = make(map[sdk.DeviceID]int)
+		l.slow, l.lags = make(map[sdk.DeviceID]int), make(map[sdk.DeviceID]time.Duration)
 	}
 	judged, keepUp, worst := 0, 0, time.Duration(0)
 	for id, trip := range trips {
@@ -115,11 +130,15 @@ func (l *linkTrial) look(connected bool, trips map[sdk.DeviceID]time.Duration) e
 		if was == 0 || trip == 0 {
 			continue // there is nothing to compare
 		}
+		lag, level := lags[id]
 		if trip != l.last[id] { // a new one
-			l.slow[id]++
-			if trip <= slowFactor*was+slowFloor {
+			switch {
+			case trip <= slowFactor*was+slowFloor:
 				l.slow[id] = 0
+			case level && lag >= l.lags[id]: // else the line gets shorter
+				l.slow[id]++
 			}
+			l.lags[id] = lag
 		}
 		judged++
 		if l.slow[id] < slowTrips {

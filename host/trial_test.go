@@ -14,6 +14,11 @@ func TestLinkTrial(t *testing.T) {
 	type trips = map[sdk.DeviceID]time.Duration
 	const ms = time.Millisecond
 	before := trips{a: 10 * ms, b: 100 * ms}
+	lags := map[string][]trips{ // how far behind the devices are; of the others, always as far
+		"catches up": {{a: 9000 * ms}, {a: 6000 * ms}, {a: 4000 * ms}, {a: 2000 * ms}, {a: 1000 * ms}, {}},
+		"is behind":  {{b: 0}, {b: 0}, {b: 0}, {b: 0}},
+		"lags more":  {{a: 1000 * ms}, {a: 2000 * ms}, {a: 3000 * ms}},
+	}
 	for name, each := range map[string]struct {
 		looks []trips // nil: no device is connected
 		want  string
@@ -26,13 +31,20 @@ func TestLinkTrial(t *testing.T) {
 		"both are slow":         {[]trips{{a: 700 * ms, b: time.Second}, {a: 800 * ms, b: 1001 * ms}, {a: 900 * ms, b: 1002 * ms}}, "it falls behind"},
 		"not by the factor":     {[]trips{{b: 800 * ms}, {b: 810 * ms}, {b: 820 * ms}}, ""},
 		"a stranger is slow":    {[]trips{{sdk.DeviceID{3}: time.Second}, {sdk.DeviceID{3}: 2 * time.Second}, {sdk.DeviceID{3}: 3 * time.Second}}, ""},
+		"catches up":            {[]trips{{a: 3000 * ms}, {a: 2500 * ms}, {a: 2000 * ms}, {a: 1500 * ms}, {a: 1000 * ms}, {a: 10 * ms}}, ""},
+		"is behind":             {[]trips{{a: 700 * ms}, {a: 800 * ms}, {a: 900 * ms}, {a: 1000 * ms}}, ""},
+		"lags more":             {[]trips{{a: 700 * ms}, {a: 800 * ms}, {a: 900 * ms}}, "it falls behind"},
 		"away":                  {[]trips{nil, nil, {a: 10 * ms}}, ""},
 		"away twice":            {[]trips{{a: 10 * ms}, nil, {a: 10 * ms}, nil, nil}, ""},
 		"away again and again":  {[]trips{{a: 10 * ms}, nil, {a: 10 * ms}, nil, {a: 10 * ms}, nil}, "ended 3 times"},
 	} {
 		link, got := linkTrial{before: before}, ""
-		for _, trips := range each.looks {
-			if why := link.look(trips != nil, trips); why != nil {
+		for i, now := range each.looks {
+			lag := trips{a: ms, b: ms}
+			if lags[name] != nil {
+				lag = lags[name][i]
+			}
+			if why := link.look(now != nil, now, lag); why != nil {
 				got = why.Error()
 			}
 		}
