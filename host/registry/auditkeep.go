@@ -89,7 +89,7 @@ func (a *audit) takeKept(tx *database.Tx) error {
 	}
 	var kept keptAudits
 	if json.Unmarshal(value, &kept) != nil {
-		return nil
+		return nil //nolint:nilerr // as good as none
 	}
 	a.since = kept.Since
 	for model, k := range kept.Models {
