@@ -200,6 +200,32 @@ func TestOutage_idle(t *testing.T) {
 	}
 }
 
+// TestOutage_whileReading has a read be under way when the connections break, and end while the writer's is made again. What it
+// could get wrong, the race detector sees.
+func TestOutage_whileReading(t *testing.T) {
+	server := databasetest.Start(t)
+	db := openAt(t, server.Schema(), nil)
+	l := newLedger(t, db)
+	reading, release, ended := make(chan struct{}), make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		err := db.Read(context.Background(), func(*database.Tx) error { close(reading); <-release; return nil })
+		if sdk.CodeOf(err) != sdk.CodeUnavailable {
+			t.Errorf("a read whose connection broke: %v", err)
+		}
+	}()
+	<-reading
+	server.Kill(t)
+	_ = l.write(db)
+	close(release)
+	<-ended
+	server.Restart(t)
+	eventually(t, "the outage ends", func() bool { return db.Outage() == nil })
+	if err := readOne(db); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestOutage_closed closes the database in an outage.
 func TestOutage_closed(t *testing.T) {
 	server := databasetest.Start(t)
@@ -218,11 +244,11 @@ func TestOutage_closed(t *testing.T) {
 type relay struct {
 	tb       testing.TB
 	listener net.Listener
-	server   string // address
 	folder   string
 	frozen   atomic.Bool // nothing passes, and nothing is closed
 
 	mu     sync.Mutex // guards what follows
+	server string     // address
 	cut    string     // what becomes of the next commit: "", "before", "after" or "held"
 	held   func()     // passes on what was held
 	ending []io.Closer
@@ -265,8 +291,21 @@ func (r *relay) set(cut string) {
 	r.cut = cut
 }
 
+// cutOff ends every connection; those that follow go to another server.
+func (r *relay) cutOff(server *databasetest.Server) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.server = filepath.Join(server.Socket(), ".s.PGSQL.5432")
+	for _, c := range r.ending {
+		_ = c.Close()
+	}
+}
+
 func (r *relay) serve(client net.Conn) {
-	server, err := net.Dial("unix", r.server)
+	r.mu.Lock()
+	at := r.server
+	r.mu.Unlock()
+	server, err := net.Dial("unix", at)
 	if err != nil {
 		_ = client.Close()
 		return
@@ -441,6 +480,31 @@ func TestOutage_closedFrozen(t *testing.T) {
 		t.Error(err)
 	}
 	wg.Wait()
+}
+
+// TestOutage_otherServer has a server without this device's data answer for a while: nothing may be written there.
+func TestOutage_otherServer(t *testing.T) {
+	server, empty := databasetest.Shared(t), databasetest.Start(t)
+	r, at := newRelay(t, server)
+	db := openAt(t, at, nil)
+	l := newLedger(t, db)
+	r.cutOff(empty)
+	if err := l.write(db); sdk.CodeOf(err) != sdk.CodeUnavailable {
+		t.Errorf("a write in an outage: %v", err)
+	}
+	eventually(t, "it is said what is wrong", func() bool {
+		outage := db.Outage()
+		return outage != nil && strings.Contains(outage.Cause.Error(), "does not have this device's data")
+	})
+	if err := empty.Exec(t, "CREATE SCHEMA "+at.Schema); err != nil {
+		t.Errorf("it was written to the other server: %v", err)
+	}
+	r.cutOff(server)
+	eventually(t, "the outage ends", func() bool { return db.Outage() == nil })
+	if err := l.write(db); err != nil {
+		t.Error(err)
+	}
+	l.check(t, db)
 }
 
 // TestOutage_another has another host use the database while this one is cut off from it.

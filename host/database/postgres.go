@@ -164,6 +164,11 @@ func (p *postgresSchema) reader(ctx context.Context) (*connection, error) {
 
 // writer connects, looks at the server, makes the schema and takes its lock.
 func (p *postgresSchema) writer(ctx context.Context) (c *connection, err error) {
+	return p.connectWriter(ctx, p.makeSchema)
+}
+
+// connectWriter is writer with what is to be done about the schema.
+func (p *postgresSchema) connectWriter(ctx context.Context, schema func(context.Context, *connection) error) (c *connection, err error) {
 	if c, err = newConnection(ctx, p.bun, p, nil); err != nil {
 		return nil, err
 	}
@@ -176,7 +181,7 @@ func (p *postgresSchema) writer(ctx context.Context) (c *connection, err error) 
 	if err := p.checkServer(ctx, c); err != nil {
 		return c, err
 	}
-	if err := p.makeSchema(ctx, c); err != nil {
+	if err := schema(ctx, c); err != nil {
 		return c, err
 	}
 	if err := p.lock(ctx, c); err != nil {
@@ -205,6 +210,15 @@ func (p *postgresSchema) checkServer(ctx context.Context, c *connection) error {
 		p.log.Warn("the server runs with fsync off: after a crash of its machine this device's data may be damaged; set fsync = on", "server", p.where())
 	}
 	return nil
+}
+
+// findSchema wants the schema to be there, with this device's tables. It changes nothing.
+func (p *postgresSchema) findSchema(ctx context.Context, c *connection) error {
+	var tables int
+	if err := c.one(ctx, "SELECT count(*) FROM pg_tables WHERE schemaname = $1 AND tablename = '_opening'", []any{p.schema}, &tables); err != nil || tables > 0 {
+		return err
+	}
+	return sdk.Errorf(sdk.CodeUnavailable, "the server that answers at %s does not have this device's data; nothing was changed there; let the server of before, or one with its data, be reached at this address", p.where())
 }
 
 func (p *postgresSchema) makeSchema(ctx context.Context, c *connection) error {
@@ -339,7 +353,7 @@ func (p *postgresSchema) recover(ctx context.Context) (c *connection, kept bool,
 	if err := c.close(); err != nil {
 		return nil, false, err
 	}
-	if c, err = p.writer(ctx); err != nil {
+	if c, err = p.connectWriter(ctx, p.findSchema); err != nil {
 		return nil, false, err
 	}
 	var opening string
