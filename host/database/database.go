@@ -106,6 +106,7 @@ type DB struct {
 	readers chan *connection // those that are idle; nil in place of one that broke
 	count   int              // of readers
 	writer  *connection      // used by who holds turn
+	single  bool             // the writer is the reader too, as in memory
 	turn    chan struct{}    // one token: its holder runs the next group
 	closing chan struct{}    // closed by Close
 	life    context.Context  //nolint:containedctx // ends with Close
@@ -313,9 +314,9 @@ func (db *DB) release() error {
 	return errors.Join(errs...)
 }
 
-// closeReader closes a reader that is not the writer as well, as in a database in memory.
+// closeReader closes a reader that is not the writer as well.
 func (db *DB) closeReader(reader *connection) error {
-	if reader == nil || reader == db.writer {
+	if reader == nil || db.single {
 		return nil
 	}
 	return reader.close()

@@ -19,6 +19,7 @@ import (
 func OpenMemory(ctx context.Context, image []byte, log hclog.Logger) (*DB, error) {
 	memory := &sqliteFile{}
 	db := newDB("", memory, 1, log)
+	db.single = true
 	if err := db.openMemory(ctx, memory, image); err != nil {
 		return nil, errors.Join(fmt.Errorf("open in memory: %w", err), db.release())
 	}

@@ -209,7 +209,7 @@ func (db *DB) Read(ctx context.Context, fn func(*Tx) error) (err error) {
 	}
 	defer func() { // also where fn panics
 		if undo := reader.step(background, "ROLLBACK"); undo != nil {
-			err = errors.Join(err, undo, db.replace(&reader))
+			err = errors.Join(err, db.explain(undo), db.replace(&reader))
 		}
 	}()
 	return db.explain(fn(&Tx{db: db, conn: reader, ctx: background}))
@@ -242,7 +242,7 @@ func (db *DB) beginRead(ctx context.Context, reader **connection) (err error) {
 
 // replace closes a reader whose state is not known, so that the next read makes another.
 func (db *DB) replace(reader **connection) error {
-	if *reader == db.writer { // in memory, where there is no other
+	if db.single {
 		return nil
 	}
 	err := (*reader).close()
