@@ -83,11 +83,6 @@ func (db *DB) suspect(ctx context.Context) {
 // what ran when the connection was lost, with err; after what its hooks want to be called if it was kept after all.
 func (db *DB) beginOutage(group []*write, after []func(), err error) {
 	_, unknown := errors.AsType[unknownOutcome](err)
-	for _, w := range group {
-		if err == nil {
-			err = w.err // it was the only one
-		}
-	}
 	outage := &Outage{Where: db.engine.where(), Since: time.Now(), Cause: err}
 	db.mu.Lock()
 	db.outage = outage

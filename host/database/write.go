@@ -113,7 +113,8 @@ func (db *DB) runTurn() {
 	if isPanic(err) {
 		db.breakDown(err) // in the midst of a transaction
 	}
-	if db.broken.Load() == nil && db.engine.lost(db.writer, err) {
+	// Of a connection that broke once all was committed the next group hears.
+	if err != nil && db.broken.Load() == nil && db.engine.lost(db.writer, err) {
 		db.beginOutage(group, after, err) // which keeps the turn until the connection is back
 		return
 	}
