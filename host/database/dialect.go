@@ -1,6 +1,7 @@
 package database
 
 import (
+	"fmt"
 	"strconv"
 	"strings"
 
@@ -15,6 +16,9 @@ type Dialect interface {
 	Name() string
 	// Type returns the column type that stores t; "" if t is unknown. Text sorts by its bytes.
 	Type(t sdk.Type) string
+	// Indexed returns what of value, a column or a placeholder of type t, an index is made on. A query names it, beside the
+	// whole value, for the index to be used.
+	Indexed(value string, t sdk.Type) string
 	// TableOptions ends a CREATE TABLE, such as " STRICT".
 	TableOptions() string
 
@@ -50,6 +54,9 @@ func (SQLite) Type(t sdk.Type) string {
 	return ""
 }
 
+// Indexed implements Dialect.
+func (SQLite) Indexed(value string, _ sdk.Type) string { return value }
+
 // TableOptions implements Dialect.
 func (SQLite) TableOptions() string { return " STRICT" }
 
@@ -81,6 +88,20 @@ func (PostgreSQL) Type(t sdk.Type) string {
 		return "BYTEA"
 	}
 	return ""
+}
+
+// indexedLength is how many characters, of up to 4 bytes, an index of PostgreSQL has of each value: it takes 2704 bytes.
+const indexedLength = 600
+
+// Indexed implements Dialect.
+func (PostgreSQL) Indexed(value string, t sdk.Type) string {
+	switch t {
+	case sdk.Text, sdk.JSON:
+		return fmt.Sprintf("substr(%s::text, 1, %d)", value, indexedLength)
+	case sdk.Bytes:
+		return fmt.Sprintf("substr(%s::bytea, 1, %d)", value, indexedLength)
+	}
+	return value
 }
 
 // TableOptions implements Dialect.

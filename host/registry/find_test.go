@@ -1,9 +1,11 @@
 package registry_test
 
 import (
+	"math/rand/v2"
 	"testing"
 
 	"github.com/starling-sync/starling/host/database"
+	"github.com/starling-sync/starling/host/registry"
 	"github.com/starling-sync/starling/sdk"
 )
 
@@ -65,6 +67,49 @@ func TestRegistry_Find_shadow(t *testing.T) {
 		found, err := d.registry.Find(t.Context(), "file", tc.field, tc.values)
 		if err != nil || found.Count != tc.want {
 			t.Errorf("%s %v: found %d, %v; want %d", tc.field, tc.values, found.Count, err, tc.want)
+		}
+	}
+}
+
+// indexed has a text that its index can not hold whole in every database.
+type indexed struct {
+	sdk.Owned
+	Text string `starling:"text,index"`
+	Raw  []byte `starling:"raw,index"`
+}
+
+// TestRegistry_Find_long stores texts and bytes in indexed fields of any length, and finds each by its whole value.
+func TestRegistry_Find_long(t *testing.T) {
+	model := sdk.Model[indexed]{Name: "indexed", Version: 1}
+	d := newDevice(t, 1, model)
+	random := rand.New(rand.NewPCG(1, 2))
+	long := make([]rune, 20_000) // random: nothing can be pressed into less
+	for i := range long {
+		long[i] = rune(0x10000 + random.IntN(0x10000)) // 4 bytes each
+	}
+	texts := []string{string(long[:599]), string(long[:600]), string(long[:601]), string(long[:700]) + "a", string(long[:700]) + "b", string(long), "short", ""}
+	for i, text := range texts {
+		r := &indexed{Text: text, Raw: []byte(text)}
+		r.ID = rid(byte(i + 1))
+		d.own(packed(t, model, r))
+	}
+	for i, text := range texts {
+		for field, value := range map[string]any{"text": text, "raw": []byte(text)} {
+			found, err := d.registry.Find(t.Context(), "indexed", field, []any{value, nil})
+			if err != nil || found.Count != 1 {
+				t.Errorf("%s %d: found %d, %v; want 1", field, i, found.Count, err)
+			}
+			listed := 0
+			err = d.registry.List(t.Context(), "indexed", registry.Filter{Field: field, Value: value}, func(row registry.Row) error {
+				listed++
+				if row.ID != rid(byte(i+1)) {
+					t.Errorf("%s %d: listed %s", field, i, row.ID)
+				}
+				return nil
+			})
+			if err != nil || listed != 1 {
+				t.Errorf("%s %d: listed %d, %v; want 1", field, i, listed, err)
+			}
 		}
 	}
 }

@@ -167,14 +167,14 @@ func (m *model) createTable(dialect database.Dialect) []string {
 	if !m.shared {
 		statements = append(statements, fmt.Sprintf("CREATE INDEX IF NOT EXISTS %s ON %s (_owner, _stamp)", quote("_"+m.file+"_stream"), m.table))
 	}
-	return append(statements, m.createIndexes()...)
+	return append(statements, m.createIndexes(dialect)...)
 }
 
-func (m *model) createIndexes() (statements []string) {
-	for _, f := range m.desc.Fields {
+func (m *model) createIndexes(dialect database.Dialect) (statements []string) {
+	for i, f := range m.desc.Fields {
 		if f.Index || f.Type == sdk.UUID {
 			statements = append(statements, fmt.Sprintf("CREATE INDEX IF NOT EXISTS %s ON %s (%s)",
-				quote("_"+m.file+"_"+f.Name), m.table, quote(f.Name)))
+				quote("_"+m.file+"_"+f.Name), m.table, dialect.Indexed(quote(f.Name), m.types[i])))
 		}
 	}
 	return statements
@@ -187,7 +187,7 @@ func (m *model) extend(dialect database.Dialect, old *sdk.Description) (statemen
 			statements = append(statements, "ALTER TABLE "+m.table+" ADD COLUMN "+quote(name)+" "+dialect.Type(m.types[i]))
 		}
 	}
-	return append(statements, m.createIndexes()...)
+	return append(statements, m.createIndexes(dialect)...)
 }
 
 // checkChange returns why a table of old can not serve next: only fields may be added, and then the version grows.

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/starling-sync/starling/hlc"
 	"github.com/starling-sync/starling/host/database"
@@ -224,10 +225,11 @@ func (s *served) list(tx *database.Tx, filter *Filter, page int) (rows []Row, re
 	query, args := s.sel+" WHERE id > ?", []any{after[:]}
 	switch {
 	case filter.Field != "" && filter.Value == nil:
-		query += " AND " + quote(filter.Field) + " IS NULL"
+		query += " AND " + s.isNull(tx.Dialect(), filter.Field)
 	case filter.Field != "":
-		query += " AND " + quote(filter.Field) + " = ?"
-		args = append(args, argOf(filter.Value))
+		where, values := s.isOneOf(tx.Dialect(), filter.Field, []any{filter.Value})
+		query += " AND " + where
+		args = append(args, values...)
 	}
 	err = tx.Each(query+" ORDER BY id LIMIT ?", append(args, page), func(found *sql.Rows) error {
 		rec, err := s.scanRow(tx, found)
@@ -237,6 +239,33 @@ func (s *served) list(tx *database.Tx, filter *Filter, page int) (rows []Row, re
 		return add(rec, true)
 	})
 	return rows, read, err
+}
+
+// isNull returns the condition that a field has no value.
+func (m *model) isNull(dialect database.Dialect, field string) string {
+	if at, known := m.index[field]; known {
+		return dialect.Indexed(quote(field), m.types[at]) + " IS NULL"
+	}
+	return quote(field) + " IS NULL"
+}
+
+// isOneOf returns the condition that a field is one of values, and its arguments.
+func (m *model) isOneOf(dialect database.Dialect, field string, values []any) (where string, args []any) {
+	args = make([]any, len(values), 2*len(values)+1)
+	for i, value := range values {
+		args[i] = argOf(value)
+	}
+	where = quote(field) + " IN " + placeholders(len(values))
+	at, known := m.index[field]
+	if !known { // id
+		return where, args
+	}
+	if indexed := dialect.Indexed(quote(field), m.types[at]); indexed != quote(field) {
+		one := dialect.Indexed("?", m.types[at])
+		where += " AND " + indexed + " IN (" + one + strings.Repeat(", "+one, len(values)-1) + ")"
+		args = append(args, args...)
+	}
+	return where, args
 }
 
 func (r *record) matches(field string, value any) bool {
@@ -325,16 +354,13 @@ func (s *served) findOwn(tx *database.Tx, self int64, field string, values []any
 		return tx.Each(s.sel+" WHERE _owner = ?", []any{self}, each)
 	}
 	if slices.Contains(values, nil) { // IN does not find NULL
-		if err := tx.Each(s.sel+" WHERE "+quote(field)+" IS NULL AND +_owner = ?", []any{self}, each); err != nil {
+		if err := tx.Each(s.sel+" WHERE "+s.isNull(tx.Dialect(), field)+" AND +_owner = ?", []any{self}, each); err != nil {
 			return err
 		}
 	}
 	return inChunks(len(values), lookupChunks[:], func(statement, from, to int) error {
-		args := make([]any, 0, to-from+1)
-		for _, value := range values[from:to] {
-			args = append(args, argOf(value))
-		}
-		return tx.Each(s.sel+" WHERE "+quote(field)+" IN "+placeholders(to-from)+" AND +_owner = ?", append(args, self), each)
+		where, args := s.isOneOf(tx.Dialect(), field, values[from:to])
+		return tx.Each(s.sel+" WHERE "+where+" AND +_owner = ?", append(args, self), each)
 	})
 }
 
