@@ -181,3 +181,48 @@ func TestPostgres_anotherDevice(t *testing.T) {
 	}
 	alice.Start(t)
 }
+
+// TestPostgres_serverAfterHost starts a host before its server, as a boot may: it waits, can be stopped meanwhile, and then works.
+func TestPostgres_serverAfterHost(t *testing.T) {
+	server := databasetest.Start(t)
+	path := mustBuild(t)
+	t.Setenv("DATABASE_URL", server.DSN())
+	alice := clustertest.NewDevice(t, path, "alice", "--library", "home", "--store", "postgres")
+	server.Kill(t)
+	waits := func() error {
+		log, err := os.ReadFile(filepath.Join(alice.Dir, "host.log"))
+		if err == nil && !strings.Contains(string(log), "the database does not answer yet") {
+			err = fmt.Errorf("the log says %s", log)
+		}
+		return err
+	}
+	stopped := exec.Command(path, "run", "--config", alice.Config()) //nolint:gosec // our own binary
+	log, err := os.Create(filepath.Join(alice.Dir, "host.log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer log.Close()
+	stopped.Stdout, stopped.Stderr = log, log
+	if err := stopped.Start(); err != nil {
+		t.Fatal(err)
+	}
+	clustertest.Eventually(t, "it says what it waits for", waits)
+	if err := stopped.Process.Signal(os.Interrupt); err != nil {
+		t.Fatal(err)
+	}
+	if err := stopped.Wait(); err != nil {
+		t.Errorf("a host that is stopped while it waits: %v", err)
+	}
+	if err := log.Truncate(0); err != nil {
+		t.Fatal(err)
+	}
+	restarted := make(chan struct{})
+	go func() {
+		defer close(restarted)
+		clustertest.Eventually(t, "it says what it waits for", waits)
+		server.Restart(t)
+	}()
+	alice.Start(t)
+	<-restarted
+	alice.Run(t, "put", "tag", `{"name":"work"}`)
+}

@@ -44,7 +44,7 @@ func runHost(ctx context.Context, c *config.Config) error {
 	app := fx.New(
 		fx.NopLogger,
 		fx.StopTimeout(stopTime),
-		fx.Supply(c, failed),
+		fx.Supply(c, failed, fx.Annotate(ctx, fx.As(new(context.Context)))),
 		fx.Provide(
 			// what is there
 			newLog, newService, openIdentity, openDatabase,
@@ -66,6 +66,9 @@ func runHost(ctx context.Context, c *config.Config) error {
 		fx.Invoke(start),
 	)
 	if err := app.Err(); err != nil {
+		if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
+			return nil // it was stopped while it waited for its database
+		}
 		return rootCause(err)
 	}
 	starting, cancel := context.WithTimeout(ctx, app.StartTimeout())
@@ -183,10 +186,10 @@ func openIdentity(c *config.Config) (*membership.Identity, error) {
 	return membership.OpenIdentity(c.Device.DataDir)
 }
 
-func openDatabase(lc fx.Lifecycle, c *config.Config, identity *membership.Identity, log hclog.Logger) (*database.DB, error) {
+func openDatabase(ctx context.Context, lc fx.Lifecycle, c *config.Config, identity *membership.Identity, log hclog.Logger) (*database.DB, error) {
 	options := databaseOptions(c, identity)
 	options.Log = log.Named("database")
-	db, err := database.Open(context.Background(), options)
+	db, err := database.OpenPatiently(ctx, options)
 	if err != nil {
 		return nil, err
 	}

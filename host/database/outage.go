@@ -3,6 +3,10 @@ package database
 import (
 	"context"
 	"errors"
+	"io"
+	"io/fs"
+	"net"
+	"syscall"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
@@ -20,6 +24,46 @@ type Outage struct {
 func (o *Outage) err() error {
 	return sdk.Errorf(sdk.CodeUnavailable, "%s has been out of reach since %s; nothing is read or written meanwhile; see that the server runs: this host connects again by itself: %w",
 		o.Where, o.Since.Format(time.TimeOnly), unreachable{o.Cause})
+}
+
+// OpenPatiently is Open that tries again while nothing answers at the address of a PostgreSQL server, or that says it is starting,
+// as after a boot. Every other error is returned at once; where ctx ends meanwhile, its error.
+func OpenPatiently(ctx context.Context, options Options) (*DB, error) {
+	pauses := backoff.NewExponentialBackOff()
+	pauses.InitialInterval, pauses.MaxInterval = firstPause, mostPause
+	for said := ""; ; {
+		db, err := Open(context.WithoutCancel(ctx), options)
+		if err == nil || !absent(err) {
+			return db, err
+		}
+		if text := err.Error(); text != said && options.Log != nil {
+			options.Log.Warn("the database does not answer yet; this host waits for it, and does nothing else meanwhile", "error", err)
+			said = text
+		}
+		pause := time.NewTimer(pauses.NextBackOff())
+		select {
+		case <-pause.C:
+		case <-ctx.Done():
+			pause.Stop()
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// absent reports an error of an attempt to connect to which nobody answered, so that a later one may succeed. What a server says
+// of the role, the database or TLS, and a name that does not exist, is no such error.
+func absent(err error) bool {
+	if code := codeOf(err); code != "" {
+		return code == cannotConnectNow
+	}
+	if _, ok := errors.AsType[unreachable](err); !ok || errors.Is(err, fs.ErrPermission) {
+		return false
+	}
+	if name, ok := errors.AsType[*net.DNSError](err); ok && name.IsNotFound {
+		return false
+	}
+	failure, ok := errors.AsType[*net.OpError](err)
+	return ok && (failure.Op == "dial" || failure.Timeout()) || errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET)
 }
 
 // Patiently calls fn, which reads or writes, again while the database is out of reach. It returns fn's first other error, or,

@@ -3,6 +3,7 @@ package database_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"net"
 	"path/filepath"
@@ -561,6 +562,63 @@ func TestOutage_another(t *testing.T) {
 	l.check(t, db)
 }
 
+// TestOpenPatiently starts the server after the host.
+func TestOpenPatiently(t *testing.T) {
+	server := databasetest.Start(t)
+	server.Kill(t)
+	var log said
+	options := database.Options{Dir: t.TempDir(), Postgres: server.Schema(), Log: hclog.New(&hclog.LoggerOptions{Output: &log})}
+	stopped, stop := context.WithCancel(t.Context())
+	defer stop()
+	for _, ctx := range []context.Context{stopped, t.Context()} {
+		log.clear()
+		done := make(chan error)
+		go func() {
+			db, err := database.OpenPatiently(ctx, options)
+			if err == nil {
+				err = db.Close()
+			}
+			done <- err
+		}()
+		eventually(t, "it says what it waits for", func() bool { return log.has("does not answer yet") && log.has("PostgreSQL at ") })
+		if ctx == stopped {
+			stop()
+			if err := <-done; !errors.Is(err, context.Canceled) {
+				t.Errorf("a host that is stopped while it waits: %v", err)
+			}
+			continue
+		}
+		server.Restart(t)
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// said is what was logged.
+type said struct {
+	mu   sync.Mutex // guards what follows
+	text strings.Builder
+}
+
+func (s *said) Write(text []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.text.Write(text)
+}
+
+func (s *said) has(text string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return strings.Contains(s.text.String(), text)
+}
+
+func (s *said) clear() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.text.Reset()
+}
+
 // TestOpen_refusesServer wants a message that says what to do.
 func TestOpen_refusesServer(t *testing.T) {
 	server := databasetest.Shared(t)
@@ -574,6 +632,13 @@ func TestOpen_refusesServer(t *testing.T) {
 		"no such role": {strings.Replace(good, "starling@", "nobody:s3cret@", 1), "", "does not let the role nobody in", sdk.CodeInvalid},
 		"a bad schema": {good, "public", "this device needs one of its own", sdk.CodeInvalid},
 	} {
+		if name != "no server" { // no use in trying again
+			db, err := database.OpenPatiently(t.Context(), database.Options{Dir: t.TempDir(), Postgres: &database.Postgres{DSN: tc.dsn, Schema: tc.schema}})
+			if err == nil {
+				t.Errorf("%s: it opens", name)
+				_ = db.Close()
+			}
+		}
 		_, err := database.Open(t.Context(), database.Options{Dir: t.TempDir(), Postgres: &database.Postgres{DSN: tc.dsn, Schema: tc.schema}})
 		if err == nil || !strings.Contains(err.Error(), tc.want) || strings.Contains(err.Error(), "s3cret") {
 			t.Errorf("%s: got %v, want %q", name, err, tc.want)
