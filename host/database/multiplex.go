@@ -212,7 +212,7 @@ func (r *result) readAll() {
 func (r *result) Close() error {
 	r.read = nil
 	if r.err != nil {
-		return nil
+		return nil //nolint:nilerr // it has been told by Next, or is the end
 	}
 	r.err = io.EOF
 	r.settled()
