@@ -151,6 +151,19 @@ func TestDashboard(t *testing.T) {
 	}
 }
 
+// TestUnit_NeverGivenUp wants a host started again however often it ended: what it waited for may be back.
+func TestUnit_NeverGivenUp(t *testing.T) {
+	raw, err := os.ReadFile("../../deploy/systemd/starling.service")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, line := range []string{"StartLimitIntervalSec=0", "Restart=on-failure"} {
+		if !strings.Contains("\n"+string(raw), "\n"+line+"\n") {
+			t.Errorf("the unit has no %s", line)
+		}
+	}
+}
+
 // TestUnits has systemd look at its units.
 func TestUnits(t *testing.T) {
 	analyze, err := exec.LookPath("systemd-analyze")
