@@ -53,7 +53,9 @@ func TestHealth_LongWrite(t *testing.T) {
 			t.Errorf("ready: %+v", c)
 		}
 	}
-	for _, c := range h.Alive(t.Context()) {
+	living, over := context.WithTimeout(t.Context(), 10*time.Second) // or it waits for the turn
+	defer over()
+	for _, c := range h.Alive(living) {
 		if !c.OK {
 			t.Errorf("alive: %+v", c)
 		}
