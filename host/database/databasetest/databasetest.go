@@ -86,11 +86,15 @@ func SQLiteOnly(tb testing.TB, why string) {
 }
 
 // Again runs the tests of this test binary once more, on PostgreSQL, with arguments such as -rapid.checks=10. A test of each
-// package with a database calls it, so that one suite holds for both.
+// package with a database calls it, so that one suite holds for both. It takes minutes in all, and so is for where
+// PostgreSQL is required.
 func Again(t *testing.T, arguments ...string) {
 	t.Helper()
 	if OnPostgres() {
 		t.Skip("this is that run")
+	}
+	if os.Getenv(RequireVariable) != "1" {
+		t.Skip("the whole suite again takes long: set " + RequireVariable + "=1, or run task test:postgres")
 	}
 	if err := findable(); err != nil {
 		refuse(t, err)
