@@ -68,6 +68,10 @@ func (p *plugin) configure(body *hclwrite.Body) {
 		var block *hclwrite.Block
 		if i := slices.IndexFunc(body.Blocks(), isIt); i >= 0 {
 			block = body.Blocks()[i]
+			if len(block.Body().Attributes()) == 0 && len(block.Body().Blocks()) == 0 { // it may stand on one line
+				block.Body().Clear()
+				block.Body().AppendNewline()
+			}
 		} else {
 			body.AppendNewline()
 			block = body.AppendNewBlock("model", []string{name})
