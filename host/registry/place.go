@@ -86,6 +86,9 @@ func (p *placer) place(records []*record) error {
 	if err != nil {
 		return err
 	}
+	if err := p.lookUpOthers(closure); err != nil {
+		return err
+	}
 	p.markHidden(closure, within)
 	var show, hide []*record
 	for _, rec := range closure {
@@ -149,13 +152,42 @@ func (p *placer) lookUp(to sdk.ModelName, ids []sdk.RecordID) error {
 		if to == "" {
 			ids = slices.DeleteFunc(slices.Clone(ids), func(id sdk.RecordID) bool { return p.met(nil, to, id) })
 		}
-		err := selectIn(p.tx, "SELECT id FROM "+s.table+" WHERE id IN ", nil, ids, func(rows *sql.Rows) error {
-			id, err := scanID(rows)
-			p.visible[spot{s.n, id}] = true
+		if err := p.lookUpIn(s, ids); err != nil {
 			return err
+		}
+	}
+	return nil
+}
+
+func (p *placer) lookUpIn(s *served, ids []sdk.RecordID) error {
+	err := selectIn(p.tx, "SELECT id FROM "+s.table+" WHERE id IN ", nil, ids, func(rows *sql.Rows) error {
+		id, err := scanID(rows)
+		p.visible[spot{s.n, id}] = true
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("look up %s: %w", s.name, err)
+	}
+	return nil
+}
+
+// lookUpOthers notes which records of any model have the ids that a reference to any of them names, where one of closure is to be
+// hidden: another may stay in its place.
+func (p *placer) lookUpOthers(closure []*record) error {
+	if !slices.ContainsFunc(closure, func(rec *record) bool { return rec.hidden }) {
+		return nil
+	}
+	var ids []sdk.RecordID
+	for _, rec := range closure {
+		rec.targets(func(to sdk.ModelName, id sdk.RecordID) {
+			if to == "" {
+				ids = append(ids, id)
+			}
 		})
-		if err != nil {
-			return fmt.Errorf("look up %s: %w", s.name, err)
+	}
+	for _, s := range p.catalog.order {
+		if err := p.lookUpIn(s, ids); err != nil {
+			return err
 		}
 	}
 	return nil

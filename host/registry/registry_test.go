@@ -499,6 +499,21 @@ func TestVisibility_oneIDTwoModels(t *testing.T) {
 	visible(1)
 }
 
+// TestVisibility_oneIDStays has a file and a reference to any record of its id wait for one id: the label that comes under it
+// shows the reference, since there is a label of the file's id too, and leaves the file waiting.
+func TestVisibility_oneIDStays(t *testing.T) {
+	d := newDevice(t, 1, allModels()...)
+	d.share(packed(t, labels(), label(5, 0, "label")))
+	d.own(packed(t, files(), file(5, 6, "waits")))
+	d.share(packed(t, marks(), mark(6, 5)))
+	d.checkInvariants()
+	d.share(packed(t, labels(), label(6, 0, "comes")))
+	d.checkInvariants()
+	if got := len(d.ids("mark", false)); got != 1 {
+		t.Errorf("%d marks are visible, want the one whose target is a label", got)
+	}
+}
+
 // TestVisibility_oneIDTwoOwners has two device-owned models with records of one id, which two devices own.
 func TestVisibility_oneIDTwoOwners(t *testing.T) {
 	a, b := newDevice(t, 1, files(), boxes()), newDevice(t, 2, files(), boxes())
