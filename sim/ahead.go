@@ -80,9 +80,9 @@ func (w *world) comeBack(d *device) {
 	})
 }
 
-// cameBack notes whether a device that has started goes on at stamps of now.
+// cameBack notes whether a device that has started goes on at stamps of now. A clock that stands may not show yet that it is ahead.
 func (w *world) cameBack(d *device) {
-	if limit := w.horizon(); w.astray == d && d.wall().Before(limit.Time()) && d.clock.Last() < limit && d.last < limit {
+	if limit := w.horizon(); w.astray == d && d.ahead == 0 && d.wall().Before(limit.Time()) && d.clock.Last() < limit && d.last < limit {
 		w.trace(d, "back", "")
 		w.astray = nil
 	}

@@ -6,6 +6,7 @@ import (
 
 	"github.com/starling-sync/starling/host/peersync"
 	"github.com/starling-sync/starling/host/protocol"
+	"github.com/starling-sync/starling/sdk"
 )
 
 // historyBugs are about histories that branch, what is forgotten, and what brings it back.
@@ -46,6 +47,18 @@ func historyBugs() []*bug {
 			sql(d, "CREATE TABLE _hidden AS SELECT * FROM _ack", "DELETE FROM _ack")
 			restamp()
 			sql(d, "INSERT INTO _ack SELECT * FROM _hidden", "DROP TABLE _hidden")
+		}},
+		{name: "kept-digests-stale", does: "the digests that a stop keeps are those of the stop before it", onKept: func(d *device) {
+			kept := "(SELECT value FROM _meta WHERE key = 'audit1')"
+			sql(d, "CREATE TABLE IF NOT EXISTS _before AS SELECT * FROM _meta WHERE key = 'audit1'",
+				"CREATE TEMPORARY TABLE _now AS SELECT "+kept+" AS value", "UPDATE _meta SET value = (SELECT value FROM _before) WHERE key = 'audit1'",
+				"UPDATE _before SET value = (SELECT value FROM _now)", "DROP TABLE _now")
+		}},
+		{name: "owner-not-believed", does: "an audit mends no row whose stamp is the same on both sides", onTake: func(d *device, a peersync.TakeRange) (peersync.Taken, error) {
+			if a.Repair && a.Scope.Kind == sdk.DeviceOwned {
+				a.From = sdk.DeviceID{}
+			}
+			return d.pages.TakeRange(context.Background(), a)
 		}},
 		{name: "audit-never-repairs", does: "what an audit finds is not merged", onTake: func(d *device, a peersync.TakeRange) (peersync.Taken, error) {
 			if a.Repair {

@@ -160,6 +160,7 @@ func (d *device) start() {
 	d.startMachine(ctx)
 	w.trace(d, "start", "start %d, clock %s, wall %s", d.starts, d.clock.Last(), d.wall().Format(time.TimeOnly))
 	w.checkDevice(d)
+	w.checkDigests(d)
 	w.cameBack(d)
 	d.tick()
 }

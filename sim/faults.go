@@ -90,8 +90,12 @@ func (w *world) fault() {
 	}
 }
 
-// kill crashes a device, by loss of power or by a signal, and starts it again later.
+// kill ends a device, by loss of power or by a signal, which every other start is given the time to mind, and starts it again
+// later.
 func (w *world) kill(d *device, power bool, down time.Duration) {
+	if !power && d.crashing == noCrash && d.starts%2 == 1 {
+		d.keepDigests()
+	}
 	d.crash()
 	w.gone(d, power)
 	w.after(down, func() {

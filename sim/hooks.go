@@ -38,6 +38,7 @@ type bug struct {
 	onRead     func(*device, protocol.Page, bool) (protocol.Page, bool)
 	onMessage  func(*device, protocol.Message) protocol.Message // nil: lost
 	onImage    func(*device, []byte) []byte
+	onKept     func(*device)
 	onCommit   func(*device)
 	onTheft    func(*device, sdk.RecordID)
 	onLimits   func(protocol.Limits) protocol.Limits
@@ -151,6 +152,14 @@ func (b *bug) keepImage(d *device, image []byte) []byte {
 		return b.onImage(d, image)
 	}
 	return image
+}
+
+func (b *bug) keepAudit(d *device) error {
+	err := d.registry.KeepAudit(context.Background())
+	if b.onKept != nil {
+		b.onKept(d)
+	}
+	return err
 }
 
 func (b *bug) committed(d *device) {

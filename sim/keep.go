@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"reflect"
 	"slices"
 	"time"
 
 	"github.com/starling-sync/starling/hlc"
 	"github.com/starling-sync/starling/host/peersync"
 	"github.com/starling-sync/starling/host/protocol"
+	"github.com/starling-sync/starling/host/registry"
 	"github.com/starling-sync/starling/sdk"
 )
 
@@ -136,6 +138,32 @@ func (d *device) digests(a peersync.Digest) {
 		w.check(err, "%s: sum all records", d)
 		d.step(peersync.Digested{Digest: a, Models: models, Err: err})
 	})
+}
+
+// keepDigests is the last that a host does that may end in its own time.
+func (d *device) keepDigests() {
+	w := d.w
+	w.trace(d, "end", "")
+	w.check(w.bug.keepAudit(d), "%s: keep the digests of audits", d)
+	w.stats.Ends++
+}
+
+// checkDigests checks that the digests that audits compare, which are kept from one to the next and over a stop, are those of
+// what is stored. They need not be where a record was damaged.
+func (w *world) checkDigests(d *device) {
+	if len(w.rotten) > 0 {
+		return
+	}
+	ctx := context.Background()
+	anew, err := registry.New(ctx, registry.Options{DB: d.db, Self: d.id, Part: sdk.NewPartID(1), Log: w.log})
+	w.check(err, "%s: open the registry once more", d)
+	want, err := anew.AuditDigests(ctx)
+	w.check(err, "%s: sum all records", d)
+	got, err := d.registry.AuditDigests(ctx)
+	w.check(err, "%s: sum what changed", d)
+	if !reflect.DeepEqual(got, want) {
+		w.fail("audit", "%s would compare digests that are not those of its records:\n%v\n%v", d, got, want)
+	}
 }
 
 // prune forgets what the machine says nobody needs.

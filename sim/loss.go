@@ -173,7 +173,7 @@ func (w *world) leave(d *device, away time.Duration) {
 func (w *world) retire() {
 	p := &w.setup
 	d := w.pick()
-	if d == nil || d.retired || d.twin != nil || p.devices < 3 || !connected(p.edges, p.devices, d.index) || w.aloneKnowsMember(d, nil) {
+	if d == nil || d.retired || d.twin != nil || w.trusted[d.id] || p.devices < 3 || !connected(p.edges, p.devices, d.index) || w.aloneKnowsMember(d, nil) {
 		return
 	}
 	if late := p.devices - 1; p.joins > 0 && late != d.index && !connected(p.edges, p.devices, d.index, late) {
@@ -200,7 +200,17 @@ func (w *world) retire() {
 	w.reckon()
 }
 
-// rot damages a record in one device's store, and nothing there notes it: it is gone, or older than it was.
+// askOwner reports whether all who may get a row that was damaged at d can ask its owner, whose word alone tells which of two
+// rows of one stamp is right. It is not to be retired then.
+func (w *world) askOwner(d *device, owner sdk.DeviceID) bool {
+	from := w.devices[indexOf(owner)]
+	return from != d && !from.retired && from.belongs() && !slices.ContainsFunc(w.devices, func(other *device) bool {
+		return other != from && w.links[from.index][other.index] == nil
+	})
+}
+
+// rot damages a record in one device's store, and nothing there notes it: it is gone, or older than it was, or a row that is
+// as old as it was says something else.
 func (w *world) rot() {
 	d, roll := w.pick(), w.faultRand.IntN(1<<20)
 	if d == nil || d.retired || d.stopped || d.crashing != noCrash {
@@ -227,10 +237,19 @@ func (w *world) rot() {
 		return
 	}
 	slices.SortFunc(visible, func(a, b key) int { return a.place().Compare(b.place()) })
+	inPlace := slices.DeleteFunc(slices.Clone(visible), func(k key) bool { return k.model != folderModel || !w.askOwner(d, rows[k].Owner) })
+	if roll&1 == 0 && len(inPlace) > 0 {
+		visible = inPlace
+	}
 	k := visible[roll%len(visible)]
 	statement := "DELETE FROM " + string(k.model)
 	older := sdk.Version{Stamp: rows[k].Stamp - 1, Device: rows[k].Owner}
-	if k.model == folderModel && roll&1 == 0 && !w.ledger.drawn[older] {
+	switch {
+	case roll&1 == 0 && len(inPlace) > 0:
+		statement = "UPDATE folder SET name = 'rotten'"
+		w.trusted[rows[k].Owner] = true
+		w.stats.SameStamp++
+	case k.model == folderModel && roll&2 == 0 && !w.ledger.drawn[older]:
 		statement = "UPDATE folder SET name = 'rotten', _stamp = _stamp - 1"
 	}
 	w.trace(d, "rot", "%s: %s", k, statement)

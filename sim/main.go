@@ -212,9 +212,9 @@ func (s *Stats) add(other *Stats) {
 	}{
 		{&s.Runs, other.Runs}, {&s.Writes, other.Writes}, {&s.Changes, other.Changes}, {&s.Refused, other.Refused}, {&s.Pages, other.Pages}, {&s.Overlaps, other.Overlaps},
 		{&s.Stale, other.Stale}, {&s.Holds, other.Holds}, {&s.Checked, other.Checked}, {&s.Events, other.Events}, {&s.Messages, other.Messages},
-		{&s.Sessions, other.Sessions}, {&s.Reads, other.Reads}, {&s.Crashes, other.Crashes}, {&s.MidCommit, other.MidCommit}, {&s.Cuts, other.Cuts},
+		{&s.Sessions, other.Sessions}, {&s.Reads, other.Reads}, {&s.Crashes, other.Crashes}, {&s.MidCommit, other.MidCommit}, {&s.Ends, other.Ends}, {&s.Cuts, other.Cuts},
 		{&s.Stops, other.Stops}, {&s.Jumps, other.Jumps}, {&s.Resets, other.Resets}, {&s.Joins, other.Joins}, {&s.Hidden, other.Hidden}, {&s.Journalled, other.Journalled},
-		{&s.Restores, other.Restores}, {&s.Clones, other.Clones}, {&s.Retires, other.Retires}, {&s.Aways, other.Aways}, {&s.Rots, other.Rots},
+		{&s.Restores, other.Restores}, {&s.Clones, other.Clones}, {&s.Retires, other.Retires}, {&s.Aways, other.Aways}, {&s.Rots, other.Rots}, {&s.SameStamp, other.SameStamp},
 		{&s.Aheads, other.Aheads}, {&s.Restamps, other.Restamps}, {&s.Restamped, other.Restamped}, {&s.SeenHeld, other.SeenHeld},
 		{&s.Removed, other.Removed}, {&s.Kept, other.Kept}, {&s.Doubtful, other.Doubtful},
 	} {
@@ -228,10 +228,10 @@ func report(out io.Writer, s Stats, took time.Duration) {
 		s.Runs, took.Round(time.Millisecond), float64(s.Runs)/took.Seconds(), hours, hours/took.Minutes())
 	fmt.Fprintf(out, "checked %d changes on devices; %d commits of %d changes, %d refused; %d pages applied, %d overlapping, %d decided again, %d held\n", //nolint:errcheck // a report
 		s.Checked, s.Writes, s.Changes, s.Refused, s.Pages, s.Overlaps, s.Stale, s.Holds)
-	fmt.Fprintf(out, "%d events, %d messages, %d sessions, %d reads; %d crashes (%d in a commit), %d cuts, %d stops, %d clock faults, %d resets, %d joins\n", //nolint:errcheck // a report
-		s.Events, s.Messages, s.Sessions, s.Reads, s.Crashes, s.MidCommit, s.Cuts, s.Stops, s.Jumps, s.Resets, s.Joins)
-	fmt.Fprintf(out, "%d copies put back, %d devices run twice, %d retired, %d away for long, %d records damaged; %d clocks years ahead, %d starts gave %d changes new stamps\n", //nolint:errcheck // a report
-		s.Restores, s.Clones, s.Retires, s.Aways, s.Rots, s.Aheads, s.Restamps, s.Restamped)
+	fmt.Fprintf(out, "%d events, %d messages, %d sessions, %d reads; %d crashes (%d in a commit, %d in their own time), %d cuts, %d stops, %d clock faults, %d resets, %d joins\n", //nolint:errcheck // a report
+		s.Events, s.Messages, s.Sessions, s.Reads, s.Crashes, s.MidCommit, s.Ends, s.Cuts, s.Stops, s.Jumps, s.Resets, s.Joins)
+	fmt.Fprintf(out, "%d copies put back, %d devices run twice, %d retired, %d away for long, %d records damaged (%d kept their stamp); %d clocks years ahead, %d starts gave %d changes new stamps\n", //nolint:errcheck // a report
+		s.Restores, s.Clones, s.Retires, s.Aways, s.Rots, s.SameStamp, s.Aheads, s.Restamps, s.Restamped)
 	fmt.Fprintf(out, "at rest at the latest %s after faults stopped; %d records seen waiting; %d values in journals; at most %d bytes unacknowledged\n", s.Settled, s.Hidden, s.Journalled, s.MostUnread) //nolint:errcheck // a report
 	fmt.Fprintf(out, "%d adds to sets undone, %d elements there for an add that a remove had not seen; %d edits by what the account does not know\n", s.Removed, s.Kept, s.Doubtful)                      //nolint:errcheck // a report
 }

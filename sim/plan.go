@@ -85,7 +85,7 @@ func (p *plan) losses(o Options, r *rand.Rand) {
 		}
 		return n
 	}
-	p.restores, p.clones, p.rots = some("restore", 3, 4), some("clone", 8, 2), some("rot", 7, 2)
+	p.restores, p.clones, p.rots = some("restore", 3, 4), some("clone", 8, 2), some("rot", 5, 3)
 	p.retire, p.away = some("retire", 6, 1) > 0, some("away", 4, 1) > 0
 	// Who meets rarely would get nothing but snapshots; and what is forgotten before anybody has it can not be told apart once
 	// it has a new stamp.

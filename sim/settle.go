@@ -210,6 +210,7 @@ func (w *world) finish() {
 	first := w.digestOf(list[0])
 	for _, d := range list {
 		w.checkDevice(d)
+		w.checkDigests(d)
 		w.checkJournal(d)
 		if digest := w.digestOf(d); !slices.Equal(first, digest) {
 			w.fail("convergence", "the digests of %s and %s differ:\n  %v\n  %v", list[0], d, first, digest)

@@ -74,12 +74,13 @@ type Stats struct {
 	Pages, Overlaps, Stale, Holds     int
 	Checked                           int // changes compared with what a device holds
 	Events, Messages, Sessions        int
-	Reads, Crashes, MidCommit         int
+	Reads, Crashes, MidCommit, Ends   int // ends: of the crashes, those that the device saw coming
 	Cuts, Stops, Jumps, Resets, Joins int
 	Hidden, MostUnread, Journalled    int
 	Removed, Kept, Doubtful           int // adds that removes undid; elements there since the remove had not seen an add; edits by what the account does not know
 
 	Restores, Clones, Retires, Aways, Rots, Aheads int
+	SameStamp                                      int // of the rots, those that only the owner's word can repair
 	Restamps, Restamped, SeenHeld                  int // starts that restamp; changes with new stamps; streams shown as held on both sides
 	Forgiven, MostHeads, Collisions                int // changes that may be gone; positions in one stream; stamps not drawn twice
 	Snapshots, SnapshotPages, Resumed              int // completed; taken in; went on at another peer
@@ -140,11 +141,12 @@ type world struct {
 	// forgottenTo is up to where some device has forgotten deletes: of the rows of a device, or with all other clocks of shared
 	// records that do not exist.
 	forgottenTo map[peersync.Scope]hlc.Stamp
-	branched    bool          // a store was put back to a copy, or runs twice
-	rotten      map[key]bool  // records that were damaged in some store
-	sound       bool          // every damage must have been repaired
-	astray      *device       // whose clock is years ahead, or whose stamps still are; nil: none
-	noisy       time.Duration // when something was last said but that devices live
+	branched    bool                  // a store was put back to a copy, or runs twice
+	rotten      map[key]bool          // records that were damaged in some store
+	trusted     map[sdk.DeviceID]bool // owners whose word repairs some of them
+	sound       bool                  // every damage must have been repaired
+	astray      *device               // whose clock is years ahead, or whose stamps still are; nil: none
+	noisy       time.Duration         // when something was last said but that devices live
 	noise       protocol.Type
 
 	digest hash.Hash64
@@ -183,7 +185,7 @@ func newWorld(o Options) *world {
 		options: o, log: hclog.NewNullLogger(), ledger: newLedger(), digest: fnv.New64a(), bug: findBug(o.Bug),
 		workRand: source(1), faultRand: source(2), netRand: source(3), partRand: source(4), config: peersync.DefaultConfig(), limits: protocol.DefaultLimits(),
 		ever: map[int]map[protocol.Stream]protocol.Heads{}, everReach: map[int]map[protocol.Stream]reach{}, carried: map[carriedID]*cargo{},
-		forgottenTo: map[peersync.Scope]hlc.Stamp{}, forgotten: map[protocol.EpochID]bool{}, rotten: map[key]bool{},
+		forgottenTo: map[peersync.Scope]hlc.Stamp{}, forgotten: map[protocol.EpochID]bool{}, rotten: map[key]bool{}, trusted: map[sdk.DeviceID]bool{},
 	}
 	w.setup = newPlan(o, source(0))
 	w.setup.times(&w.config)
