@@ -9,7 +9,9 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 
 	"github.com/starling-sync/starling/sdk"
 )
@@ -33,7 +35,8 @@ func (b binary) intact() bool {
 	return err == nil && sum == b.sum
 }
 
-// stage returns source's copy in the store. The sum is of the bytes copied, so what is run is what was summed.
+// stage returns source's copy in the store. The sum is of the bytes copied, so what is run is what was summed. A copy that is
+// there already is read again, and nothing is written: a start with the plugins of the last one is what happens most.
 func stage(store, source string) (_ binary, err error) {
 	in, err := os.Open(source) //nolint:gosec // the operator's choice
 	if errors.Is(err, fs.ErrNotExist) {
@@ -48,6 +51,9 @@ func stage(store, source string) (_ binary, err error) {
 	defer func() { _ = in.Close() }()
 	if err := checkSource(in, source); err != nil {
 		return binary{}, err
+	}
+	if b, there := staged(store, source); there {
+		return b, nil
 	}
 	root := filepath.Join(store, "sha256")
 	if err := os.MkdirAll(root, 0o700); err != nil {
@@ -66,7 +72,7 @@ func stage(store, source string) (_ binary, err error) {
 	b := binary{sum: hex.EncodeToString(hash.Sum(nil)), origin: source}
 	dir := filepath.Join(root, b.sum)
 	b.path = filepath.Join(dir, filepath.Base(source))
-	if there, err := hashOf(b.path); err == nil && there == b.sum {
+	if b.intact() { // another plugin's keeper has staged it meanwhile, and may run it
 		return b, nil
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -78,21 +84,29 @@ func stage(store, source string) (_ binary, err error) {
 	return b, nil
 }
 
+// staged returns source's copy in the store, if it is there unharmed. Source is read only if the store has a copy of that name
+// and size: a new build is read once, to copy it.
+func staged(store, source string) (binary, bool) {
+	root, name := filepath.Join(store, "sha256"), filepath.Base(source)
+	builds, _ := os.ReadDir(root) // none, if there is no store yet
+	info, err := os.Stat(source)
+	if err != nil || !slices.ContainsFunc(builds, func(e fs.DirEntry) bool {
+		other, err := os.Stat(filepath.Join(root, e.Name(), name))
+		return err == nil && other.Size() == info.Size()
+	}) {
+		return binary{}, false
+	}
+	sum, err := hashOf(source)
+	if err != nil {
+		return binary{}, false // copying it says what is wrong
+	}
+	b := binary{sum: sum, origin: source, path: filepath.Join(root, sum, name)}
+	return b, b.intact()
+}
+
 // sweep removes from the store what is not among kept and what none of sources would be staged as now: builds of the past, plugins that are no
 // longer configured, and copies that a host which was killed did not finish. Call it before anything is staged.
 func sweep(store string, sources, kept []string) error {
-	wanted := make(map[string]bool)
-	for _, sum := range kept {
-		wanted[sum] = true
-	}
-	for _, source := range sources {
-		if info, err := os.Stat(source); err != nil || !info.Mode().IsRegular() {
-			continue // staging says what is wrong with it
-		}
-		if sum, err := hashOf(source); err == nil {
-			wanted[sum] = true
-		}
-	}
 	left, _ := filepath.Glob(filepath.Join(store, incoming+"*")) // the pattern is well formed
 	for _, path := range left {
 		_ = os.Remove(path) // a choice that was being written
@@ -102,14 +116,29 @@ func sweep(store string, sources, kept []string) error {
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
+	wanted := sync.OnceValue(func() []string { return sumsOf(sources) }) // it is read only where something may have to go
 	for _, e := range entries {
 		sum, ours := hex.DecodeString(e.Name())
 		unfinished := strings.HasPrefix(e.Name(), incoming)
-		if unfinished || ours == nil && len(sum) == sha256.Size && !wanted[e.Name()] {
+		build := ours == nil && len(sum) == sha256.Size
+		if unfinished || build && !slices.Contains(kept, e.Name()) && !slices.Contains(wanted(), e.Name()) {
 			err = errors.Join(err, os.RemoveAll(filepath.Join(root, e.Name())))
 		}
 	}
 	return err
+}
+
+// sumsOf returns the sums of those sources that can be read; staging says what is wrong with the others.
+func sumsOf(sources []string) (sums []string) {
+	for _, source := range sources {
+		if info, err := os.Stat(source); err != nil || !info.Mode().IsRegular() {
+			continue
+		}
+		if sum, err := hashOf(source); err == nil {
+			sums = append(sums, sum)
+		}
+	}
+	return sums
 }
 
 // checkSource refuses what rpc.Start would refuse, with the name that the operator knows: the copy is always executable.

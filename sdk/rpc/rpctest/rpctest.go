@@ -30,7 +30,7 @@ func Build(tb testing.TB, dir string) string {
 	if runtime.GOOS == "windows" {
 		path += ".exe"
 	}
-	cmd := exec.CommandContext(tb.Context(), "go", "build", "-o", path, ".") //nolint:gosec // the test's own package
+	cmd := exec.CommandContext(tb.Context(), "go", "build", "-ldflags", "-s -w", "-o", path, ".") //nolint:gosec // the test's own package
 	cmd.Dir = abs
 	if out, err := cmd.CombinedOutput(); err != nil {
 		tb.Fatalf("go build in %s: %v\n%s", abs, err, out)
