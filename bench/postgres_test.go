@@ -63,18 +63,7 @@ func BenchmarkPostgresLocalCommits(b *testing.B) {
 		alice, pool := onPostgres(b, "alice", "--library", "bench")
 		alice.Start(b)
 		a := dial(b, alice)
-		location := makeLocation(b, a)
-		began := time.Now()
-		for from := 0; from < n; from += batch {
-			var puts []control.Put
-			for i := from; i < from+batch; i++ {
-				puts = append(puts, control.Put{JSON: []byte(entry(i, location))})
-			}
-			if _, err := a.Put(b.Context(), "entry", puts, true); err != nil {
-				b.Fatal(err)
-			}
-		}
-		report(b, n, time.Since(began), copyPlain(b, pool, "entry", batch))
+		report(b, n, commitLocally(b, a, n, batch), copyPlain(b, pool, "entry", batch))
 	}
 }
 
