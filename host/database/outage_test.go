@@ -260,20 +260,8 @@ func newRelay(tb testing.TB, server *databasetest.Server) (*relay, *database.Pos
 	tb.Helper()
 	at := server.Schema()
 	r := &relay{tb: tb, folder: databasetest.ShortFolder(tb), server: filepath.Join(server.Socket(), ".s.PGSQL.5432")}
-	var err error
-	if r.listener, err = net.Listen("unix", filepath.Join(r.folder, ".s.PGSQL.5432")); err != nil {
-		tb.Fatal(err)
-	}
 	at.DSN = strings.ReplaceAll(at.DSN, strings.ReplaceAll(server.Socket(), "/", "%2F"), strings.ReplaceAll(r.folder, "/", "%2F"))
-	r.wg.Go(func() {
-		for {
-			conn, err := r.listener.Accept()
-			if err != nil {
-				return
-			}
-			r.wg.Go(func() { r.serve(conn) })
-		}
-	})
+	r.listen()
 	tb.Cleanup(func() {
 		_ = r.listener.Close()
 		r.mu.Lock()
@@ -284,6 +272,25 @@ func newRelay(tb testing.TB, server *databasetest.Server) (*relay, *database.Pos
 		r.wg.Wait()
 	})
 	return r, at
+}
+
+// listen takes connections until the listener is closed.
+func (r *relay) listen() {
+	r.tb.Helper()
+	listener, err := net.Listen("unix", filepath.Join(r.folder, ".s.PGSQL.5432"))
+	if err != nil {
+		r.tb.Fatal(err)
+	}
+	r.listener = listener
+	r.wg.Go(func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			r.wg.Go(func() { r.serve(conn) })
+		}
+	})
 }
 
 func (r *relay) set(cut string) {
@@ -521,7 +528,6 @@ func TestOutage_another(t *testing.T) {
 		t.Fatalf("a second host: %v", err)
 	}
 	t.Log(err)
-	folder := filepath.Join(r.folder, ".s.PGSQL.5432")
 	_ = r.listener.Close() // nobody gets through
 	r.mu.Lock()
 	for _, c := range r.ending {
@@ -535,18 +541,7 @@ func TestOutage_another(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if r.listener, err = net.Listen("unix", folder); err != nil {
-		t.Fatal(err)
-	}
-	r.wg.Go(func() {
-		for {
-			conn, err := r.listener.Accept()
-			if err != nil {
-				return
-			}
-			r.wg.Go(func() { r.serve(conn) })
-		}
-	})
+	r.listen()
 	eventually(t, "it is said who has the database", func() bool {
 		outage := db.Outage()
 		return outage != nil && strings.Contains(outage.Cause.Error(), "another host")
