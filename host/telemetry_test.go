@@ -162,38 +162,69 @@ var still = map[string]string{
 // TestTelemetry runs two devices through what they do in a life, and wants every metric that the page names to be there and
 // to move, but for those in still; and no other.
 func TestTelemetry(t *testing.T) {
-	alice, bob := watch(t, "alice", "--library", "home"), watch(t, "bob", "--join")
-	bob.replace(t, `model "album" {}`, "") // what comes of it is parked
-	alice.replace(t, "    ignore = ", "    hash = true\n    ignore = ")
-	alice.Start(t)
-	bob.Start(t)
-	seen := moved{}
-	look := func(d watched) series {
-		s := d.scrape(t)
-		seen.see(s)
-		return s
+	t.Parallel()
+	l := &life{alice: watch(t, "alice", "--library", "home"), bob: watch(t, "bob", "--join"), seen: moved{}, folder: t.TempDir()}
+	l.bob.replace(t, `model "album" {}`, "") // what comes of it is parked
+	l.alice.replace(t, "    ignore = ", "    hash = true\n    ignore = ")
+	l.alice.Start(t)
+	l.bob.Start(t)
+	for _, chapter := range []struct {
+		name string
+		run  func(*testing.T)
+	}{
+		{"they pair", l.pair}, {"alice writes", l.write}, {"what she did is counted", l.counted}, {"they change a tag apart", l.apart},
+		{"a plugin is restarted", l.pluginRestarts}, {"what the databases hold is counted", l.held}, {"bob retires", l.retire},
+	} {
+		if !t.Run(chapter.name, chapter.run) {
+			return // each begins where the one before ends
+		}
 	}
-	wantReady(t, bob, http.StatusServiceUnavailable, "failed  library: this device belongs to none yet")
-	clustertest.Pair(t, alice.Device, bob.Device)
-	wantReady(t, bob, http.StatusOK, "ok      library: home")
-	wantReady(t, alice, http.StatusOK, "ok      transport lan")
+	compare(t, l.seen)
+}
 
-	folder := t.TempDir()
-	writeFiles(t, folder, "a.txt", "b/c.txt")
+// life is what two devices go through in TestTelemetry.
+type life struct {
+	alice, bob watched
+	seen       moved
+	folder, id string // of alice's location, and of her tag
+}
+
+// look scrapes d, and notes what has moved.
+func (l *life) look(t *testing.T, d watched) series {
+	t.Helper()
+	s := d.scrape(t)
+	l.seen.see(s)
+	return s
+}
+
+func (l *life) pair(t *testing.T) {
+	wantReady(t, l.bob, http.StatusServiceUnavailable, "failed  library: this device belongs to none yet")
+	clustertest.Pair(t, l.alice.Device, l.bob.Device)
+	wantReady(t, l.bob, http.StatusOK, "ok      library: home")
+	wantReady(t, l.alice, http.StatusOK, "ok      transport lan")
+}
+
+// write has alice write what moves to bob, what is parked there, and what waits for a tag that is gone.
+func (l *life) write(t *testing.T) {
+	writeFiles(t, l.folder, "a.txt", "b/c.txt")
 	for _, name := range []string{"a.txt", "b/c.txt"} { // what has just changed is not hashed yet
-		if err := os.Chtimes(filepath.Join(folder, name), time.Time{}, time.Now().Add(-time.Hour)); err != nil {
+		if err := os.Chtimes(filepath.Join(l.folder, name), time.Time{}, time.Now().Add(-time.Hour)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	alice.Run(t, "location", "add", folder)
-	id := alice.Run(t, "put", "tag", `{"name":"work","color":"red"}`)
-	gone := alice.Run(t, "put", "tag", `{"name":"gone"}`)
-	alice.Run(t, "put", "album", `{"name":"parked at bob"}`)
-	alice.Run(t, "put", "tagging", `{"tag_id":"`+gone+`","target":"`+id+`"}`)
-	alice.Run(t, "delete", "tag", gone) // and the tagging waits
-	waitTags(t, alice, bob)
+	l.alice.Run(t, "location", "add", l.folder)
+	l.id = l.alice.Run(t, "put", "tag", `{"name":"work","color":"red"}`)
+	gone := l.alice.Run(t, "put", "tag", `{"name":"gone"}`)
+	l.alice.Run(t, "put", "album", `{"name":"parked at bob"}`)
+	l.alice.Run(t, "put", "tagging", `{"tag_id":"`+gone+`","target":"`+l.id+`"}`)
+	l.alice.Run(t, "delete", "tag", gone) // and the tagging waits
+	waitTags(t, l.alice, l.bob)
+}
+
+// counted waits for the figures of what alice wrote, here and at bob.
+func (l *life) counted(t *testing.T) {
 	clustertest.Eventually(t, "figures of the first changes", func() error {
-		a, b := look(alice), look(bob)
+		a, b := l.look(t, l.alice), l.look(t, l.bob)
 		switch {
 		case a.sum("starling_changes_sent_total", `model="entry"`) < 3 || b.sum("starling_changes_applied_total", `model="entry"`) < 3:
 			return fmt.Errorf("entries: %v sent, %v applied", a.sum("starling_changes_sent_total", `model="entry"`), b.sum("starling_changes_applied_total", `model="entry"`))
@@ -206,7 +237,7 @@ func TestTelemetry(t *testing.T) {
 		}
 		return nil
 	})
-	a := look(alice)
+	a := l.look(t, l.alice)
 	for name, want := range map[string]float64{
 		`starling_local_changes_total{model="tag"}`: 3, `starling_peers{state="live"}`: 1, `starling_plugin_up{plugin="tag"}`: 1,
 		`starling_transport_listening{kind="tcp",transport="lan"}`: 1, `starling_source_running{model="location"}`: 1,
@@ -215,47 +246,55 @@ func TestTelemetry(t *testing.T) {
 			t.Errorf("%s is %v; want %v", name, a[name], want)
 		}
 	}
+}
 
-	// Both change a tag apart; then bob's tag plugin is away while changes come.
-	bob.Stop(t)
-	alice.Run(t, "put", "tag", `{"name":"job"}`, "--id", id)
-	alice.Stop(t)
-	alice.Start(t)
+// apart has both change a tag while they do not hear of one another.
+func (l *life) apart(t *testing.T) {
+	l.bob.Stop(t)
+	l.alice.Run(t, "put", "tag", `{"name":"job"}`, "--id", l.id)
+	l.alice.Stop(t)
+	l.alice.Start(t)
 	clustertest.Eventually(t, "what bob lacks", func() error {
-		if n := look(alice).sum("starling_peer_behind_me_changes", `kind="shared"`); n < 1 { // also what says where alice is reached
+		if n := l.look(t, l.alice).sum("starling_peer_behind_me_changes", `kind="shared"`); n < 1 { // also what says where alice is reached
 			return fmt.Errorf("%v changes", n)
 		}
 		return nil
 	})
-	alice.Stop(t)
-	bob.Start(t)
-	bob.Run(t, "put", "tag", `{"name":"labour"}`, "--id", id)
-	alice.Start(t)
-	waitTags(t, alice, bob)
+	l.alice.Stop(t)
+	l.bob.Start(t)
+	l.bob.Run(t, "put", "tag", `{"name":"labour"}`, "--id", l.id)
+	l.alice.Start(t)
+	waitTags(t, l.alice, l.bob)
 	clustertest.Eventually(t, "conflicts", func() error {
-		if n := look(alice).sum("starling_changes_conflicts_total") + look(bob).sum("starling_changes_conflicts_total"); n == 0 {
+		if n := l.look(t, l.alice).sum("starling_changes_conflicts_total") + l.look(t, l.bob).sum("starling_changes_conflicts_total"); n == 0 {
 			return fmt.Errorf("none")
 		}
 		return nil
 	})
-	bob.Run(t, "plugin", "restart", "tag")
+}
+
+func (l *life) pluginRestarts(t *testing.T) {
+	l.bob.Run(t, "plugin", "restart", "tag")
 	clustertest.Eventually(t, "a restart", func() error {
-		b := look(bob)
+		b := l.look(t, l.bob)
 		if b.sum("starling_plugin_restarts_total", `plugin="tag"`) != 1 || b.sum("starling_plugin_events_total", `event="restarted"`) != 1 {
 			return fmt.Errorf("restarts: %v", b.sum("starling_plugin_restarts_total"))
 		}
 		return nil
 	})
-	// What the database holds is counted at the first scrape after a start.
-	if err := os.RemoveAll(folder); err != nil {
+}
+
+// held starts both again, since what the database holds is counted at the first scrape after a start.
+func (l *life) held(t *testing.T) {
+	if err := os.RemoveAll(l.folder); err != nil {
 		t.Fatal(err)
 	}
-	for _, d := range []watched{alice, bob} {
+	for _, d := range []watched{l.alice, l.bob} {
 		d.Stop(t)
 		d.Start(t)
 	}
 	clustertest.Eventually(t, "what the databases hold", func() error {
-		a, b := look(alice), look(bob)
+		a, b := l.look(t, l.alice), l.look(t, l.bob)
 		held := []float64{
 			a.sum("starling_conflicts", `model="tag"`), a.sum("starling_records_waiting", `model="tagging"`), a.sum("starling_tombstones"),
 			b.sum("starling_parked_changes", `model="album"`), a.sum("starling_log_entries"), a.sum("starling_source_warnings"),
@@ -265,14 +304,16 @@ func TestTelemetry(t *testing.T) {
 		}
 		return nil
 	})
-	alice.Run(t, "retire", "bob", "--yes")
+}
+
+func (l *life) retire(t *testing.T) {
+	l.alice.Run(t, "retire", "bob", "--yes")
 	clustertest.Eventually(t, "bob is no peer", func() error {
-		if n := look(alice).sum("starling_peers"); n != 0 {
+		if n := l.look(t, l.alice).sum("starling_peers"); n != 0 {
 			return fmt.Errorf("%v peers", n)
 		}
 		return nil
 	})
-	compare(t, seen)
 }
 
 // waitTags waits until both have the same tags. Their digests differ, since bob keeps albums unread.
