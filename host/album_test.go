@@ -12,6 +12,7 @@ import (
 // TestCluster_Album has two devices that do not hear of one another add to and move in one album: everything that was
 // added stays, once, what one of them moved is where it was put, and both have the same order.
 func TestCluster_Album(t *testing.T) {
+	t.Parallel()
 	alice, bob := pair(t)
 	folder := t.TempDir()
 	names := []string{"a", "b", "c", "d", "e", "f"}

@@ -126,6 +126,7 @@ func TestCluster_CatalogueAndTags(t *testing.T) {
 }
 
 func TestCluster_AwayDeviceCatchesUp(t *testing.T) {
+	t.Parallel()
 	alice, bob := pair(t)
 	gone := alice.Run(t, "put", "tag", `{"name":"gone"}`)
 	clustertest.WaitEqual(t, alice, bob)
@@ -142,6 +143,7 @@ func TestCluster_AwayDeviceCatchesUp(t *testing.T) {
 }
 
 func TestCluster_ConcurrentEdits(t *testing.T) {
+	t.Parallel()
 	alice, bob := pair(t)
 	id := alice.Run(t, "put", "tag", `{"name":"work","color":"red"}`)
 	clustertest.WaitEqual(t, alice, bob)
@@ -168,6 +170,7 @@ func TestCluster_ConcurrentEdits(t *testing.T) {
 // TestCluster_KillNine kills either host again and again while both write. What a put acknowledged must be on both
 // devices at the end, and no plugin may outlive its host.
 func TestCluster_KillNine(t *testing.T) {
+	t.Parallel()
 	alice, bob := pair(t)
 	folder := t.TempDir()
 	alice.Run(t, "location", "add", folder)
@@ -325,6 +328,7 @@ func TestCluster_BadInput(t *testing.T) {
 }
 
 func TestCluster_InvitationIsUsedOnce(t *testing.T) {
+	t.Parallel()
 	alice, bob := pair(t)
 	code := alice.Run(t, "invite")
 	carol := clustertest.NewDevice(t, bob.Binary, "carol", "--join")

@@ -17,6 +17,7 @@ import (
 // TestCluster_KillWhileHashing kills the host while it finds out what files hold. After its restart it goes on with those
 // that it does not know, and the other device has the same.
 func TestCluster_KillWhileHashing(t *testing.T) {
+	t.Parallel()
 	path := mustBuild(t)
 	alice := clustertest.NewDevice(t, path, "alice", "--library", "home")
 	bob := clustertest.NewDevice(t, path, "bob", "--join")

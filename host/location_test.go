@@ -12,6 +12,7 @@ import (
 // TestCluster_KillWhileLocationIsRemoved kills the host while it deletes the entries of a location that was removed.
 // What is left is nobody's: no folder stands for it any more. So it must be found and deleted after the restart.
 func TestCluster_KillWhileLocationIsRemoved(t *testing.T) {
+	t.Parallel()
 	alice, bob := pair(t)
 	const folders, perFolder = 50, 99
 	const entries = 1 + folders*(1+perFolder)

@@ -126,6 +126,7 @@ func throughNATS(t *testing.T, d *clustertest.Device, s *natsServer, also bool) 
 // TestNATS_Hosts has two devices that reach one another through a NATS server alone pair and sync, write while the
 // server is dead, and be equal again once it is back.
 func TestNATS_Hosts(t *testing.T) {
+	t.Parallel()
 	path := mustBuild(t)
 	server := newNATSServer(t)
 	alice := clustertest.NewDevice(t, path, "alice", "--library", "home")
@@ -203,6 +204,7 @@ func TestNATS_Hosts(t *testing.T) {
 
 // TestNATS_Relay has a device on NATS alone and one on TCP alone be equal through a third that is on both.
 func TestNATS_Relay(t *testing.T) {
+	t.Parallel()
 	path := mustBuild(t)
 	server := newNATSServer(t)
 	server.start(t)

@@ -13,6 +13,7 @@ import (
 // TestCluster_DevicesSayWhatTheyAre has each device know of the other what it says of itself. A restart says so anew; a
 // restart of the plugin says nothing new.
 func TestCluster_DevicesSayWhatTheyAre(t *testing.T) {
+	t.Parallel()
 	alice, bob := pair(t)
 	bob.Run(t, "put", "tag", `{"name":"work"}`)
 	clustertest.WaitEqual(t, alice, bob)

@@ -22,6 +22,7 @@ import (
 
 // TestTelemetry_PluginHangs stops a plugin's process: a scrape has the rest, the device is not ready, and lives.
 func TestTelemetry_PluginHangs(t *testing.T) {
+	t.Parallel()
 	alice := watch(t, "alice", "--library", "home")
 	alice.Start(t)
 	wantReady(t, alice, http.StatusOK, "ok      plugin tag")
@@ -60,6 +61,7 @@ func TestTelemetry_PluginHangs(t *testing.T) {
 // TestTelemetry_NotReady has a plugin that can not be started: the device lives, is not ready, and says why. Another device at the
 // same address does not start, and says where it is configured.
 func TestTelemetry_NotReady(t *testing.T) {
+	t.Parallel()
 	alice := watch(t, "alice", "--library", "home")
 	alice.add(t, `model "note" { path = "./not-there" }`)
 	alice.Start(t)
@@ -165,6 +167,7 @@ func (m *manager) wants(t *testing.T, line string) {
 
 // TestService starts a host as systemd does, with its sockets open from before, and has a peer that came first be served.
 func TestService(t *testing.T) {
+	t.Parallel()
 	alice, bob := watch(t, "alice", "--library", "home"), clustertest.NewDevice(t, mustBuild(t), "bob", "--join")
 	listeners := make([]net.Listener, 3)
 	for i, address := range []string{alice.Listen, alice.address, "127.0.0.1:0"} {

@@ -329,6 +329,7 @@ func pidsOf(table string) string {
 // TestQuarantine kills a model's plugin until it is quarantined: what a peer writes of it waits, over a restart of the host
 // too, everything else goes on, and it is applied once the plugin is back.
 func TestQuarantine(t *testing.T) {
+	t.Parallel()
 	alice, bob := pair(t)
 	clustertest.WaitEqual(t, alice, bob)
 	quarantined := func() bool {

@@ -17,6 +17,7 @@ import (
 // TestCluster_UserMetadata has alice note something about an entry of hers, which bob reads and may not write, and both
 // write about one content without hearing of one another, which merges. The view shows both kinds.
 func TestCluster_UserMetadata(t *testing.T) {
+	t.Parallel()
 	alice, bob := pair(t)
 	folder := t.TempDir()
 	writeFiles(t, folder, "sea.jpg")

@@ -85,6 +85,7 @@ func TestEnvironment(t *testing.T) {
 }
 
 func TestPluginVerify(t *testing.T) {
+	t.Parallel()
 	plugins := filepath.Join(filepath.Dir(mustBuild(t)), "plugins")
 	t.Run("kept", func(t *testing.T) {
 		results, summary, said, status := verdict(t, filepath.Join(plugins, "tag"))
