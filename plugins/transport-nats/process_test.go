@@ -102,6 +102,7 @@ func startProcess(tb testing.TB, config []byte) (*rpc.Process, sdk.Transport) {
 // TestProcess_ServerKilled has the server killed again and again while data flows between two plugins' processes: what
 // is read is always a prefix of what was written.
 func TestProcess_ServerKilled(t *testing.T) {
+	t.Parallel()
 	s := newServerProcess(t)
 	_, alice := startProcess(t, s.config())
 	_, bob := startProcess(t, s.config())
@@ -144,6 +145,7 @@ func TestProcess_ServerKilled(t *testing.T) {
 
 // TestProcess_PeerKilled kills a peer's process: its server tells at the next message.
 func TestProcess_PeerKilled(t *testing.T) {
+	t.Parallel()
 	s := newServerProcess(t)
 	_, alice := startProcess(t, s.config())
 	process, bob := startProcess(t, s.config())
@@ -162,6 +164,7 @@ func TestProcess_PeerKilled(t *testing.T) {
 // TestProcess_SlowConsumer stops a plugin's process while its server has more for it than the server holds: the server
 // throws it out, its connections end, none has a gap, and all works again afterwards.
 func TestProcess_SlowConsumer(t *testing.T) {
+	t.Parallel()
 	s := startServer(t, func(o *server.Options) { o.MaxPending, o.WriteDeadline = 1<<20, time.Second })
 	config := configOf(t, []*server.Server{s}, nil)
 	process, alice := startProcess(t, config)
