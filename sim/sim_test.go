@@ -71,6 +71,13 @@ func TestRun_replays(t *testing.T) {
 	}
 }
 
+// rare is, for bugs that few seeds show, the first that does. The search begins there and goes around all of them, so
+// that a change of the simulator makes it longer, and nothing else.
+var rare = map[string]uint64{
+	"clocks-of-deleted-forgotten": 75, "shadow-forgotten-early": 64, "remove-takes-unseen": 28, "remove-wins": 28, "retirement-ignored": 18,
+	"audit-never-repairs": 12, "own-loss-ignored": 10, "owner-not-checked": 9, "window-ignored": 8, "refusal-to-connect-lost": 6,
+}
+
 // TestBugs puts each seeded bug around the real code: the checkers must catch it.
 func TestBugs(t *testing.T) {
 	for _, b := range bugs() {
@@ -81,8 +88,8 @@ func TestBugs(t *testing.T) {
 				t.Fatal(err)
 			}
 			const most = 200
-			for seed := range uint64(most) {
-				o.Seed = 1 + seed
+			for tried := range uint64(most) {
+				o.Seed = 1 + (max(1, rare[b.name])-1+tried)%most
 				_, _, err := Run(o)
 				if err == nil {
 					continue
@@ -91,7 +98,7 @@ func TestBugs(t *testing.T) {
 				if !ok || failure.Check == "panic" {
 					t.Fatalf("not a check: %v", err)
 				}
-				t.Logf("| %s | %s | %d | %s |", b.name, b.does, seed+1, failure.Check)
+				t.Logf("| %s | %s | %d | %s |", b.name, b.does, o.Seed, failure.Check)
 				return
 			}
 			t.Errorf("%d seeds did not catch it: %s", most, b.does)
