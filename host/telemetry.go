@@ -264,7 +264,7 @@ func (h *health) intact() telemetry.Check {
 	if err := h.backend.db.Broken(); err != nil {
 		c.OK, c.Reason = false, err.Error()
 	} else if outage := h.backend.db.Outage(); outage != nil {
-		c.Reason = "out of reach since " + outage.Since.Format(time.TimeOnly) + "; it is connected again as soon as it is back"
+		c.Reason = "out of reach since " + outage.Since.Format(time.DateTime) + "; it is connected again as soon as it is back"
 	}
 	return c
 }

@@ -39,8 +39,8 @@ func WarnRunsTwice() StatusWarning {
 
 // WarnStoreAway says that the database is out of reach, so that nothing is read or written.
 func WarnStoreAway(where string, since time.Time, cause error) StatusWarning {
-	return StatusWarning{Code: WarningStoreAway, Text: fmt.Sprintf("%s has been out of reach since %s: nothing is read or written until it is back, and this host connects again by itself; see that the server runs (%s)",
-		where, since.Format(time.TimeOnly), cause)}
+	return StatusWarning{Code: WarningStoreAway, Text: fmt.Sprintf("%s has been out of reach since %s: nothing is read or written until it is back, and this host connects again by itself: %s",
+		where, since.Format(time.DateTime), cause)}
 }
 
 // WarnStoreSilent says that the database did not answer, whether or not it is known to be out of reach.

@@ -83,7 +83,9 @@ type engine interface {
 	// size returns the bytes on disk.
 	size(ctx context.Context) (int64, error)
 	// explain gives an error of the database a code, and says what to do about those that people can do something about.
+	// It also names a database that is on a server; reason does not.
 	explain(err error) error
+	reason(err error) error
 	// fatal reports an error after which the content of the disk is unknown.
 	fatal(err error) bool
 	// takingLong says that what is asked from now on, until end is called, may take very long.
@@ -164,13 +166,13 @@ func (db *DB) open(ctx context.Context, options Options) error {
 		return err
 	}
 	if err := db.connect(ctx); err != nil {
-		return fmt.Errorf("open %s: %w", db.engine.where(), db.explain(err))
+		return db.notOpened("open", err)
 	}
 	if err := db.checkOwner(ctx, options); err != nil {
-		return fmt.Errorf("open %s: %w", db.engine.where(), db.explain(err))
+		return db.notOpened("open", err)
 	}
 	if err := db.migrate(ctx); err != nil {
-		return fmt.Errorf("migrate %s: %w", db.engine.where(), db.explain(err))
+		return db.notOpened("migrate", err)
 	}
 	err := db.engine.begun(ctx, db.writer)
 	if err == nil && options.Device != (sdk.DeviceID{}) {
@@ -178,9 +180,17 @@ func (db *DB) open(ctx context.Context, options Options) error {
 			ownerKey, db.engine.bind(fmt.Sprintf("x'%x'", options.Device[:]))))
 	}
 	if err != nil {
-		return fmt.Errorf("open %s: %w", db.engine.where(), db.explain(err))
+		return db.notOpened("open", err)
 	}
 	return nil
+}
+
+// notOpened says in which step of Open the database failed.
+func (db *DB) notOpened(step string, err error) error {
+	if !explained(err) {
+		err = db.engine.reason(err)
+	}
+	return fmt.Errorf("%s %s: %w", step, db.engine.where(), err)
 }
 
 // ownerKey is the row of _meta that holds the device whose database this is.

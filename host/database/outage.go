@@ -18,12 +18,12 @@ import (
 type Outage struct {
 	Where string    // names the database, without its password
 	Since time.Time // it was noticed
-	Cause error     // of the end, or of the latest attempt to connect again
+	Cause error     // of the end, or of the latest attempt to connect again; says what to do where that is known
 }
 
 func (o *Outage) err() error {
-	return sdk.Errorf(sdk.CodeUnavailable, "%s has been out of reach since %s; nothing is read or written meanwhile; see that the server runs: this host connects again by itself: %w",
-		o.Where, o.Since.Format(time.TimeOnly), unreachable{o.Cause})
+	return sdk.Errorf(sdk.CodeUnavailable, "%s has been out of reach since %s; nothing is read or written meanwhile, and this host connects again by itself: %w",
+		o.Where, o.Since.Format(time.DateTime), unreachable{o.Cause})
 }
 
 // OpenPatiently is Open that tries again while nothing answers at the address of a PostgreSQL server, or that says it is starting,
@@ -127,7 +127,7 @@ func (db *DB) suspect(ctx context.Context) {
 // what ran when the connection was lost, with err; after what its hooks want to be called if it was kept after all.
 func (db *DB) beginOutage(group []*write, after []func(), err error) {
 	_, unknown := errors.AsType[unknownOutcome](err)
-	outage := &Outage{Where: db.engine.where(), Since: time.Now(), Cause: err}
+	outage := &Outage{Where: db.engine.where(), Since: time.Now(), Cause: db.engine.reason(err)}
 	db.mu.Lock()
 	db.outage = outage
 	refused := db.waiting
@@ -201,7 +201,7 @@ func (db *DB) tryAgain(d *doubt) (kept bool, err error) {
 		}
 		db.mu.Lock()
 		outage := *db.outage
-		outage.Cause = err
+		outage.Cause = db.engine.reason(err)
 		db.outage = &outage
 		db.mu.Unlock()
 		pause := time.NewTimer(pauses.NextBackOff())

@@ -247,6 +247,7 @@ type relay struct {
 	listener net.Listener
 	folder   string
 	frozen   atomic.Bool // nothing passes, and nothing is closed
+	by       string      // network of both ends
 
 	mu     sync.Mutex // guards what follows
 	server string     // address
@@ -259,27 +260,27 @@ type relay struct {
 func newRelay(tb testing.TB, server *databasetest.Server) (*relay, *database.Postgres) {
 	tb.Helper()
 	at := server.Schema()
-	r := &relay{tb: tb, folder: databasetest.ShortFolder(tb), server: filepath.Join(server.Socket(), ".s.PGSQL.5432")}
+	r := &relay{tb: tb, folder: databasetest.ShortFolder(tb), server: filepath.Join(server.Socket(), ".s.PGSQL.5432"), by: "unix"}
+	r.serveAt(filepath.Join(r.folder, ".s.PGSQL.5432"))
 	at.DSN = strings.ReplaceAll(at.DSN, strings.ReplaceAll(server.Socket(), "/", "%2F"), strings.ReplaceAll(r.folder, "/", "%2F"))
-	r.listen()
-	tb.Cleanup(func() {
-		_ = r.listener.Close()
-		r.mu.Lock()
-		for _, c := range r.ending {
-			_ = c.Close()
-		}
-		r.mu.Unlock()
-		r.wg.Wait()
-	})
 	return r, at
 }
 
-// listen takes connections until the listener is closed.
-func (r *relay) listen() {
-	r.tb.Helper()
-	listener, err := net.Listen("unix", filepath.Join(r.folder, ".s.PGSQL.5432"))
+// newTCPRelay stands before a server at an address. The relay's own is port, on 127.0.0.1.
+func newTCPRelay(tb testing.TB, address string) (r *relay, port int) {
+	tb.Helper()
+	r = &relay{tb: tb, server: address, by: "tcp"}
+	r.serveAt("127.0.0.1:0")
+	return r, r.listener.Addr().(*net.TCPAddr).Port //nolint:forcetypeassert // it listens on TCP
+}
+
+// serveAt relays who connects to an address, until the test ends.
+func (r *relay) serveAt(address string) {
+	tb := r.tb
+	tb.Helper()
+	listener, err := net.Listen(r.by, address)
 	if err != nil {
-		r.tb.Fatal(err)
+		tb.Fatal(err)
 	}
 	r.listener = listener
 	r.wg.Go(func() {
@@ -290,6 +291,15 @@ func (r *relay) listen() {
 			}
 			r.wg.Go(func() { r.serve(conn) })
 		}
+	})
+	tb.Cleanup(func() {
+		_ = r.listener.Close()
+		r.mu.Lock()
+		for _, c := range r.ending {
+			_ = c.Close()
+		}
+		r.mu.Unlock()
+		r.wg.Wait()
 	})
 }
 
@@ -313,7 +323,7 @@ func (r *relay) serve(client net.Conn) {
 	r.mu.Lock()
 	at := r.server
 	r.mu.Unlock()
-	server, err := net.Dial("unix", at)
+	server, err := net.Dial(r.by, at)
 	if err != nil {
 		_ = client.Close()
 		return
@@ -459,6 +469,39 @@ func TestOutage_frozen(t *testing.T) {
 	})
 }
 
+// TestOutage_frozenLong has a server freeze amid what may take an hour, and another only take longer than a server may say nothing.
+func TestOutage_frozenLong(t *testing.T) {
+	r, at := newRelay(t, databasetest.Shared(t))
+	at.Patience = time.Second
+	at.DSN += "&connect_timeout=1"
+	db := openAt(t, at, nil)
+	l := newLedger(t, db)
+	if err := db.Write(t.Context(), func(tx *database.Tx) error { return tx.Run("SELECT pg_sleep(3.5)") }); err != nil {
+		t.Errorf("what takes long: %v", err)
+	}
+	done := make(chan error, 1)
+	go func() {
+		done <- db.Write(context.Background(), func(tx *database.Tx) error {
+			r.frozen.Store(true)
+			return tx.Run("CREATE INDEX i ON t (n)")
+		})
+	}()
+	select {
+	case err := <-done:
+		if sdk.CodeOf(err) != sdk.CodeUnavailable {
+			t.Errorf("what takes long, of a server that froze: %v", err)
+		}
+	case <-time.After(time.Minute):
+		t.Fatal("it hangs")
+	}
+	r.frozen.Store(false)
+	eventually(t, "the outage ends", func() bool { return db.Outage() == nil })
+	if err := l.write(db); err != nil {
+		t.Error(err)
+	}
+	l.check(t, db)
+}
+
 // TestOutage_closedFrozen closes the database while the server, of which much patience is had, says nothing.
 func TestOutage_closedFrozen(t *testing.T) {
 	r, at := newRelay(t, databasetest.Shared(t))
@@ -541,7 +584,7 @@ func TestOutage_another(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r.listen()
+	r.serveAt(filepath.Join(r.folder, ".s.PGSQL.5432"))
 	eventually(t, "it is said who has the database", func() bool {
 		outage := db.Outage()
 		return outage != nil && strings.Contains(outage.Cause.Error(), "another host")
@@ -622,8 +665,8 @@ func TestOpen_refusesServer(t *testing.T) {
 		dsn, schema, want string
 		code              sdk.Code
 	}{
-		"no server":    {"postgres://u:s3cret@127.0.0.1:1/d?sslmode=disable", "", "PostgreSQL at 127.0.0.1:1, database d, schema starling does not answer", sdk.CodeUnavailable},
-		"no database":  {strings.Replace(good, "/postgres?", "/nothing?", 1), "", "there is no such database", sdk.CodeInvalid},
+		"no server":    {"postgres://u:s3cret@127.0.0.1:1/d?sslmode=disable", "", "open PostgreSQL at 127.0.0.1:1, database d, schema starling: nothing listens there; see", sdk.CodeUnavailable},
+		"no database":  {strings.Replace(good, "/postgres?", "/nothing?", 1), "", "there is no database nothing; make it there with: createdb nothing", sdk.CodeInvalid},
 		"no such role": {strings.Replace(good, "starling@", "nobody:s3cret@", 1), "", "does not let the role nobody in", sdk.CodeInvalid},
 		"a bad schema": {good, "public", "this device needs one of its own", sdk.CodeInvalid},
 	} {

@@ -42,6 +42,9 @@ const (
 	tooManyConnections  = "53300"
 	lockNotAvailable    = "55P03"
 	unknownDatabase     = "3D000"
+	wrongPassword       = "28P01"
+	adminShutdown       = "57P01"
+	crashShutdown       = "57P02"
 	cannotConnectNow    = "57P03"
 	insufficientRight   = "42501"
 	readOnlyTransaction = "25006"
@@ -66,7 +69,8 @@ type postgresSchema struct {
 	log    hclog.Logger
 	bun    *bun.DB
 
-	sockets *sockets
+	sockets   *sockets
+	connector driver.Connector // set by open
 
 	opening string // names this opening of the database; hexadecimal
 	commits int64  // the number that the latest transaction set, or tried to
@@ -136,12 +140,11 @@ func (p *postgresSchema) where() string {
 	if !strings.HasPrefix(host, "/") {
 		host = net.JoinHostPort(host, strconv.Itoa(int(p.config.Port)))
 	}
-	name := p.config.Database
-	if name == "" {
-		name = p.config.User
-	}
-	return fmt.Sprintf("PostgreSQL at %s, database %s, schema %s", host, name, p.schema)
+	return fmt.Sprintf("PostgreSQL at %s, database %s, schema %s", host, p.database(), p.schema)
 }
+
+// database is the database's name.
+func (p *postgresSchema) database() string { return cmp.Or(p.config.Database, p.config.User) }
 
 func (p *postgresSchema) pool() *bun.DB  { return p.bun }
 func (p *postgresSchema) folder() string { return "migrations/postgres" }
@@ -152,6 +155,7 @@ func (p *postgresSchema) open(_ context.Context, connections int) error {
 		return err
 	}
 	connector.Dialer(p.sockets)
+	p.connector = connector
 	pool := sql.OpenDB(multiplexer{connector})
 	pool.SetMaxIdleConns(connections)
 	p.bun = bun.NewDB(pool, pgdialect.New())
@@ -387,34 +391,17 @@ func (p *postgresSchema) size(ctx context.Context) (total int64, err error) {
 	return total, err
 }
 
-func (p *postgresSchema) takingLong() (end func()) { return p.sockets.takingLong() }
+func (p *postgresSchema) takingLong() (end func()) { return p.sockets.takingLong(p.alive) }
 func (p *postgresSchema) hurry()                   { p.sockets.hurry() }
 
-func (p *postgresSchema) fatal(error) bool { return false } // the server looks after its disk, and restarts
-
-func (p *postgresSchema) explain(err error) error {
-	code := codeOf(err)
-	switch code {
-	case unknownDatabase:
-		return sdk.Errorf(sdk.CodeInvalid, "%s: there is no such database; make it with createdb, or see the dsn: %w", p.where(), err)
-	case diskFull:
-		return sdk.Errorf(sdk.CodeUnavailable, "the disk of %s is full; nothing of this write was kept; free some space there and try again: %w", p.where(), err)
-	case lockNotAvailable:
-		return sdk.Errorf(sdk.CodeUnavailable, "another session of %s holds a lock on a table (see pg_locks there); end it and try again: %w", p.where(), err)
-	case tooManyConnections:
-		return sdk.Errorf(sdk.CodeUnavailable, "%s takes no more connections; raise max_connections there, or close some: %w", p.where(), err)
-	case readOnlyTransaction:
-		return sdk.Errorf(sdk.CodeUnavailable, "%s takes no writes now; is it a standby? %w", p.where(), err)
-	case insufficientRight:
-		return sdk.Errorf(sdk.CodeInvalid, "the role %s lacks a right on %s; see the server's error: %w", p.config.User, p.where(), err)
+// alive reports whether the server still takes connections, or says why not: it is waited for as long as a new connection is.
+func (p *postgresSchema) alive(ctx context.Context) bool {
+	conn, err := p.connector.Connect(ctx)
+	if err != nil {
+		return codeOf(err) != ""
 	}
-	switch {
-	case strings.HasPrefix(code, "28"):
-		return sdk.Errorf(sdk.CodeInvalid, "%s does not let the role %s in; see the user and password of the dsn, and the server's pg_hba.conf: %w", p.where(), p.config.User, err)
-	case gone(err):
-		return sdk.Errorf(sdk.CodeUnavailable, "%s does not answer: %w", p.where(), err)
-	case code == "":
-		return err
-	}
-	return sdk.Errorf(sdk.CodeInternal, "%s: %w", p.where(), err)
+	_ = conn.Close()
+	return true
 }
+
+func (p *postgresSchema) fatal(error) bool { return false } // the server looks after its disk, and restarts

@@ -14,8 +14,11 @@ const (
 	// answerPatience is how long the server may say nothing. It is more than lock_timeout of sessionSettings: a statement
 	// that waits for a lock shall say so.
 	answerPatience = 45 * time.Second
-	// longPatience is for what may read or write a whole table: migrations, new indexes.
+	// longPatience is for what may read or write a whole table: migrations, new indexes. Meanwhile another connection is made
+	// now and then, as often as answerPatience goes by: where deadProbes of them in a row get no answer, the server is out of
+	// reach. So that is noticed within deadProbes times answerPatience and the time that a connection may take to be made.
 	longPatience = time.Hour
+	deadProbes   = 2
 	// closePatience is for all that is under way once the database is being closed. Less than a host has to stop.
 	closePatience = 5 * time.Second
 )
@@ -63,27 +66,61 @@ func (s *sockets) DialContext(ctx context.Context, network, address string) (net
 	return c, nil
 }
 
-// takingLong has the server be waited for longer until the function is called that it returns.
-func (s *sockets) takingLong() (end func()) {
+// takingLong has the server be waited for longer, as long as alive says that it is, until the function is called that it
+// returns.
+func (s *sockets) takingLong(alive func(context.Context) bool) (end func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.long++
+	ctx, cancel := context.WithCancel(context.Background())
+	var probing sync.WaitGroup
+	probing.Go(func() { s.probe(ctx, alive) })
 	return func() {
+		cancel()
+		probing.Wait()
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.long--
 	}
 }
 
+// probe ends every wait once alive has said no often enough, or returns when ctx ends.
+func (s *sockets) probe(ctx context.Context, alive func(context.Context) bool) {
+	tick := time.NewTicker(s.patience)
+	defer tick.Stop()
+	for dead := 0; dead < deadProbes; {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+		dead++
+		if alive(ctx) {
+			dead = 0
+		}
+		if ctx.Err() != nil {
+			return
+		}
+	}
+	s.waitUntil(time.Now())
+}
+
+// waitUntil has whatever waits now do so until a moment at most.
+func (s *sockets) waitUntil(moment time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for c := range s.open {
+		_ = c.Conn.SetDeadline(moment) // what is closed meanwhile waits for nothing
+	}
+}
+
 // hurry has whatever waits now, or will, wait for closePatience at most.
 func (s *sockets) hurry() {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	s.closing = true
 	soon := time.Now().Add(s.most())
-	for c := range s.open {
-		_ = c.Conn.SetDeadline(soon) // what is closed meanwhile waits for nothing
-	}
+	s.mu.Unlock()
+	s.waitUntil(soon)
 }
 
 // most is how long an answer may take now. The caller holds mu.

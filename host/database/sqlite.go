@@ -148,6 +148,7 @@ func versionNumber(version string) int {
 }
 
 func (s *sqliteFile) explain(err error) error { return explainSQLite(err) }
+func (s *sqliteFile) reason(err error) error  { return explainSQLite(err) }
 
 func explainSQLite(err error) error {
 	failure, ok := errors.AsType[*sqlite.Error](err)

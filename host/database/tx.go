@@ -261,13 +261,18 @@ func errClosed() error { return sdk.Errorf(sdk.CodeUnavailable, "the database is
 // explain gives an error of the database a code and says what to do about those that people can do something about.
 // Errors that have a code stay as they are, unless a connection that ended is below them.
 func (db *DB) explain(err error) error {
-	if err == nil {
-		return nil
-	}
-	if _, ok := errors.AsType[*sdk.Error](err); ok && (!gone(err) || sdk.CodeOf(err) == sdk.CodeUnavailable) {
+	if err == nil || explained(err) {
 		return err
 	}
 	return db.engine.explain(err)
+}
+
+func explained(err error) bool {
+	if _, done := errors.AsType[known](err); done {
+		return true
+	}
+	_, coded := errors.AsType[*sdk.Error](err)
+	return coded && (!gone(err) || sdk.CodeOf(err) == sdk.CodeUnavailable)
 }
 
 // numbers are the committed local numbers, both ways.
