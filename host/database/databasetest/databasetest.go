@@ -11,6 +11,7 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"strings"
@@ -131,7 +132,7 @@ func Shared(tb testing.TB) *Server {
 	shared.Lock()
 	defer shared.Unlock()
 	if shared.server == nil && shared.err == nil {
-		shared.server, shared.err = start("-c", "fsync=off", "-c", "full_page_writes=off")
+		shared.server, shared.err = start(0, nil, "-c", "fsync=off", "-c", "full_page_writes=off")
 	}
 	if shared.err != nil {
 		refuse(tb, shared.err)
@@ -143,11 +144,31 @@ func Shared(tb testing.TB) *Server {
 // survives being killed, and no loss of power.
 func Start(tb testing.TB, settings ...string) *Server {
 	tb.Helper()
+	return begin(tb, 0, nil, settings)
+}
+
+// StartTCP is Start of a server that also listens on a port of 127.0.0.1, with files such as pg_hba.conf and server.key in its
+// data folder.
+func StartTCP(tb testing.TB, files map[string][]byte, settings ...string) *Server {
+	tb.Helper()
+	free, err := net.Listen("tcp", "127.0.0.1:0") // a server does not tell which port it has got
+	if err != nil {
+		tb.Fatal(err)
+	}
+	port := free.Addr().(*net.TCPAddr).Port //nolint:forcetypeassert // it listens on TCP
+	if err := free.Close(); err != nil {
+		tb.Fatal(err)
+	}
+	return begin(tb, port, files, settings)
+}
+
+func begin(tb testing.TB, port int, files map[string][]byte, settings []string) *Server {
+	tb.Helper()
 	arguments := []string{"-c", "fsync=off"}
 	for _, setting := range settings {
 		arguments = append(arguments, "-c", setting)
 	}
-	server, err := start(arguments...)
+	server, err := start(port, files, arguments...)
 	if err != nil {
 		refuse(tb, err)
 	}
@@ -172,8 +193,18 @@ var schemas struct {
 
 // DSN returns the connection string of the server's database.
 func (s *Server) DSN() string {
-	return fmt.Sprintf("postgres://starling@/postgres?host=%s&sslmode=disable", strings.ReplaceAll(s.socket, "/", "%2F"))
+	port := ""
+	if s.port != defaultPort {
+		port = fmt.Sprintf("&port=%d", s.port)
+	}
+	return fmt.Sprintf("postgres://starling@/postgres?host=%s%s&sslmode=disable", strings.ReplaceAll(s.socket, "/", "%2F"), port)
 }
+
+// defaultPort is in the name of a server's socket where no other port is asked for.
+const defaultPort = 5432
+
+// Port returns the port of 127.0.0.1 at which a server listens that StartTCP has started.
+func (s *Server) Port() int { return s.port }
 
 // Schema returns the place of a database that nothing has used before.
 func (s *Server) Schema() *database.Postgres { return s.schemaOf("") }

@@ -8,14 +8,17 @@ import (
 )
 
 // Server is a throw-away PostgreSQL server.
-type Server struct{ socket string }
+type Server struct {
+	socket string
+	port   int
+}
 
 func findable() error {
-	_, err := start()
+	_, err := start(0, nil)
 	return err
 }
 
-func start(...string) (*Server, error) {
+func start(int, map[string][]byte, ...string) (*Server, error) {
 	return nil, errors.New("the throw-away server needs a Unix system")
 }
 

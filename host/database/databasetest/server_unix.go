@@ -27,6 +27,7 @@ type Server struct {
 	bin       string
 	folder    string // holds everything
 	socket    string // folder of the socket; short, since its path has at most 103 bytes
+	port      int    // of the socket's name, and on 127.0.0.1 where it listens there
 	arguments []string
 	as        *syscall.SysProcAttr
 
@@ -45,7 +46,8 @@ kill -QUIT $server 2>/dev/null
 wait $server
 if [ -n "$remove" ]; then rm -rf "$remove"; fi`
 
-func start(settings ...string) (*Server, error) {
+// start starts a server with files in its data folder. A port of 0: it listens on its socket alone.
+func start(port int, files map[string][]byte, settings ...string) (*Server, error) {
 	bin, err := find()
 	if err != nil {
 		return nil, err
@@ -64,9 +66,13 @@ func start(settings ...string) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{bin: bin, folder: folder, socket: folder, as: as}
+	s := &Server{bin: bin, folder: folder, socket: folder, port: defaultPort, as: as}
+	addresses := ""
+	if port != 0 {
+		s.port, addresses = port, "127.0.0.1"
+	}
 	s.arguments = append([]string{
-		filepath.Join(bin, "postgres"), "-D", filepath.Join(folder, "data"), "-k", s.socket, "-c", "listen_addresses=",
+		filepath.Join(bin, "postgres"), "-D", filepath.Join(folder, "data"), "-k", s.socket, "-c", "listen_addresses=" + addresses, "-p", strconv.Itoa(s.port),
 		"-c", "max_connections=300", "-c", "shared_buffers=64MB", "-c", "log_min_messages=fatal", "-c", "unix_socket_permissions=0777",
 	}, settings...)
 	initdb := exec.Command(filepath.Join(bin, "initdb"), "--no-sync", "-E", "UTF8", "--locale=C", "-A", "trust", "-U", "starling", "-D", filepath.Join(folder, "data"))
@@ -74,10 +80,30 @@ func start(settings ...string) (*Server, error) {
 	if output, err := initdb.CombinedOutput(); err != nil {
 		return nil, errors.Join(fmt.Errorf("initdb: %w: %s", err, output), os.RemoveAll(folder))
 	}
-	if err := s.run(); err != nil {
+	err = s.write(files, owner)
+	if err == nil {
+		err = s.run()
+	}
+	if err != nil {
 		return nil, errors.Join(err, os.RemoveAll(folder))
 	}
 	return s, nil
+}
+
+// write puts files into the data folder, readable by the server alone.
+func (s *Server) write(files map[string][]byte, owner int) error {
+	for name, content := range files {
+		path := filepath.Join(s.folder, "data", name)
+		if err := os.WriteFile(path, content, 0o600); err != nil {
+			return err
+		}
+		if owner >= 0 {
+			if err := os.Chown(path, owner, -1); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 func findable() error {
@@ -174,7 +200,7 @@ func (s *Server) Kill(tb testing.TB) {
 		err = syscall.Kill(pid, syscall.SIGQUIT)
 	}
 	for gone := false; err == nil && !gone; { // it is no child of ours to wait for
-		conn, refused := net.Dial("unix", filepath.Join(s.socket, ".s.PGSQL.5432"))
+		conn, refused := net.Dial("unix", filepath.Join(s.socket, ".s.PGSQL."+strconv.Itoa(s.port)))
 		if gone = refused != nil; !gone {
 			_ = conn.Close()
 			time.Sleep(time.Millisecond)
