@@ -18,6 +18,13 @@ import (
 // makeDevice makes a device in dir: config.hcl, data directory, key and database. It refuses a folder that has a device
 // already, and takes back the files that it made where it fails.
 func makeDevice(ctx context.Context, dir string, settings config.Settings) (made command.Made, err error) {
+	if _, absent := os.Lstat(dir); errors.Is(absent, fs.ErrNotExist) {
+		defer func() {
+			if err != nil {
+				_ = os.Remove(dir) // unless there is something in it
+			}
+		}()
+	}
 	if err := os.MkdirAll(dir, 0o750); err != nil {
 		return made, sdk.Errorf(sdk.CodeInvalid, "make the folder %s: %w", dir, err)
 	}

@@ -261,7 +261,11 @@ func (w *world) deps(in io.Reader, out, errs io.Writer) command.Deps {
 			if dir == "taken" {
 				return command.Made{}, sdk.Errorf(sdk.CodeInvalid, "taken/config.hcl is there already; name another folder, or remove it")
 			}
-			fmt.Fprintf(out, "(init %s: device %q, library %q, listen %q)\n", dir, s.Device, s.Library, s.Listen)
+			where := ""
+			if s.Postgres {
+				where = fmt.Sprintf(", schema %q", s.Schema)
+			}
+			fmt.Fprintf(out, "(init %s: device %q, library %q, listen %q%s)\n", dir, s.Device, s.Library, s.Listen, where)
 			return command.Made{ConfigFile: filepath.Join(dir, "config.hcl"), DeviceID: alice}, nil
 		},
 		Describe: func(_ context.Context, c *config.Config) []command.Described { return described(c) },

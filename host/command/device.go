@@ -31,6 +31,9 @@ func (a *app) initCommand() *cobra.Command {
 				return misusef(cmd, "--store is sqlite or postgres, not %q", store)
 			}
 			settings.Postgres = store == "postgres"
+			if cmd.Flags().Changed("schema") && !settings.Postgres {
+				return misusef(cmd, "--schema goes with --store postgres")
+			}
 			return a.makeDevice(cmd, args[0], settings, join)
 		},
 	}
@@ -39,6 +42,7 @@ func (a *app) initCommand() *cobra.Command {
 	cmd.Flags().BoolVar(&join, "join", false, "found no library; join one later")
 	cmd.Flags().StringVar(&settings.Listen, "listen", "", "`address` where peers reach it (default 127.0.0.1:7420)")
 	cmd.Flags().StringVar(&store, "store", "sqlite", "`where` records are kept: sqlite, or postgres, in the database that DATABASE_URL names")
+	cmd.Flags().StringVar(&settings.Schema, "schema", "starling", "with --store postgres: `name` of this device's own schema in the database; several devices share one so")
 	return cmd
 }
 

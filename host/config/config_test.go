@@ -396,8 +396,29 @@ func TestWrite_Settings(t *testing.T) {
 	}
 	var out bytes.Buffer
 	err = Write(&out, Settings{Library: "home", Device: "alice", Listen: "7420"})
-	if sdk.CodeOf(err) != sdk.CodeInvalid || out.Len() > 0 {
+	if sdk.CodeOf(err) != sdk.CodeInvalid || out.Len() > 0 || !strings.HasPrefix(err.Error(), "listen: ") {
 		t.Errorf("a listen address without host: %v, wrote %d bytes", err, out.Len())
+	}
+	post := Settings{Library: "home", Device: "alice", Postgres: true, Schema: "second"}
+	t.Setenv(databaseVariable, "postgres://u:s3cret@h/d")
+	if err := Write(&out, post); sdk.CodeOf(err) != sdk.CodeInvalid || !strings.HasPrefix(err.Error(), "the dsn does not say sslmode") {
+		t.Errorf("a dsn without sslmode: %v", err)
+	}
+	t.Setenv(databaseVariable, "postgres://u:s3cret@h/d?sslmode=verify-full")
+	if err := Write(&out, post); err != nil {
+		t.Error(err)
+	} else if c, err := Parse(Source{"config.hcl", out.Bytes()}); err != nil || c.Store.Schema != "second" {
+		t.Errorf("the schema is %q: %v", c.Store.Schema, err)
+	}
+	post.Schema = "public"
+	if err := Write(&out, post); sdk.CodeOf(err) != sdk.CodeInvalid || strings.Contains(err.Error(), "config.hcl") {
+		t.Errorf("the schema of others: %v", err)
+	}
+	if err := os.Unsetenv(databaseVariable); err != nil { // Setenv brings it back
+		t.Fatal(err)
+	}
+	if err := Write(&out, post); sdk.CodeOf(err) != sdk.CodeInvalid || !strings.HasPrefix(err.Error(), "the environment variable DATABASE_URL") {
+		t.Errorf("no dsn: %v", err)
 	}
 }
 

@@ -32,6 +32,15 @@ func (d Diagnostics) Error() string {
 	return strings.Join(lines, "\n")
 }
 
+// unplaced returns the mistakes alone, as one error.
+func (d Diagnostics) unplaced() error {
+	messages := make([]string, len(d))
+	for i := range d {
+		messages[i] = d[i].Message
+	}
+	return sdk.Errorf(sdk.CodeInvalid, "%s", strings.Join(messages, "; "))
+}
+
 // Unwrap makes sdk.CodeOf answer CodeInvalid.
 func (d Diagnostics) Unwrap() error { return sdk.Errorf(sdk.CodeInvalid, "%s", d.Error()) }
 

@@ -3,13 +3,16 @@ package config
 import (
 	"bytes"
 	_ "embed"
+	"errors"
 	"fmt"
 	"io"
+	"os"
 	"text/template"
 
 	"github.com/hashicorp/hcl/v2/hclwrite"
 	"github.com/zclconf/go-cty/cty"
 
+	"github.com/starling-sync/starling/host/database/dsn"
 	"github.com/starling-sync/starling/sdk"
 )
 
@@ -21,19 +24,31 @@ type Settings struct {
 	Listen    string // host:port of the tcp transport; empty: "127.0.0.1:7420"
 	PluginDir string // empty: the folder plugins beside the program
 	Postgres  bool   // records are kept in the database that DATABASE_URL names, rather than in SQLite
+	Schema    string // of it; empty: "starling"
 }
+
+// databaseVariable is the variable of the environment that the dsn is read from.
+const databaseVariable = "DATABASE_URL"
 
 //go:embed config.hcl.tmpl
 var source string
 
-// Write writes a commented config.hcl for s to w. The file loads without errors, or Write returns the Diagnostics that
-// loading it would give (an address without a port, a name that is too long) and writes nothing.
+// Write writes a commented config.hcl for s to w. The file loads without errors, or Write returns the mistakes that
+// loading it would find (an address without a port, a name that is too long), without places in a file that is not there,
+// and writes nothing.
 func Write(w io.Writer, s Settings) error {
 	content, err := render(s)
 	if err != nil {
 		return err
 	}
-	if _, err := Parse(Source{"config.hcl", content}); err != nil {
+	if _, set := os.LookupEnv(databaseVariable); s.Postgres && !set {
+		return sdk.Errorf(sdk.CodeInvalid, "the environment variable %s, which says where the database is, is not set; set it, for example to postgres://user:password@host:5432/database?sslmode=verify-full", databaseVariable)
+	}
+	_, err = Parse(Source{"config.hcl", content})
+	if mistakes, ok := errors.AsType[Diagnostics](err); ok {
+		return mistakes.unplaced()
+	}
+	if err != nil {
 		return err
 	}
 	if _, err := w.Write(content); err != nil {
@@ -48,6 +63,9 @@ func render(s Settings) ([]byte, error) {
 	}
 	if s.Listen == "" {
 		s.Listen = "127.0.0.1:7420"
+	}
+	if s.Schema == "" {
+		s.Schema = dsn.DefaultSchema
 	}
 	t, err := template.New("config.hcl").Funcs(template.FuncMap{"quote": quote, "short": short, "size": size}).Parse(source)
 	if err != nil {

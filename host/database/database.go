@@ -215,15 +215,20 @@ func (db *DB) checkOwner(ctx context.Context, options Options) error {
 	var owner sdk.DeviceID
 	copy(owner[:], id)
 	switch {
+	case options.New && owned:
+		return sdk.Errorf(sdk.CodeInvalid, "there is a device in it already (%s); "+newElsewhere, owner)
+	case options.New && rows > 0: // of a version that did not say whose it is
+		return sdk.Errorf(sdk.CodeInvalid, "there is a device in it already; "+newElsewhere)
 	case owned && options.Device != (sdk.DeviceID{}) && owner != options.Device:
 		return sdk.Errorf(sdk.CodeInvalid, "this is the database of the device %s, and this device is %s; "+
 			"give this one its own schema (or data_dir), or bring back the key of that one (device.key in its data_dir)", owner, options.Device)
-	case options.New && rows > 0: // also of a version that did not say whose it is
-		return sdk.Errorf(sdk.CodeInvalid, "there is a device in this database already; give the new one its own schema (or data_dir), "+
-			"or, if that device is gone for good, remove what it left: the schema with DROP SCHEMA ... CASCADE, or the file")
 	}
 	return nil
 }
+
+// newElsewhere says what to do about a new device where one is already.
+const newElsewhere = "give the new one its own: another schema of PostgreSQL (starling init --schema NAME), or another folder of SQLite; " +
+	"or, if that device is gone for good, remove what it left: the schema with DROP SCHEMA ... CASCADE, or the file"
 
 // lockFolder makes the folder private and takes its lock file.
 func (db *DB) lockFolder() error {

@@ -24,7 +24,7 @@ func TestOpen_anothersDatabase(t *testing.T) {
 		{"opened again", one, false, ""},
 		{"opened by another", other, false, one.String()},
 		{"made by another", other, true, one.String()},
-		{"made again", one, true, "there is a device in this database already"},
+		{"made again", one, true, "there is a device in it already ("},
 		{"opened by nobody in particular", sdk.DeviceID{}, false, ""},
 		{"opened by its own after all", one, false, ""},
 	}
