@@ -124,10 +124,17 @@ func (b *backend) statusWithout(ctx context.Context, why control.StatusWarning) 
 		DeviceID: b.identity.ID(), DeviceName: b.config.Device.Name, LibraryID: "unknown", LibraryName: "library unknown now", Version: version(), Started: b.started,
 		StoreKind: b.config.Store.Kind, Transports: b.transports(), Warnings: []control.StatusWarning{why},
 	}
+	if library := b.network.belongs.Load(); library != nil {
+		s.LibraryID, s.LibraryName = library.ID.String(), library.Name
+	}
 	if s.Peers, err = b.Peers(ctx); err != nil {
 		return s, err
 	}
 	s.ClockState, s.ClockOffset = clockOf(s.Peers, b.config.Sync.MaxClockDrift)
+	for _, src := range b.sources.Status() {
+		s.Sources = append(s.Sources, sourceOf(src))
+	}
+	b.remembered(&s)
 	s.Plugins, err = b.Plugins(ctx)
 	return s, err
 }
@@ -162,7 +169,11 @@ func (b *backend) wholeStatus(ctx context.Context) (control.Status, error) {
 	if err := b.count(ctx, &s); err != nil {
 		return s, err
 	}
-	return s, b.keeping(ctx, &s)
+	if err := b.keeping(ctx, &s); err != nil {
+		return s, err
+	}
+	b.remembered(&s)
+	return s, nil
 }
 
 // clockOf judges this device's clock by its peers': how far it is from the median of them, which one wrong peer among

@@ -212,6 +212,11 @@ func (b *backend) keeping(ctx context.Context, s *control.Status) error {
 	if oldest > 0 {
 		s.Log.Oldest = oldest.Time()
 	}
+	return nil
+}
+
+// remembered fills in what is known without the database.
+func (b *backend) remembered(s *control.Status) {
 	sync := &b.config.Sync
 	s.Retention = control.Retention{Age: sync.Retention.Age, Bytes: sync.Retention.Bytes, Conflicts: sync.Retention.Conflicts}
 	s.Shadow.WaitingBound = int64(sync.Limits.WaitingRecords)
@@ -225,11 +230,16 @@ func (b *backend) keeping(ctx context.Context, s *control.Status) error {
 	}
 	slices.SortFunc(s.Refusals, func(a, b control.RefusedInput) int { return strings.Compare(a.Limit, b.Limit) })
 	b.warn(s, engine)
-	return nil
 }
+
+// longWrite is more than a write takes while nothing is wrong, but for the first start with a model on a large database.
+const longWrite = 10 * time.Second
 
 // warn adds what the backend alone knows to want a person.
 func (b *backend) warn(s *control.Status, engine peersync.SelfStatus) {
+	if since := b.db.WritingSince(); !since.IsZero() && time.Since(since) > longWrite {
+		s.Warnings = append(s.Warnings, control.WarnStoreBusy(b.config.Store.Kind, time.Since(since)))
+	}
 	if engine.RunsTwice {
 		s.Warnings = append(s.Warnings, control.WarnRunsTwice())
 	}

@@ -125,9 +125,13 @@ func (f *figures) Figures() telemetry.Figures {
 	b := f.backend
 	out := telemetry.Figures{
 		Device: b.config.Device.Name, DeviceID: b.identity.ID().String(), Version: version(), Store: b.config.Store.Kind,
+		StoreAway:  b.db.Outage() != nil || b.db.Broken() != nil,
 		ClockAhead: b.network.pages.Clock.Ahead(),
 		Peers:      slices.DeleteFunc(b.network.peers(), func(p peersync.PeerStatus) bool { return f.retired(p.ID) }),
 		Engine:     b.network.figures(), Plugins: b.supervisor.Status(),
+	}
+	if since := b.db.WritingSince(); !since.IsZero() {
+		out.Writing = time.Since(since)
 	}
 	if library := b.network.belongs.Load(); library != nil {
 		out.Library, out.LibraryID = library.Name, library.ID.String()

@@ -3,6 +3,7 @@ package command_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -441,6 +442,12 @@ var changed = map[string]func(*controltest.Host){
 			{Name: "entry_id", Type: sdk.UUID, Ref: "entry", Owner: true, Key: true}, {Name: "content", Type: sdk.Text, Key: true},
 			{Name: "note", Type: sdk.Text}, {Name: "rating", Type: sdk.Int},
 		}})
+	},
+	"away": func(h *controltest.Host) {
+		h.State.StoreKind, h.State.StoreBytes, h.State.Models, h.State.Log, h.State.Shadow, h.State.Conflicts = "postgres", 0, nil, control.LogStatus{}, control.ShadowStatus{WaitingBound: 100_000}, 0
+		h.State.Warnings = []control.StatusWarning{
+			control.WarnStoreAway("PostgreSQL at db.example:5432, database home, schema alice", now().Add(-time.Minute), errors.New("nothing listens there; see that the server runs")),
+		}
 	},
 	"parts": func(h *controltest.Host) {
 		h.Serve(sdk.Description{Model: "song", Version: 1, Ownership: sdk.SharedByAll, Fields: []sdk.Field{

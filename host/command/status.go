@@ -36,16 +36,19 @@ func (a *app) printStatus(s *control.Status) error {
 	if s.LibraryID == "" {
 		library = "no library yet"
 	}
+	store, models := s.StoreKind+" "+size(s.StoreBytes), count(int64(len(s.Models)), "model")+", "
+	if s.StoreAway() {
+		store, models = s.StoreKind+" out of reach", ""
+	}
 	head := []string{
-		plain(s.DeviceName), plain(library), "up " + a.ago(s.Started), s.StoreKind + " " + size(s.StoreBytes),
-		count(int64(len(s.Models)), "model") + ", " + count(int64(len(s.Transports)), "transport"),
+		plain(s.DeviceName), plain(library), "up " + a.ago(s.Started), store, models + count(int64(len(s.Transports)), "transport"),
 		fmt.Sprintf("clock %s (%s)", s.ClockState, signed(s.ClockOffset)),
 	}
 	if err := a.printf("%s\n", strings.Join(head, "   ")); err != nil {
 		return err
 	}
 	lines := []string{}
-	if s.LibraryID != "" {
+	if s.LibraryID != "" && !s.StoreAway() {
 		lines = append(lines, a.kept(s))
 	}
 	for _, w := range s.Warnings {

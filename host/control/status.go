@@ -1,6 +1,8 @@
 package control
 
 import (
+	"encoding/json"
+	"slices"
 	"time"
 
 	"github.com/starling-sync/starling/hlc"
@@ -15,8 +17,8 @@ type Status struct {
 	LibraryName string            `json:"library"`
 	Version     string            `json:"version"` // of the host
 	Started     time.Time         `json:"started_at"`
-	StoreKind   string            `json:"store"` // such as "sqlite"
-	StoreBytes  int64             `json:"store_bytes"`
+	StoreKind   string            `json:"store"`           // such as "sqlite"
+	StoreBytes  int64             `json:"store_bytes"`     // 0 where StoreAway
 	ClockState  string            `json:"clock"`           // "ok", or what is wrong with it
 	ClockOffset time.Duration     `json:"clock_offset_ns"` // this clock minus its peers'
 	Models      []ModelStatus     `json:"models"`
@@ -38,6 +40,31 @@ type Status struct {
 	Retention Retention       `json:"retention"`
 	Repaired  int64           `json:"repaired"` // records that audits have put right here since the start
 	Refusals  []RefusedInput  `json:"refusals"` // input of peers over a limit, since the start; none: nothing was
+}
+
+// StoreAway reports whether the database did not answer, so that nothing of what it holds is known: StoreBytes, Models, Refused,
+// Conflicts, RefusedChanges, Log, and of Shadow all but its bound. Warnings say why. As JSON, these are null then.
+func (s *Status) StoreAway() bool {
+	return slices.ContainsFunc(s.Warnings, func(w StatusWarning) bool { return w.Code == WarningStoreAway })
+}
+
+// MarshalJSON implements json.Marshaler.
+func (s Status) MarshalJSON() ([]byte, error) {
+	type plain Status
+	if !s.StoreAway() {
+		return json.Marshal(plain(s))
+	}
+	type unknown *struct{}
+	return json.Marshal(struct {
+		plain
+		StoreBytes     unknown `json:"store_bytes"` // each hides what plain has by this name
+		Models         unknown `json:"models"`
+		Refused        unknown `json:"refused"`
+		Conflicts      unknown `json:"conflicts"`
+		RefusedChanges unknown `json:"refused_changes"`
+		Log            unknown `json:"log"`
+		Shadow         unknown `json:"shadow"`
+	}{plain: plain(s)})
 }
 
 // LogStatus is the log of shared changes.

@@ -2,7 +2,9 @@ package control_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
+	"slices"
 	"testing"
 	"time"
 
@@ -65,6 +67,9 @@ func TestStatus_Warnings(t *testing.T) {
 		"refused": {func(s *control.Status) {
 			s.Peers[0].Refuses, s.Warnings = true, []control.StatusWarning{control.WarnRunsTwice()}
 		}, []control.WarningCode{control.WarningRefused, control.WarningRunsTwice}},
+		"a write that hangs": {func(s *control.Status) {
+			s.Warnings = []control.StatusWarning{control.WarnStoreBusy("postgres", time.Minute)}
+		}, []control.WarningCode{control.WarningStoreBusy}},
 		"as many waiting as may": {func(s *control.Status) { s.Shadow.Waiting = 4 }, nil},
 		"more waiting":           {func(s *control.Status) { s.Shadow.Waiting = 5 }, []control.WarningCode{control.WarningManyWaiting}},
 		"no bound":               {func(s *control.Status) { s.Shadow.Waiting, s.Shadow.WaitingBound = 5, 0 }, nil},
@@ -85,6 +90,32 @@ func TestStatus_Warnings(t *testing.T) {
 		}
 		if diff := cmp.Diff(test.want, got); err != nil || diff != "" {
 			t.Errorf("%s: %v (-want +got):\n%s", name, err, diff)
+		}
+	}
+}
+
+// TestStatus_StoreAway wants what nobody knows to be told from what is none.
+func TestStatus_StoreAway(t *testing.T) {
+	shown := func(s control.Status) (fields map[string]any) {
+		t.Helper()
+		text, err := json.Marshal(s)
+		if err == nil {
+			err = json.Unmarshal(text, &fields)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return fields
+	}
+	unknown := []string{"store_bytes", "models", "refused", "conflicts", "refused_changes", "log", "shadow"}
+	s := everything()
+	known := shown(s)
+	s.Warnings = []control.StatusWarning{control.WarnStoreSilent("postgres", time.Second)}
+	away := shown(s)
+	for name, value := range known {
+		got, there := away[name]
+		if is := slices.Contains(unknown, name); !there || is != (got == nil) && value != nil {
+			t.Errorf("%s is %v; of a store within reach %v", name, got, value)
 		}
 	}
 }

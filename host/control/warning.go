@@ -20,7 +20,8 @@ type WarningCode string
 // The conditions, gravest first.
 const (
 	WarningRetired        WarningCode = "retired"         // this device was retired
-	WarningStoreAway      WarningCode = "store_away"      // the database is out of reach
+	WarningStoreAway      WarningCode = "store_away"      // the database is out of reach, or does not answer
+	WarningStoreBusy      WarningCode = "store_busy"      // a write has been under way for long, and all others wait for it
 	WarningRefused        WarningCode = "refused"         // a peer does not take this device for a member
 	WarningRunsTwice      WarningCode = "runs_twice"      // two processes are at work as this device
 	WarningRestored       WarningCode = "restored"        // this device was restored from an older copy of itself
@@ -46,6 +47,15 @@ func WarnStoreAway(where string, since time.Time, cause error) StatusWarning {
 // WarnStoreSilent says that the database did not answer, whether or not it is known to be out of reach.
 func WarnStoreSilent(kind string, waited time.Duration) StatusWarning {
 	return StatusWarning{WarningStoreAway, fmt.Sprintf("the store (%s) did not answer within %s, so that what it holds is not shown: ask again, and if it stays so, see that its server, or its disk, works", kind, waited)}
+}
+
+// WarnStoreBusy says that a write has been under way for a time, for which all others wait.
+func WarnStoreBusy(kind string, lasted time.Duration) StatusWarning {
+	todo := "see that the disk works; if it stays so, start this host again, and nothing is lost"
+	if kind == "postgres" {
+		todo = "see what it waits for in pg_stat_activity and pg_locks on the server, and end the session that holds it"
+	}
+	return StatusWarning{WarningStoreBusy, fmt.Sprintf("a write has been under way for %s, and every other one waits for it: %s", rough(lasted), todo)}
 }
 
 // WarnRestored says that this device began from an older copy of itself, and fetches what it had written since.

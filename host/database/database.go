@@ -22,6 +22,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/gofrs/flock"
 	"github.com/hashicorp/go-hclog"
@@ -121,7 +122,8 @@ type DB struct {
 	mu      sync.Mutex // guards what follows
 	waiting []*write
 	before  []func(*Tx) error
-	outage  *Outage // while the database is out of reach
+	outage  *Outage   // while the database is out of reach
+	begun   time.Time // of the group that runs; zero: none does
 	closed  bool
 }
 

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"sync"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 
@@ -83,6 +84,21 @@ func TestDB_Write_groupIsolation(t *testing.T) {
 	})
 	if err != nil || kept != n*8/10 || bad != 0 || len(order) != kept {
 		t.Errorf("kept %d rows, %d of refused writes, %d announced, %v; want %d, 0, %d", kept, bad, len(order), err, n*8/10, n*8/10)
+	}
+}
+
+// TestDB_WritingSince tells of a write that is under way, and of none before and after.
+func TestDB_WritingSince(t *testing.T) {
+	db := databasetest.Open(t, database.Options{Dir: t.TempDir()})
+	before := time.Now()
+	err := db.Write(t.Context(), func(*database.Tx) error {
+		if since := db.WritingSince(); since.Before(before) || since.After(time.Now()) {
+			t.Errorf("a write that began after %s has been under way since %s", before, since)
+		}
+		return nil
+	})
+	if since := db.WritingSince(); err != nil || !since.IsZero() {
+		t.Errorf("%v; afterwards a write has been under way since %s", err, since)
 	}
 }
 

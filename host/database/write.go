@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"runtime/debug"
 	"slices"
+	"time"
 
 	"github.com/starling-sync/starling/sdk"
 )
@@ -100,7 +101,15 @@ func (db *DB) runTurn() {
 	group := slices.Clone(db.waiting[:n])
 	db.waiting = slices.Delete(db.waiting, 0, n)
 	before := db.before
+	if len(group) > 0 {
+		db.begun = time.Now()
+	}
 	db.mu.Unlock()
+	defer func() {
+		db.mu.Lock()
+		db.begun = time.Time{}
+		db.mu.Unlock()
+	}()
 	if len(group) == 0 {
 		<-db.turn
 		return
@@ -120,6 +129,13 @@ func (db *DB) runTurn() {
 	}
 	db.finish(group, after, err)
 	<-db.turn
+}
+
+// WritingSince returns since when the writes that are under way are; zero if there are none. Every other write waits for them.
+func (db *DB) WritingSince() time.Time {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	return db.begun
 }
 
 // finish ends the writes of a group whose outcome is known: err is that of the commit.

@@ -43,7 +43,9 @@ func (c *collector) Describe(chan<- *prometheus.Desc) {}
 func (c *collector) Collect(out chan<- prometheus.Metric) {
 	v := &view{Figures: c.source.Figures(), now: time.Now()}
 	c.mu.Lock()
-	v.stock, v.stockAt, v.stockFor = c.stock, c.stockAt, c.stockFor
+	if !v.StoreAway { // what it held before it went says nothing of now
+		v.stock, v.stockAt, v.stockFor = c.stock, c.stockAt, c.stockFor
+	}
 	c.mu.Unlock()
 	c.wantCount()
 	v.list()

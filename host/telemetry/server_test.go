@@ -273,6 +273,23 @@ func TestCount(t *testing.T) {
 	}
 }
 
+// TestMetrics_StoreAway wants what nobody knows while the database is away to be left out, rather than zero or of before.
+func TestMetrics_StoreAway(t *testing.T) {
+	d := &device{figures: Figures{Writing: 1500 * time.Millisecond}, stock: Stock{StoreBytes: 7, Models: map[sdk.ModelName]registry.Counts{"tag": {Visible: 1}}, LogEntries: 3}}
+	get, _ := serve(t, d)
+	page := ""
+	for !strings.Contains(page, "starling_store_bytes") { // counted beside the scrapes
+		_, page = get("/metrics")
+	}
+	wantLines(t, page, "starling_store_up 1", "starling_store_bytes 7", `starling_records{model="tag"} 1`, "starling_store_writing_seconds 1.5")
+	d.mu.Lock()
+	d.figures.StoreAway = true
+	d.mu.Unlock()
+	_, page = get("/metrics")
+	wantLines(t, page, "starling_store_up 0")
+	lackLines(t, page, "starling_store_bytes", "starling_records", "starling_log_", "starling_count_")
+}
+
 func TestHealth(t *testing.T) {
 	d := &device{checks: []Check{{Name: "database", OK: true}, {Name: "library", OK: true, Reason: "home"}}}
 	get, _ := serve(t, d)
