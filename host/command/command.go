@@ -222,13 +222,13 @@ func (a *app) reads(cmd *cobra.Command) *cobra.Command {
 
 // call runs do with a client of the running host.
 func (a *app) call(cmd *cobra.Command, do func(ctx context.Context, host *control.Client) error) error {
-	c, err := a.load()
+	dir, err := config.DataDir(a.configFiles...)
 	if err != nil {
 		return err
 	}
-	host, err := control.Dial(cmd.Context(), c.Device.DataDir)
+	host, err := control.Dial(cmd.Context(), dir)
 	if errors.Is(err, control.ErrNoHost) {
-		return sdk.Errorf(sdk.CodeUnavailable, "%w for %s; start it with: starling run --config %s", control.ErrNoHost, relative(c.Device.DataDir), a.config())
+		return sdk.Errorf(sdk.CodeUnavailable, "%w for %s; start it with: starling run --config %s", control.ErrNoHost, relative(dir), a.config())
 	}
 	if err != nil {
 		return err

@@ -194,6 +194,8 @@ func newWorld(t *testing.T, change func(*controltest.Host)) *world {
 	writeFile(t, "parts/tag.hcl", "model \"tag\" {\nconfig {\ntoken=secretfile(\"../token\")\n}\n}\n")
 	writeFile(t, "again.hcl", "plugin_dir = \"./plugins\"\n")
 	writeFile(t, "token", "s3cret\n")
+	writeFile(t, "locked.hcl", "library \"home\" {}\ndevice \"alice\" { data_dir = \"./data\" }\nstore \"postgres\" { dsn = env(\"STARLING_NOT_SET\") }\nplugin_dir = \"/opt/plugins\"\n")
+	writeFile(t, "nodevice.hcl", "library \"home\" {}\n")
 	const head = "library \"home\" {}\ndevice \"alice\" { data_dir = \"./data\" }\nstore \"sqlite\" {}\nplugin_dir = \"/opt/plugins\"\n"
 	writeFile(t, "secret.hcl", head+"model \"note\" {\n  config {\n    server   = \"hub\"\n    password = \"sesame\"\n    user     = env(\"NOTE_USER\", \"u\")\n  }\n}\n"+
 		"model \"old\" {\n  config {\n    key   = env(\"PATH\")\n    token = secretfile(\"token\")\n  }\n}\nmodel \"tag\" {}\n")

@@ -188,10 +188,6 @@ func (a *app) reloadCommand() *cobra.Command {
 			"mistakes changes nothing. SIGHUP does the same, and writes to the log.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if _, err := a.load(); err != nil {
-				fmt.Fprintln(a.Err, "nothing has changed, since the file can not be used:")
-				return err
-			}
 			err := a.operate(cmd, func(ctx context.Context, host *control.Client, report func(control.Step)) error {
 				return host.Reload(ctx, soak, report)
 			})

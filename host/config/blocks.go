@@ -3,6 +3,7 @@ package config
 import (
 	"net"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -50,11 +51,7 @@ func (p *parser) document(c *Config, body *hclsyntax.Body) {
 	} else {
 		p.missingf(start, `the library is missing; write library "home" {}, or library { join = true } to wait for an invitation`)
 	}
-	if b := p.one(body, "device"); b != nil {
-		c.Device = p.device(p.section(b, known["device"]))
-	} else {
-		p.missingf(start, `the device is missing; write device "alice" { data_dir = "./data" }`)
-	}
+	p.onlyDevice(c, body)
 	c.Store = Store{Kind: "sqlite", Durability: Full}
 	if b := p.one(body, "store"); b != nil {
 		c.Store = p.store(p.section(b, known["store"]))
@@ -67,6 +64,17 @@ func (p *parser) document(c *Config, body *hclsyntax.Body) {
 	c.PluginDir = p.plugins(body)
 	p.models(c, body, known["model"])
 	p.transports(c, body, known["transport"])
+}
+
+// onlyDevice reads the device's block alone.
+func (p *parser) onlyDevice(c *Config, body *hclsyntax.Body) {
+	b := p.one(body, "device")
+	if b == nil {
+		p.missingf(hcl.Range{Start: hcl.InitialPos, End: hcl.InitialPos}, `the device is missing; write device "alice" { data_dir = "./data" }`)
+		return
+	}
+	shape := shapes()[slices.IndexFunc(shapes(), func(s shape) bool { return s.name == "device" })]
+	c.Device = p.device(p.section(b, shape))
 }
 
 // library reads `library "home" {}` or `library { join = true }`.

@@ -175,6 +175,21 @@ func Load(paths ...string) (*Config, error) {
 	return c, nil
 }
 
+// DataDir returns the data folder of the device whose configuration lies in paths, which is where its running host is reached.
+// It evaluates nothing but the device's block, so that who asks needs no secret that others hold, and other mistakes than in
+// that block and in the syntax are left to who runs the host.
+func DataDir(paths ...string) (string, error) {
+	sources, err := Read(paths...)
+	if err != nil {
+		return "", err
+	}
+	c, err := parseAs(sources, environment{lookup: os.LookupEnv, executable: os.Executable}, (*parser).onlyDevice)
+	if err != nil {
+		return "", err
+	}
+	return c.Device.DataDir, nil
+}
+
 // onlyLock refuses a lock file that lies beside another path than the first: who put it there counts on what it pins.
 func onlyLock(paths []string) error {
 	used, _ := os.Stat(LockPath(paths[0])) // nil: it is not there

@@ -74,6 +74,28 @@ func TestLoad_Folder(t *testing.T) {
 	}
 }
 
+// TestDataDir finds where a host is reached without what other blocks need.
+func TestDataDir(t *testing.T) {
+	dir := write(t, map[string]string{
+		"c.hcl":      "library \"home\" {}\ndevice \"alice\" { data_dir = \"./data\" }\nstore \"postgres\" { dsn = env(\"STARLING_NOT_SET\") }\nmodel \"tag\" { path = secretfile(\"absent\") }\n",
+		"own.hcl":    "device \"alice\" { data_dir = env(\"STARLING_NOT_SET\") }\n",
+		"none.hcl":   "library \"home\" {}\n",
+		"broken.hcl": "device \"alice\" { data_dir = \"./data\" }\nstore {\n",
+	})
+	got, err := DataDir(filepath.Join(dir, "c.hcl"))
+	if err != nil || got != filepath.Join(dir, "data") {
+		t.Errorf("got %q, %v", got, err)
+	}
+	if _, err := Load(filepath.Join(dir, "c.hcl")); sdk.CodeOf(err) != sdk.CodeInvalid {
+		t.Errorf("what runs the host needs the secrets: %v", err)
+	}
+	for name, want := range map[string]string{"own.hcl": "STARLING_NOT_SET is not set", "none.hcl": "the device is missing", "broken.hcl": "broken.hcl:", "absent.hcl": "no such file"} {
+		if _, err := DataDir(filepath.Join(dir, name)); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: got %v, want %q", name, err, want)
+		}
+	}
+}
+
 // TestParse_Files names the place of what is wrong, and of what is given twice, in each of several files.
 func TestParse_Files(t *testing.T) {
 	_, err := parse([]Source{

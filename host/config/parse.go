@@ -71,6 +71,11 @@ type section struct {
 }
 
 func parse(sources []Source, env environment) (*Config, error) {
+	return parseAs(sources, env, (*parser).document)
+}
+
+// parseAs reads of a configuration what document does.
+func parseAs(sources []Source, env environment, document func(*parser, *Config, *hclsyntax.Body)) (*Config, error) {
 	p := &parser{env: env}
 	config, all := new(Config), new(hclsyntax.Body)
 	all.Attributes = make(hclsyntax.Attributes)
@@ -93,7 +98,7 @@ func parse(sources []Source, env environment) (*Config, error) {
 		}
 	}
 	syntax := len(p.found)
-	p.document(config, all)
+	document(p, config, all)
 	if syntax > 0 {
 		p.found = p.withoutEcho(p.found, syntax)
 	}
