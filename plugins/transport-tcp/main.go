@@ -22,35 +22,40 @@ const (
 	maxAcceptPause = time.Second
 )
 
-func main() { rpc.Serve(transport{}) }
+func main() {
+	set := new(sdk.Metrics)
+	rpc.Serve(transport{newMetrics(set)}, set)
+}
 
-// transport implements sdk.Transport over TCP. Addresses are host:port.
-type transport struct{}
+// transport implements sdk.Transport over TCP. Addresses are host:port. Its zero value counts nothing.
+type transport struct{ metrics metrics }
 
 // Name implements sdk.Transport.
 func (transport) Name() string { return "tcp" }
 
 // Listen implements sdk.Transport.
-func (transport) Listen(ctx context.Context, address string, inherited net.Listener) (sdk.Listener, error) {
+func (t transport) Listen(ctx context.Context, address string, inherited net.Listener) (sdk.Listener, error) {
 	if inherited != nil {
-		return newListener(inherited), nil
+		return newListener(inherited, t.metrics), nil
 	}
 	config := net.ListenConfig{KeepAliveConfig: keepAlive()}
 	l, err := config.Listen(ctx, "tcp", address)
 	if err != nil {
 		return nil, explain("listen on", address, err)
 	}
-	return newListener(l), nil
+	return newListener(l, t.metrics), nil
 }
 
 // Dial implements sdk.Transport.
-func (transport) Dial(ctx context.Context, address string) (sdk.Conn, error) {
+func (t transport) Dial(ctx context.Context, address string) (sdk.Conn, error) {
 	dialer := net.Dialer{Timeout: dialTimeout, KeepAliveConfig: keepAlive()}
 	c, err := dialer.DialContext(ctx, "tcp", address)
 	if err != nil {
+		t.metrics.failed(err)
 		return nil, explain("dial", address, err)
 	}
-	return conn{c}, nil
+	t.metrics.dials.Inc()
+	return t.metrics.opened(c), nil
 }
 
 // keepAlive finds a dead peer in a minute even where nothing is sent.
@@ -76,18 +81,20 @@ func explain(what, address string, err error) error {
 // listener accepts until it is closed, also where a single accept fails.
 type listener struct {
 	net.Listener
+	metrics metrics
 	closing sync.Once
 	closed  chan struct{} // ends an Accept that pauses
 }
 
-func newListener(l net.Listener) *listener {
-	return &listener{Listener: l, closed: make(chan struct{})}
+func newListener(l net.Listener, m metrics) *listener {
+	return &listener{Listener: l, metrics: m, closed: make(chan struct{})}
 }
 
 // Accept implements sdk.Listener. While the process has no descriptors left, say, it tries again, ever more slowly.
 func (l *listener) Accept() (sdk.Conn, error) {
 	c, err := l.Listener.Accept()
 	for pause := minAcceptPause; passing(err); pause = min(2*pause, maxAcceptPause) {
+		l.metrics.acceptFailures.Inc()
 		if pause == minAcceptPause {
 			hclog.Default().Warn("cannot accept a connection now; trying again", "address", l.Address(), "error", err)
 		}
@@ -104,7 +111,8 @@ func (l *listener) Accept() (sdk.Conn, error) {
 	if tcp, ok := c.(*net.TCPConn); ok { // an inherited socket has no ListenConfig
 		_ = tcp.SetKeepAliveConfig(keepAlive()) // a connection without keepalive still works
 	}
-	return conn{c}, nil
+	l.metrics.accepts.Inc()
+	return l.metrics.opened(c), nil
 }
 
 // passing reports whether an error of accept is about one connection or one moment, not about the socket.
@@ -131,7 +139,31 @@ func (l *listener) Close() error {
 func (l *listener) Address() string { return l.Addr().String() }
 
 // conn is a TCP connection. TCP_NODELAY is on: the host writes whole frames.
-type conn struct{ net.Conn }
+type conn struct {
+	net.Conn
+	metrics metrics
+	closing sync.Once
+}
 
 // RemoteAddress implements sdk.Conn.
-func (c conn) RemoteAddress() string { return c.Conn.RemoteAddr().String() }
+func (c *conn) RemoteAddress() string { return c.Conn.RemoteAddr().String() }
+
+// Read implements io.Reader.
+func (c *conn) Read(into []byte) (int, error) {
+	n, err := c.Conn.Read(into)
+	c.metrics.received.Add(float64(n))
+	return n, err
+}
+
+// Write implements io.Writer.
+func (c *conn) Write(from []byte) (int, error) {
+	n, err := c.Conn.Write(from)
+	c.metrics.sent.Add(float64(n))
+	return n, err
+}
+
+// Close implements io.Closer.
+func (c *conn) Close() error {
+	c.closing.Do(func() { c.metrics.open.Add(-1) })
+	return c.Conn.Close()
+}

@@ -1,0 +1,99 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/starling-sync/starling/sdk"
+)
+
+// figures returns what set holds and is not zero.
+func figures(set *sdk.Metrics) map[string]float64 {
+	all := map[string]float64{}
+	for _, m := range set.List() {
+		if m.Value != 0 {
+			all[m.Name] = m.Value
+		}
+	}
+	return all
+}
+
+// TestMetrics counts one connection from its beginning to its end, and dials that fail, each for another reason.
+func TestMetrics(t *testing.T) {
+	alice, bob := new(sdk.Metrics), new(sdk.Metrics)
+	wants := func(who string, set *sdk.Metrics, want map[string]float64) {
+		t.Helper()
+		if diff := cmp.Diff(want, figures(set)); diff != "" {
+			t.Errorf("%s counts (-want +got):\n%s", who, diff)
+		}
+	}
+	socket, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := transport{newMetrics(alice)}.Listen(t.Context(), "", &failing{socket, []error{syscall.EMFILE}, false})
+	if err != nil {
+		t.Fatal(err)
+	}
+	dialled, err := transport{newMetrics(bob)}.Dial(t.Context(), l.Address())
+	if err != nil {
+		t.Fatal(err)
+	}
+	accepted, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := dialled.Write([]byte("hello")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(accepted, make([]byte, 5)); err != nil {
+		t.Fatal(err)
+	}
+	wants("bob", bob, map[string]float64{"tcp_connections": 1, "tcp_dials_total": 1, "tcp_sent_bytes_total": 5})
+	wants("alice", alice, map[string]float64{"tcp_connections": 1, "tcp_accepts_total": 1, "tcp_accept_failures_total": 1, "tcp_received_bytes_total": 5})
+	for _, c := range []io.Closer{dialled, accepted, dialled, l} { // one of them twice
+		_ = c.Close()
+	}
+	if _, err := (transport{newMetrics(bob)}).Dial(t.Context(), l.Address()); err == nil {
+		t.Error("a closed listener was reached")
+	}
+	late, cancel := context.WithDeadline(t.Context(), time.Now().Add(-time.Second))
+	defer cancel()
+	for _, ctx := range []context.Context{late, t.Context()} {
+		if _, err := (transport{newMetrics(bob)}).Dial(ctx, "127.0.0.1:none"); err == nil {
+			t.Error("no port was reached")
+		}
+	}
+	wants("bob", bob, map[string]float64{"tcp_dials_total": 1, "tcp_sent_bytes_total": 5, "tcp_dials_refused_total": 1, "tcp_dials_timed_out_total": 1, "tcp_dials_failed_total": 1})
+}
+
+// TestMetrics_Page holds docs/metrics.md to what the plugin counts.
+func TestMetrics_Page(t *testing.T) {
+	page, err := os.ReadFile("../../docs/metrics.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	set := new(sdk.Metrics)
+	newMetrics(set)
+	for _, m := range set.List() {
+		unit := ""
+		if strings.HasSuffix(strings.TrimSuffix(m.Name, "_total"), "_bytes") {
+			unit = " bytes"
+		}
+		if row := fmt.Sprintf("| `starlingplugin_%s` | %s |%s | transport-tcp | %s |\n", m.Name, m.Kind, unit, m.Help); !strings.Contains(string(page), row) {
+			t.Errorf("the page lacks: %s", row)
+		}
+	}
+	if rows := strings.Count(string(page), "| transport-tcp |"); rows != len(set.List()) {
+		t.Errorf("the page has %d rows of the plugin, which has %d metrics", rows, len(set.List()))
+	}
+}
