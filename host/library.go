@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/starling-sync/starling/hlc"
 	"github.com/starling-sync/starling/host/control"
 	"github.com/starling-sync/starling/host/peersync"
 	"github.com/starling-sync/starling/host/protocol"
@@ -171,25 +172,30 @@ func (b *backend) elsewhere(e *registry.Explanation) (list []control.Whereabouts
 	}
 	versions = slices.DeleteFunc(versions, func(v sdk.Version) bool { return v.Stamp == 0 || v.Device.IsZero() })
 	for _, member := range b.members.All() {
-		id := member.Device()
-		if id == b.identity.ID() || member.Retired() {
-			continue
+		if id := member.Device(); id != b.identity.ID() && !member.Retired() {
+			list = append(list, whereabouts(id, kind, versions, b.network.hasThrough, b.nameOf))
 		}
-		w := control.Whereabouts{Device: id, State: control.PresenceSame}
-		for _, v := range versions {
-			has, known := b.network.hasThrough(id, protocol.Stream{Origin: v.Device, Kind: kind}, v.Stamp)
-			if !known {
-				w.State, w.Detail = control.PresenceUnknown, "nothing has been heard of what it has"
-				break
-			}
-			if !has {
-				w.State, w.Detail = control.PresenceNotYet, fmt.Sprintf("it has not acknowledged what %s wrote at %s", b.nameOf(v.Device), v.Stamp.Time().UTC().Format("15:04:05.000"))
-				break
-			}
-		}
-		list = append(list, w)
 	}
 	return list
+}
+
+// whereabouts says whether a device is known to have writes of streams of one kind. What it wrote itself it has: it is asked
+// for nothing, and what it says of its own stream comes a heartbeat after the write.
+func whereabouts(id sdk.DeviceID, kind sdk.Ownership, writes []sdk.Version, hasThrough func(sdk.DeviceID, protocol.Stream, hlc.Stamp) (has, known bool), nameOf func(sdk.DeviceID) string) control.Whereabouts {
+	for _, v := range writes {
+		if v.Device == id {
+			continue
+		}
+		has, known := hasThrough(id, protocol.Stream{Origin: v.Device, Kind: kind}, v.Stamp)
+		switch {
+		case !known:
+			return control.Whereabouts{Device: id, State: control.PresenceUnknown, Detail: "nothing has been heard of what it has"}
+		case !has:
+			detail := fmt.Sprintf("it has not acknowledged what %s wrote at %s", nameOf(v.Device), v.Stamp.Time().UTC().Format("15:04:05.000"))
+			return control.Whereabouts{Device: id, State: control.PresenceNotYet, Detail: detail}
+		}
+	}
+	return control.Whereabouts{Device: id, State: control.PresenceSame}
 }
 
 func (b *backend) nameOf(id sdk.DeviceID) string {
