@@ -9,6 +9,7 @@ import (
 
 	"github.com/starling-sync/starling/host/command"
 	"github.com/starling-sync/starling/host/config"
+	"github.com/starling-sync/starling/host/control"
 	"github.com/starling-sync/starling/host/supervisor"
 	"github.com/starling-sync/starling/sdk"
 )
@@ -75,6 +76,12 @@ func describePlugins(ctx context.Context, c *config.Config) []command.Described 
 	}
 	_ = tries.Wait() // each has its error
 	return out
+}
+
+// chosen implements command.Deps.Chosen.
+func chosen(c *config.Config, plugin, path string) (control.Build, bool) {
+	b, known := supervisor.Chosen(storeDir(c), plugin, path)
+	return control.Build(b), known
 }
 
 // describeBinary implements command.Deps.DescribeBinary. That it wants settings, which it is not given here, is no error.

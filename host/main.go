@@ -26,7 +26,7 @@ func run() int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	return command.Execute(ctx, command.Deps{
-		Init: makeDevice, Run: runHost, Demo: showDemo, Dev: showDev, Describe: describePlugins, DescribeBinary: describeBinary, Version: version(), Now: time.Now,
+		Init: makeDevice, Run: runHost, Demo: showDemo, Dev: showDev, Describe: describePlugins, DescribeBinary: describeBinary, Chosen: chosen, Version: version(), Now: time.Now,
 		In: os.Stdin, Out: os.Stdout, Err: os.Stderr, Terminal: term.IsTerminal(int(os.Stdin.Fd())), //nolint:gosec // a file descriptor
 	}, os.Args[1:])
 }

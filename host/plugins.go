@@ -184,15 +184,17 @@ func (p *plugins) PluginDown(instance *supervisor.Instance, reason error) {
 // transport listens on a socket of the host's; what the address of another means its plugin knows.
 func specs(c *config.Config) []supervisor.Spec {
 	var all []supervisor.Spec
-	for _, m := range c.Models {
+	for i := range c.Models {
+		m := &c.Models[i]
 		all = append(all, supervisor.Spec{
-			Name: string(m.Name), Dir: filepath.Dir(m.Range.File), Path: m.Path, SHA256: m.SHA256, SHA256At: m.SHA256Range.String(), Attach: m.Attach, Models: []sdk.ModelName{m.Name}, Config: map[sdk.ModelName]json.RawMessage{m.Name: m.Config},
+			Name: string(m.Name), Dir: filepath.Dir(m.Range.File), Path: m.Path, PathAt: m.Remedy(), SHA256: m.SHA256, SHA256At: m.SHA256Range.String(), Attach: m.Attach, Models: []sdk.ModelName{m.Name}, Config: map[sdk.ModelName]json.RawMessage{m.Name: m.Config},
 			Blocks: blocks{m.Name: &m.Block},
 		})
 	}
-	for _, t := range c.Transports {
+	for i := range c.Transports {
+		t := &c.Transports[i]
 		spec := supervisor.Spec{
-			Name: t.Name, Dir: filepath.Dir(t.Range.File), Path: t.Path, SHA256: t.SHA256, SHA256At: t.SHA256Range.String(), Attach: t.Attach, Transport: t.Kind, Address: t.Listen, Config: map[sdk.ModelName]json.RawMessage{"": t.Config},
+			Name: t.Name, Dir: filepath.Dir(t.Range.File), Path: t.Path, PathAt: t.Remedy(), SHA256: t.SHA256, SHA256At: t.SHA256Range.String(), Attach: t.Attach, Transport: t.Kind, Address: t.Listen, Config: map[sdk.ModelName]json.RawMessage{"": t.Config},
 			Blocks: blocks{"": &t.Block},
 		}
 		if t.Kind == "tcp" {

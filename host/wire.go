@@ -392,7 +392,7 @@ func newEvents(lc fx.Lifecycle, c *config.Config, _ *database.DB) (*eventlog.Log
 func newSupervisor(c *config.Config, p *plugins, events *eventlog.Log, rec *telemetry.Recorder, sockets *service.Sockets, log hclog.Logger) (*supervisor.Supervisor, error) {
 	s, err := supervisor.New(supervisor.Options{
 		Log: log.Named("plugin"), Observer: p, Now: time.Now, Record: counted(rec, recorder(events, log)),
-		StoreDir: filepath.Join(c.Device.DataDir, "plugins"), RuntimeDir: filepath.Join(c.Device.DataDir, "run"), Listen: sockets.Listen,
+		StoreDir: storeDir(c), RuntimeDir: filepath.Join(c.Device.DataDir, "run"), Listen: sockets.Listen,
 	}, specs(c))
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", strings.Join(c.Files, ", "), err)
@@ -402,6 +402,9 @@ func newSupervisor(c *config.Config, p *plugins, events *eventlog.Log, rec *tele
 	p.registry.OnDefect(s.Defect)
 	return s, nil
 }
+
+// storeDir is where plugins' binaries are kept.
+func storeDir(c *config.Config) string { return filepath.Join(c.Device.DataDir, "plugins") }
 
 func newControl(b control.Backend, log hclog.Logger) *control.Server {
 	return control.NewServer(b, log.Named("control"), sdk.NewRecordID)

@@ -38,6 +38,9 @@ type Deps struct {
 	Describe func(ctx context.Context, c *config.Config) []Described
 	// DescribeBinary is Describe of the plugin at path, without a config block.
 	DescribeBinary func(ctx context.Context, path string) Described
+	// Chosen returns the build of a plugin that the device's host has in use, or will have at its next start, and whether one is
+	// known: path is the one that is configured.
+	Chosen func(c *config.Config, plugin, path string) (control.Build, bool)
 
 	Version  string
 	Now      func() time.Time // its location is the one that times are shown in

@@ -200,6 +200,16 @@ func newWorld(t *testing.T, change func(*controltest.Host)) *world {
 	writeFile(t, "secret.hcl", head+"model \"note\" {\n  config {\n    server   = \"hub\"\n    password = \"sesame\"\n    user     = env(\"NOTE_USER\", \"u\")\n  }\n}\n"+
 		"model \"old\" {\n  config {\n    key   = env(\"PATH\")\n    token = secretfile(\"token\")\n  }\n}\nmodel \"tag\" {}\n")
 	writeFile(t, "wrong.hcl", head+"model \"tag\" { config = { colour = 1 } }\nmodel \"note\" {\n  config {\n    timeout  = \"1min\"\n    password = 4711\n    sever    = \"hub\"\n  }\n}\nmodel \"gone\" {}\n")
+	if err := os.Mkdir("bin", 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"bin/tag", "bin/note", "bin/transport-tcp", "note-2"} {
+		writeFile(t, name, "a build of "+name)
+	}
+	const here = "library \"home\" {}\ndevice \"alice\" { data_dir = \"./data\" }\nstore \"sqlite\" {}\nplugin_dir = \"./bin\"\n"
+	writeFile(t, "here.hcl", here+"model \"tag\" {}\nmodel \"note\" {}\ntransport \"tcp\" \"lan\" {}\n")
+	writeFile(t, "absent.hcl", here+"model \"tagg\" {}\nmodel \"invoice\" {}\nmodel \"note\" {\n  path = \"./bin/nite\"\n}\nmodel \"tag\" {\n  path = \"./elsewhere/x\"\n}\n"+
+		"model \"draft\" { attach = \"./debug.json\" }\ntransport \"tpc\" \"lan\" {}\n")
 	host := fixture()
 	if change != nil {
 		change(host)
@@ -274,6 +284,15 @@ func (w *world) deps(in io.Reader, out, errs io.Writer) command.Deps {
 		Describe: func(_ context.Context, c *config.Config) []command.Described { return described(c) },
 		DescribeBinary: func(_ context.Context, path string) command.Described {
 			return command.Described{Plugin: path, Err: sdk.Errorf(sdk.CodeNotFound, "there is no plugin binary at %s", path)}
+		},
+		Chosen: func(_ *config.Config, plugin, path string) (control.Build, bool) {
+			switch plugin {
+			case "note":
+				return control.Build{SHA256: strings.Repeat("5a", 32), Path: filepath.Join(w.dir, "note-2")}, true
+			case "lan":
+				return control.Build{SHA256: strings.Repeat("77", 32), Path: path}, true
+			}
+			return control.Build{}, false
 		},
 		Run: func(_ context.Context, c *config.Config) error {
 			_, err := fmt.Fprintf(out, "(run %s)\n", c.Device.Name)

@@ -24,13 +24,14 @@ func (a *app) configValidateCommand() *cobra.Command {
 	cmd := a.reads(&cobra.Command{
 		Use:   "validate",
 		Short: "Name every mistake in the configuration",
-		Long: "Name every mistake in the configuration. With --plugins, also those in the plugins' config blocks: each plugin is started\n" +
-			"for as long as it takes to ask it which settings it has, and what it thinks of those that it is given.",
+		Long: "Name every mistake in the configuration, plugins that are not there among them. With --plugins, also those in the plugins'\n" +
+			"config blocks: each plugin is started for as long as it takes to ask it which settings it has, and what it thinks of those\n" +
+			"that it is given.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := a.load()
-			if err == nil && plugins {
-				err = a.pluginMistakes(cmd.Context(), c)
+			if err == nil {
+				err = a.pluginMistakes(cmd.Context(), c, plugins)
 			}
 			if a.json {
 				return errors.Join(a.printMistakes(err), err)

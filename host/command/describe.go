@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -35,10 +37,21 @@ func (d *Described) settingsOf(name string) []sdk.Setting {
 	return d.Settings[sdk.ModelName(name)]
 }
 
-// pluginMistakes asks every plugin of c, and returns what is wrong with what it is given; nil: nothing.
-func (a *app) pluginMistakes(ctx context.Context, c *config.Config) error {
-	var found config.Diagnostics
-	for _, d := range a.Describe(ctx, c) {
+// pluginMistakes returns which plugins of c are not there and, if it is to ask them, what is wrong with what each is given;
+// nil: nothing.
+func (a *app) pluginMistakes(ctx context.Context, c *config.Config, ask bool) error {
+	absent, elsewhere := c.Absent()
+	found := config.Diagnostics(slices.Collect(maps.Values(absent)))
+	var described []Described
+	if ask {
+		described = a.Describe(ctx, c)
+	} else if elsewhere {
+		fmt.Fprintln(a.Err, "plugin_dir is not on this machine, so it was not checked that its plugins are there")
+	}
+	for _, d := range described {
+		if _, known := absent[d.Plugin]; known {
+			continue
+		}
 		if these, ok := errors.AsType[config.Diagnostics](d.Err); ok {
 			found = append(found, these...)
 		} else if d.Err != nil {

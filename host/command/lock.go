@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/starling-sync/starling/host/config"
+	"github.com/starling-sync/starling/host/control"
 	"github.com/starling-sync/starling/sdk"
 )
 
@@ -23,7 +24,8 @@ func (a *app) pluginLockCommand() *cobra.Command {
 		Short: "Write the checksums of the plugins' binaries into the lock file",
 		Long: "Write the checksums of the plugins' binaries, all or those of NAME, into the lock file: " + config.LockName + " beside the\n" +
 			"configuration. From then on the host runs no other build of them. Checksums for other platforms stay in it.\n\n" +
-			"For a new build: put it in its place, lock it, and run starling reload.",
+			"For a new build: put it in its place, lock it, and run starling reload. Of a plugin that starling plugin swap has put another\n" +
+			"path's build in the place of, that build is locked, which is the one that runs, and standard error says so.",
 		RunE: func(_ *cobra.Command, names []string) error {
 			c, err := config.Unlocked(a.configFiles...)
 			if err != nil {
@@ -39,23 +41,31 @@ func (a *app) pluginLockCommand() *cobra.Command {
 				names = slices.Sorted(maps.Keys(binaries))
 				maps.DeleteFunc(lock, func(name string, _ map[string]string) bool { return binaries[name] == "" })
 			}
+			absent, _ := c.Absent()
 			t := newTable(a.Out, "PLUGIN", "SHA256", "PATH")
+			var notes []string
 			for _, name := range names {
 				binary, known := binaries[name]
 				if !known {
 					return sdk.Errorf(sdk.CodeNotFound, "there is no plugin %q in %s", name, a.config())
 				}
-				sum, err := checksum(binary)
+				build, note, err := a.toLock(c, name, binary)
+				if why, missing := absent[name]; missing && sdk.CodeOf(err) == sdk.CodeNotFound {
+					return config.Diagnostics{why}
+				}
 				if err != nil {
 					return fmt.Errorf("plugin %s: %w", name, err)
+				}
+				if note != "" {
+					notes = append(notes, note)
 				}
 				sums := maps.Clone(lock[name])
 				if sums == nil {
 					sums = map[string]string{}
 				}
-				sums[config.Platform()] = sum
+				sums[config.Platform()] = build.SHA256
 				lock[name] = sums
-				t.row(name, sum, relative(binary))
+				t.row(name, build.SHA256, relative(build.Path))
 			}
 			if err := lock.Write(path); err != nil {
 				return err
@@ -63,15 +73,33 @@ func (a *app) pluginLockCommand() *cobra.Command {
 			if err := t.flush(); err != nil {
 				return printed(err)
 			}
+			for _, note := range notes {
+				fmt.Fprintln(a.Err, note)
+			}
 			return a.printf("written to %s; a host that runs takes it up with: starling reload\n", relative(path))
 		},
 	})
 }
 
+// toLock returns the build of a plugin to lock: the one that a swap to another path has put in use, since a lock of any other
+// would undo that, else the one at its path. note says so where it is not the one that runs, or not where the file says.
+func (a *app) toLock(c *config.Config, plugin, path string) (build control.Build, note string, err error) {
+	chosen, known := a.Chosen(c, plugin, path)
+	if known && chosen.Path != path {
+		return chosen, fmt.Sprintf("%s: locked is what runs, from %s, where starling plugin swap took it from; %s names %s, which is not used. For that one: starling plugin swap %s %s, then lock again",
+			plugin, relative(chosen.Path), a.config(), relative(path), plugin, relative(path)), nil
+	}
+	sum, err := checksum(path)
+	if err == nil && known && chosen.SHA256 != sum {
+		note = fmt.Sprintf("%s: locked is what lies at %s; what runs was taken from there earlier (sha256:%.12s), and makes way for it at the reload", plugin, relative(path), chosen.SHA256)
+	}
+	return control.Build{SHA256: sum, Path: path}, note, err
+}
+
 func checksum(path string) (string, error) {
 	f, err := os.Open(path) //nolint:gosec // the operator's choice
 	if errors.Is(err, fs.ErrNotExist) {
-		return "", sdk.Errorf(sdk.CodeNotFound, "there is no binary at %s; build it, or correct plugin_dir", path)
+		return "", sdk.Errorf(sdk.CodeNotFound, "there is no binary at %s", path)
 	}
 	if err != nil {
 		return "", sdk.Errorf(sdk.CodeInvalid, "%w", err)

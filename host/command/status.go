@@ -118,7 +118,11 @@ func (a *app) notes(s *control.Status) []string {
 			}
 		}
 		for _, w := range source.Warnings {
-			notes = append(notes, fmt.Sprintf("%s: %s (%s)", source.Model, w.Message, humanize.Comma(w.Count)))
+			note := fmt.Sprintf("%s: %s", source.Model, w.Message)
+			if w.Count > 1 {
+				note += fmt.Sprintf(" (%s)", humanize.Comma(w.Count))
+			}
+			notes = append(notes, note)
 		}
 	}
 	for _, m := range s.Models {

@@ -293,7 +293,7 @@ func (p *parser) transports(c *Config, body *hclsyntax.Body, shape shape) {
 			}
 		}
 		t := p.transport(s)
-		t.Path, t.PathRange = s.plugin(c.PluginDir, "transport-"+t.Kind)
+		t.Path, t.PathRange = s.plugin(c.PluginDir, transportPrefix+t.Kind)
 		if at, twice := names[t.Name]; twice && t.Name != "" {
 			p.failf(s.whole(), "transport %q is given twice, first at %s; names differ also between kinds", t.Name, p.place(at))
 		} else {

@@ -156,8 +156,8 @@ func (p *parser) plain(d *hcl.Diagnostic) string {
 			return `write text in "double quotes"`
 		}
 	case "Argument definition required":
-		name, _, _ := strings.Cut(text, " ")
-		return fmt.Sprintf("the block %q can not share a line with the block around it; give it a line of its own, or write %s = { ... }", name, name)
+		end := strings.IndexFunc(text, func(r rune) bool { return r == ' ' || r == '{' || r == '"' })
+		return oneLine(text[:max(end, 0)], p.fileOf(*d.Subject).firstWord(d.Subject.Start.Line))
 	case "Invalid single-argument block definition":
 		return `a block on one line takes one value at most; put each value, and the "}", on a line of its own`
 	case "Missing newline after block definition", "Missing newline after argument":
@@ -183,6 +183,31 @@ func (p *parser) plain(d *hcl.Diagnostic) string {
 		return `env takes a name and, if you like, a default: env("NAME", "default")`
 	}
 	return generic(d)
+}
+
+// oneLine says what is wrong with a block that stands on the line of the block around it, which is of the type that the line
+// begins with.
+func oneLine(name, around string) string {
+	var known []string
+	for _, s := range shapes() {
+		if s.name == around {
+			known = s.blocks
+			if slices.Contains(s.arguments, name) && !slices.Contains(known, name) {
+				return fmt.Sprintf("%q takes a value; write %s = ...", name, name)
+			}
+			if !slices.Contains(known, name) {
+				if hint := didYouMean(name, slices.Concat(known, s.arguments)); hint != "" {
+					return fmt.Sprintf("unsupported block %q%s", name, hint)
+				}
+				return fmt.Sprintf("unsupported block %q%s", name, knownHere(known, fmt.Sprintf(" in %q", around)))
+			}
+		}
+	}
+	alone := fmt.Sprintf("the block %q can not share a line with the block around it; give it a line of its own", name)
+	if name == "config" || known == nil { // a plugin's own, which can be an argument
+		alone += fmt.Sprintf(", or write %s = { ... }", name)
+	}
+	return alone
 }
 
 func generic(d *hcl.Diagnostic) string {

@@ -189,7 +189,7 @@ func (p *parser) names(body *hclsyntax.Body, s shape, where string) {
 		}
 		hint := didYouMean(name, slices.Concat(s.arguments, s.blocks))
 		if hint == "" {
-			hint = p.known(s.arguments, where)
+			hint = knownHere(s.arguments, where)
 		}
 		p.failf(attribute.NameRange, "unsupported argument %q%s", name, hint)
 	}
@@ -203,13 +203,13 @@ func (p *parser) names(body *hclsyntax.Body, s shape, where string) {
 		}
 		hint := didYouMean(block.Type, slices.Concat(s.blocks, s.arguments))
 		if hint == "" {
-			hint = p.known(s.blocks, where)
+			hint = knownHere(s.blocks, where)
 		}
 		p.failf(block.TypeRange, "unsupported block %q%s", block.Type, hint)
 	}
 }
 
-func (p *parser) known(names []string, where string) string {
+func knownHere(names []string, where string) string {
 	if len(names) == 0 {
 		return where + "; remove it"
 	}
@@ -290,10 +290,24 @@ func (p *parser) pluginDir() (string, error) {
 	return filepath.Join(filepath.Dir(executable), "plugins"), nil
 }
 
+// transportPrefix begins the names of transports' binaries in plugin_dir.
+const transportPrefix = "transport-"
+
 // binary returns the path of the plugin called name in dir.
 func binary(dir, name string) string {
 	if runtime.GOOS == "windows" {
-		name += ".exe"
+		name += exe
 	}
 	return filepath.Join(dir, name)
+}
+
+// exe ends the names of programs on Windows.
+const exe = ".exe"
+
+// plainName returns what binary was given for a file of this name.
+func plainName(file string) string {
+	if runtime.GOOS == "windows" {
+		return strings.TrimSuffix(file, exe)
+	}
+	return file
 }

@@ -45,6 +45,9 @@ func Dev(ctx context.Context, o DevOptions) error {
 	if info, err := os.Stat(source); err != nil || !info.IsDir() {
 		return fmt.Errorf("%s is not a folder; name the one of the plugin's main package: starling dev DIR", o.Dir)
 	}
+	if err := buildable(ctx, source); err != nil {
+		return err
+	}
 	dir, err := os.MkdirTemp("", "starling-dev-")
 	if err != nil {
 		return fmt.Errorf("make a folder for the devices: %w", err)
@@ -59,6 +62,35 @@ func Dev(ctx context.Context, o DevOptions) error {
 	defer watcher.Close() //nolint:errcheck // only read
 	if err := b.run(ctx, watcher); err != nil && ctx.Err() == nil {
 		return err
+	}
+	return nil
+}
+
+// buildable returns why no edit of the files in dir would make a plugin of it: go is missing, or it is no folder of a program
+// in a module. What does not compile is no such reason.
+func buildable(ctx context.Context, dir string) error {
+	ask := func(args ...string) (string, error) {
+		cmd := exec.CommandContext(ctx, "go", args...) //nolint:gosec // fixed commands
+		cmd.Dir = dir
+		out, err := cmd.Output()
+		return strings.TrimSpace(string(out)), err
+	}
+	module, err := ask("env", "GOMOD")
+	if errors.Is(err, exec.ErrNotFound) {
+		return sdk.Errorf(sdk.CodeNotFound, "there is no go command, which builds the plugin; install Go 1.26, and have it in PATH")
+	}
+	if err != nil {
+		return sdk.Errorf(sdk.CodeUnavailable, "go env GOMOD in %s: %w", dir, err)
+	}
+	if module == "" || module == os.DevNull {
+		return sdk.Errorf(sdk.CodeInvalid, "%s is in no Go module: there is no go.mod in it, nor in a folder above it; name the folder of a plugin, such as starling plugin new model NAME makes, or write one there with: go mod init", dir)
+	}
+	sources, err := filepath.Glob(filepath.Join(dir, "*.go"))
+	if err != nil || len(sources) == 0 {
+		return sdk.Errorf(sdk.CodeInvalid, "there are no Go files in %s; name the folder that holds the plugin's main.go", dir)
+	}
+	if name, err := ask("list", "-e", "-find", "-f", "{{.Name}}", "."); err == nil && name != "" && name != "main" {
+		return sdk.Errorf(sdk.CodeInvalid, "%s holds package %s, which is no program; name the folder of the plugin's package main", dir, name)
 	}
 	return nil
 }

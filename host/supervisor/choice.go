@@ -54,6 +54,15 @@ const (
 
 // openChoices reads what the store remembers. An unreadable file is put aside: the configuration is enough to start with.
 func openChoices(store string) (*choices, error) {
+	c, err := readChoices(store)
+	if err != nil {
+		return c, errors.Join(err, os.Rename(c.path, c.path+".damaged"))
+	}
+	return c, nil
+}
+
+// readChoices reads what the store remembers. After an error that is nothing.
+func readChoices(store string) (*choices, error) {
 	c := &choices{path: filepath.Join(store, "choices.json"), all: map[string]choice{}}
 	text, err := os.ReadFile(c.path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -64,9 +73,20 @@ func openChoices(store string) (*choices, error) {
 	}
 	if err != nil {
 		c.all = map[string]choice{}
-		return c, errors.Join(err, os.Rename(c.path, c.path+".damaged"))
 	}
-	return c, nil
+	return c, err
+}
+
+// Chosen returns the build that the store of a host remembers as the one in use of a plugin whose configured path is source,
+// and whether there is one: it was started by the host, and its copy is there unharmed. The host may run or not.
+func Chosen(store, name, source string) (Build, bool) {
+	c, err := readChoices(store)
+	if err != nil {
+		return Build{}, false
+	}
+	remembered, same := c.get(name, source)
+	b, there := remembered.Running.in(store)
+	return Build{Version: remembered.Running.Version, SHA256: b.sum, Path: b.origin}, same && there
 }
 
 // get returns what is remembered of a plugin, and whether that is of the build that is configured at source.
@@ -277,6 +297,13 @@ func (k *keeper) stage(spec *Spec, source, want string) (binary, error) {
 
 func stageAs(store string, spec *Spec, source, want string) (binary, error) {
 	b, err := stage(store, source)
+	if sdk.CodeOf(err) == sdk.CodeNotFound {
+		remedy := "the path"
+		if source == spec.Path {
+			remedy = cmp.Or(spec.PathAt, remedy)
+		}
+		return binary{}, sdk.Errorf(sdk.CodeNotFound, "%w; build it, or correct %s", err, remedy)
+	}
 	if err != nil {
 		return binary{}, err
 	}

@@ -40,7 +40,7 @@ func (b binary) intact() bool {
 func stage(store, source string) (_ binary, err error) {
 	in, err := os.Open(source) //nolint:gosec // the operator's choice
 	if errors.Is(err, fs.ErrNotExist) {
-		return binary{}, sdk.Errorf(sdk.CodeNotFound, "there is no plugin binary at %s; build it, or correct plugin_dir", source)
+		return binary{}, sdk.Errorf(sdk.CodeNotFound, "there is no plugin binary at %s", source)
 	}
 	if errors.Is(err, fs.ErrPermission) {
 		return binary{}, sdk.Errorf(sdk.CodeInvalid, "plugin binary: %w", err)

@@ -27,6 +27,7 @@ import (
 type Spec struct {
 	Name      string                            // for people and logs; one plugin each
 	Path      string                            // of the binary
+	PathAt    string                            // what to correct if there is nothing at Path, for people; empty: "the path"
 	Dir       string                            // the process's working directory, from which paths in Config start; empty: this process's
 	SHA256    string                            // that the binary must have, in hexadecimal; empty: any
 	SHA256At  string                            // where that is written, for people; empty: in the configuration

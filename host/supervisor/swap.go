@@ -288,7 +288,7 @@ func (a *ask) pinsOnly(from *generation) bool {
 		return false
 	}
 	was, wanted := from.spec, *a.Spec
-	was.SHA256, was.SHA256At = wanted.SHA256, wanted.SHA256At
+	was.SHA256, was.SHA256At, was.PathAt = wanted.SHA256, wanted.SHA256At, wanted.PathAt
 	if !slices.Equal(was.secrets(from.info.Settings), wanted.secrets(from.info.Settings)) {
 		return false // the process was told what to hide at its start
 	}

@@ -241,7 +241,7 @@ func checkBinary(path string) error {
 	info, err := os.Stat(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return sdk.Errorf(sdk.CodeNotFound, "there is no plugin binary at %s; build it, or correct plugin_dir", path)
+		return sdk.Errorf(sdk.CodeNotFound, "there is no plugin binary at %s; build it, or correct the path", path)
 	case err != nil:
 		return sdk.Errorf(startCode(err), "plugin binary: %w", err)
 	case !info.Mode().IsRegular():

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"testing"
 	"time"
 
@@ -238,6 +239,9 @@ func TestRun_OwnDataIsLeftAlone(t *testing.T) {
 		return func() bool { return w.host.Warnings()["data "+w.dir].Count == n }
 	}
 	w.await("the warning", warned(1))
+	if message := w.host.Warnings()["data "+w.dir].Message; strings.Contains(message, "more") {
+		t.Errorf("it is the only one, and the warning is of others too: %s", message)
+	}
 	w.rename("device", "moved")
 	w.expect("file", "moved")
 	w.await("the warning of one folder", warned(1))

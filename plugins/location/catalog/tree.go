@@ -406,8 +406,12 @@ func (t *tree) warnReading() {
 	n, message = len(t.data), ""
 	if n > 0 {
 		path := slices.Min(slices.Collect(maps.Keys(t.data)))
-		message = fmt.Sprintf("%s: holds %s and %s, so it is a device's own data folder, and what is in it is left out, as in %d more",
-			disk.Escape(path), dataFile, lockFile, n-1)
+		more := ""
+		if n > 1 {
+			more = fmt.Sprintf(", as in %d more", n-1)
+		}
+		message = fmt.Sprintf("%s: holds %s and %s, so it is a device's own data folder, and what is in it is left out%s",
+			disk.Escape(path), dataFile, lockFile, more)
 	}
 	t.warn("data", n, message)
 }

@@ -1,0 +1,75 @@
+package config
+
+import (
+	"cmp"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// Remedy says what of the file to correct where no binary lies at the model's Path.
+func (m *Model) Remedy() string {
+	return remedy(fmt.Sprintf("model %q", m.Name), m.Range, m.PathRange)
+}
+
+// Remedy is as Model's.
+func (t *Transport) Remedy() string {
+	return remedy(fmt.Sprintf("transport %q %q", t.Kind, t.Name), t.Range, t.PathRange)
+}
+
+func remedy(label string, block, path Range) string {
+	if path == block {
+		return fmt.Sprintf("plugin_dir, or the name of %s at %s, or give that a path", label, block)
+	}
+	return fmt.Sprintf("path of %s at %s", label, path)
+}
+
+// Absent returns a mistake for each plugin at whose Path there is nothing, by the plugins' names. It looks at this machine's
+// files and starts nothing. Not among them are plugins that have an Attach, whose binary may be yet to be built, and those
+// that lie in plugin_dir, where there is no such folder: the file may be for another machine, and elsewhere says so.
+func (c *Config) Absent() (found map[string]Diagnostic, elsewhere bool) {
+	found = map[string]Diagnostic{}
+	info, err := os.Stat(c.PluginDir)
+	here := err == nil && info.IsDir()
+	look := func(name, label, path, attach, prefix string, block, at Range) {
+		if _, err := os.Stat(path); err == nil || attach != "" {
+			return
+		}
+		switch {
+		case at != block:
+			found[name] = Diagnostic{at, fmt.Sprintf("%s: there is no plugin binary at %s%s", label, path, cmp.Or(near(path, ""), "; build it, or correct path"))}
+		case here:
+			found[name] = Diagnostic{at, fmt.Sprintf("%s: there is no plugin binary at %s%s", label, path, cmp.Or(near(path, prefix), "; build it, correct the name or plugin_dir, or give a path"))}
+		default:
+			elsewhere = true
+		}
+	}
+	for i := range c.Models {
+		m := &c.Models[i]
+		look(string(m.Name), fmt.Sprintf("model %q", m.Name), m.Path, m.Attach, "", m.Range, m.PathRange)
+	}
+	for i := range c.Transports {
+		t := &c.Transports[i]
+		look(t.Name, fmt.Sprintf("transport %q %q", t.Kind, t.Name), t.Path, t.Attach, transportPrefix, t.Range, t.PathRange)
+	}
+	return found, elsewhere
+}
+
+// near asks whether one of the files beside path is meant, by what follows prefix in their names; empty: none is close.
+func near(path, prefix string) string {
+	entries, err := os.ReadDir(filepath.Dir(path))
+	if err != nil {
+		return ""
+	}
+	var names []string
+	for _, e := range entries {
+		name, ours := strings.CutPrefix(plainName(e.Name()), prefix)
+		if ours && !e.IsDir() && (prefix != "" || !strings.HasPrefix(name, transportPrefix)) {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return didYouMean(strings.TrimPrefix(plainName(filepath.Base(path)), prefix), names)
+}
