@@ -223,6 +223,9 @@ func (a *app) reads(cmd *cobra.Command) *cobra.Command {
 	return cmd
 }
 
+// debugPatience is how long a command waits in silence for a plugin that is under a debugger.
+const debugPatience = 2 * time.Second
+
 // call runs do with a client of the running host.
 func (a *app) call(cmd *cobra.Command, do func(ctx context.Context, host *control.Client) error) error {
 	dir, err := config.DataDir(a.configFiles...)
@@ -237,6 +240,7 @@ func (a *app) call(cmd *cobra.Command, do func(ctx context.Context, host *contro
 		return err
 	}
 	defer host.Close()
+	host.Patience, host.Notice = debugPatience, func(text string) { fmt.Fprintln(a.Err, "starling: "+text) }
 	return do(cmd.Context(), host)
 }
 

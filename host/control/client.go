@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"slices"
+	"sync"
 	"time"
 
 	"connectrpc.com/connect"
@@ -23,6 +25,46 @@ var ErrNoHost = errors.New("no host is running")
 type Client struct {
 	api  controlpb.ControlClient
 	http *http.Transport
+
+	// Patience is how long a call that a plugin decides on may take before Notice, which is not nil then, is told once that
+	// the plugin is under a debugger, if it is. Notice is called by a goroutine of the call's, which ends before the call does.
+	// Both are set before the first call. 0: nothing is told.
+	Patience time.Duration
+	Notice   func(text string)
+}
+
+// waits has Notice told if a call of a model takes long and its plugin is under a debugger, until done is called. An empty
+// model is any.
+func (c *Client) waits(ctx context.Context, model sdk.ModelName) (done func()) {
+	if c.Patience == 0 {
+		return func() {}
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	var waiting sync.WaitGroup
+	waiting.Go(func() {
+		late := time.NewTimer(c.Patience)
+		defer late.Stop()
+		select {
+		case <-ctx.Done():
+			return
+		case <-late.C:
+		}
+		plugins, err := c.Plugins(ctx)
+		if err != nil {
+			return // the call itself says what is wrong
+		}
+		for i := range plugins {
+			p := &plugins[i]
+			if p.State == stateDebugging && (model == "" || slices.Contains(p.Models, model)) {
+				c.Notice(fmt.Sprintf("no answer yet: plugin %s is process %d, under a debugger, and is waited for as long as that is stopped; Ctrl-C gives up", p.Name, p.PID))
+				return
+			}
+		}
+	})
+	return func() {
+		cancel()
+		waiting.Wait()
+	}
 }
 
 // answerTime is how long Dial waits for a host to answer: one that is stopped takes connections and says nothing.
@@ -151,6 +193,7 @@ func (c *Client) Put(ctx context.Context, model sdk.ModelName, puts []Put, allOr
 			in.Records[i].Id = id[:]
 		}
 	}
+	defer c.waits(ctx, model)()
 	out, err := c.api.Put(ctx, in)
 	if err != nil {
 		return PutResult{}, fromWire(err)
@@ -210,6 +253,7 @@ func (c *Client) Delete(ctx context.Context, model sdk.ModelName, ids ...sdk.Rec
 	for i := range ids {
 		in.Ids = append(in.Ids, ids[i][:])
 	}
+	defer c.waits(ctx, model)()
 	out, err := c.api.Delete(ctx, in)
 	if err != nil {
 		return nil, fromWire(err)

@@ -131,7 +131,7 @@ func (s *service) Explain(ctx context.Context, in *controlpb.ExplainRequest) (*c
 	e, err := s.backend.History.Explain(ctx, model, id)
 	if err != nil {
 		if sdk.CodeOf(err) == sdk.CodeUnknownModel { // say which model may have been meant
-			if _, unknown := describe(s.backend.Records, model); unknown != nil {
+			if _, unknown := describe(ctx, s.backend.Records, s.backend.Reporter, model); unknown != nil {
 				err = unknown
 			}
 		}
@@ -174,7 +174,7 @@ func (s *service) RestoreConflict(ctx context.Context, in *controlpb.RestoreConf
 
 // restore writes the value that lost as a local update of its field alone, and returns it as JSON.
 func (w *writer) restore(ctx context.Context, c *Conflict) (json.RawMessage, error) {
-	desc, err := describe(w.records, c.Model)
+	desc, err := describe(ctx, w.records, w.reporter, c.Model)
 	if err != nil {
 		return nil, err
 	}
@@ -227,6 +227,7 @@ func (c *Client) Explain(ctx context.Context, model sdk.ModelName, id sdk.Record
 
 // RestoreConflict writes the value of an entry of the conflict journal again and removes the entry.
 func (c *Client) RestoreConflict(ctx context.Context, number int64) (Restored, error) {
+	defer c.waits(ctx, "")()
 	out, err := c.api.RestoreConflict(ctx, &controlpb.RestoreConflictRequest{Number: number})
 	if err != nil {
 		return Restored{}, fromWire(err)

@@ -2,6 +2,7 @@ package control
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"strings"
 
@@ -29,17 +30,18 @@ type PutResult struct {
 // writer turns what people put and delete into batches. It is the one place where a device-owned record's named
 // fields meet its other fields: those records are written whole, shared ones field by field.
 type writer struct {
-	records Records
-	history History
-	newID   func() sdk.RecordID
+	records  Records
+	history  History
+	reporter Reporter
+	newID    func() sdk.RecordID
 
 	// merging holds one token while nobody reads, merges and writes a device-owned record, so that two updates of
 	// different fields do not undo one another. Sources write their rows past it: they own what they write.
 	merging chan struct{}
 }
 
-func newWriter(records Records, history History, newID func() sdk.RecordID) *writer {
-	w := &writer{records: records, history: history, newID: newID, merging: make(chan struct{}, 1)}
+func newWriter(records Records, history History, reporter Reporter, newID func() sdk.RecordID) *writer {
+	w := &writer{records: records, history: history, reporter: reporter, newID: newID, merging: make(chan struct{}, 1)}
 	w.merging <- struct{}{}
 	return w
 }
@@ -54,11 +56,18 @@ func find(models []sdk.Description, model sdk.ModelName) (sdk.Description, bool)
 	return sdk.Description{}, false
 }
 
-// describe returns the description of a model served here, or says which models there are.
-func describe(records Records, model sdk.ModelName) (sdk.Description, error) {
+// describe returns the description of a model served here, or says why it is not, or which models there are.
+func describe(ctx context.Context, records Records, reporter Reporter, model sdk.ModelName) (sdk.Description, error) {
 	models := records.Models()
 	if d, ok := find(models, model); ok {
 		return d, nil
+	}
+	plugins, err := reporter.Plugins(ctx)
+	if err != nil {
+		return sdk.Description{}, err
+	}
+	if err := notServed(plugins, model); err != nil {
+		return sdk.Description{}, err
 	}
 	best, distance := "", 3
 	for _, d := range models {
@@ -76,13 +85,58 @@ func describe(records Records, model sdk.ModelName) (sdk.Description, error) {
 	for _, d := range models {
 		names = append(names, string(d.Model))
 	}
-	return sdk.Description{}, sdk.Errorf(sdk.CodeUnknownModel, "no model %q here; the models are %s", model, strings.Join(names, ", "))
+	return sdk.Description{}, sdk.Errorf(sdk.CodeUnknownModel, "no model %q here; the models are %s%s", model, strings.Join(names, ", "), unheard(plugins, models))
+}
+
+// The states of plugins that are told apart here, as in Plugin.
+const (
+	stateQuarantined = "quarantined"
+	stateDebugging   = "debugging"
+	stateStarting    = "starting"
+)
+
+// notServed says why a model is not served that a plugin of the configuration is for; nil: there is no such plugin, or it runs.
+func notServed(plugins []Plugin, model sdk.ModelName) error {
+	for i := range plugins {
+		p := &plugins[i]
+		if !slices.Contains(p.Models, model) {
+			continue
+		}
+		switch p.State {
+		case stateQuarantined:
+			return sdk.Errorf(sdk.CodeUnavailable, "model %q is not served, since its plugin %s is quarantined: %s; mend that, then: starling plugin restart %s", model, p.Name, p.Reason, p.Name)
+		case stateDebugging:
+			return sdk.Errorf(sdk.CodeUnavailable, "model %q is not served yet, since its plugin %s is under a debugger and has not said what it is: %s; let it go on, and try again", model, p.Name, p.Reason)
+		case stateStarting:
+			return sdk.Errorf(sdk.CodeUnavailable, "model %q is not served yet: its plugin %s is being started; try again", model, p.Name)
+		case "running", "unhealthy":
+			continue
+		}
+		return sdk.Errorf(sdk.CodeUnavailable, "model %q is not served now: its plugin %s is %s: %s; see: starling plugin list", model, p.Name, p.State, p.Reason)
+	}
+	return nil
+}
+
+// unheard names the plugins that have not said which models they serve besides the one that they are named by.
+func unheard(plugins []Plugin, served []sdk.Description) string {
+	var names []string
+	for i := range plugins {
+		p := &plugins[i]
+		heard := slices.ContainsFunc(append([]sdk.ModelName{sdk.ModelName(p.Name)}, p.Models...), func(model sdk.ModelName) bool { _, known := find(served, model); return known })
+		if p.Kind == "model" && p.PID == 0 && !heard {
+			names = append(names, fmt.Sprintf("%s (%s)", p.Name, p.State))
+		}
+	}
+	if len(names) == 0 {
+		return ""
+	}
+	return "; these plugins do not run, and may serve others: " + strings.Join(names, ", ")
 }
 
 // put writes records of one model. Its error means that nothing was written, or that nobody can tell (the database
 // failed); what is wrong with single records is in the result.
 func (w *writer) put(ctx context.Context, model sdk.ModelName, puts []Put, allOrNothing bool) (PutResult, error) {
-	desc, err := describe(w.records, model)
+	desc, err := describe(ctx, w.records, w.reporter, model)
 	if err != nil {
 		return PutResult{}, err
 	}
@@ -364,7 +418,7 @@ func (b *builder) commit(ctx context.Context, allOrNothing bool) (PutResult, err
 
 // remove deletes records of one model, also those that wait for others; one that does not exist is refused with CodeNotFound.
 func (w *writer) remove(ctx context.Context, model sdk.ModelName, ids []sdk.RecordID) ([]sdk.Refusal, error) {
-	desc, err := describe(w.records, model)
+	desc, err := describe(ctx, w.records, w.reporter, model)
 	if err != nil {
 		return nil, err
 	}

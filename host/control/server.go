@@ -30,7 +30,7 @@ type Server struct {
 
 // NewServer returns a server of backend. newID makes the ids of inserted records.
 func NewServer(backend Backend, log hclog.Logger, newID func() sdk.RecordID) *Server {
-	return &Server{backend: backend, log: log, writer: newWriter(backend.Records, backend.History, newID)}
+	return &Server{backend: backend, log: log, writer: newWriter(backend.Records, backend.History, backend.Reporter, newID)}
 }
 
 // Run serves on listener (Listen makes one) until ctx ends, then ends the watches at once, gives calls under way five
@@ -158,7 +158,7 @@ func (s *service) Put(ctx context.Context, in *controlpb.PutRequest) (*controlpb
 }
 
 func (s *service) Get(ctx context.Context, in *controlpb.GetRequest) (*controlpb.GetResponse, error) {
-	desc, err := describe(s.backend.Records, sdk.ModelName(in.GetModel()))
+	desc, err := describe(ctx, s.backend.Records, s.backend.Reporter, sdk.ModelName(in.GetModel()))
 	if err != nil {
 		return nil, toWire(err)
 	}
@@ -174,7 +174,7 @@ func (s *service) Get(ctx context.Context, in *controlpb.GetRequest) (*controlpb
 }
 
 func (s *service) List(ctx context.Context, in *controlpb.ListRequest, out *connect.ServerStream[controlpb.ListResponse]) error {
-	desc, err := describe(s.backend.Records, sdk.ModelName(in.GetModel()))
+	desc, err := describe(ctx, s.backend.Records, s.backend.Reporter, sdk.ModelName(in.GetModel()))
 	if err != nil {
 		return toWire(err)
 	}
@@ -225,7 +225,7 @@ func (s *service) Delete(ctx context.Context, in *controlpb.DeleteRequest) (*con
 func (s *service) Watch(ctx context.Context, in *controlpb.WatchRequest, out *connect.ServerStream[controlpb.WatchResponse]) error {
 	var models []sdk.ModelName
 	for _, name := range in.GetModels() {
-		desc, err := describe(s.backend.Records, sdk.ModelName(name))
+		desc, err := describe(ctx, s.backend.Records, s.backend.Reporter, sdk.ModelName(name))
 		if err != nil {
 			return toWire(err)
 		}
@@ -286,7 +286,7 @@ func (s *service) RestartPlugin(ctx context.Context, in *controlpb.RestartPlugin
 func (s *service) Conflicts(ctx context.Context, in *controlpb.ConflictsRequest) (*controlpb.ConflictsResponse, error) {
 	model := sdk.ModelName(in.GetModel())
 	if model != "" {
-		if _, err := describe(s.backend.Records, model); err != nil {
+		if _, err := describe(ctx, s.backend.Records, s.backend.Reporter, model); err != nil {
 			return nil, toWire(err)
 		}
 	}

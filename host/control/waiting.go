@@ -15,7 +15,7 @@ const chunkRecords = 200
 func (s *service) Waiting(ctx context.Context, in *controlpb.WaitingRequest, out *connect.ServerStream[controlpb.WaitingResponse]) error {
 	model := sdk.ModelName(in.GetModel())
 	if model != "" {
-		if _, err := describe(s.backend.Records, model); err != nil {
+		if _, err := describe(ctx, s.backend.Records, s.backend.Reporter, model); err != nil {
 			return toWire(err)
 		}
 	}

@@ -3,6 +3,7 @@ package supervisor
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"time"
 
@@ -70,18 +71,29 @@ func (k *keeper) reopen(ctx context.Context) error {
 	return nil
 }
 
-// debugs reports whether a plugin runs, or would run, under a debugger by either configuration: then nothing is swapped.
-func debugs(was, next *Spec) bool { return was.Attach != "" || next.Attach != "" }
+// debugs reports whether a plugin is under a debugger, or is to be: another configuration names the file of a process that
+// it did not name before. Then nothing is swapped. That a file is named of which no process is used changes nothing: what
+// runs is the configured binary, and is swapped like any other.
+func (k *keeper) debugs(next *Spec) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.status.State == Debugging || next.Attach != "" && next.Attach != k.spec.Attach
+}
 
 // replace has the plugin run by another configuration, by ending what it does now and starting it again.
 func (k *keeper) replace(ctx context.Context, swap Swap, report func(Step)) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
+	was := k.snapshot()
 	if err := k.startAgain(swap.By, swap.Spec); err != nil {
 		return err
 	}
-	report(Step{Stage: Done, Text: "it is being started again by the new configuration: a plugin under a debugger is not swapped"})
+	text := fmt.Sprintf("it is not swapped but started again, since it is to be debugged: process %d is ended, and the process of %s is used if there is one, else the binary", was.PID, swap.Spec.Attach)
+	if was.State == Debugging {
+		text = fmt.Sprintf("it is not swapped, since process %d is under a debugger: that goes on, is let go and, if the configuration still names its file, is attached to again with the new configuration; meanwhile the plugin answers nothing", was.PID)
+	}
+	report(Step{Stage: Done, Text: text})
 	return nil
 }
 

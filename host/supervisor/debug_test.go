@@ -5,11 +5,13 @@ package supervisor
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -90,6 +92,11 @@ func (badBlocks) Check(map[sdk.ModelName][]sdk.Setting) error      { return erro
 func (badBlocks) Locate(_ sdk.ModelName, refusal error) error      { return refusal }
 func (badBlocks) Secrets(map[sdk.ModelName][]sdk.Setting) []string { return nil }
 
+// plainBlocks are right by what is declared; the plugin may refuse them.
+type plainBlocks struct{ badBlocks }
+
+func (plainBlocks) Check(map[sdk.ModelName][]sdk.Setting) error { return nil }
+
 // TestDebug stops a process under a debugger, as a breakpoint does, and one that is not, for longer than any deadline: only
 // the latter is replaced. The former answers once it goes on. When it has ended, its binary runs.
 func TestDebug(t *testing.T) {
@@ -126,6 +133,11 @@ func TestDebug(t *testing.T) {
 	wrong.Blocks = badBlocks{}
 	if _, ok := errors.AsType[*ConfigError](s.Try(t.Context(), wrong)); !ok {
 		t.Error("a wrong block for a stopped process is not found")
+	}
+	refused := attachTo(t, file)
+	refused.Blocks, refused.Config = plainBlocks{}, map[sdk.ModelName]json.RawMessage{"note": []byte(`{"colour":1}`)}
+	if _, ok := errors.AsType[*ConfigError](s.Try(t.Context(), refused)); !ok {
+		t.Error("a block that only the plugin itself refuses is not found while its process is stopped")
 	}
 	answered := make(chan error, 1)
 	go func() {
@@ -263,5 +275,29 @@ func TestDebug_Unsafe(t *testing.T) {
 				t.Errorf("reason %q", reason)
 			}
 		})
+	}
+}
+
+// TestDebug_LineLeft changes the configuration of a plugin that names the file of a process which does not run: it is swapped
+// like any other.
+func TestDebug_LineLeft(t *testing.T) {
+	spec := attachTo(t, filepath.Join(t.TempDir(), "debug.json"))
+	w := newWatcher()
+	s, _ := run(t, options(t, t.TempDir(), w), spec)
+	old := receive(t, w.up, "up")
+	if err := s.Settled(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	next := spec
+	next.Config = map[sdk.ModelName]json.RawMessage{"note": []byte(`{"a":1}`)}
+	var stages []Stage
+	if err := s.Swap(t.Context(), Swap{Name: "note", Spec: &next}, func(step Step) { stages = append(stages, step.Stage) }); err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Contains(stages, Switching) {
+		t.Errorf("it was not swapped: %v", stages)
+	}
+	if st := s.Status()[0]; st.Restarts != 0 || st.PID == old.PID || st.State != Running {
+		t.Errorf("after it: %+v", st)
 	}
 }

@@ -2,8 +2,10 @@ package supervisor
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -168,7 +170,7 @@ func (s *Supervisor) Try(ctx context.Context, spec Spec) error {
 			if err := spec.Blocks.Check(now.info.Settings); err != nil {
 				return &ConfigError{err}
 			}
-			return nil
+			return s.tryBinary(ctx, spec, now.info.Settings)
 		}
 		if now != nil && was.Path == spec.Path && was.SHA256 == spec.SHA256 && now.bin.intact() {
 			_, err := describe(ctx, spec, now.bin, hclog.NewNullLogger())
@@ -180,4 +182,15 @@ func (s *Supervisor) Try(ctx context.Context, spec Spec) error {
 	}
 	_, err := Describe(ctx, spec, s.options.RuntimeDir, hclog.NewNullLogger())
 	return err
+}
+
+// tryBinary has the binary at the configured path judge a block for a process of it that is under a debugger: that one may be
+// stopped, and takes for good what it is given. What the binary says counts where it declares the same settings; a binary that
+// is not there, or is of other source, is no mistake of the block.
+func (s *Supervisor) tryBinary(ctx context.Context, spec Spec, declared map[sdk.ModelName][]sdk.Setting) error {
+	info, err := Describe(ctx, spec, s.options.RuntimeDir, hclog.NewNullLogger())
+	if wrong, ok := errors.AsType[*ConfigError](err); ok && reflect.DeepEqual(info.Settings, declared) {
+		return wrong
+	}
+	return nil
 }

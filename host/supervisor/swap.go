@@ -82,7 +82,7 @@ func (s *Supervisor) Swap(ctx context.Context, swap Swap, report func(Step)) err
 	if err != nil {
 		return err
 	}
-	if was := k.specNow(); swap.Spec != nil && debugs(&was, swap.Spec) {
+	if swap.Spec != nil && k.debugs(swap.Spec) {
 		return k.replace(ctx, swap, report)
 	}
 	return k.askFor(ctx, swap, report)

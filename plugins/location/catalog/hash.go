@@ -270,11 +270,12 @@ func (h *hasher) look(ctx context.Context, job *task) error {
 			}
 			h.results[e.ID] = result{e.info(), name}
 		}
-		if len(h.results) >= hashBatch {
+		if len(h.results) >= hashBatch || len(h.results) > 0 && time.Since(h.since) > hashDelay { // a folder may take hours
 			if err := h.flush(ctx); err != nil {
 				return err
 			}
 		}
+		h.show(false)
 	}
 	h.report(job, failed)
 	if later {
