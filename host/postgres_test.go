@@ -1,6 +1,7 @@
 package main_test
 
 import (
+	"database/sql"
 	"errors"
 	"fmt"
 	"os"
@@ -12,6 +13,7 @@ import (
 	"time"
 
 	"github.com/starling-sync/starling/host/clustertest"
+	"github.com/starling-sync/starling/host/database"
 	"github.com/starling-sync/starling/host/database/databasetest"
 )
 
@@ -80,6 +82,7 @@ func TestPostgres_mixedCluster(t *testing.T) {
 func TestPostgres_restarts(t *testing.T) {
 	server := databasetest.Start(t)
 	alice, bob := mixed(t, server)
+	t.Cleanup(func() { reportApart(t, server, alice, bob) })
 	var mu sync.Mutex // guards what follows
 	written := make(map[string]bool)
 	stop := make(chan struct{})
@@ -151,6 +154,74 @@ func TestPostgres_restarts(t *testing.T) {
 		t.Errorf("bob's log: %v\n%s", err, log)
 	}
 	t.Logf("%d tags were acknowledged", len(written))
+}
+
+// reportApart says, where a test has failed, how far each of two devices is by its own account and by its tables.
+func reportApart(t *testing.T, server *databasetest.Server, alice, bob *clustertest.Device) {
+	t.Helper()
+	if !t.Failed() {
+		return
+	}
+	for _, d := range []*clustertest.Device{alice, bob} {
+		for _, command := range [][]string{{"status", "--json"}, {"peers", "--json"}} {
+			out, err := d.TryRun(command...)
+			t.Logf("%s: starling %s: %v\n%s", d.Name, strings.Join(command, " "), err, out)
+		}
+	}
+	lite, err := sql.Open("sqlite", filepath.Join(alice.Data(), database.FileName))
+	if err != nil {
+		t.Log(err)
+		return
+	}
+	defer lite.Close()
+	full, err := sql.Open("postgres", server.DSN()+"&search_path=starling")
+	if err != nil {
+		t.Log(err)
+		return
+	}
+	defer full.Close()
+	for d, pool := range map[*clustertest.Device]*sql.DB{alice: lite, bob: full} {
+		for _, query := range []string{
+			"SELECT n, id FROM _device", "SELECT origin, kind, epoch, stamp FROM _watermark", "SELECT id, origin, kind, parents, since FROM _epoch",
+			"SELECT origin, kind, stamp FROM _floor", "SELECT peer, origin, kind, epoch, stamp FROM _ack",
+			"SELECT id, _owner, _stamp FROM device", "SELECT id, _owner, _stamp FROM volume",
+		} {
+			t.Logf("%s: %s\n%s", d.Name, query, table(pool, query))
+		}
+	}
+}
+
+// table returns the rows of a query as text, bytes in hexadecimal.
+func table(pool *sql.DB, query string) string {
+	rows, err := pool.Query(query) //nolint:noctx // a test has failed already
+	if err != nil {
+		return err.Error()
+	}
+	defer rows.Close()
+	columns, err := rows.Columns()
+	var text strings.Builder
+	for err == nil && rows.Next() {
+		values := make([]any, len(columns))
+		for i := range values {
+			values[i] = new(any)
+		}
+		if err = rows.Scan(values...); err != nil {
+			break
+		}
+		for _, value := range values {
+			switch v := (*value.(*any)).(type) {
+			case []byte:
+				fmt.Fprintf(&text, "%x  ", v)
+			default:
+				fmt.Fprintf(&text, "%v  ", v)
+			}
+		}
+		text.WriteString("\n")
+	}
+	if err = errors.Join(err, rows.Err()); err != nil {
+		fmt.Fprintln(&text, err)
+	}
+	return text.String()
 }
 
 // TestPostgres_anotherDevice has devices be pointed at the schema of another one.

@@ -152,7 +152,7 @@ func (c *connection) copyInto(ctx context.Context, at *stage, in *Insert, from, 
 		}
 		defer func() {
 			panicked = recover()
-			err = errors.Join(err, stmt.Close()) // the connection would wait for more
+			err = m.told(errors.Join(err, stmt.Close())) // the connection would wait for more
 		}()
 		values := make([]driver.Value, in.width)
 		for i := from; i < to && err == nil; i++ {

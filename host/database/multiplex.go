@@ -14,7 +14,8 @@ import (
 // What is here lets several results of one connection be open at once, as with SQLite:
 //
 //   - a result that is open when the connection is asked something else is read into memory first;
-//   - a query that begins with cursorMark is a cursor of the server's, fetched bit by bit, and closed where its reader stops.
+//   - a query that begins with cursorMark is a cursor of the server's, fetched bit by bit, and closed where its reader stops;
+//   - of a connection that is gone database/sql hears only once no result is open any more.
 //
 // Booleans go in and come out as integers, as with SQLite.
 
@@ -64,8 +65,25 @@ type pqStmt interface {
 type multiplexed struct {
 	pqConn
 	open    *result  // the one whose rows the server is sending
+	given   int      // results that database/sql has and has not closed
 	cursors [64]bool // names in use
 }
+
+// HAZARD: where database/sql hears driver.ErrBadConn on a sql.Conn, it closes that, for which it waits until all results of it
+// are closed. Whoever has another one open, and asks something, would wait for ever: for himself.
+
+// told is an error as database/sql may hear it.
+func (c *multiplexed) told(err error) error {
+	if c.given > 0 && errors.Is(err, driver.ErrBadConn) {
+		return lostWhileOpen{err}
+	}
+	return err
+}
+
+// lostWhileOpen is the error of a connection that is gone while results of it are open. It does not unwrap to what it hides.
+type lostWhileOpen struct{ cause error }
+
+func (l lostWhileOpen) Error() string { return l.cause.Error() }
 
 // Close implements driver.Conn. A connection that is gone already has nothing to say.
 func (c *multiplexed) Close() error {
@@ -88,7 +106,7 @@ func (c *multiplexed) PrepareContext(ctx context.Context, query string) (driver.
 	}
 	stmt, err := c.pqConn.PrepareContext(ctx, query)
 	if err != nil {
-		return nil, err
+		return nil, c.told(err)
 	}
 	if full, ok := stmt.(pqStmt); ok {
 		return &settledStmt{pqStmt: full, conn: c}, nil
@@ -99,7 +117,8 @@ func (c *multiplexed) PrepareContext(ctx context.Context, query string) (driver.
 // ExecContext implements driver.ExecerContext.
 func (c *multiplexed) ExecContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Result, error) {
 	c.settle()
-	return c.pqConn.ExecContext(ctx, query, args)
+	done, err := c.pqConn.ExecContext(ctx, query, args)
+	return done, c.told(err)
 }
 
 // QueryContext implements driver.QueryerContext.
@@ -112,13 +131,15 @@ func (c *multiplexed) QueryContext(ctx context.Context, query string, args []dri
 // BeginTx implements driver.ConnBeginTx.
 func (c *multiplexed) BeginTx(ctx context.Context, options driver.TxOptions) (driver.Tx, error) {
 	c.settle()
-	return c.pqConn.BeginTx(ctx, options)
+	tx, err := c.pqConn.BeginTx(ctx, options)
+	return tx, c.told(err)
 }
 
 func (c *multiplexed) opened(rows driver.Rows, err error) (driver.Rows, error) {
 	if err != nil {
-		return nil, err
+		return nil, c.told(err)
 	}
+	c.given++
 	c.open = &result{conn: c, rows: rows, width: len(rows.Columns())}
 	return c.open, nil
 }
@@ -139,13 +160,14 @@ func (s *settledStmt) QueryContext(ctx context.Context, args []driver.NamedValue
 // ExecContext implements driver.StmtExecContext.
 func (s *settledStmt) ExecContext(ctx context.Context, args []driver.NamedValue) (driver.Result, error) {
 	s.conn.settle()
-	return s.pqStmt.ExecContext(ctx, asInSQLite(args))
+	done, err := s.pqStmt.ExecContext(ctx, asInSQLite(args))
+	return done, s.conn.told(err)
 }
 
 // Close implements driver.Stmt.
 func (s *settledStmt) Close() error {
 	s.conn.settle()
-	return s.pqStmt.Close()
+	return s.conn.told(s.pqStmt.Close())
 }
 
 // result is a result that the server is sending, or the rest of one in memory.
@@ -169,11 +191,11 @@ func (r *result) Next(dest []driver.Value) error {
 		return nil
 	}
 	if r.err != nil {
-		return r.err
+		return r.conn.told(r.err)
 	}
 	if err := r.rows.Next(dest); err != nil {
 		r.ended(err)
-		return err
+		return r.conn.told(err)
 	}
 	plain(dest)
 	keep(dest) // HAZARD: who scans into sql.RawBytes may ask something else before it looks at them
@@ -210,13 +232,14 @@ func (r *result) readAll() {
 
 // Close implements driver.Rows.
 func (r *result) Close() error {
+	r.conn.given--
 	r.read = nil
 	if r.err != nil {
 		return nil //nolint:nilerr // it has been told by Next, or is the end
 	}
 	r.err = io.EOF
 	r.settled()
-	return r.rows.Close()
+	return r.conn.told(r.rows.Close())
 }
 
 // plain turns booleans into integers.
@@ -323,11 +346,20 @@ func (s *cursorStmt) Close() error {
 			}
 		}
 	}
-	return errors.Join(errs...)
+	return s.conn.told(errors.Join(errs...))
 }
 
 // QueryContext implements driver.StmtQueryContext.
 func (s *cursorStmt) QueryContext(ctx context.Context, args []driver.NamedValue) (driver.Rows, error) {
+	rows, err := s.openCursor(ctx, args)
+	if err != nil {
+		return nil, s.conn.told(err)
+	}
+	s.conn.given++
+	return rows, nil
+}
+
+func (s *cursorStmt) openCursor(ctx context.Context, args []driver.NamedValue) (*cursorRows, error) {
 	s.conn.settle()
 	number := slices.Index(s.conn.cursors[:], false)
 	if number < 0 {
@@ -353,7 +385,7 @@ func (s *cursorStmt) QueryContext(ctx context.Context, args []driver.NamedValue)
 		err = open.fetch(of.few, firstFetch)
 	}
 	if err != nil {
-		return nil, errors.Join(err, open.Close())
+		return nil, errors.Join(err, open.end())
 	}
 	return open, nil
 }
@@ -422,7 +454,7 @@ func (r *cursorRows) Next(dest []driver.Value) error {
 			stmt, most = r.of.many, laterFetch
 		}
 		if err := r.fetch(stmt, most); err != nil {
-			return err
+			return r.conn.told(err)
 		}
 	}
 	if len(r.read) == 0 {
@@ -439,10 +471,17 @@ func (r *cursorRows) Close() error {
 		return nil
 	}
 	conn := r.conn
+	conn.given--
+	err := r.end()
 	r.conn = nil
-	conn.settle()
-	conn.cursors[r.number] = false
-	_, err := conn.pqConn.ExecContext(r.ctx, "CLOSE "+r.name, nil)
+	return conn.told(err)
+}
+
+// end gives the cursor back.
+func (r *cursorRows) end() error {
+	r.conn.settle()
+	r.conn.cursors[r.number] = false
+	_, err := r.conn.pqConn.ExecContext(r.ctx, "CLOSE "+r.name, nil)
 	if code := codeOf(err); code != inFailedTransaction && code != invalidCursorName { // else it went with what failed
 		return err
 	}

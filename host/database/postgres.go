@@ -335,6 +335,9 @@ func gone(err error) bool {
 	if _, ok := errors.AsType[unreachable](err); ok {
 		return true
 	}
+	if _, ok := errors.AsType[lostWhileOpen](err); ok {
+		return true
+	}
 	return errors.Is(err, driver.ErrBadConn) || errors.Is(err, sql.ErrConnDone) || errors.Is(err, net.ErrClosed)
 }
 
