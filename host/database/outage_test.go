@@ -718,10 +718,11 @@ func TestOutage_openRows(t *testing.T) {
 	}{
 		{"Query", both, func(tx *database.Tx, _ *sql.Rows) error {
 			rows, err := tx.Query("SELECT n FROM t ORDER BY n DESC")
-			if err == nil {
-				err = errors.Join(rows.Err(), rows.Close())
+			if err != nil {
+				return err
 			}
-			return err
+			defer rows.Close()
+			return rows.Err()
 		}},
 		{"One", both, func(tx *database.Tx, _ *sql.Rows) error {
 			var n int
