@@ -89,6 +89,10 @@ func (n *network) Run(ctx context.Context) error {
 	if err != nil || ctx.Err() != nil {
 		return err
 	}
+	// Who joined may not have got so far: the database can go away in the midst of it.
+	if err := n.pages.DB.Patiently(ctx, func() error { return n.members.Reload(ctx) }); err != nil {
+		n.log.Error("can not read the members", "error", err)
+	}
 	n.log.Info("syncing", "library", library.Name, "library_id", library.ID)
 	var engine *peersync.Engine
 	if err := n.pages.DB.Patiently(ctx, func() (err error) { engine, err = n.newEngine(ctx, library); return err }); err != nil {
@@ -543,15 +547,15 @@ func (n *network) joinLibrary(ctx context.Context, code string) (control.Joined,
 	library, err := membership.Joined(ctx, n.meta, n.identity.ID(), ticket.Inviter, membership.Welcome{
 		Library: membership.LibraryID(welcome.Library), LibraryName: welcome.LibraryName, Members: welcome.Members,
 	})
+	select { // whatever err says: where the database went away it may be stored all the same
+	case n.joined <- struct{}{}:
+	default: // it is there already
+	}
 	if err != nil {
 		return control.Joined{}, err
 	}
 	if err := n.members.Reload(ctx); err != nil {
 		return control.Joined{}, err
-	}
-	select {
-	case n.joined <- struct{}{}:
-	default: // it is there already
 	}
 	joined := control.Joined{LibraryID: library.ID.String(), LibraryName: library.Name, InviterID: ticket.Inviter}
 	if inviter, ok := n.members.Member(ticket.Inviter); ok {
