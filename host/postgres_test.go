@@ -232,7 +232,7 @@ func TestPostgres_anotherDevice(t *testing.T) {
 	alice := clustertest.NewDevice(t, path, "alice", "--library", "home", "--store", "postgres")
 	folder := filepath.Join(t.TempDir(), "bob")
 	out, err := exec.Command(path, "init", folder, "--name", "bob", "--library", "other", "--store", "postgres").CombinedOutput() //nolint:gosec // our own binary
-	if err == nil || !strings.Contains(string(out), "this is the database of the device") {
+	if err == nil || !strings.Contains(string(out), "there is a device in it already") {
 		t.Errorf("init on the schema of another device: %v\n%s", err, out)
 	}
 	if left, err := os.ReadDir(filepath.Join(folder, "data")); err == nil {
