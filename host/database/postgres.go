@@ -90,6 +90,9 @@ func newPostgres(options Postgres, log hclog.Logger) (*postgresSchema, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := dsn.CheckFiles(&config); err != nil {
+		return nil, err
+	}
 	p := &postgresSchema{config: config, schema: options.Schema, log: log, opening: rand.Text(), sockets: newSockets(options.Patience)}
 	if p.schema == "" {
 		p.schema = dsn.DefaultSchema

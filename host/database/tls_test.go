@@ -167,6 +167,8 @@ func TestOpen_TLS(t *testing.T) {
 		"another name":            {device("db.example", "hostaddr=127.0.0.1", full, trusted), "not for db.example; name the server"},
 		"expired":                 {dsnOf("device", rolePassword, "localhost", stale.Port(), full, trusted), "has expired"},
 		"no such file":            {device("localhost", full, "sslrootcert="+absent), "the file " + absent + " for TLS can not be read"},
+		"no such file, unasked":   {device("127.0.0.1", "sslmode=require", "sslrootcert="+absent), "the file " + absent + " for TLS can not be read"},
+		"no such certificate":     {dsnOf("certified", "", "localhost", port, full, trusted, "sslcert="+absent, key), "the file " + absent + " for TLS can not be read"},
 		"not encrypted":           {device("localhost", "sslmode=disable"), "with the dsn's sslmode (disable)"},
 		"no certificate":          {dsnOf("certified", "", "localhost", port, full, trusted), "let the role certified in"},
 		"a certificate of others": {dsnOf("device", "", "localhost", port, full, trusted, cert, key), "does not let the role device in: the password is wrong"},

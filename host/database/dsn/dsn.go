@@ -5,6 +5,7 @@ package dsn
 
 import (
 	"net/url"
+	"os"
 	"strings"
 
 	"github.com/lib/pq"
@@ -53,6 +54,23 @@ func Parse(text string) (pq.Config, error) {
 		return pq.Config{}, errUnreadable()
 	}
 	return config, nil
+}
+
+// CheckFiles refuses files for TLS that a connection string names and that are not there: with some of them the driver would go
+// on, and check or show no certificate.
+func CheckFiles(config *pq.Config) error {
+	if config.SSLInline || config.SSLMode == pq.SSLModeDisable {
+		return nil
+	}
+	for _, named := range []struct{ by, file string }{{"sslrootcert", config.SSLRootCert}, {"sslcert", config.SSLCert}, {"sslkey", config.SSLKey}} {
+		if named.file == "" || named.file == "system" && named.by == "sslrootcert" {
+			continue
+		}
+		if _, err := os.Stat(named.file); err != nil {
+			return sdk.Errorf(sdk.CodeInvalid, "the file %s for TLS can not be read (%s of the dsn): %w", named.file, named.by, err)
+		}
+	}
+	return nil
 }
 
 func errUnreadable() error {
