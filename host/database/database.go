@@ -59,6 +59,10 @@ type Options struct {
 
 	Device sdk.DeviceID // whose database it is: that of another is refused. Zero: anybody's
 	New    bool         // refuse a database that is some device's already
+
+	// Waiting, where it is not nil, is called by OpenPatiently after each attempt that nobody answered; since is when the
+	// first was. Its error ends the waiting.
+	Waiting func(since time.Time, err error) error
 }
 
 // engine is the database below a DB: what its connections are and what their errors mean.
@@ -142,6 +146,20 @@ func newDB(dir string, e engine, readers int, log hclog.Logger) *DB {
 // Open opens, and where needed makes and migrates, the database in options.Dir or options.Postgres, and locks the folder,
 // and the schema, against a second host until Close. It starts no goroutine of its own and blocks while it migrates.
 func Open(ctx context.Context, options Options) (*DB, error) {
+	lock, err := lockFolder(options.Dir)
+	if err != nil {
+		return nil, err
+	}
+	db, err := openLocked(ctx, options)
+	if err != nil {
+		return nil, errors.Join(err, lock.Close())
+	}
+	db.lock = lock
+	return db, nil
+}
+
+// openLocked is Open by who holds the lock of the folder.
+func openLocked(ctx context.Context, options Options) (*DB, error) {
 	if options.Log == nil {
 		options.Log = hclog.NewNullLogger()
 	}
@@ -164,9 +182,6 @@ func Open(ctx context.Context, options Options) (*DB, error) {
 }
 
 func (db *DB) open(ctx context.Context, options Options) error {
-	if err := db.lockFolder(); err != nil {
-		return err
-	}
 	if err := db.connect(ctx); err != nil {
 		return db.notOpened("open", err)
 	}
@@ -232,32 +247,31 @@ func (db *DB) checkOwner(ctx context.Context, options Options) error {
 const newElsewhere = "give the new one its own: another schema of PostgreSQL (starling init --schema NAME), or another folder of SQLite; " +
 	"or, if that device is gone for good, remove what it left: the schema with DROP SCHEMA ... CASCADE, or the file"
 
-// lockFolder makes the folder private and takes its lock file.
-func (db *DB) lockFolder() error {
-	if db.dir == "" {
-		return sdk.Errorf(sdk.CodeInvalid, "no data folder is named; set data_dir")
+// lockFolder makes the folder private and takes its lock file, which closing it gives back.
+func lockFolder(dir string) (*flock.Flock, error) {
+	if dir == "" {
+		return nil, sdk.Errorf(sdk.CodeInvalid, "no data folder is named; set data_dir")
 	}
-	if err := os.MkdirAll(db.dir, 0o700); err != nil {
-		return sdk.Errorf(sdk.CodeInvalid, "make data folder: %w", err)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, sdk.Errorf(sdk.CodeInvalid, "make data folder: %w", err)
 	}
-	if err := os.Chmod(db.dir, 0o700); err != nil { //nolint:gosec // a folder needs its x bit
-		return sdk.Errorf(sdk.CodeInvalid, "make data folder private: %w", err)
+	if err := os.Chmod(dir, 0o700); err != nil { //nolint:gosec // a folder needs its x bit
+		return nil, sdk.Errorf(sdk.CodeInvalid, "make data folder private: %w", err)
 	}
-	path := filepath.Join(db.dir, lockName)
+	path := filepath.Join(dir, lockName)
 	lock := flock.New(path, flock.SetPermissions(0o600))
 	locked, err := lock.TryLock()
 	if err != nil {
-		return sdk.Errorf(sdk.CodeInvalid, "lock %s: %w", path, err)
+		return nil, sdk.Errorf(sdk.CodeInvalid, "lock %s: %w", path, err)
 	}
 	if !locked {
-		return sdk.Errorf(sdk.CodeUnavailable, "another host%s uses %s; stop it, or give this one its own data_dir", holder(db.dir), db.dir)
+		return nil, sdk.Errorf(sdk.CodeUnavailable, "another host%s uses %s; stop it, or give this one its own data_dir", holder(dir), dir)
 	}
-	db.lock = lock
-	pid := filepath.Join(db.dir, pidName)
+	pid := filepath.Join(dir, pidName)
 	if err := os.WriteFile(pid, []byte(strconv.Itoa(os.Getpid())+"\n"), 0o600); err != nil {
-		return sdk.Errorf(sdk.CodeInternal, "write %s: %w", pid, err)
+		return nil, errors.Join(sdk.Errorf(sdk.CodeInternal, "write %s: %w", pid, err), lock.Close())
 	}
-	return nil
+	return lock, nil
 }
 
 func holder(dir string) string {

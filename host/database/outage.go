@@ -27,18 +27,41 @@ func (o *Outage) err() error {
 }
 
 // OpenPatiently is Open that tries again while nothing answers at the address of a PostgreSQL server, or that says it is starting,
-// as after a boot. Every other error is returned at once; where ctx ends meanwhile, its error.
+// as after a boot. Every other error is returned at once; where ctx ends meanwhile, its error. The folder is locked all the while.
 func OpenPatiently(ctx context.Context, options Options) (*DB, error) {
-	pauses := backoff.NewExponentialBackOff()
-	pauses.InitialInterval, pauses.MaxInterval = firstPause, mostPause
-	for said := ""; ; {
-		db, err := Open(context.WithoutCancel(ctx), options)
+	lock, err := lockFolder(options.Dir)
+	if err != nil {
+		return nil, err
+	}
+	db, err := awaitServer(ctx, options)
+	if err != nil {
+		return nil, errors.Join(err, lock.Close())
+	}
+	db.lock = lock
+	return db, nil
+}
+
+// awaitServer is OpenPatiently by who holds the lock of the folder.
+func awaitServer(ctx context.Context, options Options) (*DB, error) {
+	pauses := newPauses()
+	var since time.Time // the first attempt that nobody answered ended
+	var again reminder
+	for {
+		db, err := openLocked(context.WithoutCancel(ctx), options)
 		if err == nil || !absent(err) {
 			return db, err
 		}
-		if text := err.Error(); text != said && options.Log != nil {
-			options.Log.Warn("the database does not answer yet; this host waits for it, and does nothing else meanwhile", "error", err)
-			said = text
+		if since.IsZero() {
+			since = time.Now()
+		}
+		if again.due(err) && options.Log != nil {
+			options.Log.Warn("the database does not answer yet; this host waits for it, and does nothing else meanwhile",
+				"error", err, "since", since.Format(time.DateTime))
+		}
+		if options.Waiting != nil {
+			if err := options.Waiting(since, err); err != nil {
+				return nil, err
+			}
 		}
 		pause := time.NewTimer(pauses.NextBackOff())
 		select {
@@ -50,8 +73,33 @@ func OpenPatiently(ctx context.Context, options Options) (*DB, error) {
 	}
 }
 
-// absent reports an error of an attempt to connect to which nobody answered, so that a later one may succeed. What a server says
-// of the role, the database or TLS, and a name that does not exist, is no such error.
+func newPauses() *backoff.ExponentialBackOff {
+	pauses := backoff.NewExponentialBackOff()
+	pauses.InitialInterval, pauses.MaxInterval = firstPause, mostPause
+	return pauses
+}
+
+// remindTime is how often the log says again that the database is still out of reach.
+const remindTime = time.Minute
+
+// reminder keeps a log from saying the same of an outage at each attempt to end it.
+type reminder struct {
+	said string
+	at   time.Time
+}
+
+// due reports whether err is to be said: it is another one than the last time, or that was long ago.
+func (r *reminder) due(err error) bool {
+	text := err.Error()
+	if text == r.said && time.Since(r.at) < remindTime {
+		return false
+	}
+	r.said, r.at = text, time.Now()
+	return true
+}
+
+// absent reports an error of an attempt to connect to which nobody answered, so that a later one may succeed. A name that is not
+// known is one too: at a boot the network may come late. What a server says of the role, the database or TLS is no such error.
 func absent(err error) bool {
 	if code := codeOf(err); code != "" {
 		return code == cannotConnectNow
@@ -59,8 +107,8 @@ func absent(err error) bool {
 	if _, ok := errors.AsType[unreachable](err); !ok || errors.Is(err, fs.ErrPermission) {
 		return false
 	}
-	if name, ok := errors.AsType[*net.DNSError](err); ok && name.IsNotFound {
-		return false
+	if _, ok := errors.AsType[*net.DNSError](err); ok {
+		return true
 	}
 	failure, ok := errors.AsType[*net.OpError](err)
 	return ok && (failure.Op == "dial" || failure.Timeout()) || errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET)
@@ -69,8 +117,7 @@ func absent(err error) bool {
 // Patiently calls fn, which reads or writes, again while the database is out of reach. It returns fn's first other error, or,
 // where ctx ends meanwhile, the latest.
 func (db *DB) Patiently(ctx context.Context, fn func() error) error {
-	pauses := backoff.NewExponentialBackOff()
-	pauses.InitialInterval, pauses.MaxInterval = firstPause, mostPause
+	pauses := newPauses()
 	for {
 		err := fn()
 		if !gone(err) || db.isClosed() {
@@ -184,8 +231,8 @@ func (db *DB) reconnect(d *doubt) {
 
 // tryAgain connects until it succeeds, there is no use in it, or the database is closed.
 func (db *DB) tryAgain(d *doubt) (kept bool, err error) {
-	pauses := backoff.NewExponentialBackOff()
-	pauses.InitialInterval, pauses.MaxInterval = firstPause, mostPause
+	pauses := newPauses()
+	said := time.Now()
 	patience := time.NewTimer(unknownPatience)
 	defer patience.Stop()
 	for {
@@ -204,6 +251,10 @@ func (db *DB) tryAgain(d *doubt) (kept bool, err error) {
 		outage.Cause = db.engine.reason(err)
 		db.outage = &outage
 		db.mu.Unlock()
+		if time.Since(said) >= remindTime {
+			said = time.Now()
+			db.log.Warn("the database is still out of reach", "database", outage.Where, "since", outage.Since.Format(time.DateTime), "error", err)
+		}
 		pause := time.NewTimer(pauses.NextBackOff())
 		for waiting := true; waiting; {
 			select {

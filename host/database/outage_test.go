@@ -606,7 +606,18 @@ func TestOpenPatiently(t *testing.T) {
 	server := databasetest.Start(t)
 	server.Kill(t)
 	var log said
+	asked := make(chan time.Time, 1000)
 	options := database.Options{Dir: t.TempDir(), Postgres: server.Schema(), Log: hclog.New(&hclog.LoggerOptions{Output: &log})}
+	options.Waiting = func(since time.Time, err error) error {
+		if err == nil || !strings.Contains(err.Error(), "PostgreSQL at ") {
+			t.Errorf("it does not say what is waited for: %v", err)
+		}
+		select {
+		case asked <- since:
+		default:
+		}
+		return nil
+	}
 	stopped, stop := context.WithCancel(t.Context())
 	defer stop()
 	for _, ctx := range []context.Context{stopped, t.Context()} {
@@ -620,6 +631,12 @@ func TestOpenPatiently(t *testing.T) {
 			done <- err
 		}()
 		eventually(t, "it says what it waits for", func() bool { return log.has("does not answer yet") && log.has("PostgreSQL at ") })
+		if first, second := <-asked, <-asked; !first.Equal(second) {
+			t.Errorf("since %s, then %s", first, second)
+		}
+		if _, err := database.Open(t.Context(), database.Options{Dir: options.Dir}); err == nil || !strings.Contains(err.Error(), "another host") {
+			t.Errorf("a second host in its folder while it waits: %v", err)
+		}
 		if ctx == stopped {
 			stop()
 			if err := <-done; !errors.Is(err, context.Canceled) {
@@ -631,6 +648,27 @@ func TestOpenPatiently(t *testing.T) {
 		if err := <-done; err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+// TestOpenPatiently_name has a name that is not known, as while the network is not up yet. That is waited for, until it is not.
+func TestOpenPatiently_name(t *testing.T) {
+	enough := errors.New("enough")
+	tries := 0
+	_, err := database.OpenPatiently(t.Context(), database.Options{
+		Dir: t.TempDir(), Postgres: &database.Postgres{DSN: "postgres://u:s3cret@nobody.invalid/d?sslmode=disable"},
+		Waiting: func(_ time.Time, err error) error {
+			if text := err.Error(); !strings.Contains(text, "the name service tells no address of nobody.invalid now") || strings.Contains(text, "s3cret") {
+				t.Error(err)
+			}
+			if tries++; tries == 2 {
+				return enough
+			}
+			return nil
+		},
+	})
+	if !errors.Is(err, enough) {
+		t.Errorf("got %v after %d attempts", err, tries)
 	}
 }
 

@@ -104,8 +104,8 @@ func (p *postgresSchema) whyNotConnected(err error) (sdk.Code, string) {
 	if code, why := p.whyNoTLS(err); why != "" {
 		return code, why
 	}
-	if name, ok := errors.AsType[*net.DNSError](err); ok && name.IsNotFound {
-		return sdk.CodeInvalid, fmt.Sprintf("there is no host called %s; correct the dsn, or see this machine's name service", name.Name)
+	if name, ok := errors.AsType[*net.DNSError](err); ok {
+		return sdk.CodeUnavailable, fmt.Sprintf("the name service tells no address of %s now; see the network and this machine's name service, or correct the dsn if the server is called otherwise", name.Name)
 	}
 	if timeout, ok := errors.AsType[net.Error](err); ok && timeout.Timeout() || errors.Is(err, context.DeadlineExceeded) {
 		return sdk.CodeUnavailable, fmt.Sprintf("the server did not answer within %s; see that it runs, and that nothing between swallows what is sent to it", p.config.ConnectTimeout)
