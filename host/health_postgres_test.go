@@ -50,13 +50,22 @@ func freeze(t *testing.T, server *databasetest.Server) (thaw func()) {
 	}
 }
 
-// TestPostgres_health has a server killed, and then one that is frozen. The host lives all the while, is not ready, and who asks for
+// TestPostgres_health has a host started while its server is down, the server killed, and then one that is frozen. The host lives all the while, is not ready, and who asks for
 // its metrics, its health or its status is answered.
 func TestPostgres_health(t *testing.T) {
 	server := databasetest.Start(t)
 	t.Setenv("DATABASE_URL", server.DSN())
 	alice := watch(t, "alice", "--library", "home", "--store", "postgres")
-	alice.Start(t)
+	server.Kill(t)
+	alice.Spawn(t)
+	wantReady(t, alice, http.StatusServiceUnavailable, "failed  database: it waits for its database since ")
+	if _, err := alice.TryRun("status"); err == nil || !strings.Contains(err.Error(), "is starting: it waits for its database since ") {
+		t.Errorf("status of a host that waits: %v", err)
+	}
+	if code, text, err := alice.get(t.Context(), "/healthz"); err != nil || code != http.StatusOK {
+		t.Errorf("/healthz of a host that waits: %d %s %v", code, text, err)
+	}
+	server.Restart(t)
 	wantReady(t, alice, http.StatusOK, "ok      database")
 	status := func(want string) {
 		t.Helper()

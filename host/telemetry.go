@@ -4,14 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
-	"go.uber.org/fx"
 	"golang.org/x/sync/singleflight"
 
 	"github.com/starling-sync/starling/hlc"
@@ -19,7 +17,6 @@ import (
 	"github.com/starling-sync/starling/host/database"
 	"github.com/starling-sync/starling/host/peersync"
 	"github.com/starling-sync/starling/host/protocol"
-	"github.com/starling-sync/starling/host/service"
 	"github.com/starling-sync/starling/host/source"
 	"github.com/starling-sync/starling/host/supervisor"
 	"github.com/starling-sync/starling/host/telemetry"
@@ -36,8 +33,8 @@ func newRecorder(c *config.Config) *telemetry.Recorder {
 
 // exporter serves this device's metrics and health checks. Its zero value serves none.
 type exporter struct {
-	server   *telemetry.Server
-	listener net.Listener
+	server *telemetry.Server
+	door   *entrance
 }
 
 // Run serves until ctx ends.
@@ -45,10 +42,14 @@ func (e *exporter) Run(ctx context.Context) error {
 	if e.server == nil {
 		return nil
 	}
-	return e.server.Run(ctx, e.listener)
+	listener, err := e.door.scrapes()
+	if err != nil {
+		return err
+	}
+	return e.server.Run(ctx, listener)
 }
 
-func newExporter(lc fx.Lifecycle, c *config.Config, figures *figures, health *health, r *telemetry.Recorder, sockets *service.Sockets, log hclog.Logger) (*exporter, error) {
+func newExporter(figures *figures, health *health, r *telemetry.Recorder, door *entrance, log hclog.Logger) (*exporter, error) {
 	if r == nil {
 		return &exporter{}, nil
 	}
@@ -56,13 +57,10 @@ func newExporter(lc fx.Lifecycle, c *config.Config, figures *figures, health *he
 	if err != nil {
 		return nil, err
 	}
-	listener, err := sockets.Listen(context.Background(), c.Telemetry.Prometheus)
-	if err != nil {
-		return nil, sdk.Errorf(sdk.CodeUnavailable, "%s: prometheus: metrics can not be served at %s; choose another address, or stop what uses it: %w", c.Telemetry.PrometheusRange, c.Telemetry.Prometheus, err)
+	if err := door.openMetrics(); err != nil {
+		return nil, err
 	}
-	lc.Append(fx.StopHook(func() { _ = listener.Close() })) // again, unless nothing was started
-	log.Info("metrics and health checks", "address", listener.Addr().String())
-	return &exporter{server: server, listener: listener}, nil
+	return &exporter{server: server, door: door}, nil
 }
 
 // counted has what happens to plugins counted as well as recorded.

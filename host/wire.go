@@ -41,13 +41,15 @@ const stopTime = 20 * time.Second
 // runHost runs the device that c describes until ctx ends or a part of it fails.
 func runHost(ctx context.Context, c *config.Config) error {
 	failed := newFailure()
+	var door *entrance
+	defer func() { door.close() }() // also where the host does not come to start
 	app := fx.New(
 		fx.NopLogger,
 		fx.StopTimeout(stopTime),
 		fx.Supply(c, failed, fx.Annotate(ctx, fx.As(new(context.Context)))),
 		fx.Provide(
 			// what is there
-			newLog, newService, openIdentity, openDatabase,
+			newLog, newService, openIdentity, newEntrance, openDatabase,
 			// what is stored, and when it was
 			peerlog.New, newRegistry, newRestamped, newClock, newStart,
 			// a local write
@@ -63,6 +65,7 @@ func runHost(ctx context.Context, c *config.Config) error {
 			// to machines
 			newFigures, newHealth, newExporter,
 		),
+		fx.Populate(&door),
 		fx.Invoke(start),
 	)
 	if err := app.Err(); err != nil {
@@ -112,6 +115,7 @@ type parts struct {
 	Sources    *source.Runner
 	Operator   *operator
 	Control    *control.Server
+	Entrance   *entrance
 	Exporter   *exporter
 	Health     *health
 	Service    *service.Manager
@@ -142,7 +146,7 @@ func start(p parts) {
 	loop(lc, failed, "sources", afterPlugins(p.Sources.Run))
 	loop(lc, failed, "operator", p.Operator.Run)
 	loop(lc, failed, "control API", afterPlugins(func(ctx context.Context) error {
-		listener, err := control.Listen(p.Config.Device.DataDir)
+		listener, err := p.Entrance.commands()
 		if err != nil {
 			return err
 		}
@@ -186,13 +190,15 @@ func openIdentity(c *config.Config) (*membership.Identity, error) {
 	return membership.OpenIdentity(c.Device.DataDir)
 }
 
-func openDatabase(ctx context.Context, lc fx.Lifecycle, c *config.Config, identity *membership.Identity, log hclog.Logger) (*database.DB, error) {
+func openDatabase(ctx context.Context, lc fx.Lifecycle, c *config.Config, identity *membership.Identity, door *entrance, log hclog.Logger) (*database.DB, error) {
 	options := databaseOptions(c, identity)
 	options.Log = log.Named("database")
+	options.Waiting = door.wait
 	db, err := database.OpenPatiently(ctx, options)
 	if err != nil {
 		return nil, err
 	}
+	door.waited()
 	lc.Append(fx.StopHook(db.Close))
 	return db, nil
 }

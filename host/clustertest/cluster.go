@@ -83,14 +83,15 @@ func (d *Device) Data() string { return filepath.Join(d.Dir, "data") }
 // Start starts the host and waits until it answers.
 func (d *Device) Start(tb testing.TB) {
 	tb.Helper()
-	d.spawn(tb)
+	d.Spawn(tb)
 	Eventually(tb, d.Name+" answers", func() error {
 		_, err := d.TryRun("status", "--json")
 		return err
 	})
 }
 
-func (d *Device) spawn(tb testing.TB) {
+// Spawn starts the host. It may not answer yet.
+func (d *Device) Spawn(tb testing.TB) {
 	tb.Helper()
 	log, err := os.OpenFile(filepath.Join(d.Dir, "host.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {

@@ -40,12 +40,16 @@ func (s *Server) Run(ctx context.Context, listener net.Listener) error {
 		connect.WithReadMaxBytes(maxRequestBytes),
 		connect.WithCompression("gzip", nil, nil), // nothing to gain on a socket
 		connect.WithRecover(s.recovered))
+	return serve(ctx, listener, s.log, path, handler)
+}
+
+func serve(ctx context.Context, listener net.Listener, log hclog.Logger, path string, handler http.Handler) error {
 	mux := http.NewServeMux()
 	mux.Handle(path, handler)
 	server := &http.Server{
 		Handler:           mux,
 		ReadHeaderTimeout: 10 * time.Second,
-		ErrorLog:          s.log.StandardLogger(&hclog.StandardLoggerOptions{ForceLevel: hclog.Debug}),
+		ErrorLog:          log.StandardLogger(&hclog.StandardLoggerOptions{ForceLevel: hclog.Debug}),
 	}
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(listener) }()

@@ -19,13 +19,19 @@ const (
 	probe       = time.Second
 )
 
+// Listener is a listener whose Accept has a deadline, so that who serves on it can be relieved while it stays open.
+type Listener interface {
+	net.Listener
+	SetDeadline(at time.Time) error
+}
+
 // Listen opens the socket of the host whose data directory is dataDir, an absolute path that only its owner can
 // enter. A socket left by a host that was killed is replaced; one that somebody answers on is CodeUnavailable. Closing
 // the listener removes the socket.
 //
 // Where dataDir is too long for a socket's address, the socket lies in a new private folder under the folder for
 // temporary files, and a pointer file in dataDir names it.
-func Listen(dataDir string) (net.Listener, error) {
+func Listen(dataDir string) (Listener, error) {
 	path, err := findSocket(dataDir)
 	if err != nil {
 		return nil, err
@@ -52,7 +58,7 @@ func Listen(dataDir string) (net.Listener, error) {
 			return nil, sdk.Errorf(sdk.CodeUnavailable, "%s: can not be written: %w", pointer, err)
 		}
 	}
-	listener, err := net.Listen("unix", path)
+	listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
 	if err != nil {
 		return nil, sdk.Errorf(sdk.CodeUnavailable, "%s: the control socket can not be opened: %w", path, err)
 	}
@@ -61,19 +67,19 @@ func Listen(dataDir string) (net.Listener, error) {
 		return nil, sdk.Errorf(sdk.CodeUnavailable, "%s: the control socket can not be closed to others: %w", path, err)
 	}
 	if folder != "" {
-		return &borrowed{Listener: listener, folder: folder, pointer: pointer}, nil
+		return &borrowed{UnixListener: listener, folder: folder, pointer: pointer}, nil
 	}
 	return listener, nil
 }
 
 // borrowed removes the folder made for its socket.
 type borrowed struct {
-	net.Listener
+	*net.UnixListener
 	folder, pointer string
 }
 
 func (b *borrowed) Close() error {
-	err := b.Listener.Close()
+	err := b.UnixListener.Close()
 	_ = os.Remove(b.pointer)
 	_ = os.Remove(b.folder)
 	return err

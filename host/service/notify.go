@@ -2,6 +2,8 @@ package service
 
 import (
 	"context"
+	"fmt"
+	"strings"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
@@ -24,6 +26,17 @@ func (m *Manager) Ready() { m.tell(daemon.SdNotifyReady) }
 func (m *Manager) Reloading() {
 	m.tell(daemon.SdNotifyReloading + "\n" + daemon.SdNotifyMonotonicUsec())
 }
+
+// Waiting says that the host is still starting and what it waits for: the manager gives it at least waitTime more.
+func (m *Manager) Waiting(text string) {
+	m.tell(fmt.Sprintf("EXTEND_TIMEOUT_USEC=%d\nSTATUS=%s", waitTime.Microseconds(), strings.ReplaceAll(text, "\n", " ")))
+}
+
+// Waited says that nothing is waited for any more.
+func (m *Manager) Waited() { m.tell("STATUS=") }
+
+// waitTime is more than passes between two calls of Waiting.
+const waitTime = 2 * time.Minute
 
 // Stopping says that the host is being stopped.
 func (m *Manager) Stopping() { m.tell(daemon.SdNotifyStopping) }

@@ -154,6 +154,10 @@ func TestManager_Watch(t *testing.T) {
 	if got := heard(); got != "READY=1" {
 		t.Errorf("hanging: %q", got)
 	}
+	m.Waiting("the server")
+	if got := heard(); got != "EXTEND_TIMEOUT_USEC=120000000\nSTATUS=the server" {
+		t.Errorf("waiting: %q", got)
+	}
 	answer <- nil
 	cancel()
 	if err := <-done; err != nil {

@@ -67,10 +67,6 @@ func (l errorLog) Println(v ...any) { l.Warn("not all metrics could be collected
 
 // Run serves on listener, which it closes, until ctx ends.
 func (s *Server) Run(ctx context.Context, listener net.Listener) error {
-	server := &http.Server{
-		Handler: s.handler, ReadHeaderTimeout: readTime, ReadTimeout: readTime, WriteTimeout: writeTime, IdleTimeout: idleTime,
-		MaxHeaderBytes: headerBytes, ErrorLog: s.log.StandardLogger(&hclog.StandardLoggerOptions{ForceLevel: hclog.Debug}),
-	}
 	counting, end := context.WithCancel(ctx)
 	counted := make(chan struct{})
 	go func() {
@@ -83,6 +79,26 @@ func (s *Server) Run(ctx context.Context, listener net.Listener) error {
 		end()
 		<-counted
 	}()
+	return serveHTTP(ctx, listener, s.log, s.handler)
+}
+
+// RunStarting serves on listener, which it closes, until ctx ends, for a host that can do nothing yet: there are health checks, and
+// no metrics.
+func RunStarting(ctx context.Context, listener net.Listener, log hclog.Logger, health Health) error {
+	mux := http.NewServeMux()
+	mux.HandleFunc("/metrics", func(w http.ResponseWriter, _ *http.Request) {
+		http.Error(w, "the host is starting; /readyz says what it waits for", http.StatusServiceUnavailable)
+	})
+	mux.Handle("/healthz", healthHandler(health.Alive))
+	mux.Handle("/readyz", healthHandler(health.Ready))
+	return serveHTTP(ctx, listener, log, mux)
+}
+
+func serveHTTP(ctx context.Context, listener net.Listener, log hclog.Logger, handler http.Handler) error {
+	server := &http.Server{
+		Handler: handler, ReadHeaderTimeout: readTime, ReadTimeout: readTime, WriteTimeout: writeTime, IdleTimeout: idleTime,
+		MaxHeaderBytes: headerBytes, ErrorLog: log.StandardLogger(&hclog.StandardLoggerOptions{ForceLevel: hclog.Debug}),
+	}
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(listener) }()
 	select {
