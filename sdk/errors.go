@@ -39,10 +39,14 @@ func (e *Error) Error() string { return e.Message }
 
 func (e *Error) Unwrap() error { return e.cause }
 
-// Errorf returns an *Error. A %w operand becomes its cause and stays reachable through errors.Is and errors.As.
+// Errorf returns an *Error. The operands of %w become its cause and stay reachable through errors.Is and errors.As.
 func Errorf(code Code, format string, args ...any) *Error {
 	err := fmt.Errorf(format, args...)
-	return &Error{Code: code, Message: err.Error(), cause: errors.Unwrap(err)}
+	cause := errors.Unwrap(err)
+	if _, several := err.(interface{ Unwrap() []error }); several { //nolint:errorlint // of this very error
+		cause = err
+	}
+	return &Error{Code: code, Message: err.Error(), cause: cause}
 }
 
 // CodeOf returns the code of the outermost *Error in err's chain; CodeInternal if there is none, "" for nil.

@@ -95,6 +95,8 @@ type engine interface {
 	fatal(err error) bool
 	// takingLong says that what is asked from now on, until end is called, may take very long.
 	takingLong() (end func())
+	// doubting says that whoever asks from now on, until end is called, has reason to think that the server is gone.
+	doubting() (end func())
 	// hurry has whatever waits for the database end soon, as it is being closed.
 	hurry()
 	// lost reports that the connection is gone, of which err was one consequence.
@@ -121,6 +123,8 @@ type DB struct {
 
 	numbers numbers
 
+	patience time.Duration // see unknownPatience
+
 	broken atomic.Pointer[sdk.Error] // set by an error after which the disk's content is unknown
 
 	mu      sync.Mutex // guards what follows
@@ -132,7 +136,7 @@ type DB struct {
 }
 
 func newDB(dir string, e engine, readers int, log hclog.Logger) *DB {
-	db := &DB{dir: dir, engine: e, log: log, turn: make(chan struct{}, 1), closing: make(chan struct{}), count: readers}
+	db := &DB{dir: dir, engine: e, log: log, turn: make(chan struct{}, 1), closing: make(chan struct{}), count: readers, patience: unknownPatience}
 	db.life, db.end = context.WithCancel(context.Background())
 	if db.log == nil {
 		db.log = hclog.NewNullLogger()
@@ -175,6 +179,9 @@ func openLocked(ctx context.Context, options Options) (*DB, error) {
 		e = postgres
 	}
 	db := newDB(options.Dir, e, options.Readers, options.Log)
+	if options.Postgres != nil && options.Postgres.Patience > 0 {
+		db.patience = min(db.patience, options.Postgres.Patience)
+	}
 	if err := db.open(ctx, options); err != nil {
 		return nil, errors.Join(err, db.release())
 	}

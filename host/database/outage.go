@@ -6,6 +6,7 @@ import (
 	"io"
 	"io/fs"
 	"net"
+	"sync"
 	"syscall"
 	"time"
 
@@ -24,6 +25,15 @@ type Outage struct {
 func (o *Outage) err() error {
 	return sdk.Errorf(sdk.CodeUnavailable, "%s has been out of reach since %s; nothing is read or written meanwhile, and this host connects again by itself: %w",
 		o.Where, o.Since.Format(time.DateTime), unreachable{o.Cause})
+}
+
+// ErrUnknown is in the chain of Write's error where the connection ended in the commit and the server has not said since whether it
+// was kept.
+var ErrUnknown = errors.New("it is not known whether this write was kept")
+
+// refuse is the error of a write that was not begun.
+func (o *Outage) refuse() error {
+	return sdk.Errorf(sdk.CodeUnavailable, "nothing of this write was kept; try again when the store is back: %w", o.err())
 }
 
 // OpenPatiently is Open that tries again while nothing answers at the address of a PostgreSQL server, or that says it is starting,
@@ -140,8 +150,9 @@ func (db *DB) Outage() *Outage {
 	return db.outage
 }
 
-// unknownPatience is how long a write waits for the database to come back and say whether it was kept.
-const unknownPatience = 30 * time.Second
+// unknownPatience is how long a write waits for the database to come back and say whether it was kept. With answerPatience it is
+// the minute that the documentation states.
+const unknownPatience = 15 * time.Second
 
 // Pauses between attempts to connect again, each of which is up to a half shorter or longer.
 const (
@@ -162,6 +173,7 @@ func (db *DB) suspect(ctx context.Context) {
 	}
 	var one int
 	if db.broken.Load() == nil {
+		defer db.engine.doubting()()
 		if err := db.writer.one(ctx, "SELECT 1", nil, &one); err != nil && db.engine.lost(db.writer, err) {
 			db.beginOutage(nil, nil, err)
 			return
@@ -182,7 +194,7 @@ func (db *DB) beginOutage(group []*write, after []func(), err error) {
 	db.mu.Unlock()
 	db.log.Error("the database is out of reach; writes are refused until it is back", "database", outage.Where, "error", err)
 	for _, w := range refused {
-		w.err = outage.err()
+		w.err = outage.refuse()
 		close(w.done)
 	}
 	doubtful := &doubt{}
@@ -210,9 +222,9 @@ func (db *DB) reconnect(d *doubt) {
 	switch {
 	case changed:
 		db.breakDown(err)
-		d.end(db, false, sdk.Errorf(sdk.CodeUnavailable, "it is not known whether this write was kept: %w", err))
+		d.end(db, false, sdk.Errorf(sdk.CodeUnavailable, "%w: %w", ErrUnknown, err))
 	case err != nil:
-		d.end(db, false, sdk.Errorf(sdk.CodeUnavailable, "it is not known whether this write was kept: the connection to %s ended in its commit, and then the host stopped; look when it runs again: %w", where, err))
+		d.end(db, false, sdk.Errorf(sdk.CodeUnavailable, "%w: the connection to %s ended in its commit, and then the host stopped; look when it runs again: %w", ErrUnknown, where, err))
 	default:
 		if len(d.group) > 0 {
 			db.log.Info("it is known now what became of the commit in which the connection ended", "kept", kept)
@@ -233,7 +245,11 @@ func (db *DB) reconnect(d *doubt) {
 func (db *DB) tryAgain(d *doubt) (kept bool, err error) {
 	pauses := newPauses()
 	said := time.Now()
-	patience := time.NewTimer(unknownPatience)
+	patience := time.AfterFunc(db.patience, func() {
+		if outage := db.Outage(); outage != nil {
+			d.tell(sdk.Errorf(sdk.CodeUnavailable, "%w: the connection to %s ended in its commit; look when the server is back: %w", ErrUnknown, outage.Where, outage.Cause))
+		}
+	})
 	defer patience.Stop()
 	for {
 		trying, cancel := context.WithTimeout(db.life, recoverTime)
@@ -256,16 +272,11 @@ func (db *DB) tryAgain(d *doubt) (kept bool, err error) {
 			db.log.Warn("the database is still out of reach", "database", outage.Where, "since", outage.Since.Format(time.DateTime), "error", err)
 		}
 		pause := time.NewTimer(pauses.NextBackOff())
-		for waiting := true; waiting; {
-			select {
-			case <-pause.C:
-				waiting = false
-			case <-patience.C:
-				d.tell(sdk.Errorf(sdk.CodeUnavailable, "it is not known whether this write was kept: the connection to %s ended in its commit; look when the server is back: %w", outage.Where, err))
-			case <-db.life.Done():
-				pause.Stop()
-				return false, err
-			}
+		select {
+		case <-pause.C:
+		case <-db.life.Done():
+			pause.Stop()
+			return false, err
 		}
 	}
 }
@@ -274,11 +285,27 @@ func (db *DB) tryAgain(d *doubt) (kept bool, err error) {
 type doubt struct {
 	group []*write
 	after []func()
-	told  bool // those who wait were told that nobody knows
+
+	mu   sync.Mutex // guards what follows, and the errors of group
+	told bool       // those who wait were told
 }
 
-// tell ends the waiting of those whose writes these are, with err for those that had no error of their own.
+// tell ends the waiting of those whose writes these are, with err, which says that nobody knows, for those that had no error of
+// their own. It does nothing after end.
 func (d *doubt) tell(err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.told {
+		return
+	}
+	for _, w := range d.group {
+		w.doubtful = w.err == nil
+	}
+	d.finish(err)
+}
+
+// finish tells those who wait, once. The caller holds mu.
+func (d *doubt) finish(err error) {
 	if d.told {
 		return
 	}
@@ -286,7 +313,6 @@ func (d *doubt) tell(err error) {
 	for _, w := range d.group {
 		if w.err == nil {
 			w.err = err
-			w.doubtful = true
 		}
 		close(w.done)
 	}
@@ -294,6 +320,8 @@ func (d *doubt) tell(err error) {
 
 // end runs what follows a commit if it was kept, and tells those who wait; err is for what was not kept.
 func (d *doubt) end(db *DB, kept bool, err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	if kept {
 		for _, fn := range d.after {
 			db.runAfter(fn)
@@ -307,5 +335,5 @@ func (d *doubt) end(db *DB, kept bool, err error) {
 		}
 		err = nil
 	}
-	d.tell(err)
+	d.finish(err)
 }

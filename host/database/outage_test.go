@@ -470,6 +470,58 @@ func TestOutage_frozen(t *testing.T) {
 	})
 }
 
+// TestOutage_frozenInCommit has the server freeze in a commit: who waits is told that nobody knows, and where to look, and what the
+// write wants to be called is not, as it was not kept after all.
+func TestOutage_frozenInCommit(t *testing.T) {
+	r, at := newRelay(t, databasetest.Shared(t))
+	at.Patience = time.Second
+	db := openAt(t, at, nil)
+	l := newLedger(t, db)
+	var freeze atomic.Bool
+	db.BeforeCommit(func(*database.Tx) error { r.frozen.Store(freeze.Load()); return nil })
+	freeze.Store(true)
+	if err := l.write(db); !errors.Is(err, database.ErrUnknown) || sdk.CodeOf(err) != sdk.CodeUnavailable || !strings.Contains(err.Error(), "look when the server is back") {
+		t.Errorf("a commit without an answer: %v", err)
+	}
+	if err := l.write(db); err == nil || errors.Is(err, database.ErrUnknown) || !strings.Contains(err.Error(), "nothing of this write was kept") {
+		t.Errorf("a write that comes while the server is away: %v", err)
+	}
+	freeze.Store(false)
+	r.frozen.Store(false)
+	eventually(t, "the outage ends", func() bool { return db.Outage() == nil })
+	if err := l.write(db); err != nil {
+		t.Error(err)
+	}
+	l.check(t, db)
+}
+
+// TestOutage_doubt has a reader's connection end while the server says nothing: the writer's is looked after for a short time, however
+// long the server may say nothing at other times.
+func TestOutage_doubt(t *testing.T) {
+	r, at := newRelay(t, databasetest.Shared(t))
+	at.Patience = time.Hour
+	at.DSN += "&connect_timeout=1"
+	db := openAt(t, at, nil)
+	r.frozen.Store(true)
+	r.mu.Lock()
+	for _, c := range r.ending[2:] { // both ends of each; the writer's are first
+		_ = c.Close()
+	}
+	r.mu.Unlock()
+	failed := make(chan error, 1)
+	go func() { failed <- readOne(db) }()
+	select {
+	case err := <-failed:
+		if sdk.CodeOf(err) != sdk.CodeUnavailable || db.Outage() == nil {
+			t.Errorf("a read: %v; outage %v", err, db.Outage())
+		}
+	case <-time.After(time.Minute):
+		t.Fatal("it waits as long as for an answer at other times")
+	}
+	r.frozen.Store(false)
+	eventually(t, "the outage ends", func() bool { return db.Outage() == nil })
+}
+
 // TestOutage_frozenLong has a server freeze amid what may take an hour, and another only take longer than a server may say nothing.
 func TestOutage_frozenLong(t *testing.T) {
 	r, at := newRelay(t, databasetest.Shared(t))

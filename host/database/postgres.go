@@ -28,7 +28,7 @@ type Postgres struct {
 	Schema string // made where it is missing, and of this host alone; empty: dsn.DefaultSchema
 
 	Application string        // names this host to the server; empty: "starling"
-	Patience    time.Duration // after which a server that says nothing is out of reach; 0: 45 s
+	Patience    time.Duration // after which a server that says nothing is out of reach; 0: 45 s. A commit in doubt is waited for as long, at most 15 s
 }
 
 // leastPostgres is the oldest server that is known to do.
@@ -398,6 +398,7 @@ func (p *postgresSchema) size(ctx context.Context) (total int64, err error) {
 }
 
 func (p *postgresSchema) takingLong() (end func()) { return p.sockets.takingLong(p.alive) }
+func (p *postgresSchema) doubting() (end func())   { return p.sockets.doubting() }
 func (p *postgresSchema) hurry()                   { p.sockets.hurry() }
 
 // alive reports whether the server still takes connections, or says why not: it is waited for as long as a new connection is.

@@ -19,6 +19,8 @@ const (
 	// reach. So that is noticed within deadProbes times answerPatience and the time that a connection may take to be made.
 	longPatience = time.Hour
 	deadProbes   = 2
+	// doubtPatience is for asking whether the server is gone, where a connection has had no answer already.
+	doubtPatience = 5 * time.Second
 	// closePatience is for all that is under way once the database is being closed. Less than a host has to stop.
 	closePatience = 5 * time.Second
 )
@@ -30,6 +32,7 @@ type sockets struct {
 	mu      sync.Mutex // guards what follows
 	open    map[*socket]struct{}
 	long    int  // how many now do what may take long
+	doubted int  // how many now ask whether the server is gone
 	closing bool // the database is
 }
 
@@ -84,6 +87,18 @@ func (s *sockets) takingLong(alive func(context.Context) bool) (end func()) {
 	}
 }
 
+// doubting has the server be waited for only shortly until the function is called that it returns.
+func (s *sockets) doubting() (end func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.doubted++
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.doubted--
+	}
+}
+
 // probe ends every wait once alive has said no often enough, or returns when ctx ends.
 func (s *sockets) probe(ctx context.Context, alive func(context.Context) bool) {
 	tick := time.NewTicker(s.patience)
@@ -128,6 +143,8 @@ func (s *sockets) most() time.Duration {
 	switch {
 	case s.closing:
 		return min(s.patience, closePatience)
+	case s.doubted > 0:
+		return min(s.patience, doubtPatience)
 	case s.long > 0:
 		return max(s.patience, longPatience)
 	}

@@ -183,8 +183,9 @@ func (s *sqliteFile) fatal(err error) bool {
 	return false
 }
 
-// takingLong and hurry implement engine: a file needs no patience.
+// takingLong, doubting and hurry implement engine: a file needs no patience.
 func (s *sqliteFile) takingLong() func() { return func() {} }
+func (s *sqliteFile) doubting() func()   { return func() {} }
 func (s *sqliteFile) hurry()             {}
 
 // lost implements engine: a file is never out of reach for a while.

@@ -76,7 +76,7 @@ func (db *DB) enqueue(w *write) error {
 		return errClosed()
 	}
 	if db.outage != nil {
-		return db.outage.err()
+		return db.outage.refuse()
 	}
 	db.waiting = append(db.waiting, w)
 	return nil
