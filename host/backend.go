@@ -67,6 +67,9 @@ func (b *backend) Commit(ctx context.Context, w control.Write) ([]sdk.Refusal, e
 	for i := range refused {
 		refused[i].Message = b.withNames(refused[i].Message)
 	}
+	if errors.Is(err, database.ErrUnknown) {
+		err = control.Unknown(err)
+	}
 	return refused, err
 }
 

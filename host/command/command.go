@@ -223,8 +223,8 @@ func (a *app) reads(cmd *cobra.Command) *cobra.Command {
 	return cmd
 }
 
-// debugPatience is how long a command waits in silence for a plugin that is under a debugger.
-const debugPatience = 2 * time.Second
+// silentPatience is how long a command waits in silence for a plugin that is under a debugger, or a store that does not answer.
+const silentPatience = 2 * time.Second
 
 // call runs do with a client of the running host.
 func (a *app) call(cmd *cobra.Command, do func(ctx context.Context, host *control.Client) error) error {
@@ -240,7 +240,7 @@ func (a *app) call(cmd *cobra.Command, do func(ctx context.Context, host *contro
 		return err
 	}
 	defer host.Close()
-	host.Patience, host.Notice = debugPatience, func(text string) { fmt.Fprintln(a.Err, "starling: "+text) }
+	host.Patience, host.Notice = silentPatience, func(text string) { fmt.Fprintln(a.Err, "starling: "+text) }
 	return do(cmd.Context(), host)
 }
 

@@ -26,15 +26,14 @@ type Client struct {
 	api  controlpb.ControlClient
 	http *http.Transport
 
-	// Patience is how long a call that a plugin decides on may take before Notice, which is not nil then, is told once that
-	// the plugin is under a debugger, if it is. Notice is called by a goroutine of the call's, which ends before the call does.
-	// Both are set before the first call. 0: nothing is told.
+	// Patience is how long a call that writes may take before Notice, which is not nil then, is told once what it waits for: a
+	// plugin under a debugger, or a store that does not answer; nothing while it is neither. Notice is called by a goroutine of the
+	// call's, which ends before the call does. Both are set before the first call. 0: nothing is told.
 	Patience time.Duration
 	Notice   func(text string)
 }
 
-// waits has Notice told if a call of a model takes long and its plugin is under a debugger, until done is called. An empty
-// model is any.
+// waits has Notice told what a call of a model waits for, if it takes long, until done is called. An empty model is any.
 func (c *Client) waits(ctx context.Context, model sdk.ModelName) (done func()) {
 	if c.Patience == 0 {
 		return func() {}
@@ -42,21 +41,16 @@ func (c *Client) waits(ctx context.Context, model sdk.ModelName) (done func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	var waiting sync.WaitGroup
 	waiting.Go(func() {
-		late := time.NewTimer(c.Patience)
-		defer late.Stop()
-		select {
-		case <-ctx.Done():
-			return
-		case <-late.C:
-		}
-		plugins, err := c.Plugins(ctx)
-		if err != nil {
-			return // the call itself says what is wrong
-		}
-		for i := range plugins {
-			p := &plugins[i]
-			if p.State == stateDebugging && (model == "" || slices.Contains(p.Models, model)) {
-				c.Notice(fmt.Sprintf("no answer yet: plugin %s is process %d, under a debugger, and is waited for as long as that is stopped; Ctrl-C gives up", p.Name, p.PID))
+		for {
+			late := time.NewTimer(c.Patience)
+			select {
+			case <-ctx.Done():
+				late.Stop()
+				return
+			case <-late.C:
+			}
+			if text := c.obstacle(ctx, model); text != "" {
+				c.Notice(text)
 				return
 			}
 		}
@@ -65,6 +59,34 @@ func (c *Client) waits(ctx context.Context, model sdk.ModelName) (done func()) {
 		cancel()
 		waiting.Wait()
 	}
+}
+
+// obstacle says what a call that writes a model waits for; "" if that is not known.
+func (c *Client) obstacle(ctx context.Context, model sdk.ModelName) string {
+	plugins, err := c.Plugins(ctx)
+	if err != nil {
+		return "" // the call itself says what is wrong
+	}
+	for i := range plugins {
+		p := &plugins[i]
+		if p.State == stateDebugging && (model == "" || slices.Contains(p.Models, model)) {
+			return fmt.Sprintf("no answer yet: plugin %s is process %d, under a debugger, and is waited for as long as that is stopped; Ctrl-C gives up", p.Name, p.PID)
+		}
+	}
+	status, err := c.Status(ctx)
+	if err != nil {
+		return ""
+	}
+	for _, w := range status.Warnings {
+		switch w.Code {
+		case WarningStoreAway:
+			return "no answer yet: the store does not answer, and is waited for, mostly for a minute at most; then it is said whether this was written; " +
+				"Ctrl-C gives up waiting and undoes nothing; see: starling status"
+		case WarningStoreBusy:
+			return "no answer yet: " + w.Text
+		}
+	}
+	return ""
 }
 
 // answerTime is how long Dial waits for a host to answer: one that is stopped takes connections and says nothing.

@@ -2,9 +2,11 @@ package control
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/agext/levenshtein"
 
@@ -35,15 +37,27 @@ type writer struct {
 	reporter Reporter
 	newID    func() sdk.RecordID
 
-	// merging holds one token while nobody reads, merges and writes a device-owned record, so that two updates of
-	// different fields do not undo one another. Sources write their rows past it: they own what they write.
-	merging chan struct{}
+	mu sync.Mutex // guards merging
+	// merging holds, for each model, one token while nobody reads, merges and writes a device-owned record of it, so that two
+	// updates of different fields do not undo one another. Sources write their rows past it: they own what they write.
+	merging map[sdk.ModelName]chan struct{}
 }
 
 func newWriter(records Records, history History, reporter Reporter, newID func() sdk.RecordID) *writer {
-	w := &writer{records: records, history: history, reporter: reporter, newID: newID, merging: make(chan struct{}, 1)}
-	w.merging <- struct{}{}
-	return w
+	return &writer{records: records, history: history, reporter: reporter, newID: newID, merging: make(map[sdk.ModelName]chan struct{})}
+}
+
+// turnOf returns what holds the token of a model.
+func (w *writer) turnOf(model sdk.ModelName) chan struct{} {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	turn, ok := w.merging[model]
+	if !ok {
+		turn = make(chan struct{}, 1)
+		turn <- struct{}{}
+		w.merging[model] = turn
+	}
+	return turn
 }
 
 // find returns the description of a model, and whether it is served here.
@@ -145,9 +159,10 @@ func (w *writer) put(ctx context.Context, model sdk.ModelName, puts []Put, allOr
 	}
 	merges := desc.Ownership != sdk.SharedByAll && slices.ContainsFunc(puts, func(p Put) bool { return !p.ID.IsZero() })
 	if merges {
+		turn := w.turnOf(desc.Model)
 		select {
-		case <-w.merging:
-			defer func() { w.merging <- struct{}{} }()
+		case <-turn:
+			defer func() { turn <- struct{}{} }()
 		case <-ctx.Done():
 			return PutResult{}, ctx.Err()
 		}
@@ -398,6 +413,9 @@ func (b *builder) commit(ctx context.Context, allOrNothing bool) (PutResult, err
 		return b.result, nil
 	}
 	refused, err := b.records.Commit(ctx, Write{Kind: b.kind, Batch: b.batch, AllOrNothing: allOrNothing})
+	if errors.Is(err, ErrUnknown) {
+		return PutResult{}, sdk.Errorf(sdk.CodeOf(err), "%w; whether it was, this says then: %s", err, b.look())
+	}
 	if err != nil {
 		return PutResult{}, err
 	}
@@ -414,6 +432,14 @@ func (b *builder) commit(ctx context.Context, allOrNothing bool) (PutResult, err
 	}
 	slices.SortFunc(b.result.Refused, func(x, y sdk.Refusal) int { return x.Index - y.Index })
 	return b.result, nil
+}
+
+// look is a command that shows the records of the batch, if they were written.
+func (b *builder) look() string {
+	if len(b.ids) == 1 {
+		return fmt.Sprintf("starling get %s %s", b.desc.Model, b.ids[0])
+	}
+	return fmt.Sprintf("starling list %s; the first of them has the id %s", b.desc.Model, b.ids[0])
 }
 
 // remove deletes records of one model, also those that wait for others; one that does not exist is refused with CodeNotFound.
