@@ -374,27 +374,27 @@ func (n *network) replace(ctx context.Context, label string, t sdk.Transport, ad
 // awaitListening returns when a takes connections, or why it does not. Where both can not do so at the same address at
 // once, since the socket is not the host's, old stops to first.
 func (n *network) awaitListening(ctx context.Context, a, old *attachment) error {
-	giveUp := time.NewTimer(listenTime)
-	defer giveUp.Stop()
+	giving, cancel := context.WithTimeout(ctx, listenTime)
+	defer cancel()
 	select {
 	case <-a.tried:
-		if n.deafness(a.label) != nil && old != nil {
+		if n.deafness(a.label) != nil && old != nil && a.ctx.Err() == nil {
 			old.leave()
 		}
-	case <-giveUp.C:
-	case <-ctx.Done():
+	case <-giving.Done():
 	}
 	select {
 	case <-a.listening:
 		return nil
-	case <-giveUp.C:
+	case <-giving.Done():
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
 		why := n.deafness(a.label)
 		if why == nil {
 			why = errors.New("it does not answer")
 		}
 		return sdk.Errorf(sdk.CodeUnavailable, "it takes no connections at %s after %s: %w", a.address, listenTime, why)
-	case <-ctx.Done():
-		return ctx.Err()
 	}
 }
 

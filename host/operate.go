@@ -149,11 +149,19 @@ func (o *operator) Reload(ctx context.Context, soak time.Duration, report func(c
 	return o.reload(ctx, "starling reload", soak, report)
 }
 
-var errBusy = sdk.Errorf(sdk.CodeUnavailable, "a reload or a swap of transports is under way; wait for its end")
+// busy says that a reload or a swap of transports is under way, and how what it waits for is ended.
+func (o *operator) busy() error {
+	for _, s := range o.supervisor.Status() {
+		if s.Swap != "" {
+			return sdk.Errorf(sdk.CodeUnavailable, "a reload or a swap of transports is under way (%s: %s); wait for its end, or: starling plugin rollback %s", s.Name, s.Swap, s.Name)
+		}
+	}
+	return sdk.Errorf(sdk.CodeUnavailable, "a reload or a swap of transports is under way; wait for its end")
+}
 
 func (o *operator) reload(ctx context.Context, by string, soak time.Duration, report func(control.Step)) error {
 	if !o.changing.TryLock() {
-		return errBusy
+		return o.busy()
 	}
 	defer o.changing.Unlock()
 	next, err := o.load()
@@ -343,7 +351,7 @@ func (o *operator) announce(ctx context.Context, without ...string) error {
 // SwapTransport implements control.Operator.
 func (o *operator) SwapTransport(ctx context.Context, from, to string, soak time.Duration, report func(control.Step)) error {
 	if !o.changing.TryLock() {
-		return errBusy
+		return o.busy()
 	}
 	defer o.changing.Unlock()
 	if err := o.readyTransport(ctx, from, to); err != nil {

@@ -146,6 +146,13 @@ func (k *keeper) rollBack(ctx context.Context, from, to *generation, a *ask, v v
 	}
 	using, release := context.WithCancel(ctx)
 	from.release = release
+	go func() { // so that the switch waits for nothing of a process that has ended
+		select {
+		case <-from.ended:
+			release()
+		case <-using.Done():
+		}
+	}()
 	var err error
 	if !from.gone() {
 		err = k.options.Observer.PluginSwitch(using, to.instance, from.instance)

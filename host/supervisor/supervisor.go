@@ -314,6 +314,8 @@ func (k *keeper) tried(ctx context.Context) error {
 	select {
 	case <-k.settled:
 		return nil
+	case <-k.ended:
+		return sdk.Errorf(sdk.CodeUnavailable, "plugin %s was stopped before it had been up", k.name)
 	case <-ctx.Done():
 		return ctx.Err()
 	}

@@ -32,8 +32,9 @@ type watcher struct {
 	mu   sync.Mutex
 	deny []error // one for each coming PluginUp, until there are no more
 
-	check, settle error  // answers
-	settling      func() // called while a swap is settled; nil: nothing is
+	check, settle error                                         // answers
+	settling      func()                                        // called while a swap is settled; nil: nothing is
+	switching     func(ctx context.Context, to *Instance) error // called in PluginSwitch; nil: nothing is
 	switches      [][2]int
 }
 
@@ -61,10 +62,14 @@ func (w *watcher) PluginCheck(_ context.Context, _, to *Instance) error {
 	return w.check
 }
 
-func (w *watcher) PluginSwitch(_ context.Context, from, to *Instance) error {
+func (w *watcher) PluginSwitch(ctx context.Context, from, to *Instance) error {
 	w.mu.Lock()
-	defer w.mu.Unlock()
 	w.switches = append(w.switches, [2]int{from.PID, to.PID})
+	switching := w.switching
+	w.mu.Unlock()
+	if switching != nil {
+		return switching(ctx, to)
+	}
 	return nil
 }
 

@@ -102,10 +102,7 @@ func (s *Supervisor) Rollback(ctx context.Context, swap Swap, report func(Step))
 	t := k.trial
 	k.mu.Unlock()
 	if t != nil {
-		select {
-		case t.undo <- cmp.Or(swap.By, "somebody"):
-		default: // somebody else wants it too
-		}
+		t.back(cmp.Or(swap.By, "somebody"))
 		select {
 		case <-t.done:
 		case <-ctx.Done():
@@ -147,6 +144,8 @@ func (k *keeper) askFor(ctx context.Context, swap Swap, report func(Step)) error
 	case k.asks <- a:
 	case <-k.ended:
 		k.finish(a, sdk.Errorf(sdk.CodeUnavailable, "%w", errStops))
+	case <-a.trial.undo:
+		k.finish(a, sdk.Errorf(sdk.CodeUnavailable, "%w", errEnded))
 	case <-starting.C:
 		k.finish(a, sdk.Errorf(sdk.CodeUnavailable, "plugin %s is busy starting; try again", k.name))
 	}
@@ -342,7 +341,7 @@ func (k *keeper) probeBeside(ctx context.Context, a *ask, from *generation, spec
 		select {
 		case <-ended:
 		case by := <-a.trial.undo:
-			a.trial.undo <- by
+			a.trial.back(by)
 		case <-starting.Done():
 		}
 		cancel()
@@ -461,19 +460,66 @@ func (k *keeper) switchTo(ctx context.Context, from, to *generation, a *ask) ([]
 	a.trial.from, a.trial.to = from, to
 	k.mu.Unlock()
 	to.onTrial(true)
-	using, release := context.WithCancel(ctx)
-	to.release = release
 	old := k.point(to, from)
-	if err := k.options.Observer.PluginSwitch(using, from.instance, to.instance); err != nil {
-		a.faulty = ctx.Err() == nil
+	if err := k.hand(ctx, from, to, a); err != nil {
 		k.point(from, nil)
-		release()
+		to.release()
 		return nil, err
 	}
 	from.release()
 	k.use(to)
 	k.enter(a, Draining, Switching, "switched")
 	return old, nil
+}
+
+// errLate says why a switch was ended that the observer did not end.
+var errLate = errors.New("the host could not switch to it in time")
+
+// hand has the observer switch to a process. Whatever that waits for, it ends when the process has ended, when somebody wants
+// the old one to stay, or after StartTimeout: then there is an error, or where the switch was made in that very moment, what
+// ended it is left to observe.
+func (k *keeper) hand(ctx context.Context, from, to *generation, a *ask) error {
+	using, release := context.WithCancel(ctx)
+	to.release = release
+	over, ended := make(chan struct{}), make(chan error, 1)
+	go func() {
+		late := time.NewTimer(k.options.StartTimeout)
+		defer late.Stop()
+		var why error
+		select {
+		case <-over:
+		case <-to.ended:
+			why = to.reason
+		case by := <-a.trial.undo:
+			a.trial.back(by)
+			why = errEnded
+		case <-late.C:
+			why = errLate
+		}
+		if why != nil {
+			release()
+		}
+		ended <- why
+	}()
+	err := k.options.Observer.PluginSwitch(using, from.instance, to.instance)
+	close(over)
+	why := <-ended
+	if err == nil {
+		if errors.Is(why, errLate) {
+			k.fault(nil, why)
+		}
+		return nil
+	}
+	a.faulty = ctx.Err() == nil && !errors.Is(why, errEnded) && !errors.Is(why, errLate)
+	if why != nil {
+		return sdk.Errorf(sdk.CodeUnavailable, "%w", why)
+	}
+	select {
+	case sick := <-to.sick: // which may well be why
+		return sdk.Errorf(sdk.CodeOf(err), "%w; %w", err, sick)
+	default:
+		return err
+	}
 }
 
 // drain waits until the process has finished the calls that went to it, or for DrainTimeout. It stays ready.

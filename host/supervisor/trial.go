@@ -26,6 +26,14 @@ func newTrial() *trial {
 	return &trial{at: Staging, fault: make(chan error, 1), undo: make(chan string, 1), done: make(chan struct{})}
 }
 
+// back says that somebody wants the old process back. It returns at once.
+func (t *trial) back(by string) {
+	select {
+	case t.undo <- by:
+	default: // somebody else wants it too
+	}
+}
+
 // describe says in a few words what the swap is doing. The caller holds keeper.mu.
 func (t *trial) describe(now time.Time) string {
 	if t.at == Watching && !t.until.IsZero() {
