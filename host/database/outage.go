@@ -192,7 +192,7 @@ func (db *DB) beginOutage(group []*write, after []func(), err error) {
 	refused := db.waiting
 	db.waiting = nil
 	db.mu.Unlock()
-	db.log.Error("the database is out of reach; writes are refused until it is back", "database", outage.Where, "error", err)
+	db.log.Error("the database is out of reach; writes are refused until it is back", "database", outage.Where, "error", outage.Cause)
 	for _, w := range refused {
 		w.err = outage.refuse()
 		close(w.done)
@@ -201,7 +201,7 @@ func (db *DB) beginOutage(group []*write, after []func(), err error) {
 	if unknown {
 		doubtful.group, doubtful.after = group, after
 	} else {
-		lost := sdk.Errorf(sdk.CodeUnavailable, "the connection to %s ended; nothing of this write was kept; see that the server runs, and try again: %w", outage.Where, err)
+		lost := sdk.Errorf(sdk.CodeUnavailable, "the connection to %s ended; nothing of this write was kept; see that the server runs, and try again: %w", outage.Where, outage.Cause)
 		for _, w := range group {
 			if w.err == nil || gone(w.err) {
 				w.err = lost

@@ -11,6 +11,7 @@ import (
 	"net"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -401,14 +402,19 @@ func (p *postgresSchema) takingLong() (end func()) { return p.sockets.takingLong
 func (p *postgresSchema) doubting() (end func())   { return p.sockets.doubting() }
 func (p *postgresSchema) hurry()                   { p.sockets.hurry() }
 
-// alive reports whether the server still takes connections, or says why not: it is waited for as long as a new connection is.
+// alive reports whether the server still answers who connects; it is waited for as long as for any connection. A name or a
+// certificate that is no good any more says nothing of what the server is at.
 func (p *postgresSchema) alive(ctx context.Context) bool {
 	conn, err := p.connector.Connect(ctx)
-	if err != nil {
-		return codeOf(err) != ""
+	if err == nil {
+		_ = conn.Close()
+		return true
 	}
-	_ = conn.Close()
-	return true
+	if _, unnamed := errors.AsType[*net.DNSError](err); unnamed {
+		return true
+	}
+	late, ok := errors.AsType[net.Error](err)
+	return !(ok && late.Timeout() || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, syscall.ECONNREFUSED))
 }
 
 func (p *postgresSchema) fatal(error) bool { return false } // the server looks after its disk, and restarts

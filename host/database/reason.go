@@ -37,6 +37,9 @@ func (k known) Unwrap() error { return k.error }
 
 // reason implements engine.
 func (p *postgresSchema) reason(err error) error {
+	if said, ok := errors.AsType[known](err); ok {
+		err = said.error
+	}
 	code, why := p.why(err)
 	switch {
 	case why != "":

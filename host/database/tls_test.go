@@ -207,6 +207,23 @@ func TestOpen_TLS(t *testing.T) {
 	}
 }
 
+// TestOutage_certificateChanged changes what this host needs to connect while the server is at something that takes long: it is at it
+// all the same.
+func TestOutage_certificateChanged(t *testing.T) {
+	a := newAuthority(t)
+	trusted := keep(t, a.pem)
+	db := openAt(t, &database.Postgres{
+		DSN:    dsnOf("device", rolePassword, "localhost", startTLS(t, a, time.Now().Add(time.Hour)).Port(), "sslmode=verify-full", "sslrootcert="+trusted),
+		Schema: "device", Patience: 300 * time.Millisecond,
+	}, nil)
+	if err := os.WriteFile(trusted, newAuthority(t).pem, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := db.Write(t.Context(), func(tx *database.Tx) error { return tx.Run("SELECT pg_sleep(2)") }); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestOutage_TLS has the server killed, and then the network swallow all that is sent, where the connection is one of TCP and TLS.
 func TestOutage_TLS(t *testing.T) {
 	a := newAuthority(t)
@@ -232,6 +249,9 @@ func TestOutage_TLS(t *testing.T) {
 		}
 		wg.Wait()
 		eventually(t, what+": the outage shows", func() bool { return db.Outage() != nil })
+		if outage := db.Outage(); outage != nil && strings.Contains(outage.Cause.Error(), "PostgreSQL at") {
+			t.Errorf("%s: the cause says where that is once more: %v", what, outage.Cause)
+		}
 		fail[1]()
 		eventually(t, what+": the outage ends", func() bool { return db.Outage() == nil })
 		if err := l.write(db); err != nil {

@@ -105,11 +105,6 @@ func (db *DB) runTurn() {
 		db.begun = time.Now()
 	}
 	db.mu.Unlock()
-	defer func() {
-		db.mu.Lock()
-		db.begun = time.Time{}
-		db.mu.Unlock()
-	}()
 	if len(group) == 0 {
 		<-db.turn
 		return
@@ -124,11 +119,20 @@ func (db *DB) runTurn() {
 	}
 	// Of a connection that broke once all was committed the next group hears.
 	if err != nil && db.broken.Load() == nil && db.engine.lost(db.writer, err) {
+		db.ended()
 		db.beginOutage(group, after, err) // which keeps the turn until the connection is back
 		return
 	}
 	db.finish(group, after, err)
+	db.ended()
 	<-db.turn
+}
+
+// ended notes that no writes are under way. Its caller holds the turn: who has it next notes its own.
+func (db *DB) ended() {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	db.begun = time.Time{}
 }
 
 // WritingSince returns since when the writes that are under way are; zero if there are none. Every other write waits for them.
@@ -225,6 +229,9 @@ func (db *DB) commit(group []*write, before []func(*Tx) error) (after []func(), 
 		if w.err == nil {
 			written++
 		}
+	}
+	if written == 0 && len(group) == 1 && gone(group[0].err) {
+		return nil, db.rollback(ctx, group[0].err) // which says more than what comes of the rollback
 	}
 	if written == 0 {
 		return nil, db.rollback(ctx, nil)
