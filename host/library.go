@@ -243,6 +243,9 @@ const longWrite = 10 * time.Second
 
 // warn adds what the backend alone knows to want a person.
 func (b *backend) warn(s *control.Status, engine peersync.SelfStatus) {
+	if err := b.db.Broken(); err != nil {
+		s.Warnings = append(s.Warnings, control.WarnStoreBroken(err))
+	}
 	if since := b.db.WritingSince(); !since.IsZero() && time.Since(since) > longWrite {
 		s.Warnings = append(s.Warnings, control.WarnStoreBusy(b.config.Store.Kind, time.Since(since)))
 	}

@@ -123,7 +123,7 @@ func (f *figures) Figures() telemetry.Figures {
 	b := f.backend
 	out := telemetry.Figures{
 		Device: b.config.Device.Name, DeviceID: b.identity.ID().String(), Version: version(), Store: b.config.Store.Kind,
-		StoreAway:  b.db.Outage() != nil || b.db.Broken() != nil,
+		StoreAway: b.db.Outage() != nil, StoreBroken: b.db.Broken() != nil,
 		ClockAhead: b.network.pages.Clock.Ahead(),
 		Peers:      slices.DeleteFunc(b.network.peers(), func(p peersync.PeerStatus) bool { return f.retired(p.ID) }),
 		Engine:     b.network.figures(), Plugins: b.supervisor.Status(),

@@ -21,6 +21,7 @@ type WarningCode string
 const (
 	WarningRetired        WarningCode = "retired"         // this device was retired
 	WarningStoreAway      WarningCode = "store_away"      // the database is out of reach, or does not answer
+	WarningStoreBroken    WarningCode = "store_broken"    // the database takes no more writes until the next start
 	WarningStoreBusy      WarningCode = "store_busy"      // a write has been under way for long, and all others wait for it
 	WarningRefused        WarningCode = "refused"         // a peer does not take this device for a member
 	WarningRunsTwice      WarningCode = "runs_twice"      // two processes are at work as this device
@@ -47,6 +48,11 @@ func WarnStoreAway(where string, since time.Time, cause error) StatusWarning {
 // WarnStoreSilent says that the database did not answer, whether or not it is known to be out of reach.
 func WarnStoreSilent(kind string, waited time.Duration) StatusWarning {
 	return StatusWarning{WarningStoreAway, fmt.Sprintf("the store (%s) did not answer within %s, so that what it holds is not shown: ask again, and if it stays so, see that its server, or its disk, works", kind, waited)}
+}
+
+// WarnStoreBroken says that the database takes no more writes until the host is started again.
+func WarnStoreBroken(cause error) StatusWarning {
+	return StatusWarning{WarningStoreBroken, fmt.Sprintf("start this host again: %s. What was acknowledged is kept", cause)}
 }
 
 // WarnStoreBusy says that a write has been under way for a time, for which all others wait.

@@ -283,7 +283,12 @@ func TestMetrics_StoreAway(t *testing.T) {
 	}
 	wantLines(t, page, "starling_store_up 1", "starling_store_bytes 7", `starling_records{model="tag"} 1`, "starling_store_writing_seconds 1.5")
 	d.mu.Lock()
-	d.figures.StoreAway = true
+	d.figures.StoreBroken = true
+	d.mu.Unlock()
+	_, page = get("/metrics")
+	wantLines(t, page, "starling_store_up 0", "starling_store_bytes 7") // it can be read
+	d.mu.Lock()
+	d.figures.StoreAway, d.figures.StoreBroken = true, false
 	d.mu.Unlock()
 	_, page = get("/metrics")
 	wantLines(t, page, "starling_store_up 0")

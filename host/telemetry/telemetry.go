@@ -32,7 +32,8 @@ type Figures struct {
 	Device, DeviceID   string
 	Library, LibraryID string // empty: it belongs to none yet
 	Version, Store     string
-	StoreAway          bool          // the database is known to be out of reach, or to take no writes until the next start
+	StoreAway          bool          // the database is known to be out of reach
+	StoreBroken        bool          // it takes no writes until the next start
 	Writing            time.Duration // that the writes under way have taken so far; 0: there are none
 	ClockOffset        time.Duration // this clock minus the median of its peers'
 	ClockAhead         time.Duration // how far the stamps of this device are ahead of its wall clock
