@@ -10,7 +10,9 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/google/uuid"
@@ -164,20 +166,37 @@ func start(p parts) {
 	}))
 }
 
-func newLog(lc fx.Lifecycle, c *config.Config) (hclog.Logger, error) {
+// fullLog is the log with every line. The other one lacks those that say no more than that the database is out of reach.
+type fullLog struct{ hclog.Logger }
+
+func newLog(lc fx.Lifecycle, c *config.Config) (hclog.Logger, fullLog, error) {
 	var out io.Writer = os.Stderr
 	if c.Log.File != "" {
 		file, err := os.OpenFile(c.Log.File, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 		if err != nil {
-			return nil, sdk.Errorf(sdk.CodeInvalid, "%s: open the log: %w", c.Log.Range, err)
+			return nil, fullLog{}, sdk.Errorf(sdk.CodeInvalid, "%s: open the log: %w", c.Log.Range, err)
 		}
 		lc.Append(fx.StopHook(file.Close))
 		out = file
 	}
-	log := hclog.New(&hclog.LoggerOptions{
-		Name: "starling", Level: hclog.LevelFromString(c.Log.Level), Output: out, JSONFormat: c.Log.Format == "json",
+	options := &hclog.LoggerOptions{
+		Name: "starling", Level: hclog.LevelFromString(c.Log.Level), Output: out, JSONFormat: c.Log.Format == "json", Mutex: new(sync.Mutex),
+	}
+	full := hclog.New(options).With("device", c.Device.Name)
+	if options.Level <= hclog.Debug {
+		return full, fullLog{full}, nil
+	}
+	options.Exclude = ofOutage
+	return hclog.New(options).With("device", c.Device.Name), fullLog{full}, nil
+}
+
+// ofOutage reports a line of an error that comes from the database being out of reach. The database says that itself: everything that
+// needs it would say so again and again until it is back.
+func ofOutage(_ hclog.Level, _ string, args ...any) bool {
+	return slices.ContainsFunc(args, func(arg any) bool {
+		err, ok := arg.(error)
+		return ok && database.Away(err)
 	})
-	return log.With("device", c.Device.Name), nil
 }
 
 // newService takes what a service manager has handed over, if there is one.
@@ -190,7 +209,7 @@ func openIdentity(c *config.Config) (*membership.Identity, error) {
 	return membership.OpenIdentity(c.Device.DataDir)
 }
 
-func openDatabase(ctx context.Context, lc fx.Lifecycle, c *config.Config, identity *membership.Identity, door *entrance, log hclog.Logger) (*database.DB, error) {
+func openDatabase(ctx context.Context, lc fx.Lifecycle, c *config.Config, identity *membership.Identity, door *entrance, log fullLog) (*database.DB, error) {
 	options := databaseOptions(c, identity)
 	options.Log = log.Named("database")
 	options.Waiting = door.wait
@@ -382,7 +401,7 @@ func newSources(r *registry.Registry, m *transaction.Manager, log hclog.Logger) 
 	})
 }
 
-func newPlugins(r *registry.Registry, n *network, s *source.Runner, self *self, log hclog.Logger) *plugins {
+func newPlugins(r *registry.Registry, n *network, s *source.Runner, self *self, log fullLog) *plugins {
 	return &plugins{registry: r, network: n, sources: s, self: self, log: log}
 }
 
@@ -395,7 +414,7 @@ func newEvents(lc fx.Lifecycle, c *config.Config, _ *database.DB) (*eventlog.Log
 	return events, nil
 }
 
-func newSupervisor(c *config.Config, p *plugins, events *eventlog.Log, rec *telemetry.Recorder, sockets *service.Sockets, log hclog.Logger) (*supervisor.Supervisor, error) {
+func newSupervisor(c *config.Config, p *plugins, events *eventlog.Log, rec *telemetry.Recorder, sockets *service.Sockets, log fullLog) (*supervisor.Supervisor, error) {
 	s, err := supervisor.New(supervisor.Options{
 		Log: log.Named("plugin"), Observer: p, Now: time.Now, Record: counted(rec, recorder(events, log)),
 		StoreDir: storeDir(c), RuntimeDir: filepath.Join(c.Device.DataDir, "run"), Listen: sockets.Listen,

@@ -2,6 +2,8 @@ package database
 
 import (
 	"context"
+	"database/sql"
+	"database/sql/driver"
 	"errors"
 	"io"
 	"io/fs"
@@ -124,6 +126,22 @@ func absent(err error) bool {
 	return ok && (failure.Op == "dial" || failure.Timeout()) || errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET)
 }
 
+// Away reports an error of which the cause is that the database is out of reach. The log of a DB says when that begins, each minute
+// while it lasts, and when it ends.
+func Away(err error) bool {
+	if errors.Is(err, ErrUnknown) || errors.Is(err, driver.ErrBadConn) || errors.Is(err, sql.ErrConnDone) {
+		return true
+	}
+	if _, ok := errors.AsType[unreachable](err); ok {
+		return true
+	}
+	if _, ok := errors.AsType[lostWhileOpen](err); ok {
+		return true
+	}
+	cause, ok := errors.AsType[known](err)
+	return ok && gone(cause.error)
+}
+
 // Patiently calls fn, which reads or writes, again while the database is out of reach. It returns fn's first other error, or,
 // where ctx ends meanwhile, the latest.
 func (db *DB) Patiently(ctx context.Context, fn func() error) error {
@@ -201,7 +219,7 @@ func (db *DB) beginOutage(group []*write, after []func(), err error) {
 	if unknown {
 		doubtful.group, doubtful.after = group, after
 	} else {
-		lost := sdk.Errorf(sdk.CodeUnavailable, "the connection to %s ended; nothing of this write was kept; see that the server runs, and try again: %w", outage.Where, outage.Cause)
+		lost := sdk.Errorf(sdk.CodeUnavailable, "the connection to %s ended; nothing of this write was kept; see that the server runs, and try again: %w", outage.Where, unreachable{outage.Cause})
 		for _, w := range group {
 			if w.err == nil || gone(w.err) {
 				w.err = lost

@@ -165,7 +165,7 @@ func TestOutage_killedServer(t *testing.T) {
 		server.Kill(t)
 		eventually(t, "writes are refused", func() bool { return refused.Load() > before })
 		eventually(t, "the outage shows", func() bool { return db.Outage() != nil })
-		if err := readOne(db); sdk.CodeOf(err) != sdk.CodeUnavailable {
+		if err := readOne(db); sdk.CodeOf(err) != sdk.CodeUnavailable || !database.Away(err) {
 			t.Errorf("a read in an outage: %v", err)
 		}
 		server.Restart(t)
@@ -444,7 +444,7 @@ func TestOutage_frozen(t *testing.T) {
 			"a read": func() error { return readOne(db) }, "a write": func() error { return l.write(db) }, "the size": func() error { _, err := db.Size(); return err },
 		} {
 			wg.Go(func() {
-				if err := fn(); sdk.CodeOf(err) != sdk.CodeUnavailable {
+				if err := fn(); sdk.CodeOf(err) != sdk.CodeUnavailable || !database.Away(err) {
 					t.Errorf("%s of a server that says nothing: %v", what, err)
 				}
 			})

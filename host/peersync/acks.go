@@ -400,7 +400,7 @@ func (m *Machine) pruned(e Pruned) {
 	}
 	if e.Err != nil {
 		m.acks.moved = true // forget it at the next look
-		m.log(hclog.Warn, "what nobody needs any more could not be forgotten; it is tried again", "error", e.Err.Error())
+		m.log(hclog.Warn, "what nobody needs any more could not be forgotten; it is tried again", "error", e.Err)
 		return
 	}
 	m.acks.shadow = done.Shadow

@@ -193,7 +193,7 @@ func (m *Machine) digested(e Digested) {
 	a := &s.audit
 	still := e.Err == nil && m.whole() && m.vectorDigest() == e.Digest.Vector
 	if e.Err != nil {
-		m.log(hclog.Error, "sum the records for an audit", "error", e.Err.Error())
+		m.log(hclog.Error, "sum the records for an audit", "error", e.Err)
 	}
 	if e.Digest.Answer {
 		if request := a.answers[e.Digest.Number]; request != nil {
@@ -397,7 +397,7 @@ func (m *Machine) repairTaken(e RangeTaken) {
 	a := &s.audit
 	a.taking = false
 	if e.Err != nil {
-		m.log(hclog.Error, "merge the records of an audit", "peer", s.peer.String(), "error", e.Err.Error())
+		m.log(hclog.Error, "merge the records of an audit", "peer", s.peer.String(), "error", e.Err)
 		m.endAudit(s, fmt.Errorf("merge the records that differ: %w", e.Err))
 		return
 	}

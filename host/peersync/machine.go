@@ -139,7 +139,7 @@ func (m *Machine) Step(now time.Time, event Event) []Action {
 	case Sealed:
 		m.acks.sealing = false
 		if e.Err != nil {
-			m.log(hclog.Warn, "this device could not say that its stream is complete up to now; it is tried again", "error", e.Err.Error())
+			m.log(hclog.Warn, "this device could not say that its stream is complete up to now; it is tried again", "error", e.Err)
 		}
 	case Retain:
 		m.retain(e)

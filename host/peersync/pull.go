@@ -406,7 +406,7 @@ func (m *Machine) hold(st *stream, from sdk.DeviceID, err error) {
 	st.heldUntil, st.heldReason, st.heldPeer = m.now.Add(pause), err.Error(), from
 	st.generation++
 	st.handed = nil
-	m.log(hclog.Warn, "stream held", "origin", m.nameOf(st.Origin), "kind", st.Kind, "code", code, "reason", err.Error(), "retry_in", pause.String())
+	m.log(hclog.Warn, "stream held", "origin", m.nameOf(st.Origin), "kind", st.Kind, "code", code, "reason", err, "retry_in", pause.String())
 	if s := st.upstream; s != nil {
 		m.send(s, &protocol.Error{Code: code, Message: truncate(err.Error(), m.limits.TextBytes), Retryable: true, Stream: st.Stream})
 	}

@@ -239,7 +239,7 @@ func (m *Machine) sendRead(s *session, sub *subscription, e *PageRead) {
 		sub.failures++
 		m.tally.peer(s.peer.id).ReadFailures++
 		m.log(hclog.Error, "read a page for a peer", "peer", s.peer.String(), "origin", m.nameOf(sub.stream.Origin), "kind", sub.stream.Kind,
-			"since", e.Read.Since.String(), "error", err.Error())
+			"since", e.Read.Since.String(), "error", err)
 		return
 	}
 	sub.failures, sub.small = 0, false

@@ -344,7 +344,7 @@ func (m *Machine) holdSnapshot(sn *snapshot, from sdk.DeviceID, err error) {
 	pause := m.backoff(sn.failures, m.config.RetryMin, m.config.RetryMax)
 	sn.failures++
 	sn.heldUntil, sn.heldReason, sn.heldPeer = m.now.Add(pause), err.Error(), from
-	m.log(hclog.Warn, "snapshot held", "of", m.scopeName(sn.Scope), "reason", err.Error(), "retry_in", pause.String())
+	m.log(hclog.Warn, "snapshot held", "of", m.scopeName(sn.Scope), "reason", err, "retry_in", pause.String())
 	sn.from, sn.number, sn.queue, sn.done = nil, 0, nil, false
 	m.noteStateOf(from)
 }
@@ -490,7 +490,7 @@ func (m *Machine) rangeRead(e RangeRead) {
 			page.Bytes(), m.limits.MaxPageBytes)
 	}
 	if e.Err != nil {
-		m.log(hclog.Error, "read records for a peer", "peer", s.peer.String(), "error", e.Err.Error())
+		m.log(hclog.Error, "read records for a peer", "peer", s.peer.String(), "error", e.Err)
 		if len(s.again) == 0 {
 			s.againAt = m.now.Add(m.backoff(2, m.config.RetryMin, m.config.RetryMax))
 		}

@@ -13,6 +13,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
@@ -284,7 +285,7 @@ func (t *task) once(ctx context.Context) (err error) {
 			err = sdk.Errorf(sdk.CodeInternal, "the source of model %q panicked: %v", t.model, p)
 		}
 	}()
-	return t.source.Run(ctx, h)
+	return h.because(t.source.Run(ctx, h))
 }
 
 // enter notes a new state, and the failure that led to it.
@@ -309,14 +310,41 @@ type host struct {
 	*task
 	ctx  context.Context // ends with the run
 	wait sync.WaitGroup  // the goroutines of Changed
+
+	refusal atomic.Pointer[refusal] // of the latest commit or search; holds nil after one that succeeded
 }
+
+// refusal is why the host did not do what a source asked for.
+type refusal struct{ err error }
+
+func (h *host) note(err error) error {
+	h.refusal.Store(&refusal{err})
+	return err
+}
+
+// because returns err, with which the source ended, with what the host refused last in its chain: a source in another process gave it
+// back as text.
+func (h *host) because(err error) error {
+	if last := h.refusal.Load(); err != nil && last != nil && last.err != nil {
+		return &caused{err, last.err}
+	}
+	return err
+}
+
+type caused struct {
+	error
+	cause error
+}
+
+func (c *caused) Unwrap() []error { return []error{c.error, c.cause} }
 
 // Commit implements sdk.SourceHost.
 func (h *host) Commit(ctx context.Context, batch sdk.Batch) ([]sdk.Refusal, error) {
 	refused, err := h.runner.options.Committer.CommitDeviceOwned(ctx, batch)
 	if err != nil {
-		return refused, fmt.Errorf("commit %d rows of model %q: %w", batch.Count, batch.Model, err)
+		return refused, h.note(fmt.Errorf("commit %d rows of model %q: %w", batch.Count, batch.Model, err))
 	}
+	_ = h.note(nil)
 	if len(refused) > 0 {
 		h.log.Warn("rows of a source were refused", "rows", len(refused), "of", batch.Model,
 			"first", refused[0].Message, "code", string(refused[0].Code))
@@ -328,8 +356,9 @@ func (h *host) Commit(ctx context.Context, batch sdk.Batch) ([]sdk.Refusal, erro
 func (h *host) Find(ctx context.Context, model sdk.ModelName, field string, values []any) (sdk.Batch, error) {
 	batch, err := h.runner.options.Finder.Find(ctx, model, field, distinct(values))
 	if err != nil {
-		return batch, fmt.Errorf("find %s by %s: %w", model, field, err)
+		return batch, h.note(fmt.Errorf("find %s by %s: %w", model, field, err))
 	}
+	_ = h.note(nil)
 	return batch, nil
 }
 

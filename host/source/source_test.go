@@ -268,3 +268,24 @@ func TestHost_Changed(t *testing.T) {
 		}
 	})
 }
+
+// TestHost_because has a source give back as text what the host refused: the cause is found all the same, unless the host did what was
+// asked for after that.
+func TestHost_because(t *testing.T) {
+	cause := sdk.Errorf(sdk.CodeUnavailable, "the store is away")
+	h := &host{}
+	if err := h.because(nil); err != nil {
+		t.Error(err)
+	}
+	_ = h.note(cause)
+	if err := h.because(errors.New(cause.Error())); !errors.Is(err, cause) || err.Error() != cause.Error() {
+		t.Errorf("got %v", err)
+	}
+	if err := h.because(nil); err != nil {
+		t.Errorf("a source that ended well: %v", err)
+	}
+	_ = h.note(nil)
+	if err := h.because(errors.New("no disk")); errors.Is(err, cause) {
+		t.Errorf("got %v", err)
+	}
+}
