@@ -260,6 +260,56 @@ func TestNATS_Paths(t *testing.T) {
 	})
 }
 
+// TestNATS_WrongPassword has a reload give a device that is connected a password that the server does not take: the reload fails
+// and says why, the old process goes on, and so does the device.
+func TestNATS_WrongPassword(t *testing.T) {
+	t.Parallel()
+	path := mustBuild(t)
+	server := newNATSServer(t)
+	server.start(t)
+	alice := clustertest.NewDevice(t, path, "alice", "--library", "home")
+	bob := clustertest.NewDevice(t, path, "bob", "--join")
+	throughNATS(t, alice, server, false)
+	throughNATS(t, bob, server, false)
+	alice.Start(t)
+	bob.Start(t)
+	clustertest.Pair(t, alice, bob)
+	text, err := os.ReadFile(bob.Config())
+	if err != nil {
+		t.Fatal(err)
+	}
+	secret := filepath.Join(bob.Dir, "pw")
+	password := func(is string) {
+		t.Helper()
+		if err := os.WriteFile(secret, []byte(is), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	password("wrong")
+	changed := strings.Replace(string(text), `env("NATS_PASSWORD", "secret of bob")`, `secretfile("pw")`, 1)
+	if err := os.WriteFile(bob.Config(), []byte(changed), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	refused := fails(t, bob, "reload", "--soak", "0s")
+	if !strings.Contains(refused, "takes no connections at bob after 5s") || !strings.Contains(refused, "do not let this device in") {
+		t.Errorf("reload with a wrong password:\n%s", refused)
+	}
+	if text := bob.Run(t, "status"); strings.Contains(text, "deaf") || strings.Contains(text, "switching") {
+		t.Errorf("status after it:\n%s", text)
+	}
+	if text := bob.Run(t, "events"); !strings.Contains(text, "refused") {
+		t.Errorf("events after it:\n%s", text)
+	}
+	alice.Run(t, "put", "tag", `{"name":"meanwhile"}`)
+	clustertest.WaitEqual(t, alice, bob)
+	password("secret of bob")
+	if out := bob.Run(t, "reload", "--soak", "0s"); !strings.Contains(out, "what it said before") {
+		t.Errorf("reload with the password in use:\n%s", out)
+	}
+	bob.Run(t, "put", "tag", `{"name":"after"}`)
+	clustertest.WaitEqual(t, alice, bob)
+}
+
 // statusSays returns an error unless what status says of a device's transports holds every one of words.
 func statusSays(d *clustertest.Device, words ...string) error {
 	text, err := d.TryRun("status", "--json")

@@ -55,25 +55,45 @@ func (e *hungError) Error() string {
 	return fmt.Sprintf("%s had been running for %s", e.call, e.lasted.Round(time.Millisecond))
 }
 
+// stallError says that a process was ended for what the machine may be to blame.
+type stallError struct{ still string }
+
+func (e *stallError) Error() string { return "for which the machine may be to blame: " + e.still }
+
 // start starts and probes a process, and has its health looked after until it ends.
 func (k *keeper) start(ctx context.Context, spec Spec, bin binary, sockets []rpc.Socket) (*generation, error) {
 	starting, cancel := context.WithTimeout(ctx, k.options.StartTimeout)
 	defer cancel()
 	redact := spec.redactor()
+	began := time.Now()
 	process, err := rpc.Start(starting, rpc.Command{
 		Name: spec.Name, Path: bin.path, Origin: bin.origin, Dir: spec.Dir, Env: spec.Env, SocketDir: k.socketDir, Sockets: sockets,
 		Timeout: k.options.StartTimeout, CallTimeout: k.options.CallTimeout, Log: k.options.Log, Redact: redact,
 	})
 	if err != nil {
-		return nil, err
+		return nil, k.lateStart(began, err)
 	}
 	g := newGeneration(spec, bin, sockets, process)
 	if err := k.probe(starting, g, redact); err != nil {
 		process.Kill()
-		return nil, err
+		return nil, k.lateStart(began, err)
 	}
 	go k.watch(g)
 	return g, nil
+}
+
+// lateError says that a process had not started in time.
+type lateError struct{ error }
+
+func (e *lateError) Unwrap() error { return e.error }
+
+// lateStart marks why a process did not start that was begun then, if that is since its time was over.
+func (k *keeper) lateStart(began time.Time, err error) error {
+	if time.Since(began) < k.options.StartTimeout-lastWords {
+		return err
+	}
+	k.options.machine.note(k.name, true)
+	return &lateError{err}
 }
 
 func newGeneration(spec Spec, bin binary, sockets []rpc.Socket, process *rpc.Process) *generation {
@@ -205,6 +225,8 @@ func (k *keeper) watch(g *generation) {
 		return
 	}
 	misses := 0
+	var stalled time.Time // since when health calls are missed that do not count; zero: none is
+	k.options.machine.note(k.name, false)
 	for {
 		interval, timeout, callTime := k.options.HealthInterval, k.options.HealthTimeout, k.options.CallTimeout
 		if g.watched.Load() {
@@ -224,9 +246,11 @@ func (k *keeper) watch(g *generation) {
 			continue
 		case <-timer.C:
 		}
+		lost := k.options.machine.lostBy(time.Now())
 		asking, cancel := context.WithTimeout(context.Background(), timeout)
 		health, err := g.process.Client().Health(asking)
 		cancel()
+		still := ""
 		switch {
 		case err == nil && health.Oldest > callTime:
 			g.process.Kill()
@@ -234,18 +258,30 @@ func (k *keeper) watch(g *generation) {
 			g.reason = sdk.Errorf(sdk.CodeUnavailable, "process %d hung: %w; that is a defect of the plugin", g.process.PID(), hung)
 			return
 		case err == nil:
-			misses = 0
+			misses, stalled = 0, time.Time{}
+			k.options.machine.note(k.name, false)
 			k.feels(g, health)
 		case endsWithin(g.process, lastWords): // so it could not answer
 			g.reason = ending(g.process)
 			return
 		default:
-			misses++
-			k.log.Warn("plugin did not answer its health call", "pid", g.process.PID(), "misses", misses, "of", k.options.HealthMisses, "error", err)
+			k.options.machine.note(k.name, true)
+			still = k.options.machine.stoodStill(lost, timeout)
+			if stalled.IsZero() {
+				stalled = time.Now()
+			}
+			if misses++; still != "" && time.Since(stalled) < k.options.StallTime {
+				misses = min(misses, k.options.HealthMisses-1)
+			}
+			k.log.Warn("plugin did not answer its health call", "pid", g.process.PID(), "misses", misses, "of", k.options.HealthMisses, "error", err, "machine", still)
 		}
 		if misses >= k.options.HealthMisses {
 			g.process.Kill()
-			g.reason = sdk.Errorf(sdk.CodeUnavailable, "process %d hung: it did not answer %d health calls of %s each", g.process.PID(), misses, timeout)
+			hung := fmt.Sprintf("process %d hung: it did not answer %d health calls of %s each", g.process.PID(), misses, timeout)
+			g.reason = sdk.Errorf(sdk.CodeUnavailable, "%s", hung)
+			if still != "" {
+				g.reason = sdk.Errorf(sdk.CodeUnavailable, "%s, %w", hung, &stallError{still})
+			}
 			return
 		}
 	}

@@ -23,11 +23,13 @@ func (k *keeper) keep(ctx context.Context) {
 		bin     binary
 		next    *generation // started by a swap while nothing ran
 		crashes []time.Time // within the budget's window
+		tries   = retries{options: k.options}
 	)
 	for ctx.Err() == nil {
 		life, asked := k.begin(ctx)
 		if asked || next != nil {
 			bin, crashes = binary{}, nil
+			tries.over()
 			pause.Reset()
 		}
 		if why := k.pausedNow(); why != "" {
@@ -36,9 +38,11 @@ func (k *keeper) keep(ctx context.Context) {
 			<-life.Done()
 			continue
 		}
+		began, lost := k.options.Now(), k.options.machine.lostBy(time.Now())
 		err := k.live(life, next, &bin, asked)
 		next = nil
 		if life.Err() != nil {
+			k.options.machine.forget(k.name)
 			continue
 		}
 		if errors.Is(err, errDebugged) {
@@ -52,32 +56,74 @@ func (k *keeper) keep(ctx context.Context) {
 				crashes[i] = crashes[i].Add(hung.lasted)
 			}
 		}
+		if now.Sub(began) > k.options.BudgetWindow {
+			tries.over() // it has worked since
+		}
 		crashes = slices.DeleteFunc(crashes, func(at time.Time) bool { return now.Sub(at) > k.options.BudgetWindow })
 		if len(crashes) == 0 {
 			pause.Reset()
 		}
-		crashes = append(crashes, now)
 		wait := pause.NextBackOff()
 		k.record(Event{Kind: Crashed, Why: err.Error(), From: k.lastBuild()})
-		switch {
-		case permanent(err):
-			k.log.Error("plugin quarantined: starting it again would not help; the rest goes on", "reason", err)
-			wait = 0
-		case len(crashes) > k.options.Budget:
-			k.log.Error("plugin quarantined: it keeps failing; the rest goes on", "failures", len(crashes), "within", k.options.BudgetWindow, "reason", err)
-			wait = 0
-		default:
-			k.log.Warn("plugin ended; starting it again", "in", wait.Round(time.Millisecond), "failures", len(crashes), "of", k.options.Budget, "reason", err)
+		if still := k.still(lost, err); still != "" && tries.forgive() {
+			k.log.Warn("plugin ended, for which the machine is to blame; starting it again", "in", wait.Round(time.Millisecond), "since", still, "reason", err)
+			next = k.rest(life, wait, err)
+			continue
 		}
-		if wait == 0 {
+		if crashes = append(crashes, now); permanent(err) || len(crashes) > k.options.Budget || tries.under {
+			k.options.machine.forget(k.name)
+			wait = tries.next()
+			k.log.Error("plugin quarantined: it keeps failing, or starting it again can hardly help; the rest goes on", "failures", len(crashes), "within", k.options.BudgetWindow, "again_in", wait, "reason", err)
 			k.record(Event{Kind: WasQuarantined, Why: err.Error(), From: k.lastBuild()})
+			next = k.quarantined(life, wait, err)
+			continue
 		}
+		k.log.Warn("plugin ended; starting it again", "in", wait.Round(time.Millisecond), "failures", len(crashes), "of", k.options.Budget, "reason", err)
 		next = k.rest(life, wait, err)
 	}
 	if next != nil {
 		k.drop(ctx, next)
 	}
 	k.end()
+}
+
+// maxForgiven is for how many failures the machine is blamed before they count for a plugin after all.
+const maxForgiven = 20
+
+// retries is how a plugin is tried beyond its budget.
+type retries struct {
+	options  *Options
+	forgiven int           // failures for which the machine was to blame
+	under    bool          // it has been quarantined: it is tried once, not by its budget
+	wait     time.Duration // the last one
+}
+
+// next returns how long a quarantine lasts that begins.
+func (r *retries) next() time.Duration {
+	r.wait = min(max(2*r.wait, r.options.MinQuarantine), r.options.MaxQuarantine)
+	r.under = true
+	return r.wait
+}
+
+// over says that the plugin works, or is another one.
+func (r *retries) over() { r.under, r.wait, r.forgiven = false, 0, 0 }
+
+// forgive reports whether one more failure does not count, since the machine is to blame.
+func (r *retries) forgive() bool {
+	r.forgiven++
+	return r.forgiven <= maxForgiven
+}
+
+// still says how it is known that a life ended since the machine stood still; empty: it is not. lost is what had been lost when it began.
+func (k *keeper) still(lost time.Duration, err error) string {
+	if stall, ok := errors.AsType[*stallError](err); ok {
+		return stall.still
+	}
+	if _, ok := errors.AsType[*lateError](err); ok {
+		return k.options.machine.stoodStill(lost, k.options.StartTimeout)
+	}
+	k.options.machine.forget(k.name)
+	return ""
 }
 
 // lastBuild is the build that runs, or ran last.
@@ -141,22 +187,33 @@ func (k *keeper) startAgain(by string, next *Spec) error {
 	return nil
 }
 
-// rest waits before the next start: for wait, or where that is 0 until life ends. It returns the process that a swap has
-// started meanwhile, if one did.
-func (k *keeper) rest(life context.Context, wait time.Duration, reason error) *generation {
-	var over <-chan time.Time
-	state := Quarantined
-	if wait > 0 {
-		timer := time.NewTimer(wait)
-		defer timer.Stop()
-		over, state = timer.C, BackingOff
+// quarantined waits as rest does, in quarantine.
+func (k *keeper) quarantined(life context.Context, wait time.Duration, reason error) *generation {
+	retry := func(at time.Time) {
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		k.retry = at
 	}
+	retry(k.options.Now().Add(wait))
+	defer retry(time.Time{})
+	return k.waits(life, Quarantined, wait, reason)
+}
+
+// rest waits before the next start: for wait, or until life ends. It returns the process that a swap has started meanwhile, if
+// one did.
+func (k *keeper) rest(life context.Context, wait time.Duration, reason error) *generation {
+	return k.waits(life, BackingOff, wait, reason)
+}
+
+func (k *keeper) waits(life context.Context, state State, wait time.Duration, reason error) *generation {
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
 	k.set(state, reason.Error(), func(s *Status) { s.PID = 0 })
 	for {
 		select {
 		case <-life.Done():
 			return nil
-		case <-over:
+		case <-timer.C:
 			return nil
 		case a := <-k.asks:
 			if g := k.swapDead(life, a); g != nil && life.Err() == nil {

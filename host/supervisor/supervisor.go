@@ -53,7 +53,7 @@ const (
 	Running     State = "running"
 	Unhealthy   State = "unhealthy"   // it runs and says that it is not well
 	BackingOff  State = "backing off" // it ended and will be started again
-	Quarantined State = "quarantined" // it is not started again until Restart: its budget is used up, or starting it again can not help
+	Quarantined State = "quarantined" // its budget is used up, or starting it again can hardly help: it is tried once in a long while, or by Restart
 	Stopped     State = "stopped"
 	Debugging   State = "debugging" // it runs under a debugger, in a process of its author's
 )
@@ -137,10 +137,15 @@ type Options struct {
 	MaxBackoff     time.Duration // 30 s
 	Budget         int           // restarts within BudgetWindow, 5; one more quarantines
 	BudgetWindow   time.Duration // 10 min
+	MinQuarantine  time.Duration // before a quarantined plugin is tried once more; 10 min, then twice as long each time
+	MaxQuarantine  time.Duration // 4 h
+	StallTime      time.Duration // how long a plugin that hangs is left alone while the whole machine seems to stand still; 2 min
 
 	WatchInterval time.Duration // as HealthInterval, of a process that a swap watches; 1 s
 	WatchTimeout  time.Duration // as HealthTimeout, likewise; 2 s
 	WatchCallTime time.Duration // as CallTimeout, likewise; 10 s. The one before then decides
+
+	machine *machine // set by New
 
 	reached func(Stage) // for tests that stop there: called when a stage of a swap is over, and what it has to leave is durable. nil: not
 }
@@ -155,7 +160,8 @@ func (o *Options) setDefaults() {
 	for d, v := range map[*time.Duration]time.Duration{
 		&o.StartTimeout: 30 * time.Second, &o.HealthInterval: 5 * time.Second, &o.HealthTimeout: 5 * time.Second,
 		&o.DrainTimeout: 5 * time.Second, &o.MinBackoff: 500 * time.Millisecond, &o.MaxBackoff: 30 * time.Second,
-		&o.CallTimeout: 2 * time.Minute, &o.BudgetWindow: 10 * time.Minute,
+		&o.CallTimeout: 2 * time.Minute, &o.BudgetWindow: 10 * time.Minute, &o.StallTime: 2 * time.Minute,
+		&o.MinQuarantine: 10 * time.Minute, &o.MaxQuarantine: 4 * time.Hour,
 		&o.WatchInterval: time.Second, &o.WatchTimeout: 2 * time.Second, &o.WatchCallTime: 10 * time.Second,
 	} {
 		if *d == 0 {
@@ -193,6 +199,7 @@ type running struct {
 // New returns a supervisor of specs. It starts nothing.
 func New(options Options, specs []Spec) (*Supervisor, error) {
 	options.setDefaults()
+	options.machine = &machine{}
 	s := &Supervisor{options: options}
 	for _, spec := range specs {
 		if s.find(spec.Name) != nil {
@@ -259,6 +266,7 @@ func (s *Supervisor) Run(ctx context.Context) error {
 	if err := sweep(s.options.StoreDir, sources, choices.kept()); err != nil {
 		s.options.Log.Warn("old plugin binaries stay in the store", "dir", s.options.StoreDir, "reason", err)
 	}
+	s.wait.Go(func() { s.options.machine.measure(ctx) })
 	s.mu.Lock()
 	s.running = &running{ctx: ctx, socketDir: dir, choices: choices}
 	for _, k := range s.plugins {
@@ -356,6 +364,7 @@ type keeper struct {
 	trial   *trial                  // the swap under way; nil: there is none
 	current *generation             // in use; nil: none is
 	paused  string                  // why it is not to run; empty: it is to run
+	retry   time.Time               // when it is tried again out of quarantine; zero: it is not quarantined
 	routes  map[sdk.ModelName]*route
 }
 
@@ -379,6 +388,9 @@ func (k *keeper) snapshot() Status {
 	status := k.status
 	if k.trial != nil {
 		status.Swap = k.trial.describe(k.options.Now())
+	}
+	if !k.retry.IsZero() {
+		status.Reason += fmt.Sprintf("; it is tried once more in %s", max(0, k.retry.Sub(k.options.Now())).Round(time.Second))
 	}
 	if k.choices != nil {
 		for _, b := range k.choices.of(k.name).Staged {
