@@ -45,8 +45,14 @@ func (a *app) pluginMistakes(ctx context.Context, c *config.Config, ask bool) er
 	var described []Described
 	if ask {
 		described = a.Describe(ctx, c)
-	} else if elsewhere {
-		fmt.Fprintln(a.Err, "plugin_dir is not on this machine, so it was not checked that its plugins are there")
+	} else {
+		for _, folder := range elsewhere {
+			name := relative(folder)
+			if folder == c.PluginDir {
+				name = "plugin_dir"
+			}
+			fmt.Fprintf(a.Err, "%s is not on this machine, so it was not checked that its plugins are there\n", name)
+		}
 	}
 	for _, d := range described {
 		if _, known := absent[d.Plugin]; known {

@@ -2,7 +2,9 @@ package config
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -27,24 +29,26 @@ func remedy(label string, block, path Range) string {
 }
 
 // Absent returns a mistake for each plugin at whose Path there is nothing, by the plugins' names. It looks at this machine's
-// files and starts nothing. Not among them are plugins that have an Attach, whose binary may be yet to be built, and those
-// that lie in plugin_dir, where there is no such folder: the file may be for another machine, and elsewhere says so.
-func (c *Config) Absent() (found map[string]Diagnostic, elsewhere bool) {
+// files and starts nothing. Not among them are plugins that have an Attach, whose binary may be yet to be built, those at which it
+// may not look, as where another user runs the host, and those whose folder is not here: the file may be for another machine.
+// elsewhere has these folders, each once, in their order.
+func (c *Config) Absent() (found map[string]Diagnostic, elsewhere []string) {
 	found = map[string]Diagnostic{}
-	info, err := os.Stat(c.PluginDir)
-	here := err == nil && info.IsDir()
 	look := func(name, label, path, attach, prefix string, block, at Range) {
-		if _, err := os.Stat(path); err == nil || attach != "" {
+		if attach != "" || there(path) {
 			return
 		}
-		switch {
-		case at != block:
-			found[name] = Diagnostic{at, fmt.Sprintf("%s: there is no plugin binary at %s%s", label, path, cmp.Or(near(path, ""), "; build it, or correct path"))}
-		case here:
-			found[name] = Diagnostic{at, fmt.Sprintf("%s: there is no plugin binary at %s%s", label, path, cmp.Or(near(path, prefix), "; build it, correct the name or plugin_dir, or give a path"))}
-		default:
-			elsewhere = true
+		folder, mend := filepath.Dir(path), "; build it, or correct path"
+		if at == block {
+			folder, mend = c.PluginDir, "; build it, correct the name or plugin_dir, or give a path"
+		} else {
+			prefix = ""
 		}
+		if !there(folder) {
+			elsewhere = append(elsewhere, folder)
+			return
+		}
+		found[name] = Diagnostic{at, fmt.Sprintf("%s: there is no plugin binary at %s%s", label, path, cmp.Or(near(path, prefix), mend))}
 	}
 	for i := range c.Models {
 		m := &c.Models[i]
@@ -54,7 +58,14 @@ func (c *Config) Absent() (found map[string]Diagnostic, elsewhere bool) {
 		t := &c.Transports[i]
 		look(t.Name, fmt.Sprintf("transport %q %q", t.Kind, t.Name), t.Path, t.Attach, transportPrefix, t.Range, t.PathRange)
 	}
-	return found, elsewhere
+	slices.Sort(elsewhere)
+	return found, slices.Compact(elsewhere)
+}
+
+// there reports whether there is something at path, or this user can not tell.
+func there(path string) bool {
+	_, err := os.Stat(path)
+	return !errors.Is(err, fs.ErrNotExist)
 }
 
 // near asks whether one of the files beside path is meant, by what follows prefix in their names; empty: none is close.
