@@ -71,13 +71,14 @@ func (k *keeper) reopen(ctx context.Context) error {
 	return nil
 }
 
-// debugs reports whether a plugin is under a debugger, or is to be: another configuration names the file of a process that
-// it did not name before. Then nothing is swapped. That a file is named of which no process is used changes nothing: what
-// runs is the configured binary, and is swapped like any other.
+// debugs reports whether a plugin is under a debugger, may turn out to be once its start is over, or is to be: another
+// configuration names the file of a process that it did not name before. Then nothing is swapped. That a file is named of which no
+// process is used changes nothing: what runs is the configured binary, and is swapped like any other.
 func (k *keeper) debugs(next *Spec) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return k.status.State == Debugging || next.Attach != "" && next.Attach != k.spec.Attach
+	attaches := k.spec.Attach != "" && k.status.State == Starting // a stopped process is said to be one after debugPatience only
+	return k.status.State == Debugging || attaches || next.Attach != "" && next.Attach != k.spec.Attach
 }
 
 // replace has the plugin run by another configuration, by ending what it does now and starting it again.
@@ -89,12 +90,25 @@ func (k *keeper) replace(ctx context.Context, swap Swap, report func(Step)) erro
 	if err := k.startAgain(swap.By, swap.Spec); err != nil {
 		return err
 	}
-	text := fmt.Sprintf("it is not swapped but started again, since it is to be debugged: process %d is ended, and the process of %s is used if there is one, else the binary", was.PID, swap.Spec.Attach)
-	if was.State == Debugging {
-		text = fmt.Sprintf("it is not swapped, since process %d is under a debugger: that goes on, is let go and, if the configuration still names its file, is attached to again with the new configuration; meanwhile the plugin answers nothing", was.PID)
-	}
-	report(Step{Stage: Done, Text: text})
+	report(Step{Stage: Done, Text: replaced(&was, swap.Spec)})
 	return nil
+}
+
+// replaced says what becomes of a plugin that was as was says, and is started again instead of being swapped.
+func replaced(was *Status, next *Spec) string {
+	of := ""
+	if was.PID != 0 { // else it has not answered yet
+		of = fmt.Sprintf(", process %d,", was.PID)
+	}
+	switch {
+	case was.State == Debugging:
+		return fmt.Sprintf("it is not swapped, since it%s is under a debugger: that goes on, is let go and, if the configuration still names its file, is attached to again with the new configuration; meanwhile the plugin answers nothing", of)
+	case next.Attach == "":
+		return fmt.Sprintf("it is not swapped but started again, since what starts%s may be under a debugger: that is let go, and the binary is used", of)
+	case was.PID != 0:
+		return fmt.Sprintf("it is not swapped but started again, since it is to be debugged: process %d is ended, and the process of %s is used if there is one, else the binary", was.PID, next.Attach)
+	}
+	return fmt.Sprintf("it is not swapped but started again, since it is to be debugged: the process of %s is used if there is one, else the binary", next.Attach)
 }
 
 // refuseSwap says why the build of a plugin can not be swapped that is under a debugger; nil: it is not.

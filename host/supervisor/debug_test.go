@@ -211,6 +211,59 @@ func TestDebug_StoppedAtStart(t *testing.T) {
 	}
 }
 
+// TestDebug_SwappedAtStart changes the configuration of a plugin whose process is stopped, before that is said of it: nobody waits
+// for its start, and the process is attached to with the new one.
+func TestDebug_SwappedAtStart(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "debug.json")
+	author := debug(t, file)
+	suspend(t, author.Pid)
+	w := newWatcher()
+	o := options(t, t.TempDir(), w)
+	o.StartTimeout = 100 * time.Millisecond // of the binary; who waits for a start gives up soon
+	s, _ := run(t, o, attachTo(t, file))
+	k, err := s.keeperOf("note")
+	if err != nil {
+		t.Fatal(err)
+	}
+	until(t, "it starts", func() bool {
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		return k.life != nil
+	})
+	next := attachTo(t, file)
+	next.Listen, next.Transport = "127.0.0.1:0", "loopback"
+	var said string
+	if err := s.Swap(t.Context(), Swap{Name: "note", Spec: &next}, func(step Step) { said = step.Text }); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(said, "not swapped") || strings.Contains(said, "process 0") {
+		t.Errorf("it says %q", said)
+	}
+	if err := author.Signal(syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	if p := receive(t, w.up, "up"); p.PID != author.Pid {
+		t.Errorf("up is %+v", p)
+	}
+	if now := k.specNow(); now.Listen != next.Listen {
+		t.Errorf("it runs by %+v", now)
+	}
+}
+
+// TestReplaced names processes that are known, and no others.
+func TestReplaced(t *testing.T) {
+	for _, state := range []State{Debugging, Starting, Running, Quarantined} {
+		for _, attach := range []string{"", "./debug.json"} {
+			for _, pid := range []int{0, 4711} {
+				text := replaced(&Status{State: state, PID: pid}, &Spec{Attach: attach})
+				if strings.Contains(text, "process 0") || strings.Contains(text, "process 4711") != (pid != 0) || strings.Contains(text, "process of  ") {
+					t.Errorf("%s, process %d, attach %q: %s", state, pid, attach, text)
+				}
+			}
+		}
+	}
+}
+
 // TestDebug_Refused wants the debugging of a plugin by another address while a swap of it is watched: that is refused, and what
 // the swap's processes listen on is left alone.
 func TestDebug_Refused(t *testing.T) {
