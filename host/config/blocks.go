@@ -321,6 +321,9 @@ func (p *parser) transport(s section) Transport {
 	t.SHA256, t.SHA256Range = s.digest()
 	t.Attach = s.attach()
 	t.Config, t.Block = s.object()
+	if t.Kind == "nats" {
+		p.natsNames(at, listen, ranges, advertise)
+	}
 	if t.Kind != "tcp" {
 		return t // only the plugin knows what its addresses look like
 	}
@@ -357,4 +360,23 @@ func splitAddress(address string) (host, port, why string) {
 		return host, "7420", "has no port between 0 and 65535"
 	}
 	return host, port, ""
+}
+
+// natsNames checks what a NATS transport listens as, which its plugin is told only when it has to listen: names that become part
+// of a subject.
+func (p *parser) natsNames(at hcl.Range, listen string, ranges []hcl.Range, advertise []string) {
+	check := func(at hcl.Range, argument, name string) {
+		for token := range strings.SplitSeq(name, ".") {
+			if token == "" || strings.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r >= 0x7f || strings.ContainsRune("*>:", r) }) {
+				p.failf(at, "%s: %q is no name on NATS; want no host:port, but letters, digits, - and _, with single dots between if need be, such as \"alice\"", argument, name)
+				return
+			}
+		}
+	}
+	if listen != "" {
+		check(at, "listen", listen)
+	}
+	for i, name := range advertise {
+		check(ranges[i], "advertise", name)
+	}
 }

@@ -79,14 +79,16 @@ func checkEmpty(config json.RawMessage) error {
 
 // Check reads the block, and the files that it names.
 func (b *block) Check() error {
+	names := []struct{ setting, value string }{{"subject", b.Subject}, {"inbox", b.Inbox}}
 	if b.Inbox == "" {
 		b.Inbox = b.Subject + ".inbox"
+		names = names[:1] // what is wrong with it is wrong with subject
 	}
 	s := &settings{servers: b.Servers, subject: b.Subject, inbox: b.Inbox, discover: b.Discover}
 	if err := checkServers(b.Servers); err != nil {
 		b.found = append(b.found, err)
 	}
-	for _, each := range []struct{ setting, value string }{{"subject", b.Subject}, {"inbox", b.Inbox}} {
+	for _, each := range names {
 		if err := checkName(each.value); err != nil {
 			b.failf(each.setting, "%w", err)
 		}

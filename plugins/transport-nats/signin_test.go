@@ -391,6 +391,8 @@ func TestSettings(t *testing.T) {
 				t.Error(err)
 			case each.want != "" && (sdk.CodeOf(err) != sdk.CodeInvalid || !strings.Contains(err.Error(), each.want)):
 				t.Errorf("want %q, got %s: %v", each.want, sdk.CodeOf(err), err)
+			case strings.HasPrefix(each.want, "subject: ") && strings.Contains(err.Error(), "inbox"):
+				t.Errorf("a setting that is not there is wrong: %v", err)
 			case err != nil && (strings.Contains(err.Error(), "sesame") || strings.Contains(err.Error(), "SUnonsense")):
 				t.Errorf("a secret is in: %v", err)
 			}

@@ -12,3 +12,9 @@ transport "tcp" "f" {
 }
 transport "tcp" "g" { advertise = "nas:7420" }
 transport "nats" "bus" { listen = "starling.devices" }
+transport "nats" "spaced" { listen = "v x" }
+transport "nats" "wild" { listen = "v*" }
+transport "nats" "tcp" {
+  listen    = "0.0.0.0:7420"
+  advertise = ["home.alice", "a..b"]
+}
