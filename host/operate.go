@@ -293,10 +293,15 @@ func (r *reloading) all(ctx context.Context, changes []config.Change) failures {
 	return r.failed
 }
 
+// say reports a step. The first one of a change says what has changed, those after it only of which plugin.
 func (r *reloading) say(c config.Change, stage, text string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.report(control.Step{Subject: c.What, Stage: stage, Text: text})
+	subject := c.What
+	if text != "" && c.Plugin != "" {
+		subject = c.Plugin
+	}
+	r.report(control.Step{Subject: subject, Stage: stage, Text: text})
 }
 
 func (r *reloading) done(c config.Change, err error) {
@@ -349,12 +354,13 @@ func (o *operator) announce(ctx context.Context, without ...string) error {
 }
 
 // SwapTransport implements control.Operator.
-func (o *operator) SwapTransport(ctx context.Context, from, to string, soak time.Duration, report func(control.Step)) error {
+func (o *operator) SwapTransport(ctx context.Context, swap control.TransportSwap, report func(control.Step)) error {
+	from, to := swap.From, swap.To
 	if !o.changing.TryLock() {
 		return o.busy()
 	}
 	defer o.changing.Unlock()
-	if err := o.readyTransport(ctx, from, to); err != nil {
+	if err := o.readyTransport(ctx, swap); err != nil {
 		return err
 	}
 	began := time.Now()
@@ -363,18 +369,22 @@ func (o *operator) SwapTransport(ctx context.Context, from, to string, soak time
 		began = time.Now()
 	}
 	step("starting", "%s runs", to)
-	return o.moveSessions(context.WithoutCancel(ctx), from, to, soak, step) // what has begun is brought to an end
+	return o.moveSessions(context.WithoutCancel(ctx), from, to, swap.Soak, step) // what has begun is brought to an end
 }
 
 // readyTransport checks that both are transports, and has to run.
-func (o *operator) readyTransport(ctx context.Context, from, to string) error {
+func (o *operator) readyTransport(ctx context.Context, swap control.TransportSwap) error {
+	from, to, transports := swap.From, swap.To, o.live.Load().Transports
 	if from == to {
 		return sdk.Errorf(sdk.CodeInvalid, "transport %s takes its own place; for another build of it: starling plugin swap %s PATH", from, from)
 	}
 	for _, name := range []string{from, to} {
-		if !slices.ContainsFunc(o.live.Load().Transports, func(t config.Transport) bool { return t.Name == name }) {
-			return sdk.Errorf(sdk.CodeNotFound, "there is no transport %q; write it in the configuration, and: starling reload", name)
+		if !slices.ContainsFunc(transports, func(t config.Transport) bool { return t.Name == name }) {
+			return sdk.Errorf(sdk.CodeNotFound, "there is no transport %q; there are: %s; write another in the configuration, and: starling reload", name, labels(transports))
 		}
+	}
+	if cut := cutOff(o.members.All(), o.network.identity.ID(), kindsWithout(transports, from, to, o.supervisor.Status())); len(cut) > 0 && !swap.Force {
+		return sdk.Errorf(sdk.CodeUnavailable, "nothing has changed: %s, of which no address is known but of transports that would not run here any more, could not be reached; give them another transport first, retire them, or: starling transport swap %s %s --force", strings.Join(cut, ", "), from, to)
 	}
 	if err := o.supervisor.Resume(ctx, to, "starling transport swap"); err != nil {
 		return err
@@ -400,6 +410,42 @@ func (o *operator) readyTransport(ctx context.Context, from, to string) error {
 	}
 }
 
+// labels names transports with their kinds.
+func labels(transports []config.Transport) string {
+	names := make([]string, 0, len(transports))
+	for i := range transports {
+		names = append(names, transports[i].Name+" ("+transports[i].Kind+")")
+	}
+	return strings.Join(names, ", ")
+}
+
+// kindsWithout returns the kinds of the transports that are in use once to is and from is not.
+func kindsWithout(transports []config.Transport, from, to string, running []supervisor.Status) (kinds []string) {
+	for i := range transports {
+		t := &transports[i]
+		stopped := slices.ContainsFunc(running, func(s supervisor.Status) bool { return s.Name == t.Name && s.State == supervisor.Stopped })
+		if t.Name != from && (!stopped || t.Name == to) {
+			kinds = append(kinds, t.Kind)
+		}
+	}
+	return kinds
+}
+
+// cutOff names the other members that have said where they are reached, but at no address of one of kinds.
+func cutOff(members []membership.Member, self sdk.DeviceID, kinds []string) (names []string) {
+	for i := range members {
+		m := &members[i]
+		addresses, err := m.Where()
+		if err != nil || len(addresses) == 0 || m.Retired() || m.Device() == self {
+			continue
+		}
+		if !slices.ContainsFunc(addresses, func(a membership.Address) bool { return slices.Contains(kinds, a.Transport) }) {
+			names = append(names, m.Name)
+		}
+	}
+	return names
+}
+
 // moveSessions has the sessions of one transport begin anew over others, and stops it once they have.
 func (o *operator) moveSessions(ctx context.Context, from, to string, soak time.Duration, step func(stage, format string, args ...any)) error {
 	before := o.network.roundTrips(from)
@@ -416,10 +462,13 @@ func (o *operator) moveSessions(ctx context.Context, from, to string, soak time.
 		step("watching", "watched for %s", soak)
 		why = o.supervisor.Pause(from, "transport "+to+" took its place; back with: starling transport swap "+to+" "+from, "starling transport swap")
 	}
-	event := supervisor.Event{At: time.Now(), Kind: supervisor.Swapped, Plugin: from, By: "starling transport swap", Why: "its sessions were moved to transport " + to}
+	event := supervisor.Event{
+		At: time.Now(), Kind: supervisor.Swapped, Plugin: from, By: "starling transport swap", Why: "its sessions were moved to transport " + to,
+		From: o.buildOf(from), To: o.buildOf(to),
+	}
 	if why != nil {
 		back()
-		event.Kind, event.Why = supervisor.RolledBack, why.Error()
+		event.Kind, event.Why, event.From, event.To = supervisor.RolledBack, why.Error(), event.To, event.From
 		why = errors.Join(sdk.Errorf(sdk.CodeUnavailable, "rolled back, transport %s is in use again: %w", from, why), o.announce(ctx))
 	}
 	o.record(event)
@@ -428,6 +477,16 @@ func (o *operator) moveSessions(ctx context.Context, from, to string, soak time.
 		return o.announce(ctx)
 	}
 	return why
+}
+
+// buildOf returns the build that a plugin runs, or ran last.
+func (o *operator) buildOf(name string) supervisor.Build {
+	for _, s := range o.supervisor.Status() {
+		if s.Name == name {
+			return supervisor.Build{Version: s.Version, SHA256: s.SHA256, Path: s.Path}
+		}
+	}
+	return supervisor.Build{}
 }
 
 // awaitReturn returns after soak, or why the devices that were connected are not by then: none by to within returnTime,

@@ -146,7 +146,7 @@ func TestTransportSwap_NATS(t *testing.T) {
 	tried, refused := int64(0), int64(0)
 	swap := func(from, to string) {
 		t.Helper()
-		err := client.SwapTransport(t.Context(), from, to, soak, func(step control.Step) {
+		err := client.SwapTransport(t.Context(), control.TransportSwap{From: from, To: to, Soak: soak}, func(step control.Step) {
 			switch {
 			case step.Stage == "starting" && to == "lan":
 				k = knock(t, alice.Listen)

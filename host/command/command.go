@@ -194,6 +194,9 @@ func strict(cmd *cobra.Command) {
 		} else if check := sub.Args; check != nil {
 			sub.Args = func(cmd *cobra.Command, args []string) error {
 				if check(cmd, args) != nil {
+					if len(args) == 0 {
+						return misusef(cmd, "%s takes %s; none was given", path(cmd), arguments(cmd))
+					}
 					return misusef(cmd, "%s takes %s, got %d", path(cmd), arguments(cmd), len(args))
 				}
 				return nil

@@ -121,8 +121,10 @@ func (a *app) pluginRollbackCommand() *cobra.Command {
 	var soak time.Duration
 	cmd := &cobra.Command{
 		Use:   "rollback NAME",
-		Short: "Put the build before the one in use back: at once while a swap is watched, else by a swap",
-		Args:  cobra.ExactArgs(1),
+		Short: "Put the build before the one in use back: at once while a swap is under way, else by a swap",
+		Long: "Put the build before the one in use back: at once while a swap is under way, which ends it, else by a swap.\n\n" +
+			"The build that made way is then the one before: a second rollback returns to it.",
+		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.operate(cmd, func(ctx context.Context, host *control.Client, report func(control.Step)) error {
 				return host.RollbackPlugin(ctx, args[0], soak, report)
@@ -148,12 +150,13 @@ func (a *app) devCommand() *cobra.Command {
 func (a *app) transportCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "transport", Short: "Act on the transports"}
 	var soak time.Duration
+	var force bool
 	swap := &cobra.Command{
 		Use:   "swap OLD NEW",
 		Short: "Move the sessions of one configured transport to another one, and stop the first",
 		Long: "Move the sessions of one configured transport to another one, and stop the first.\n\n" +
 			"Both go by their names in the configuration. Peers hear that this device is not reached by OLD any more, their sessions\n" +
-			"end, and begin anew by NEW. If none of those that were connected comes back, OLD is used as before. It stays stopped\n" +
+			"end, and begin anew by NEW. It is refused where a device has said no address but of OLD's kind, unless you --force it. If none of those that were connected comes back, OLD is used as before. It stays stopped\n" +
 			"over restarts of the host, until it is swapped back.\n\n" +
 			"Where NEW is a path, such as ./transport-tcp, that build takes the place of OLD's, as by starling plugin swap.",
 		Args: cobra.ExactArgs(2),
@@ -168,10 +171,11 @@ func (a *app) transportCommand() *cobra.Command {
 				})
 			}
 			return a.operate(cmd, func(ctx context.Context, host *control.Client, report func(control.Step)) error {
-				return host.SwapTransport(ctx, args[0], args[1], soak, report)
+				return host.SwapTransport(ctx, control.TransportSwap{From: args[0], To: args[1], Soak: soak, Force: force}, report)
 			})
 		},
 	}
+	swap.Flags().BoolVar(&force, "force", false, "also where devices are known that are reached by OLD only")
 	a.soaks(swap, &soak)
 	cmd.AddCommand(swap)
 	return cmd

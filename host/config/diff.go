@@ -142,12 +142,23 @@ func find(all []plugin, name string) *plugin {
 	return nil
 }
 
+// shown shows the value of an argument: a checksum by its beginning.
+func shown(name, value string) string {
+	if name == "sha256" && len(value) > sumShown {
+		return value[:sumShown]
+	}
+	return cmp.Or(value, "none")
+}
+
+// sumShown is how much of a checksum is shown, as in plugin list.
+const sumShown = 12
+
 // changes names the arguments of p that differ in q.
 func (p *plugin) changes(q *plugin) []string {
 	var names []string
 	for _, each := range []struct{ name, a, b string }{{"path", p.path, q.path}, {"sha256", p.sha256, q.sha256}, {"listen", p.listen, q.listen}, {"attach", p.attach, q.attach}} {
 		if each.a != each.b {
-			names = append(names, fmt.Sprintf("%s %s -> %s", each.name, cmp.Or(each.a, "none"), cmp.Or(each.b, "none")))
+			names = append(names, fmt.Sprintf("%s %s -> %s", each.name, shown(each.name, each.a), shown(each.name, each.b)))
 		}
 	}
 	if !bytes.Equal(p.config, q.config) {

@@ -26,7 +26,7 @@ func TestDiff(t *testing.T) {
 		"nothing":           {nil, nil},
 		"moved and written": {[]string{`model "entry" {}`, "", `plugin_dir = "/plugins"`, "plugin_dir = \"/plugins\"\n\n# mine\nmodel \"entry\" {\n path = \"/plugins/entry\"\n}"}, nil},
 		"path":              {[]string{`model "entry" {}`, `model "entry" { path = "/new/entry" }`}, []Change{{PluginChanged, "entry", `model "entry": path /plugins/entry -> /new/entry`}}},
-		"sha256":            {[]string{`model "entry" {}`, `model "entry" { sha256 = "` + sum + `" }`}, []Change{{PluginChanged, "entry", `model "entry": sha256 none -> ` + sum}}},
+		"sha256":            {[]string{`model "entry" {}`, `model "entry" { sha256 = "` + sum + `" }`}, []Change{{PluginChanged, "entry", `model "entry": sha256 none -> ` + sum[:12]}}},
 		"config":            {[]string{`["red"]`, `["blue"]`}, []Change{{PluginChanged, "tag", `model "tag": config`}}},
 		"listen": {
 			[]string{`7420`, `7421`},

@@ -44,7 +44,7 @@ func TestLoad_Lock(t *testing.T) {
 			t.Errorf("unlocked: %+v, %v", unlocked, err)
 		}
 		changes := Diff(unlocked, c)
-		if len(changes) != 1 || changes[0].Kind != PluginChanged || !strings.Contains(changes[0].What, `model "tag": sha256 none -> `+sumA) {
+		if len(changes) != 1 || changes[0].Kind != PluginChanged || !strings.Contains(changes[0].What, `model "tag": sha256 none -> `+sumA[:12]) {
 			t.Errorf("changes %+v", changes)
 		}
 	}

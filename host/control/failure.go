@@ -35,12 +35,13 @@ func connectCode(code sdk.Code) connect.Code {
 
 // toWire makes err an error that carries its sdk.Code to the client.
 func toWire(err error) error {
+	_, coded := errors.AsType[*sdk.Error](err) // which may be about a deadline of something else than the call
 	switch {
 	case err == nil:
 		return nil
 	case errors.Is(err, context.Canceled):
 		return connect.NewError(connect.CodeCanceled, err)
-	case errors.Is(err, context.DeadlineExceeded):
+	case errors.Is(err, context.DeadlineExceeded) && !coded:
 		return connect.NewError(connect.CodeDeadlineExceeded, err)
 	}
 	code := sdk.CodeOf(err)

@@ -17,7 +17,7 @@ type Operator interface {
 	// RollbackPlugin puts the build before back: at once while a swap is watched, else by a swap.
 	RollbackPlugin(ctx context.Context, name string, soak time.Duration, report func(Step)) error
 	// SwapTransport moves the sessions of one transport to another one, and stops the first.
-	SwapTransport(ctx context.Context, from, to string, soak time.Duration, report func(Step)) error
+	SwapTransport(ctx context.Context, swap TransportSwap, report func(Step)) error
 	// Reload reads the configuration again and does what has changed in it. An invalid file changes nothing; the error says
 	// what is wrong with it.
 	Reload(ctx context.Context, soak time.Duration, report func(Step)) error
@@ -34,6 +34,13 @@ type PluginSwap struct {
 	DryRun bool          // start and probe it, and say whether it would be let in
 
 	Version string // of a build in the store, in place of Path: as Plugin.Staged has it, or "sha256:" and the beginning of its checksum
+}
+
+// TransportSwap says which transport's sessions are moved, and to which.
+type TransportSwap struct {
+	From, To string        // their names in the configuration
+	Soak     time.Duration // how long the sessions are watched
+	Force    bool          // although devices may have no way left to this one
 }
 
 // Step is something that has been done, for people.
@@ -69,7 +76,7 @@ const maxSoak = 24 * time.Hour
 func soakFromWire(us int64) (time.Duration, error) {
 	soak := duration(us)
 	if us < 0 || us > maxSoak.Microseconds() {
-		return 0, sdk.Errorf(sdk.CodeInvalid, "a soak of %d microseconds; want 0 to %s", us, maxSoak)
+		return 0, sdk.Errorf(sdk.CodeInvalid, "a soak of %s; want 0s to %s", soak, maxSoak)
 	}
 	return soak, nil
 }
@@ -119,7 +126,7 @@ func (s *service) RollbackPlugin(ctx context.Context, in *controlpb.RollbackPlug
 func (s *service) SwapTransport(ctx context.Context, in *controlpb.SwapTransportRequest, out *connect.ServerStream[controlpb.SwapTransportResponse]) error {
 	send := func(step *controlpb.Step) error { return out.Send(&controlpb.SwapTransportResponse{Step: step}) }
 	return s.operate(ctx, in.GetSoakUs(), send, func(ctx context.Context, soak time.Duration, report func(Step)) error {
-		return s.backend.Operator.SwapTransport(ctx, in.GetFrom(), in.GetTo(), soak, report)
+		return s.backend.Operator.SwapTransport(ctx, TransportSwap{From: in.GetFrom(), To: in.GetTo(), Soak: soak, Force: in.GetForce()}, report)
 	})
 }
 
@@ -206,8 +213,8 @@ func (c *Client) RollbackPlugin(ctx context.Context, name string, soak time.Dura
 }
 
 // SwapTransport moves the sessions of one transport to another one, and stops the first.
-func (c *Client) SwapTransport(ctx context.Context, from, to string, soak time.Duration, report func(Step)) error {
-	stream, err := c.api.SwapTransport(ctx, &controlpb.SwapTransportRequest{From: from, To: to, SoakUs: soak.Microseconds()})
+func (c *Client) SwapTransport(ctx context.Context, swap TransportSwap, report func(Step)) error {
+	stream, err := c.api.SwapTransport(ctx, &controlpb.SwapTransportRequest{From: swap.From, To: swap.To, SoakUs: swap.Soak.Microseconds(), Force: swap.Force})
 	if err != nil {
 		return fromWire(err)
 	}

@@ -3,6 +3,7 @@ package control_test
 import (
 	"context"
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -21,8 +22,10 @@ func TestOperate_Steps(t *testing.T) {
 			return c.SwapPlugin(t.Context(), control.PluginSwap{Name: "tag", Path: "/p", SHA256: "ab", Soak: time.Second, DryRun: true}, report)
 		},
 		"RollbackPlugin": func(report func(control.Step)) error { return c.RollbackPlugin(t.Context(), "tag", 0, report) },
-		"SwapTransport":  func(report func(control.Step)) error { return c.SwapTransport(t.Context(), "a", "b", 0, report) },
-		"Reload":         func(report func(control.Step)) error { return c.Reload(t.Context(), 0, report) },
+		"SwapTransport": func(report func(control.Step)) error {
+			return c.SwapTransport(t.Context(), control.TransportSwap{From: "a", To: "b"}, report)
+		},
+		"Reload": func(report func(control.Step)) error { return c.Reload(t.Context(), 0, report) },
 	} {
 		t.Run(call, func(t *testing.T) {
 			for _, failure := range []error{nil, sdk.Errorf(sdk.CodeDenied, "rolled back")} {
@@ -44,8 +47,14 @@ func TestOperate_Steps(t *testing.T) {
 			host.Fail = nil
 		})
 	}
-	if err := c.Reload(t.Context(), -time.Second, func(control.Step) {}); sdk.CodeOf(err) != sdk.CodeInvalid {
+	if err := c.Reload(t.Context(), -3*time.Second, func(control.Step) {}); sdk.CodeOf(err) != sdk.CodeInvalid || !strings.Contains(err.Error(), "a soak of -3s") {
 		t.Errorf("a soak before now: %v", err)
+	}
+	host.Fail = func(string) error {
+		return sdk.Errorf(sdk.CodeUnavailable, "the build did not start: %w", context.DeadlineExceeded)
+	}
+	if err := c.Reload(t.Context(), 0, func(control.Step) {}); sdk.CodeOf(err) != sdk.CodeUnavailable || strings.Contains(err.Error(), "the host stopped") {
+		t.Errorf("a build that did not start in time: %v", err)
 	}
 }
 

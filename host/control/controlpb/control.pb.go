@@ -1029,6 +1029,7 @@ type SwapTransportRequest struct {
 	From          string                 `protobuf:"bytes,1,opt,name=from,proto3" json:"from,omitempty"` // names of transports
 	To            string                 `protobuf:"bytes,2,opt,name=to,proto3" json:"to,omitempty"`
 	SoakUs        int64                  `protobuf:"varint,3,opt,name=soak_us,json=soakUs,proto3" json:"soak_us,omitempty"`
+	Force         bool                   `protobuf:"varint,4,opt,name=force,proto3" json:"force,omitempty"` // although devices may have no way left to this one
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1082,6 +1083,13 @@ func (x *SwapTransportRequest) GetSoakUs() int64 {
 		return x.SoakUs
 	}
 	return 0
+}
+
+func (x *SwapTransportRequest) GetForce() bool {
+	if x != nil {
+		return x.Force
+	}
+	return false
 }
 
 type SwapTransportResponse struct {
@@ -4754,11 +4762,12 @@ const file_host_control_control_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x17\n" +
 	"\asoak_us\x18\x02 \x01(\x03R\x06soakUs\"G\n" +
 	"\x16RollbackPluginResponse\x12-\n" +
-	"\x04step\x18\x01 \x01(\v2\x19.starling.control.v1.StepR\x04step\"S\n" +
+	"\x04step\x18\x01 \x01(\v2\x19.starling.control.v1.StepR\x04step\"i\n" +
 	"\x14SwapTransportRequest\x12\x12\n" +
 	"\x04from\x18\x01 \x01(\tR\x04from\x12\x0e\n" +
 	"\x02to\x18\x02 \x01(\tR\x02to\x12\x17\n" +
-	"\asoak_us\x18\x03 \x01(\x03R\x06soakUs\"F\n" +
+	"\asoak_us\x18\x03 \x01(\x03R\x06soakUs\x12\x14\n" +
+	"\x05force\x18\x04 \x01(\bR\x05force\"F\n" +
 	"\x15SwapTransportResponse\x12-\n" +
 	"\x04step\x18\x01 \x01(\v2\x19.starling.control.v1.StepR\x04step\"(\n" +
 	"\rReloadRequest\x12\x17\n" +

@@ -389,7 +389,7 @@ func (o operator) RollbackPlugin(_ context.Context, _ string, _ time.Duration, r
 	return o.steps("RollbackPlugin", report)
 }
 
-func (o operator) SwapTransport(_ context.Context, _, _ string, _ time.Duration, report func(control.Step)) error {
+func (o operator) SwapTransport(_ context.Context, _ control.TransportSwap, report func(control.Step)) error {
 	return o.steps("SwapTransport", report)
 }
 
