@@ -87,7 +87,11 @@ func (k *keeper) settle(ctx context.Context, from, to *generation, a *ask) *gene
 	k.record(Event{Kind: Swapped, By: a.By, From: from.build(), To: to.build()})
 	k.log.Info("plugin swapped", "pid", to.process.PID(), "version", to.info.Version, "sha256", to.bin.sum, "from", from.bin.sum)
 	k.options.reach(Done)
-	a.steps <- Step{Stage: Done, Text: "done"}
+	text := "done"
+	if a.back {
+		text = fmt.Sprintf("done: back to %s; to return to %s: starling plugin rollback %s", pickOf(to), pickOf(from), k.name)
+	}
+	a.steps <- Step{Stage: Done, Text: text}
 	k.finish(a, nil)
 	return to
 }
@@ -172,7 +176,11 @@ func (k *keeper) rollBack(ctx context.Context, from, to *generation, a *ask, v v
 	}
 	k.forget(a, v.faulty)
 	k.options.reach(Undone)
-	k.record(Event{Kind: RolledBack, By: v.by, Why: why.Error(), From: to.build(), To: from.build()})
+	said := why.Error()
+	if a.By != "" {
+		said += " (swapped by " + a.By + ")"
+	}
+	k.record(Event{Kind: RolledBack, By: v.by, Why: said, From: to.build(), To: from.build()})
 	k.log.Error("plugin rolled back", "pid", from.process.PID(), "sha256", from.bin.sum, "failed", to.bin.sum, "reason", why)
 	if err != nil {
 		k.log.Error("the host can not use the old process any more; it is started again", "reason", err)

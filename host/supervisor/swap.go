@@ -240,6 +240,11 @@ func (k *keeper) swap(ctx context.Context, from *generation, a *ask) *generation
 		return from
 	}
 	to, err := k.candidate(ctx, a, from)
+	if errors.Is(err, errSame) {
+		a.steps <- Step{Stage: Done, Text: fmt.Sprintf("nothing is swapped: %s is the build in use already; to start it anew: starling plugin restart %s", pickOf(from), k.name)}
+		k.finish(a, nil)
+		return from
+	}
 	if err != nil {
 		k.refuse(a, from, to, err)
 		return from
@@ -302,13 +307,16 @@ func (k *keeper) candidate(ctx context.Context, a *ask, from *generation) (*gene
 	if err != nil {
 		return nil, err
 	}
+	if from != nil && a.Spec == nil && bin.sum == from.bin.sum {
+		return nil, errSame
+	}
 	a.sum = bin.sum
 	if !a.DryRun {
 		if err := k.choices.change(k.name, k.specNow().Path, func(c *choice) { c.Trying = bin.sum }); err != nil {
 			return nil, err
 		}
 	}
-	k.enter(a, Probing, Staging, "staged sha256:"+bin.sum[:12])
+	k.enter(a, Probing, Staging, "staged sha256:"+bin.sum[:12]+"; starting it beside the one in use")
 	sockets := k.sockets
 	if spec.Listen != k.specNow().Listen {
 		if sockets, err = k.options.openSocket(ctx, spec); err != nil {
@@ -325,6 +333,9 @@ func (k *keeper) candidate(ctx context.Context, a *ask, from *generation) (*gene
 	k.enter(a, Switching, Probing, fmt.Sprintf("started and probed: version %s, process %d", cmp.Or(to.info.Version, "unknown"), to.process.PID()))
 	return to, nil
 }
+
+// errSame says that the build in use is the one that is wanted, configured as it is.
+var errSame = errors.New("it is in use already")
 
 // errEnded says why a swap ended that nobody found fault with.
 var errEnded = errors.New("the old process ended, or a rollback was asked for, before the switch")

@@ -105,3 +105,44 @@ func TestSupervisor_SwitchBackThatHangs(t *testing.T) {
 	receive(t, w.up, "up again")
 	until(t, "running", func() bool { return s.Status()[0].State == Running })
 }
+
+// TestSupervisor_SwapToItself asks for the build in use, and for the one before twice: what is said tells what there is to do.
+func TestSupervisor_SwapToItself(t *testing.T) {
+	s, w, j, p, _ := swapped(t, nil)
+	last := func(do func(context.Context, Swap, func(Step)) error, swap Swap) (text string) {
+		t.Helper()
+		if err := do(t.Context(), swap, func(step Step) { text = step.Text }); err != nil {
+			t.Fatal(err)
+		}
+		return text
+	}
+	if got := last(s.Swap, Swap{Name: "note", Soak: time.Hour}); !strings.Contains(got, "nothing is swapped") || !strings.Contains(got, "starling plugin restart note") {
+		t.Errorf("a swap to itself: %q", got)
+	}
+	if st := s.Status()[0]; st.PID != p.PID || len(w.switches) != 0 || j.kinds() != "" {
+		t.Errorf("status %+v, events %s", st, j.kinds())
+	}
+	first := s.Status()[0].SHA256[:12]
+	last(s.Swap, Swap{Name: "note", Path: build(t, "note.1"), By: "test"})
+	second := s.Status()[0].SHA256[:12]
+	for _, to := range []string{first, second} {
+		got := last(s.Rollback, Swap{Name: "note"})
+		back, forth, _ := strings.Cut(got, "to return to")
+		if !strings.Contains(back, to) || !strings.Contains(forth, "starling plugin rollback note") || s.Status()[0].SHA256[:12] != to {
+			t.Errorf("a rollback to %s: %q", to, got)
+		}
+	}
+}
+
+// TestSupervisor_RollbackNamesTheSwap wants the event of a rollback to say who had swapped.
+func TestSupervisor_RollbackNamesTheSwap(t *testing.T) {
+	s, _, j, _, _ := swapped(t, nil)
+	if err := s.Swap(t.Context(), Swap{Name: "note", Path: build(t, "crash-later"), Soak: time.Hour, By: "starling plugin swap"}, nothing); err == nil {
+		t.Fatal("a build that crashed was kept")
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if last := j.events[len(j.events)-1]; last.Kind != RolledBack || last.By != "" || !strings.HasSuffix(last.Why, "(swapped by starling plugin swap)") {
+		t.Errorf("event %+v", last)
+	}
+}
