@@ -126,6 +126,9 @@ type parts struct {
 
 // start has everything run, in this order, and stop in the reverse.
 func start(p parts) {
+	for _, path := range p.Config.Exposed {
+		p.Log.Warn("every user of this machine can read a file that holds a secret; take that right away: chmod o-r", "file", path)
+	}
 	lc, failed := p.Lifecycle, p.Failed
 	loop(lc, failed, "telemetry", p.Exporter.Run)
 	loop(lc, failed, "members", func(ctx context.Context) error {

@@ -3,6 +3,7 @@ package command
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -39,12 +40,15 @@ func (a *app) configValidateCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			for _, path := range c.Exposed {
+				fmt.Fprintf(a.Err, "every user of this machine can read %s, which holds a secret: chmod o-r %s\n", relative(path), relative(path))
+			}
 			verb := "is"
 			if len(c.Files) > 1 {
 				verb = "are"
 			}
 			return a.printf("%s %s valid: device %s, %s, %s\n", strings.Join(c.Files, ", "), verb, plain(c.Device.Name),
-				count(int64(len(c.Models)), "model"), count(int64(len(c.Transports)), "transport"))
+				count(int64(len(c.Models)), "model plugin"), count(int64(len(c.Transports)), "transport"))
 		},
 	})
 	cmd.Flags().BoolVar(&plugins, "plugins", false, "start each plugin and have it check its config block")

@@ -33,6 +33,7 @@ type Config struct {
 	Sync       Sync
 	Log        Log
 	Telemetry  Telemetry
+	Exposed    []string // paths of files that secretfile reads and that every user of the machine can read
 }
 
 // Library is the library block. Exactly one of Name and Join is set.

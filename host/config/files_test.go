@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -143,6 +144,18 @@ func TestParse_ReadsFiles(t *testing.T) {
 }`), testEnvironment())
 	if err != nil {
 		t.Fatal(err)
+	}
+	if len(c.Exposed) > 0 {
+		t.Errorf("%s can be read by nobody else", c.Exposed)
+	}
+	if runtime.GOOS != "windows" {
+		if err := os.Chmod(filepath.Join(dir, "token"), 0o644); err != nil { //nolint:gosec // that is what is tested
+			t.Fatal(err)
+		}
+		open, err := parse(src("model \"note\" {\n config {\n tokens = [secretfile(\"token\"), secretfile(\"./token\"), file(\"motd\")]\n }\n}"), testEnvironment())
+		if err != nil || len(open.Exposed) != 1 || open.Exposed[0] != filepath.Join(dir, "token") {
+			t.Errorf("of a file that everybody can read: %v, %v", open, err)
+		}
 	}
 	if got, want := string(c.Models[0].Config), `{"header":"Bearer s3cret","list":[{"a":"s3cret","b":1}],"motd":"hello\nthere","token":"s3cret"}`; got != want {
 		t.Errorf("config %s, want %s", got, want)

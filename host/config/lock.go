@@ -104,7 +104,7 @@ func readLock(path string) (locked, error) {
 	if err != nil {
 		return l, err
 	}
-	f, err := newFile(source, environment{})
+	f, err := newFile(source, environment{}, nil)
 	if err != nil {
 		return l, Diagnostics{{Range: Range{File: path}, Message: err.Error()}}
 	}

@@ -3,6 +3,7 @@ package config
 import (
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -23,6 +24,16 @@ type parser struct {
 	env   environment
 	files []*file // one at least
 	found Diagnostics
+
+	exposed []string // see Config
+}
+
+// lookAt notes a file that holds a secret if others can read it. Windows has no such bits.
+func (p *parser) lookAt(secret string) {
+	info, err := os.Stat(secret)
+	if err == nil && runtime.GOOS != "windows" && info.Mode().Perm()&0o004 != 0 && !slices.Contains(p.exposed, secret) {
+		p.exposed = append(p.exposed, secret)
+	}
 }
 
 // file is one of the files that make a configuration.
@@ -81,7 +92,7 @@ func parseAs(sources []Source, env environment, document func(*parser, *Config, 
 	all.Attributes = make(hclsyntax.Attributes)
 	for _, source := range sources {
 		config.Files = append(config.Files, source.Name)
-		f, err := newFile(source, env)
+		f, err := newFile(source, env, p.lookAt)
 		if err != nil {
 			return nil, Diagnostics{{Range: Range{File: source.Name}, Message: err.Error()}}
 		}
@@ -105,10 +116,11 @@ func parseAs(sources []Source, env environment, document func(*parser, *Config, 
 	if len(p.found) > 0 {
 		return nil, p.found.inOrder(config.Files)
 	}
+	config.Exposed = p.exposed
 	return config, nil
 }
 
-func newFile(source Source, env environment) (*file, error) {
+func newFile(source Source, env environment, secretRead func(path string)) (*file, error) {
 	if len(source.Content) > MaxFileBytes {
 		return nil, errors.New("the file is over 64 KiB; a configuration is smaller")
 	}
@@ -117,7 +129,7 @@ func newFile(source Source, env environment) (*file, error) {
 		return nil, fmt.Errorf("the folder of the file can not be found: %w", err)
 	}
 	base := filepath.Dir(absolute)
-	return &file{Source: source, base: base, eval: functions(env, base), cut: hcl.Pos{Line: 1 << 30}}, nil
+	return &file{Source: source, base: base, eval: functions(env, base, secretRead), cut: hcl.Pos{Line: 1 << 30}}, nil
 }
 
 // merge adds what one file holds to what the files before it hold.

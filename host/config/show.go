@@ -143,7 +143,7 @@ func (b body) sync(s *Sync) {
 
 // Format returns content in the usual layout; name is for messages. What can not be read as HCL is an error, Diagnostics.
 func Format(name string, content []byte) ([]byte, error) {
-	f, err := newFile(Source{name, content}, environment{lookup: os.LookupEnv, executable: os.Executable})
+	f, err := newFile(Source{name, content}, environment{lookup: os.LookupEnv, executable: os.Executable}, nil)
 	if err != nil {
 		return nil, Diagnostics{{Range: Range{File: name}, Message: err.Error()}}
 	}

@@ -24,13 +24,16 @@ type fromEnv struct{ text string }
 const hidden = "(secret)"
 
 // functions returns what an expression in a file of the folder base may call.
-func functions(env environment, base string) *hcl.EvalContext {
-	read := func(mark func(string) cty.Value) function.Function {
+// secretRead is called with the path of each file that secretfile reads; it may be nil where nothing is evaluated.
+func functions(env environment, base string, secretRead func(path string)) *hcl.EvalContext {
+	read := func(did func(path string), mark func(string) cty.Value) function.Function {
 		return function.New(&function.Spec{
 			Params: []function.Parameter{{Name: "path", Type: cty.String}},
 			Type:   function.StaticReturnType(cty.String),
 			Impl: func(args []cty.Value, _ cty.Type) (cty.Value, error) {
-				content, err := readText(absolute(base, args[0].AsString()))
+				path := absolute(base, args[0].AsString())
+				did(path)
+				content, err := readText(path)
 				if err != nil {
 					return cty.NilVal, fmt.Errorf("%s: %w", args[0].AsString(), err)
 				}
@@ -57,8 +60,8 @@ func functions(env environment, base string) *hcl.EvalContext {
 				return cty.NilVal, fmt.Errorf(`the environment variable %s is not set; set it, or give a default: env(%q, "default")`, name, name)
 			},
 		}),
-		"file":       read(cty.StringVal),
-		"secretfile": read(func(text string) cty.Value { return cty.StringVal(text).Mark(secret{text}) }),
+		"file":       read(func(string) {}, cty.StringVal),
+		"secretfile": read(secretRead, func(text string) cty.Value { return cty.StringVal(text).Mark(secret{text}) }),
 	}}
 }
 

@@ -6,6 +6,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hashicorp/go-hclog"
+
 	"github.com/starling-sync/starling/hlc"
 	"github.com/starling-sync/starling/host/protocol"
 	"github.com/starling-sync/starling/sdk"
@@ -304,7 +306,16 @@ func TestMachine_OldHold(t *testing.T) {
 	s, key := pruneSolo(t)
 	s.step(Received{Session: 1, Message: protocol.RequestFor(key.Kind, protocol.Request{Subscribe: []protocol.Subscribe{{Number: 1, Origin: key.Origin}}})})
 	hold := Received{Session: 1, Message: &protocol.Error{Code: sdk.CodeUnavailable, Message: "the disk is full", Stream: key}}
-	s.step(hold)
+	warned := func(actions []Action) bool {
+		return slices.ContainsFunc(only[Log](actions), func(l Log) bool { return l.Level == hclog.Warn && l.Message == "peer holds a stream" })
+	}
+	if !warned(s.step(hold)) {
+		t.Error("nobody is told that a peer holds a stream")
+	}
+	s.step(Received{Session: 1, Message: protocol.RequestFor(key.Kind, protocol.Request{Subscribe: []protocol.Subscribe{{Number: 3, Origin: key.Origin}}})})
+	if warned(s.step(hold)) {
+		t.Error("the same is told again, though nothing has changed")
+	}
 	if p := s.m.Peers(s.now)[0]; p.State != Held {
 		t.Errorf("%s; want it held, since it lacks something", p.State)
 	}

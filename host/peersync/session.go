@@ -85,7 +85,8 @@ type session struct {
 	subs    map[protocol.Stream]*subscription
 	windows [2]window
 	rowsOut int64
-	holds   map[protocol.Stream]string // streams that the peer holds, and why
+	holds   map[protocol.Stream]string   // streams that the peer holds, and why
+	heldFor map[protocol.Stream]sdk.Code // of which holds the log has warned; the peer took nothing of the stream since
 }
 
 // note takes in that the peer has a stream up to there, and maybe more. What a peer can make this device remember is limited.
@@ -126,7 +127,7 @@ func (m *Machine) peerUp(e PeerUp) {
 		id: e.Session, peer: p, dialed: e.Dialed, via: e.Via, address: e.Address, up: m.now, heard: m.now, beatAt: m.now.Add(m.config.Heartbeat),
 		vector: map[protocol.Stream]protocol.Heads{}, unsent: map[*stream]struct{}{}, told: map[protocol.EpochID]bool{}, explained: map[protocol.EpochID]bool{},
 		pruned: map[protocol.Stream]bool{}, gossipAt: m.now.Add(m.config.GossipTime),
-		subs: map[protocol.Stream]*subscription{}, holds: map[protocol.Stream]string{},
+		subs: map[protocol.Stream]*subscription{}, holds: map[protocol.Stream]string{}, heldFor: map[protocol.Stream]sdk.Code{},
 	}
 	if n := len(m.streamList); n > m.limits.Marks {
 		m.refuseOver(s, "marks", fmt.Sprintf("this device knows of %d streams, two for each member, and a session carries %d at most; raise limits.marks on all devices", n, m.limits.Marks), true)
@@ -423,7 +424,13 @@ func (m *Machine) refused(s *session, e *protocol.Error) {
 			return // nothing of that stream was being sent
 		}
 		s.holds[e.Stream] = e.Message
-		m.log(hclog.Warn, "peer holds a stream", "peer", s.peer.String(), "origin", e.Stream.Origin.String(), "kind", e.Stream.Kind,
+		level := hclog.Warn
+		if s.heldFor[e.Stream] == e.Code {
+			level = hclog.Debug // it tried again, in vain
+		} else if len(s.heldFor) < m.limits.Marks {
+			s.heldFor[e.Stream] = e.Code
+		}
+		m.log(level, "peer holds a stream", "peer", s.peer.String(), "origin", e.Stream.Origin.String(), "kind", e.Stream.Kind,
 			"code", e.Code, "reason", e.Message)
 		m.cancel(s, e.Stream)
 		m.noteState(s.peer)
@@ -490,8 +497,9 @@ func (m *Machine) learn(s *session, marks []protocol.Mark) {
 	m.meet(vector)
 	moved := make(map[protocol.Stream]protocol.Heads, len(vector))
 	for _, has := range vector {
-		if len(s.holds) > 0 && !m.graph.CoversAll(s.vector[has.Stream], has.heads) {
+		if len(s.holds)+len(s.heldFor) > 0 && !m.graph.CoversAll(s.vector[has.Stream], has.heads) {
 			delete(s.holds, has.Stream)
+			delete(s.heldFor, has.Stream)
 		}
 		m.noteAll(s, has.Stream, has.heads)
 		m.explain(s, has.heads)

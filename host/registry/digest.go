@@ -51,6 +51,9 @@ func (c *catalog) joinParts(list []ModelDigest) (joined []ModelDigest) {
 		}
 		of := slices.IndexFunc(joined, func(other ModelDigest) bool { return other.Model == name })
 		whole := &joined[of] // the shared part has the lesser name
+		if nothing := sha256.Sum256(nil); whole.Digest == nothing && d.Digest == nothing {
+			continue // as of any other model that holds nothing
+		}
 		whole.Rows += d.Rows
 		whole.Digest = sha256.Sum256(append(whole.Digest[:], d.Digest[:]...))
 	}

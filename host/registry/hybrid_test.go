@@ -139,6 +139,19 @@ func (h hybrids) newer(t *testing.T) {
 	h.b.pull(h.a, 100)
 }
 
+// TestHybrid_empty wants the digest of a hybrid model without records to be that of any other.
+func TestHybrid_empty(t *testing.T) {
+	digests, err := newDevice(t, 1, files(), memos()).registry.Digest(t.Context())
+	if err != nil || len(digests) < 2 {
+		t.Fatalf("%v, %v", digests, err)
+	}
+	for _, d := range digests {
+		if d.Rows != 0 || d.Digest != digests[0].Digest {
+			t.Errorf("%s: %d records, %x; want none, and %x", d.Model, d.Rows, d.Digest, digests[0].Digest)
+		}
+	}
+}
+
 func TestHybrid(t *testing.T) {
 	h := newHybrids(t)
 	h.a.wantView(hybridView...)
