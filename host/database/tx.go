@@ -237,6 +237,8 @@ func (db *DB) beginRead(ctx context.Context, reader **connection) (err error) {
 		if !lost || !again || db.isClosed() {
 			return err
 		}
+		// Where the server has fallen silent, another connection, of which the pool may have an idle one, has no answer either.
+		defer db.engine.doubting()()
 	}
 }
 
