@@ -33,8 +33,8 @@ type Client struct {
 	Notice   func(text string)
 }
 
-// waits has Notice told what a call of a model waits for, if it takes long, until done is called. An empty model is any.
-func (c *Client) waits(ctx context.Context, model sdk.ModelName) (done func()) {
+// waits has Notice told what a call waits for, if it takes long, until done is called. concerns says whether it is of a plugin.
+func (c *Client) waits(ctx context.Context, concerns func(context.Context, *Plugin) bool) (done func()) {
 	if c.Patience == 0 {
 		return func() {}
 	}
@@ -49,7 +49,7 @@ func (c *Client) waits(ctx context.Context, model sdk.ModelName) (done func()) {
 				return
 			case <-late.C:
 			}
-			if text := c.obstacle(ctx, model); text != "" {
+			if text := c.obstacle(ctx, concerns); text != "" {
 				c.Notice(text)
 				return
 			}
@@ -61,16 +61,20 @@ func (c *Client) waits(ctx context.Context, model sdk.ModelName) (done func()) {
 	}
 }
 
-// obstacle says what a call that writes a model waits for; "" if that is not known.
-func (c *Client) obstacle(ctx context.Context, model sdk.ModelName) string {
+// obstacle says what a call waits for; "" if that is not known.
+func (c *Client) obstacle(ctx context.Context, concerns func(context.Context, *Plugin) bool) string {
 	plugins, err := c.Plugins(ctx)
 	if err != nil {
 		return "" // the call itself says what is wrong
 	}
 	for i := range plugins {
 		p := &plugins[i]
-		if p.State == stateDebugging && (model == "" || slices.Contains(p.Models, model)) {
-			return fmt.Sprintf("no answer yet: plugin %s is process %d, under a debugger, and is waited for as long as that is stopped; Ctrl-C gives up", p.Name, p.PID)
+		if p.State == stateDebugging && concerns(ctx, p) {
+			process := ""
+			if p.PID != 0 { // else it has not answered yet
+				process = fmt.Sprintf("process %d, ", p.PID)
+			}
+			return fmt.Sprintf("no answer yet: plugin %s is %sunder a debugger, and is waited for as long as that is stopped; Ctrl-C gives up", p.Name, process)
 		}
 	}
 	status, err := c.Status(ctx)
@@ -87,6 +91,19 @@ func (c *Client) obstacle(ctx context.Context, model sdk.ModelName) string {
 		}
 	}
 	return ""
+}
+
+// of is what a call of a model waits for.
+func of(model sdk.ModelName) func(context.Context, *Plugin) bool {
+	return func(_ context.Context, p *Plugin) bool { return slices.Contains(p.Models, model) }
+}
+
+// ofConflict is what a call waits for that is of the model of an entry of the conflict journal.
+func (c *Client) ofConflict(number int64) func(context.Context, *Plugin) bool {
+	return func(ctx context.Context, p *Plugin) bool {
+		conflicts, err := c.Conflicts(ctx, "", sdk.RecordID{})
+		return err == nil && slices.ContainsFunc(conflicts, func(v ConflictView) bool { return v.Number == number && slices.Contains(p.Models, v.Model) })
+	}
 }
 
 // answerTime is how long Dial waits for a host to answer: one that is stopped takes connections and says nothing.
@@ -215,7 +232,7 @@ func (c *Client) Put(ctx context.Context, model sdk.ModelName, puts []Put, allOr
 			in.Records[i].Id = id[:]
 		}
 	}
-	defer c.waits(ctx, model)()
+	defer c.waits(ctx, of(model))()
 	out, err := c.api.Put(ctx, in)
 	if err != nil {
 		return PutResult{}, fromWire(err)
@@ -275,7 +292,7 @@ func (c *Client) Delete(ctx context.Context, model sdk.ModelName, ids ...sdk.Rec
 	for i := range ids {
 		in.Ids = append(in.Ids, ids[i][:])
 	}
-	defer c.waits(ctx, model)()
+	defer c.waits(ctx, of(model))()
 	out, err := c.api.Delete(ctx, in)
 	if err != nil {
 		return nil, fromWire(err)

@@ -645,7 +645,8 @@ func BenchmarkPut(b *testing.B) {
 	b.ReportMetric(float64(rows)/b.Elapsed().Seconds(), "rows/s")
 }
 
-// TestClient_Notice has a put wait for a plugin under a debugger: that is said while it waits, and of no other model's put.
+// TestClient_Notice has a put wait for a plugin under a debugger: that is said while it waits, and of no other model's put. A
+// process that has not answered yet has no number.
 func TestClient_Notice(t *testing.T) {
 	host, client := start(t)
 	host.Processes = []control.Plugin{{Name: "tag", Kind: "model", State: "debugging", PID: 4242, Models: []sdk.ModelName{"tag"}}}
@@ -668,9 +669,47 @@ func TestClient_Notice(t *testing.T) {
 	if !strings.Contains(heard, "plugin tag is process 4242, under a debugger") {
 		t.Errorf("said: %q", heard)
 	}
+	host.Processes[0].PID, heard = 0, ""
+	put(t, client, "tag", `{"name":"home"}`)
+	if !strings.Contains(heard, "plugin tag is under a debugger") {
+		t.Errorf("said: %q", heard)
+	}
 	put(t, client, "entry", `{"name":"a"}`)
 	if len(said) > 0 {
 		t.Errorf("said of a model that nobody debugs: %s", <-said)
+	}
+}
+
+// TestClient_Notice_conflict has the restoring of a value wait: the plugin of its model is named if it is under a debugger, and no
+// other.
+func TestClient_Notice_conflict(t *testing.T) {
+	for name, said := range map[string]bool{"tag": true, "entry": false} {
+		t.Run(name, func(t *testing.T) {
+			host, client := start(t)
+			host.Processes = []control.Plugin{{Name: name, Kind: "model", State: "debugging", PID: 4242, Models: []sdk.ModelName{sdk.ModelName(name)}}}
+			contested(t, host, client)
+			notices, looked := make(chan string, 1), make(chan struct{}, 1)
+			client.Patience, client.Notice = time.Millisecond, func(text string) { notices <- text }
+			heard := ""
+			host.Fail = func(call string) error {
+				switch call {
+				case "Conflicts":
+					looked <- struct{}{}
+				case "Commit":
+					<-looked
+					if said {
+						heard = <-notices
+					}
+				}
+				return nil
+			}
+			if _, err := client.RestoreConflict(t.Context(), 3); err != nil {
+				t.Fatal(err)
+			}
+			if said != strings.Contains(heard, "plugin tag is process 4242") || len(notices) > 0 {
+				t.Errorf("said %q, and %d more", heard, len(notices))
+			}
+		})
 	}
 }
 

@@ -227,7 +227,7 @@ func (c *Client) Explain(ctx context.Context, model sdk.ModelName, id sdk.Record
 
 // RestoreConflict writes the value of an entry of the conflict journal again and removes the entry.
 func (c *Client) RestoreConflict(ctx context.Context, number int64) (Restored, error) {
-	defer c.waits(ctx, "")()
+	defer c.waits(ctx, c.ofConflict(number))()
 	out, err := c.api.RestoreConflict(ctx, &controlpb.RestoreConflictRequest{Number: number})
 	if err != nil {
 		return Restored{}, fromWire(err)

@@ -102,11 +102,15 @@ func describe(ctx context.Context, records Records, reporter Reporter, model sdk
 	return sdk.Description{}, sdk.Errorf(sdk.CodeUnknownModel, "no model %q here; the models are %s%s", model, strings.Join(names, ", "), unheard(plugins, models))
 }
 
-// The states of plugins that are told apart here, as in Plugin.
+// The states and the kind of plugins that are told apart here, as in Plugin.
 const (
+	stateRunning     = "running"
+	stateUnhealthy   = "unhealthy"
 	stateQuarantined = "quarantined"
 	stateDebugging   = "debugging"
 	stateStarting    = "starting"
+
+	kindModel = "model"
 )
 
 // notServed says why a model is not served that a plugin of the configuration is for; nil: there is no such plugin, or it runs.
@@ -123,7 +127,7 @@ func notServed(plugins []Plugin, model sdk.ModelName) error {
 			return sdk.Errorf(sdk.CodeUnavailable, "model %q is not served yet, since its plugin %s is under a debugger and has not said what it is: %s; let it go on, and try again", model, p.Name, p.Reason)
 		case stateStarting:
 			return sdk.Errorf(sdk.CodeUnavailable, "model %q is not served yet: its plugin %s is being started; try again", model, p.Name)
-		case "running", "unhealthy":
+		case stateRunning, stateUnhealthy:
 			continue
 		}
 		return sdk.Errorf(sdk.CodeUnavailable, "model %q is not served now: its plugin %s is %s: %s; see: starling plugin list", model, p.Name, p.State, p.Reason)
@@ -137,7 +141,7 @@ func unheard(plugins []Plugin, served []sdk.Description) string {
 	for i := range plugins {
 		p := &plugins[i]
 		heard := slices.ContainsFunc(append([]sdk.ModelName{sdk.ModelName(p.Name)}, p.Models...), func(model sdk.ModelName) bool { _, known := find(served, model); return known })
-		if p.Kind == "model" && p.PID == 0 && !heard {
+		if p.Kind == kindModel && p.PID == 0 && !heard {
 			names = append(names, fmt.Sprintf("%s (%s)", p.Name, p.State))
 		}
 	}
