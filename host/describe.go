@@ -79,9 +79,9 @@ func describePlugins(ctx context.Context, c *config.Config) []command.Described 
 }
 
 // chosen implements command.Deps.Chosen.
-func chosen(c *config.Config, plugin, path string) (control.Build, bool) {
-	b, known := supervisor.Chosen(storeDir(c), plugin, path)
-	return control.Build(b), known
+func chosen(c *config.Config, plugin, path string) (control.Build, bool, error) {
+	b, known, err := supervisor.Chosen(storeDir(c), plugin, path)
+	return control.Build(b), known, err
 }
 
 // describeBinary implements command.Deps.DescribeBinary. That it wants settings, which it is not given here, is no error.

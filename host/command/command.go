@@ -39,8 +39,8 @@ type Deps struct {
 	// DescribeBinary is Describe of the plugin at path, without a config block.
 	DescribeBinary func(ctx context.Context, path string) Described
 	// Chosen returns the build of a plugin that the device's host has in use, or will have at its next start, and whether one is
-	// known: path is the one that is configured.
-	Chosen func(c *config.Config, plugin, path string) (control.Build, bool)
+	// known: path is the one that is configured. An error says that it can not be found out.
+	Chosen func(c *config.Config, plugin, path string) (build control.Build, known bool, err error)
 
 	Version  string
 	Now      func() time.Time // its location is the one that times are shown in

@@ -285,14 +285,16 @@ func (w *world) deps(in io.Reader, out, errs io.Writer) command.Deps {
 		DescribeBinary: func(_ context.Context, path string) command.Described {
 			return command.Described{Plugin: path, Err: sdk.Errorf(sdk.CodeNotFound, "there is no plugin binary at %s", path)}
 		},
-		Chosen: func(_ *config.Config, plugin, path string) (control.Build, bool) {
+		Chosen: func(_ *config.Config, plugin, path string) (control.Build, bool, error) {
 			switch plugin {
 			case "note":
-				return control.Build{SHA256: strings.Repeat("5a", 32), Path: filepath.Join(w.dir, "note-2")}, true
+				return control.Build{SHA256: strings.Repeat("5a", 32), Path: filepath.Join(w.dir, "note-2")}, true, nil
 			case "lan":
-				return control.Build{SHA256: strings.Repeat("77", 32), Path: path}, true
+				return control.Build{SHA256: strings.Repeat("77", 32), Path: path}, true, nil
+			case "draft":
+				return control.Build{}, false, sdk.Errorf(sdk.CodeInvalid, "choices.json can not be read")
 			}
-			return control.Build{}, false
+			return control.Build{}, false, nil
 		},
 		Run: func(_ context.Context, c *config.Config) error {
 			_, err := fmt.Fprintf(out, "(run %s)\n", c.Device.Name)

@@ -84,7 +84,10 @@ func (a *app) pluginLockCommand() *cobra.Command {
 // toLock returns the build of a plugin to lock: the one that a swap to another path has put in use, since a lock of any other
 // would undo that, else the one at its path. note says so where it is not the one that runs, or not where the file says.
 func (a *app) toLock(c *config.Config, plugin, path string) (build control.Build, note string, err error) {
-	chosen, known := a.Chosen(c, plugin, path)
+	chosen, known, err := a.Chosen(c, plugin, path)
+	if err != nil { // a lock of another build than the one that runs would have it replaced
+		return control.Build{}, "", err
+	}
 	if known && chosen.Path != path {
 		return chosen, fmt.Sprintf("%s: locked is what runs, from %s, where starling plugin swap took it from; %s names %s, which is not used. For that one: starling plugin swap %s %s, then lock again",
 			plugin, relative(chosen.Path), a.config(), relative(path), plugin, relative(path)), nil

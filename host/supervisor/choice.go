@@ -78,15 +78,20 @@ func readChoices(store string) (*choices, error) {
 }
 
 // Chosen returns the build that the store of a host remembers as the one in use of a plugin whose configured path is source,
-// and whether there is one: it was started by the host, and its copy is there unharmed. The host may run or not.
-func Chosen(store, name, source string) (Build, bool) {
+// and whether there is one: it was started by the host, and its copy is there unharmed. The host may run or not. An error says
+// that nobody knows, since what the store remembers can not be read.
+func Chosen(store, name, source string) (_ Build, known bool, err error) {
 	c, err := readChoices(store)
 	if err != nil {
-		return Build{}, false
+		remedy := "a host that starts puts it aside, and runs what is configured"
+		if errors.Is(err, fs.ErrPermission) {
+			remedy = "run this as the user that the host runs as"
+		}
+		return Build{}, false, sdk.Errorf(sdk.CodeInvalid, "it is not known which build is in use: %s can not be read: %w; %s", c.path, err, remedy)
 	}
 	remembered, same := c.get(name, source)
 	b, there := remembered.Running.in(store)
-	return Build{Version: remembered.Running.Version, SHA256: b.sum, Path: b.origin}, same && there
+	return Build{Version: remembered.Running.Version, SHA256: b.sum, Path: b.origin}, same && there, nil
 }
 
 // get returns what is remembered of a plugin, and whether that is of the build that is configured at source.

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -26,9 +27,17 @@ type binary struct {
 	origin string // where it was taken from
 }
 
-// intact reports whether the copy in the store is still what it was.
+// stagedMode is of every copy in the store: nobody writes to it, and it can be executed.
+const stagedMode fs.FileMode = 0o555
+
+// intact reports whether the copy in the store is still what it was: the same bytes, in a file of its own, with its mode. The
+// latter is not so on file systems that keep no modes; there it is copied anew at each start.
 func (b binary) intact() bool {
 	if b.sum == "" {
+		return false
+	}
+	info, err := os.Lstat(b.path)
+	if err != nil || !info.Mode().IsRegular() || runtime.GOOS != "windows" && info.Mode().Perm() != stagedMode {
 		return false
 	}
 	sum, err := hashOf(b.path)
@@ -66,7 +75,7 @@ func stage(store, source string) (_ binary, err error) {
 	defer func() { _ = os.Remove(temp.Name()) }() // gone already if it was moved
 	hash := sha256.New()
 	_, err = io.Copy(io.MultiWriter(temp, hash), in)
-	if err = errors.Join(err, temp.Chmod(0o555), temp.Close()); err != nil {
+	if err = errors.Join(err, temp.Chmod(stagedMode), temp.Close()); err != nil {
 		return binary{}, fmt.Errorf("copy %s to the plugin store: %w", source, err)
 	}
 	b := binary{sum: hex.EncodeToString(hash.Sum(nil)), origin: source}

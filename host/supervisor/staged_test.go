@@ -1,14 +1,17 @@
 package supervisor
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
+	"runtime"
+	"strings"
 	"testing"
 	"time"
 )
 
-// TestStage_again stages a binary whose copy is in the store: nothing is written, unless the copy is damaged or the binary is
-// another one of the same size.
+// TestStage_again stages a binary whose copy is in the store: nothing is written, unless the copy is damaged, has another mode or
+// is a link, or the binary is another one of the same size.
 func TestStage_again(t *testing.T) {
 	store, source := t.TempDir(), filepath.Join(t.TempDir(), "tag")
 	write := func(path, content string) {
@@ -42,6 +45,22 @@ func TestStage_again(t *testing.T) {
 		t.Errorf("what was there already was written again: %v", err)
 	}
 
+	if runtime.GOOS != "windows" {
+		for _, mode := range []os.FileMode{0o444, 0o777} {
+			if err := os.Chmod(first.path, mode); err != nil {
+				t.Fatal(err)
+			}
+			staged("a build")
+		}
+		if err := errors.Join(os.Remove(first.path), os.Symlink(source, first.path)); err != nil {
+			t.Fatal(err)
+		}
+		staged("a build")
+		if info, err := os.Lstat(first.path); err != nil || info.Mode() != 0o555 {
+			t.Errorf("the copy is %v, %v", info.Mode(), err)
+		}
+	}
+
 	if err := os.Chmod(first.path, 0o700); err != nil { //nolint:gosec // to damage it
 		t.Fatal(err)
 	}
@@ -50,5 +69,20 @@ func TestStage_again(t *testing.T) {
 	write(source, "another")
 	if other := staged("another"); other.path == first.path {
 		t.Errorf("another build took the place of the first: %+v", other)
+	}
+}
+
+// TestChosen asks a store what is in use that remembers nothing, and one of which that can not be read.
+func TestChosen(t *testing.T) {
+	store := t.TempDir()
+	if b, known, err := Chosen(store, "tag", "/plugins/tag"); known || err != nil {
+		t.Errorf("of an empty store: %+v, %v, %v", b, known, err)
+	}
+	path := filepath.Join(store, "choices.json")
+	if err := os.WriteFile(path, []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if b, known, err := Chosen(store, "tag", "/plugins/tag"); known || err == nil || !strings.Contains(err.Error(), path) {
+		t.Errorf("of a damaged store: %+v, %v, %v", b, known, err)
 	}
 }
