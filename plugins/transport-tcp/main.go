@@ -51,7 +51,7 @@ func (t transport) Dial(ctx context.Context, address string) (sdk.Conn, error) {
 	dialer := net.Dialer{Timeout: dialTimeout, KeepAliveConfig: keepAlive()}
 	c, err := dialer.DialContext(ctx, "tcp", address)
 	if err != nil {
-		t.metrics.failed(err)
+		t.metrics.failed(ctx, err)
 		return nil, explain("dial", address, err)
 	}
 	t.metrics.dials.Inc()
@@ -69,7 +69,7 @@ func explain(what, address string, err error) error {
 	switch {
 	case errors.As(err, &bad):
 		return sdk.Errorf(sdk.CodeInvalid, "%s %q: want host:port, such as 0.0.0.0:7420: %w", what, address, err)
-	case errors.Is(err, syscall.EADDRINUSE):
+	case errors.Is(err, errnoInUse):
 		return sdk.Errorf(sdk.CodeUnavailable, "%s %s: another program uses that port; choose another or stop it: %w", what, address, err)
 	}
 	if op, ok := errors.AsType[*net.OpError](err); ok {
@@ -119,7 +119,7 @@ func (l *listener) Accept() (sdk.Conn, error) {
 func passing(err error) bool {
 	for _, each := range []error{
 		syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, // short of descriptors or memory
-		syscall.ECONNABORTED, syscall.ECONNRESET, syscall.EPROTO, syscall.EINTR, // the peer went while it waited
+		syscall.ECONNABORTED, errnoReset, syscall.EPROTO, syscall.EINTR, // the peer went while it waited
 		syscall.ENETDOWN, syscall.ENETUNREACH, syscall.EHOSTDOWN, syscall.EHOSTUNREACH, // Linux hands over the connection's own
 	} {
 		if errors.Is(err, each) {

@@ -1,9 +1,9 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"net"
-	"syscall"
 
 	"github.com/starling-sync/starling/sdk"
 )
@@ -37,11 +37,12 @@ func (m metrics) opened(c net.Conn) *conn {
 	return &conn{Conn: c, metrics: m}
 }
 
-// failed counts a dial that failed.
-func (m metrics) failed(err error) {
+// failed counts a dial that failed, unless ctx was cancelled: then who wanted it has given it up, and it says nothing of the peer.
+func (m metrics) failed(ctx context.Context, err error) {
 	timeout, ok := errors.AsType[net.Error](err)
 	switch {
-	case errors.Is(err, syscall.ECONNREFUSED):
+	case errors.Is(ctx.Err(), context.Canceled):
+	case errors.Is(err, errnoRefused):
 		m.refusals.Inc()
 	case ok && timeout.Timeout():
 		m.silences.Inc()

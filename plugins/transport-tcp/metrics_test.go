@@ -2,10 +2,12 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"os"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -68,12 +70,32 @@ func TestMetrics(t *testing.T) {
 	}
 	late, cancel := context.WithDeadline(t.Context(), time.Now().Add(-time.Second))
 	defer cancel()
-	for _, ctx := range []context.Context{late, t.Context()} {
+	given, up := context.WithCancel(t.Context())
+	up()
+	for _, ctx := range []context.Context{late, t.Context(), given} { // the last counts nowhere
 		if _, err := (transport{newMetrics(bob)}).Dial(ctx, "127.0.0.1:none"); err == nil {
 			t.Error("no port was reached")
 		}
 	}
 	wants("bob", bob, map[string]float64{"tcp_dials_total": 1, "tcp_sent_bytes_total": 5, "tcp_dials_refused_total": 1, "tcp_dials_timed_out_total": 1, "tcp_dials_failed_total": 1})
+}
+
+// TestMetrics_Refused has a refusal be told as this system tells it: by a number that its sockets return.
+func TestMetrics_Refused(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := net.Listen("tcp", l.Addr().String()); !errors.Is(err, errnoInUse) {
+		t.Errorf("a port that is in use: %v", err)
+	}
+	_ = l.Close()
+	if _, err := net.Dial("tcp", l.Addr().String()); !errors.Is(err, errnoRefused) {
+		t.Errorf("a port that is not: %v", err)
+	}
+	if runtime.GOOS == "windows" && (errnoRefused != syscall.Errno(10061) || errnoReset != syscall.Errno(10054)) {
+		t.Errorf("refused is %d and reset %d; want Winsock's", errnoRefused, errnoReset)
+	}
 }
 
 // TestMetrics_Page holds docs/metrics.md to what the plugin counts.

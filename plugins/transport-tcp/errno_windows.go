@@ -1,0 +1,10 @@
+package main
+
+import "golang.org/x/sys/windows"
+
+// What the system says of a socket. The names of package syscall are numbers of Go's own here, which no socket returns.
+const (
+	errnoRefused = windows.WSAECONNREFUSED
+	errnoReset   = windows.WSAECONNRESET
+	errnoInUse   = windows.WSAEADDRINUSE
+)
