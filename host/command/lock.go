@@ -27,7 +27,7 @@ func (a *app) pluginLockCommand() *cobra.Command {
 			"For a new build: put it in its place, lock it, and run starling reload. Of a plugin that starling plugin swap has put another\n" +
 			"path's build in the place of, that build is locked, which is the one that runs, and standard error says so.",
 		RunE: func(_ *cobra.Command, names []string) error {
-			c, err := config.Unlocked(a.configFiles...)
+			c, err := config.OnlyPlugins(a.configFiles...)
 			if err != nil {
 				return err
 			}

@@ -37,14 +37,10 @@ func shapes() []shape {
 }
 
 func (p *parser) document(c *Config, body *hclsyntax.Body) {
-	root := shape{arguments: []string{"plugin_dir"}}
 	known := map[string]shape{}
 	for _, s := range shapes() {
-		root.blocks = append(root.blocks, s.name)
 		known[s.name] = s
 	}
-	p.names(body, root, "")
-
 	start := hcl.Range{Start: hcl.InitialPos, End: hcl.InitialPos} // of the first file
 	if b := p.one(body, "library"); b != nil {
 		c.Library = p.library(b, known["library"])
@@ -61,6 +57,24 @@ func (p *parser) document(c *Config, body *hclsyntax.Body) {
 	c.Sync = p.sync(p.one(body, "sync"), known["sync"])
 	c.Log = p.log(p.one(body, "log"), known["log"])
 	c.Telemetry = p.telemetry(p.one(body, "telemetry"), known["telemetry"])
+	p.allPlugins(c, body)
+}
+
+// onlyPlugins reads the device's block and which plugins it has alone.
+func (p *parser) onlyPlugins(c *Config, body *hclsyntax.Body) {
+	p.onlyDevice(c, body)
+	p.allPlugins(c, body)
+}
+
+// allPlugins reads which plugins there are. A block that there can not be is a mistake: it may be meant to be a plugin's.
+func (p *parser) allPlugins(c *Config, body *hclsyntax.Body) {
+	root := shape{arguments: []string{"plugin_dir"}}
+	known := map[string]shape{}
+	for _, s := range shapes() {
+		root.blocks = append(root.blocks, s.name)
+		known[s.name] = s
+	}
+	p.names(body, root, "")
 	c.PluginDir = p.plugins(body)
 	p.models(c, body, known["model"])
 	p.transports(c, body, known["transport"])

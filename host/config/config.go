@@ -163,7 +163,7 @@ type Source struct {
 // Load reads the configuration that lies in paths, as Read finds it, with its lock file. What is given twice in it is a
 // mistake. Mistakes come as Diagnostics, all at once.
 func Load(paths ...string) (*Config, error) {
-	c, err := Unlocked(paths...)
+	c, err := unlocked((*parser).document, paths)
 	if err != nil {
 		return nil, err
 	}
@@ -184,7 +184,7 @@ func DataDir(paths ...string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	c, err := parseAs(sources, environment{lookup: os.LookupEnv, executable: os.Executable}, (*parser).onlyDevice)
+	c, err := parseAs(sources, ownEnvironment(), (*parser).onlyDevice)
 	if err != nil {
 		return "", err
 	}
@@ -269,7 +269,7 @@ func read(path string) (Source, error) {
 
 // Parse reads sources, one at least, as one configuration.
 func Parse(sources ...Source) (*Config, error) {
-	return parse(sources, environment{lookup: os.LookupEnv, executable: os.Executable})
+	return parse(sources, ownEnvironment())
 }
 
 func reason(err error) error {

@@ -192,13 +192,19 @@ func (c *Config) lock(path string) error {
 	return nil
 }
 
-// Unlocked reads a configuration as Load does, whatever its lock file says.
-func Unlocked(paths ...string) (*Config, error) {
+// OnlyPlugins reads what a configuration says of the device and its plugins, whatever its lock file says. It evaluates no other
+// block, so that who locks plugins needs no secret of the store, and other mistakes in those are left to who runs the host.
+func OnlyPlugins(paths ...string) (*Config, error) {
+	return unlocked((*parser).onlyPlugins, paths)
+}
+
+// unlocked reads a configuration as document does, whatever its lock file says.
+func unlocked(document func(*parser, *Config, *hclsyntax.Body), paths []string) (*Config, error) {
 	sources, err := Read(paths...)
 	if err != nil {
 		return nil, err
 	}
-	c, err := Parse(sources...)
+	c, err := parseAs(sources, ownEnvironment(), document)
 	if err != nil {
 		return nil, err
 	}

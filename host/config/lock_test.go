@@ -39,7 +39,7 @@ func TestLoad_Lock(t *testing.T) {
 		if at := c.Models[0].SHA256Range.String(); !strings.HasPrefix(at, filepath.Join(dir, LockName)+":1,") {
 			t.Errorf("the checksum comes from %s", at)
 		}
-		unlocked, err := Unlocked(path)
+		unlocked, err := unlocked((*parser).document, []string{path})
 		if err != nil || unlocked.Models[0].SHA256 != "" {
 			t.Errorf("unlocked: %+v, %v", unlocked, err)
 		}
@@ -47,6 +47,27 @@ func TestLoad_Lock(t *testing.T) {
 		if len(changes) != 1 || changes[0].Kind != PluginChanged || !strings.Contains(changes[0].What, `model "tag": sha256 none -> `+sumA[:12]) {
 			t.Errorf("changes %+v", changes)
 		}
+	}
+}
+
+// TestOnlyPlugins reads which plugins to lock without what the store needs, and names what may have been meant to be a plugin.
+func TestOnlyPlugins(t *testing.T) {
+	const head = "device \"alice\" { data_dir = \"./data\" }\nstore \"postgres\" { dsn = env(\"STARLING_NOT_SET\") }\nplugin_dir = \"./bin\"\n"
+	dir := write(t, map[string]string{
+		"c.hcl":     head + "model \"tag\" {}\ntransport \"tcp\" \"lan\" {}\n",
+		"wrong.hcl": head + "modle \"tag\" {}\n",
+		LockName:    `plugin "tag" { sha256 = { "` + Platform() + `" = "` + sumA + `" } }`,
+	})
+	c, err := OnlyPlugins(filepath.Join(dir, "c.hcl"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]string{"tag": filepath.Join(dir, "bin", "tag"), "lan": filepath.Join(dir, "bin", "transport-tcp")}
+	if diff := cmp.Diff(want, c.Binaries()); diff != "" || c.Device.DataDir != filepath.Join(dir, "data") || c.Models[0].SHA256 != "" {
+		t.Errorf("%+v (-want +got):\n%s", c, diff)
+	}
+	if _, err := OnlyPlugins(filepath.Join(dir, "wrong.hcl")); err == nil || !strings.Contains(err.Error(), `did you mean "model"`) {
+		t.Errorf("a block that there is not: %v", err)
 	}
 }
 

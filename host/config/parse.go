@@ -20,6 +20,10 @@ type environment struct {
 	executable func() (string, error)
 }
 
+func ownEnvironment() environment {
+	return environment{lookup: os.LookupEnv, executable: os.Executable}
+}
+
 type parser struct {
 	env   environment
 	files []*file // one at least
