@@ -50,6 +50,8 @@ type Options struct {
 	NewID func() sdk.RecordID // sdk.NewRecordID
 
 	newWatcher func() (*fsnotify.Watcher, error) // fsnotify.NewWatcher
+	now        func() time.Time                  // of what is hashed; time.Now
+	hashDelay  time.Duration                     // hashDelay
 }
 
 // Check returns what is wrong with the options.
@@ -81,6 +83,10 @@ func (o Options) withDefaults() Options {
 	}
 	if o.NewID == nil {
 		o.NewID = sdk.NewRecordID
+	}
+	o.hashDelay = orDefault(o.hashDelay, hashDelay)
+	if o.now == nil {
+		o.now = time.Now
 	}
 	if o.newWatcher == nil {
 		o.newWatcher = fsnotify.NewWatcher

@@ -15,7 +15,7 @@ import (
 // When what was found out is committed: rather soon, and rather many at once.
 const (
 	hashBatch = 256
-	hashDelay = 2 * time.Second
+	hashDelay = 2 * time.Second // unless the options say otherwise
 )
 
 // hasher finds out what the files of one location hold: of each disk one file at a time, so fast and no faster as the options
@@ -188,8 +188,8 @@ func (h *hasher) run(ctx context.Context) error {
 		}
 	}()
 	for ctx.Err() == nil {
-		job, wait := h.take(time.Now())
-		if len(h.results) > 0 && (job == nil || len(h.results) >= hashBatch || time.Since(h.since) > hashDelay) {
+		job, wait := h.take(h.options.now())
+		if len(h.results) > 0 && (job == nil || len(h.results) >= hashBatch || h.options.now().Sub(h.since) > h.options.hashDelay) {
 			if err := h.flush(ctx); err != nil {
 				return err
 			}
@@ -251,7 +251,7 @@ func (h *hasher) look(ctx context.Context, job *task) error {
 		if e.Kind != disk.File || e.ContentHash != nil {
 			continue
 		}
-		if time.Since(e.ModifiedAt).Abs() < h.options.Settle {
+		if h.options.now().Sub(e.ModifiedAt).Abs() < h.options.Settle {
 			later = true
 			continue
 		}
@@ -266,11 +266,11 @@ func (h *hasher) look(ctx context.Context, job *task) error {
 		default:
 			h.options.Metrics.FilesHashed.Inc()
 			if len(h.results) == 0 {
-				h.since = time.Now()
+				h.since = h.options.now()
 			}
 			h.results[e.ID] = result{e.info(), name}
 		}
-		if len(h.results) >= hashBatch || len(h.results) > 0 && time.Since(h.since) > hashDelay { // a folder may take hours
+		if len(h.results) >= hashBatch || len(h.results) > 0 && h.options.now().Sub(h.since) > h.options.hashDelay { // a folder may take hours
 			if err := h.flush(ctx); err != nil {
 				return err
 			}
@@ -279,7 +279,7 @@ func (h *hasher) look(ctx context.Context, job *task) error {
 	}
 	h.report(job, failed)
 	if later {
-		h.queue(job.id, time.Now().Add(h.options.Settle))
+		h.queue(job.id, h.options.now().Add(h.options.Settle))
 	}
 	return nil
 }
@@ -397,7 +397,7 @@ func (h *hasher) key() string { return "hashing " + h.tree.path }
 
 // show says of how many files it is known what they hold, of those that can be read: now, or a second after it was said last.
 func (h *hasher) show(now bool) {
-	if !now && time.Since(h.said) < time.Second {
+	if !now && h.options.now().Sub(h.said) < time.Second {
 		return
 	}
 	h.mu.Lock()
@@ -409,7 +409,7 @@ func (h *hasher) show(now bool) {
 	if next == h.shown {
 		return
 	}
-	h.shown, h.said = next, time.Now()
+	h.shown, h.said = next, h.options.now()
 	h.host.Progress(h.key(), next.done, next.all)
 }
 

@@ -13,6 +13,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/starling-sync/starling/plugins/location/catalog/content"
 	"github.com/starling-sync/starling/plugins/location/catalog/disk"
 	"github.com/starling-sync/starling/sdk"
@@ -351,4 +353,94 @@ func TestHasher_Read(t *testing.T) {
 	if name, err := h.read(t.Context(), dir, &pipe); !errors.Is(err, content.ErrChanged) {
 		t.Errorf("a pipe in its place: %s, %v", name, err)
 	}
+}
+
+// TestHasher_CommitsAsItGoes hashes one folder, each of whose files takes as long as step says: what was found out is committed
+// after a while, and after so many files, not only at the end of the folder. How far it is, is shown at most once a second.
+func TestHasher_CommitsAsItGoes(t *testing.T) {
+	for name, c := range map[string]struct {
+		files   int
+		step    time.Duration
+		commits []int // rows of each, before the folder is over
+		shown   []int64
+	}{
+		"slow":    {7, 1500 * time.Millisecond, []int{3, 3}, []int64{0, 3, 6}},
+		"quick":   {7, 100 * time.Millisecond, nil, []int64{0}},
+		"at once": {hashBatch + 5, 0, []int{hashBatch}, []int64{0}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var files []string
+			for i := range c.files {
+				files = append(files, fmt.Sprintf("%03d", i))
+			}
+			w := newWorld(t, files...)
+			w.hashing()
+			now := time.Now()
+			w.options.now, w.options.hashDelay = func() time.Time { return now }, 2*time.Second
+			w.options.Files = &ticking{tick: func() { now = now.Add(c.step) }}
+			tree := w.read()
+			h := newHasher(tree, &disks{})
+			var shown []int64
+			h.host = following{w.host, func(done, total int64) {
+				if total != int64(c.files) {
+					t.Errorf("%d of %d; want of %d", done, total, c.files)
+				}
+				shown = append(shown, done)
+			}}
+			h.reading(1, "")()
+			root := w.entries()[""].ID
+			h.count(root, counted{int64(c.files), int64(c.files)})
+			before := len(w.host.Commits())
+			w.check(h.look(t.Context(), &task{id: root}))
+			var commits []int
+			for _, batch := range w.host.Commits()[before:] {
+				commits = append(commits, batch.Count)
+			}
+			if diff := cmp.Diff(c.commits, commits); diff != "" {
+				t.Errorf("commits (-want +got):\n%s", diff)
+			}
+			if diff := cmp.Diff(c.shown, shown); diff != "" {
+				t.Errorf("progress (-want +got):\n%s", diff)
+			}
+			if rest := c.files - sum(c.commits); len(h.results) != rest {
+				t.Errorf("%d results are left for later; want %d", len(h.results), rest)
+			}
+		})
+	}
+}
+
+func sum(numbers []int) (all int) {
+	for _, n := range numbers {
+		all += n
+	}
+	return all
+}
+
+// following is a host that tells what progress it is told.
+type following struct {
+	*sdktest.SourceHost
+	told func(done, total int64)
+}
+
+func (f following) Progress(_ string, done, total int64) { f.told(done, total) }
+
+// ticking are files of which each tells when it is opened.
+type ticking struct {
+	disk.System
+	tick func()
+}
+
+func (f *ticking) Open(root, below string) (disk.Dir, error) {
+	dir, err := f.System.Open(root, below)
+	return tickingDir{dir, f.tick}, err
+}
+
+type tickingDir struct {
+	disk.Dir
+	tick func()
+}
+
+func (d tickingDir) Open(name string) (disk.Reader, error) {
+	d.tick()
+	return d.Dir.Open(name)
 }
