@@ -3,6 +3,8 @@ package main
 import (
 	"errors"
 	"fmt"
+	"maps"
+	"os"
 	"strings"
 	"testing"
 )
@@ -75,7 +77,26 @@ func TestRun_replays(t *testing.T) {
 // that a change of the simulator makes it longer, and nothing else.
 var rare = map[string]uint64{
 	"clocks-of-deleted-forgotten": 75, "shadow-forgotten-early": 64, "remove-takes-unseen": 28, "remove-wins": 28, "retirement-ignored": 18,
+	"owner-not-believed": 26, "kept-digests-stale": 20,
 	"audit-never-repairs": 12, "own-loss-ignored": 10, "owner-not-checked": 9, "window-ignored": 8, "refusal-to-connect-lost": 6,
+}
+
+// TestRare wants each of them to be a bug that there is, and each bug in the table of the page.
+func TestRare(t *testing.T) {
+	page, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	left := maps.Clone(rare)
+	for _, b := range bugs() {
+		delete(left, b.name)
+		if row := fmt.Sprintf("\n| %s | %s | ", b.name, b.does); !strings.Contains(string(page), row) {
+			t.Errorf("the page lacks: %s", row)
+		}
+	}
+	for name := range left {
+		t.Errorf("there is no bug %q", name)
+	}
 }
 
 // TestBugs puts each seeded bug around the real code: the checkers must catch it.
