@@ -92,8 +92,8 @@ func Start(ctx context.Context, c Command) (*Process, error) {
 		Logger:           c.Log,
 		GRPCDialOptions:  append(dialOptions(), c.Redact.interceptors()...),
 		UnixSocketConfig: &plugin.UnixSocketConfig{TempDir: c.SocketDir},
-		SyncStdout:       c.Redact.writer(c.Log.StandardWriter(&hclog.StandardLoggerOptions{ForceLevel: hclog.Info})),
-		SyncStderr:       c.Redact.writer(c.Log.StandardWriter(&hclog.StandardLoggerOptions{InferLevels: true})),
+		SyncStdout:       newLogWriter(c.Log, c.Name, c.Redact, &hclog.StandardLoggerOptions{ForceLevel: hclog.Info}),
+		SyncStderr:       newLogWriter(c.Log, c.Name, c.Redact, &hclog.StandardLoggerOptions{InferLevels: true}),
 		RunnerFunc: func(_ hclog.Logger, cmd *exec.Cmd, dir string) (runner.Runner, error) {
 			run.env, run.dir = cmd.Env, dir
 			return run, nil

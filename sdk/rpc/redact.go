@@ -346,38 +346,3 @@ func (l *lineReader) Read(p []byte) (int, error) {
 	}
 	return 0, l.err
 }
-
-// writer returns what writes lines to out without the secrets.
-func (r *Redactor) writer(out io.Writer) io.Writer {
-	if r == nil {
-		return out
-	}
-	return &lineWriter{out: out, redactor: r}
-}
-
-type lineWriter struct {
-	out      io.Writer
-	redactor *Redactor
-	mu       sync.Mutex
-	part     []byte // of a line
-}
-
-func (l *lineWriter) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.part = append(l.part, p...)
-	end := bytes.LastIndexByte(l.part, '\n') + 1
-	if len(l.part) > maxLine {
-		end = len(l.part)
-	}
-	if end == 0 {
-		return len(p), nil
-	}
-	var out strings.Builder
-	for line := range strings.Lines(string(l.part[:end])) {
-		out.WriteString(l.redactor.line(line))
-	}
-	_, err := io.WriteString(l.out, out.String())
-	l.part = append(l.part[:0], l.part[end:]...)
-	return len(p), err
-}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"os/exec"
 	"strings"
 	"sync"
@@ -56,7 +57,13 @@ func (probe) ApplyStateChange(ctx context.Context, in sdk.StateChanges) (sdk.Sta
 	if word, ok := strings.CutPrefix(command, "refuse "); ok {
 		return sdk.StateResult{Refused: []sdk.Refusal{{Code: sdk.CodeInvalid, Message: "it said " + word}}}, nil
 	}
+	if text, ok := strings.CutPrefix(command, "print "); ok {
+		fmt.Fprint(os.Stderr, text)
+		return sdk.StateResult{}, nil
+	}
 	switch command {
+	case "exit":
+		os.Exit(3)
 	case "panic":
 		panic("asked to")
 	case "stale":

@@ -21,8 +21,9 @@ import (
 const (
 	busyRetries  = 50 // of a binary that another process, just forked, still holds open for writing
 	busyWait     = 10 * time.Millisecond
-	hearWait     = time.Second // for the last words of a process whose error output a child, out of reach, holds open
-	maxLineBytes = 300         // of a plugin's output in an error
+	hearWait     = time.Second     // for the last words of a process whose error output a child, out of reach, holds open
+	maxLineBytes = 300             // of a plugin's output in an error
+	wordsAge     = 5 * time.Second // what was said longer before the end of a process does not explain it
 )
 
 // processRunner is the process as go-plugin's client sees it: with a lifeline, a process group, sockets, and a memory
@@ -39,12 +40,14 @@ type processRunner struct {
 	heard  chan struct{} // closed when standard error has been read to its end
 	exited chan struct{} // closed when the process is gone; then state says how
 	state  *os.ProcessState
+	ended  time.Time // when it was found gone; as state
 
 	mu     sync.Mutex
 	cmd    *exec.Cmd // nil until started
 	killed bool      // by this host
 	line   []byte    // the beginning of standard output, at most maxLineBytes
 	words  string    // the last line on standard error that explains anything
+	spoken time.Time // when words came
 	part   []byte    // of a line of standard error
 }
 
@@ -121,6 +124,7 @@ func (r *processRunner) start() (err error) {
 func (r *processRunner) reap(cmd *exec.Cmd) {
 	defer close(r.exited)
 	_ = cmd.Wait() // the state says the same
+	r.ended = time.Now()
 	killGroup(cmd.Process)
 	select {
 	case <-r.heard:
@@ -239,13 +243,13 @@ func (r *processRunner) said(b []byte) {
 			}
 			return
 		}
-		r.remember(strings.TrimSpace(string(append(r.part, b[:i]...))))
+		r.remember(strings.TrimSpace(string(append(r.part, b[:i]...))), time.Now())
 		r.part, b = r.part[:0], b[i+1:]
 	}
 }
 
-func (r *processRunner) remember(line string) {
-	fatal := strings.HasPrefix(r.words, "panic: ") || strings.HasPrefix(r.words, "fatal error: ")
+func (r *processRunner) remember(line string, now time.Time) {
+	fatal := now.Sub(r.spoken) <= wordsAge && (strings.HasPrefix(r.words, "panic: ") || strings.HasPrefix(r.words, "fatal error: "))
 	if line == "" || fatal {
 		return
 	}
@@ -255,12 +259,12 @@ func (r *processRunner) remember(line string) {
 			Message string `json:"@message"`
 			Error   string `json:"error"`
 		}
-		if json.Unmarshal([]byte(line), &entry) != nil || entry.Level != "error" {
+		if json.Unmarshal([]byte(line), &entry) != nil || entry.Level != "error" || entry.Message == panicRecovered {
 			return
 		}
 		line = strings.TrimSuffix(entry.Message+": "+entry.Error, ": ")
 	}
-	r.words = line[:min(len(line), maxLineBytes)]
+	r.words, r.spoken = line[:min(len(line), maxLineBytes)], now
 }
 
 func (r *processRunner) firstLine() string {
@@ -279,6 +283,17 @@ func (r *processRunner) lastWords() string {
 	return ": " + r.words
 }
 
+// dyingWords are lastWords if they came just before the end, which others do not explain. Call it after exited.
+func (r *processRunner) dyingWords() string {
+	words := r.lastWords()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.ended.Sub(r.spoken) > wordsAge {
+		return ""
+	}
+	return words
+}
+
 func (r *processRunner) endedByItself() bool {
 	return r.state != nil && r.state.Exited()
 }
@@ -292,9 +307,9 @@ func (r *processRunner) reason() string {
 	case r.state.Success():
 		return r.state.String()
 	case r.endedByItself():
-		return r.state.String() + r.lastWords()
+		return r.state.String() + r.dyingWords()
 	case killed:
 		return "killed by the host"
 	}
-	return r.state.String() + r.lastWords() + " (not by this host)"
+	return r.state.String() + r.dyingWords() + " (not by this host)"
 }

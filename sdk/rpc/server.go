@@ -143,6 +143,9 @@ func (s *server) interceptors() []grpc.ServerOption {
 	}
 }
 
+// panicRecovered is said of a panic that ends no process, and so explains no end of one.
+const panicRecovered = "panic recovered; the process goes on"
+
 // guard runs fn; a panic becomes an error, and its stack a line in the log.
 func (s *server) guard(what string, fn func() error) (err error) {
 	defer func() {
@@ -150,7 +153,7 @@ func (s *server) guard(what string, fn func() error) (err error) {
 		if p == nil {
 			return
 		}
-		s.log.Error("panic recovered; the process goes on", "in", what, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+		s.log.Error(panicRecovered, "in", what, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
 		s.mu.Lock()
 		s.panics++
 		s.panicked = what
