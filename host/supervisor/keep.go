@@ -70,7 +70,7 @@ func (k *keeper) keep(ctx context.Context) {
 			next = k.rest(life, wait, err)
 			continue
 		}
-		if crashes = append(crashes, now); permanent(err) || len(crashes) > k.options.Budget || tries.under {
+		if crashes = append(crashes, now); permanent(err) || len(crashes) >= k.options.Budget || tries.under {
 			k.options.machine.forget(k.name)
 			wait = tries.next()
 			k.log.Error("plugin quarantined: it keeps failing, or starting it again can hardly help; the rest goes on", "failures", len(crashes), "within", k.options.BudgetWindow, "again_in", wait, "reason", err)

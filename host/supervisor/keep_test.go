@@ -49,7 +49,7 @@ func TestSupervisor_CrashAndHang(t *testing.T) {
 func TestSupervisor_HungHandler(t *testing.T) {
 	w := newWatcher()
 	o := options(t, t.TempDir(), w)
-	o.CallTimeout, o.Budget, o.BudgetWindow = 2*time.Second, 1, 1900*time.Millisecond
+	o.CallTimeout, o.Budget, o.BudgetWindow = 2*time.Second, 2, 1900*time.Millisecond
 	s, _ := run(t, o, selfSpec(t, ""))
 	for lives := 1; ; lives++ {
 		p := receive(t, w.up, "up")
@@ -69,7 +69,7 @@ func TestSupervisor_HungHandler(t *testing.T) {
 			t.Fatal("it is started again for ever")
 		}
 	}
-	if st := s.Status()[0]; st.Restarts < o.Budget {
+	if st := s.Status()[0]; st.Restarts < o.Budget-1 {
 		t.Errorf("it was not started again: %+v", st)
 	}
 }
@@ -80,7 +80,7 @@ func TestSupervisor_Quarantine(t *testing.T) {
 	w := newWatcher()
 	o.Observer = w
 	s, _ := run(t, o, selfSpec(t, ""))
-	for range o.Budget + 1 {
+	for range o.Budget {
 		if err := syscall.Kill(receive(t, w.up, "up").PID, syscall.SIGKILL); err != nil {
 			t.Fatal(err)
 		}

@@ -105,14 +105,14 @@ func TestSupervisor_StallIsNoFailure(t *testing.T) {
 func TestSupervisor_QuarantineEnds(t *testing.T) {
 	w, j := newWatcher(), &journal{}
 	o := options(t, t.TempDir(), w)
-	o.Record, o.Budget, o.MinQuarantine, o.MaxQuarantine = j.record, 1, time.Second, time.Hour
+	o.Record, o.Budget, o.MinQuarantine, o.MaxQuarantine = j.record, 2, time.Second, time.Hour
 	s, _ := run(t, o, selfSpec(t, ""))
-	for lives := range o.Budget + 3 { // the budget, one more, and two tries
+	for lives := range o.Budget + 2 { // the budget, and two tries
 		if err := syscall.Kill(receive(t, w.up, "up").PID, syscall.SIGKILL); err != nil {
 			t.Fatal(err)
 		}
 		receive(t, w.down, "down")
-		if lives >= o.Budget {
+		if lives >= o.Budget-1 {
 			until(t, "quarantine", func() bool {
 				st := s.Status()[0]
 				return st.State == Quarantined && strings.Contains(st.Reason, "; it is tried once more in ")

@@ -135,7 +135,7 @@ type Options struct {
 	DrainTimeout   time.Duration // 5 s
 	MinBackoff     time.Duration // before the first restart; 500 ms
 	MaxBackoff     time.Duration // 30 s
-	Budget         int           // restarts within BudgetWindow, 5; one more quarantines
+	Budget         int           // failures within BudgetWindow that quarantine, 5
 	BudgetWindow   time.Duration // 10 min
 	MinQuarantine  time.Duration // before a quarantined plugin is tried once more; 10 min, then twice as long each time
 	MaxQuarantine  time.Duration // 4 h
