@@ -283,6 +283,7 @@ type builder struct {
 	index   []int
 	result  PutResult
 	ids     []sdk.RecordID         // of row k of batch
+	right   map[reference]bool     // references found not to name a record of another model
 	merged  map[sdk.RecordID][]any // the device-owned records updated in this call, as they will be
 }
 
@@ -294,6 +295,7 @@ func newBuilder(w *writer, desc sdk.Description, puts int) *builder {
 		columns: make(map[string]int, len(desc.Fields)),
 		batch:   sdk.Batch{Model: desc.Model, Version: desc.Version},
 		result:  PutResult{IDs: make([]sdk.RecordID, puts)},
+		right:   map[reference]bool{},
 		merged:  map[sdk.RecordID][]any{},
 	}
 	for i, f := range desc.Fields {
@@ -311,6 +313,9 @@ func (b *builder) refuse(index int, err error) {
 func (b *builder) add(ctx context.Context, p Put) error {
 	names, values, err := sdk.DecodeJSON(b.desc, p.JSON)
 	if err != nil {
+		return err
+	}
+	if err := b.refersRight(ctx, names, values); err != nil {
 		return err
 	}
 	id := p.ID

@@ -97,3 +97,20 @@ func TestPut_storeAway(t *testing.T) {
 		t.Errorf("said: %q, and %d more", heard, len(said))
 	}
 }
+
+// TestPut_otherModel has a reference name a record of another model than it is to: it would wait for ever.
+func TestPut_otherModel(t *testing.T) {
+	_, client := start(t)
+	tag, entry := put(t, client, "tag", `{"name":"a"}`)[0], put(t, client, "entry", `{"name":"b"}`)[0]
+	result, err := client.Put(t.Context(), "tagging", []control.Put{{JSON: []byte(`{"tag_id":"` + entry.String() + `","target":"` + tag.String() + `"}`)}}, false)
+	if err != nil || len(result.Refused) != 1 || result.Refused[0].Code != sdk.CodeInvalid {
+		t.Fatalf("got %+v, %v; want it refused as invalid", result, err)
+	}
+	for _, part := range []string{"tag_id", "of model tag;", entry.String() + " is one of model entry"} {
+		if text := result.Refused[0].Message; !strings.Contains(text, part) {
+			t.Errorf("%q lacks %q", text, part)
+		}
+	}
+	put(t, client, "tagging", `{"tag_id":"`+tag.String()+`","target":"`+entry.String()+`"}`)
+	put(t, client, "tagging", `{"tag_id":"`+sdk.RecordID{9}.String()+`","target":"`+entry.String()+`"}`) // it may arrive yet
+}

@@ -138,6 +138,14 @@ func (s *served) missing(tx *database.Tx, c *catalog, rec *record) (list []Missi
 		if !ok || len(raw) != len(sdk.RecordID{}) || !awaited[sdk.RecordID(raw)] {
 			continue
 		}
+		// One id may stand in two references to different models: what is awaited is an id, and only one of them may lack it.
+		visible, err := isVisible(tx, c.candidates(ref.to), sdk.RecordID(raw))
+		if err != nil {
+			return nil, err
+		}
+		if visible {
+			continue
+		}
 		state, err := missingState(tx, c.candidates(ref.to), sdk.RecordID(raw))
 		if err != nil {
 			return nil, err
@@ -145,6 +153,17 @@ func (s *served) missing(tx *database.Tx, c *catalog, rec *record) (list []Missi
 		list = append(list, Missing{Field: s.names[ref.field], Model: ref.to, ID: sdk.RecordID(raw), State: state})
 	}
 	return list, nil
+}
+
+// isVisible reports whether one of models has a visible record id.
+func isVisible(tx *database.Tx, models []*served, id sdk.RecordID) (bool, error) {
+	for _, s := range models {
+		var one int
+		if found, err := tx.One("SELECT 1 FROM "+s.table+" WHERE id = ?", []any{id[:]}, &one); found || err != nil {
+			return found, err
+		}
+	}
+	return false, nil
 }
 
 // missingState looks for a record among models.

@@ -76,6 +76,19 @@ func TestExplain_deviceOwned(t *testing.T) {
 	}
 }
 
+// TestExplain_sameID has two references of a record name one id: of a file that is here, and of a label that is not.
+func TestExplain_sameID(t *testing.T) {
+	a := newDevice(t, 1, pairs(), files(), labels())
+	a.own(packed(t, files(), file(1, 0, "a")))
+	pair := Pair{File: sdk.Ref(rid(1)), Label: sdk.Ref(rid(1))}
+	a.share(packed(t, pairs(), &pair))
+	want := []registry.Missing{{Field: "label_id", Model: "label", ID: rid(1), State: registry.MissingUnknown}}
+	id := sdk.KeyID("pair", rid(1), rid(1))
+	if e := a.explain("pair", id); e.Visible || cmp.Diff(want, e.Missing) != "" {
+		t.Errorf("visible %v, missing (-want +got):\n%s", e.Visible, cmp.Diff(want, e.Missing))
+	}
+}
+
 // TestExplain_updateFirst has an update arrive, through a third device, before the insert.
 func TestExplain_updateFirst(t *testing.T) {
 	a, b, c := newDevice(t, 1, labels()), newDevice(t, 2, labels()), newDevice(t, 3, labels())
