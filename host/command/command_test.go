@@ -488,8 +488,8 @@ var changed = map[string]func(*controltest.Host){
 	},
 	"trouble": func(h *controltest.Host) {
 		s := &h.State
-		s.Models = []control.ModelStatus{{Model: "tagging", Ownership: sdk.SharedByAll, Version: 1, Parked: 1204}}
-		s.Sources = nil
+		s.Models = []control.ModelStatus{{Model: "tagging", Ownership: sdk.SharedByAll, Version: 1, Parked: 1204}, {Model: "invoice", Parked: 2}}
+		s.Sources, h.Processes = nil, h.Processes[:1]
 		s.Shadow = control.ShadowStatus{NotInserted: 1, Waiting: 150_000, WaitingBound: 100_000}
 		s.Log = control.LogStatus{Entries: 1, Bytes: 88, Oldest: now().Add(-time.Minute)}
 		s.Retention.Conflicts = 0

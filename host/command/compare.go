@@ -112,8 +112,16 @@ func (a *app) digestCommand() *cobra.Command {
 				if err != nil {
 					return err
 				}
+				status, err := host.Status(ctx)
+				if err != nil {
+					return err
+				}
+				parked := map[sdk.ModelName]int64{}
+				for i := range status.Models {
+					parked[status.Models[i].Model] = status.Models[i].Parked
+				}
 				for _, d := range digests {
-					if err := a.printDigest(&d); err != nil {
+					if err := a.printDigest(&d, parked[d.Model]); err != nil {
 						return err
 					}
 				}
@@ -123,17 +131,23 @@ func (a *app) digestCommand() *cobra.Command {
 	})
 }
 
-// printDigest prints a line that depends on this model alone, so that lines of two devices can be compared.
-func (a *app) printDigest(d *control.ModelDigest) error {
+// printDigest prints a line that depends on this model alone, so that lines of two devices can be compared: that of a device
+// which keeps changes for the model's plugin, and so has not merged all that it has, differs from all others.
+func (a *app) printDigest(d *control.ModelDigest, parked int64) error {
 	digest := hex.EncodeToString(d.Digest)
 	if a.json {
 		return a.object(struct {
 			Model  sdk.ModelName `json:"model"`
 			Rows   int64         `json:"rows"`
 			Digest string        `json:"digest"`
-		}{d.Model, d.Rows, digest})
+			Parked int64         `json:"parked,omitempty"` // changes that are not in the digest
+		}{d.Model, d.Rows, digest, parked})
 	}
-	return a.printf("%-16s %12d   %s\n", d.Model, d.Rows, digest)
+	without := ""
+	if parked > 0 {
+		without = "   without " + count(parked, "change") + " kept for its plugin"
+	}
+	return a.printf("%-16s %12d   %s%s\n", d.Model, d.Rows, digest, without)
 }
 
 func (a *app) auditCommand() *cobra.Command {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -35,13 +36,20 @@ func (a *app) explainCommand() *cobra.Command {
 				if a.json {
 					return a.object(explained(&e, names))
 				}
-				return a.printExplanation(&e, names)
+				keeper := ""
+				if e.Parked > 0 {
+					if keeper, err = keeperOf(ctx, host, e.Model); err != nil {
+						return err
+					}
+				}
+				return a.printExplanation(&e, names, keeper)
 			})
 		},
 	})
 }
 
-func (a *app) printExplanation(e *control.ExplanationView, names names) error {
+// printExplanation prints e. keeper says what the changes wait for that are kept for a plugin.
+func (a *app) printExplanation(e *control.ExplanationView, names names, keeper string) error {
 	head := []string{plain(string(e.Model)) + " " + e.ID.String(), a.standing(e, names)}
 	if !e.Inserted.IsZero() {
 		head = append(head, "inserted by "+a.by(names, e.Inserted))
@@ -60,7 +68,7 @@ func (a *app) printExplanation(e *control.ExplanationView, names names) error {
 	if err := t.flush(); err != nil {
 		return printed(err)
 	}
-	for _, note := range a.reasons(e, names) {
+	for _, note := range a.reasons(e, names, keeper) {
 		if err := a.printf("%s\n", plain(note)); err != nil {
 			return err
 		}
@@ -76,7 +84,7 @@ func elsewhere(all []control.Whereabouts, names names) string {
 	var clauses []string
 	who := map[string][]string{}
 	for _, w := range all {
-		state := strings.ReplaceAll(string(w.State), "_", " ")
+		state := presence(w.State)
 		if w.Detail != "" {
 			state += " (" + w.Detail + ")"
 		}
@@ -89,6 +97,15 @@ func elsewhere(all []control.Whereabouts, names names) string {
 		clauses[i] = plain("at " + strings.Join(who[state], ", ") + ": " + state)
 	}
 	return strings.Join(clauses, "   ")
+}
+
+// presence says in words what is known of a device: that it has the changes, not that it shows the record, since its plugin may
+// be missing or fail.
+func presence(state control.Presence) string {
+	if state == control.PresenceSame {
+		return "has the same changes"
+	}
+	return strings.ReplaceAll(string(state), "_", " ")
 }
 
 // standing says where the record stands, in words.
@@ -152,15 +169,34 @@ func writeOf(e *control.ExplanationView, f *control.FieldView) sdk.Version {
 	return f.Write
 }
 
+// keeperOf says, for people, which plugin kept changes of a model wait for.
+func keeperOf(ctx context.Context, host *control.Client, model sdk.ModelName) (string, error) {
+	plugins, err := host.Plugins(ctx)
+	if err != nil {
+		return "", err
+	}
+	unheard := false // a plugin that has not run yet is known by its name alone
+	for i := range plugins {
+		if plugins[i].Name == string(model) || slices.Contains(plugins[i].Models, model) {
+			return fmt.Sprintf("the plugin of model %q, which is not running or failed on them; see: starling plugin list", model), nil
+		}
+		unheard = unheard || plugins[i].Kind == "model" && plugins[i].PID == 0
+	}
+	if unheard {
+		return fmt.Sprintf("a plugin that serves model %q: none that runs here does; see: starling plugin list", model), nil
+	}
+	return fmt.Sprintf("a plugin that serves model %q: no plugin for it is configured here; add it to config.hcl, then: starling reload", model), nil
+}
+
 // reasons returns what keeps the record, or changes of it, from being seen: one line each.
-func (a *app) reasons(e *control.ExplanationView, names names) []string {
+func (a *app) reasons(e *control.ExplanationView, names names, keeper string) []string {
 	var notes []string
 	for i := range e.Missing {
 		m := &e.Missing[i]
 		notes = append(notes, m.Field+" waits for "+needed(m))
 	}
 	if e.Parked > 0 {
-		notes = append(notes, fmt.Sprintf("%s of it kept for the plugin of model %q, which is not running or failed on them; see: starling plugin list", count(e.Parked, "change"), e.Model))
+		notes = append(notes, fmt.Sprintf("%s of it kept for %s", count(e.Parked, "change"), keeper))
 	}
 	for i := range e.Refused {
 		r := &e.Refused[i]

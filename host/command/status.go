@@ -31,12 +31,22 @@ func (a *app) statusCommand() *cobra.Command {
 	})
 }
 
+// knownModels is how many models have a table here: not those of which changes are merely kept.
+func knownModels(s *control.Status) (n int64) {
+	for i := range s.Models {
+		if s.Models[i].Ownership != "" {
+			n++
+		}
+	}
+	return n
+}
+
 func (a *app) printStatus(s *control.Status) error {
 	library := s.LibraryName
 	if s.LibraryID == "" {
 		library = "no library yet"
 	}
-	store, models := s.StoreKind+" "+size(s.StoreBytes), count(int64(len(s.Models)), "model")+", "
+	store, models := s.StoreKind+" "+size(s.StoreBytes), count(knownModels(s), "model")+", "
 	if s.StoreAway() {
 		store, models = s.StoreKind+" out of reach", ""
 	}
@@ -129,7 +139,10 @@ func (a *app) notes(s *control.Status) []string {
 		if m.Waiting > 0 {
 			notes = append(notes, fmt.Sprintf("%s: %s; see: starling waiting", m.Model, waiting(m.Waiting)))
 		}
-		if m.Parked > 0 {
+		switch {
+		case m.Parked > 0 && m.Ownership == "":
+			notes = append(notes, fmt.Sprintf("%s: %s kept and passed on, and shown once a plugin of that model runs here; see: starling plugin list", m.Model, count(m.Parked, "change")))
+		case m.Parked > 0:
 			notes = append(notes, fmt.Sprintf("%s: %s kept for its plugin, which is not running or failed on them; see: starling plugin list", m.Model, count(m.Parked, "change")))
 		}
 	}

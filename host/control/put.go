@@ -83,6 +83,9 @@ func describe(ctx context.Context, records Records, reporter Reporter, model sdk
 	if err := notServed(plugins, model); err != nil {
 		return sdk.Description{}, err
 	}
+	if err := keptFor(ctx, reporter, model); err != nil {
+		return sdk.Description{}, err
+	}
 	best, distance := "", 3
 	for _, d := range models {
 		if n := levenshtein.Distance(string(d.Model), string(model), nil); n < distance {
@@ -99,7 +102,26 @@ func describe(ctx context.Context, records Records, reporter Reporter, model sdk
 	for _, d := range models {
 		names = append(names, string(d.Model))
 	}
+	slices.Sort(names)
 	return sdk.Description{}, sdk.Errorf(sdk.CodeUnknownModel, "no model %q here; the models are %s%s", model, strings.Join(names, ", "), unheard(plugins, models))
+}
+
+// keptFor returns an error that says how many changes of a model without a plugin are kept; nil: none, or it can not be told.
+func keptFor(ctx context.Context, reporter Reporter, model sdk.ModelName) error {
+	status, err := reporter.Status(ctx)
+	if err != nil {
+		return nil //nolint:nilerr // that there is no such model is what is asked about, and known without
+	}
+	for i := range status.Models {
+		if m := &status.Models[i]; m.Model == model && m.Parked > 0 {
+			changes := fmt.Sprintf("%d changes of it are kept, and wait for one", m.Parked)
+			if m.Parked == 1 {
+				changes = "1 change of it is kept, and waits for one"
+			}
+			return sdk.Errorf(sdk.CodeUnknownModel, "no plugin here serves the model %q; %s: configure it in config.hcl, then: starling reload", model, changes)
+		}
+	}
+	return nil
 }
 
 // The states and the kind of plugins that are told apart here, as in Plugin.

@@ -114,3 +114,18 @@ func TestPut_otherModel(t *testing.T) {
 	put(t, client, "tagging", `{"tag_id":"`+tag.String()+`","target":"`+entry.String()+`"}`)
 	put(t, client, "tagging", `{"tag_id":"`+sdk.RecordID{9}.String()+`","target":"`+entry.String()+`"}`) // it may arrive yet
 }
+
+// TestPut_keptModel asks for a model without a plugin of which changes have come, and for one of which none have.
+func TestPut_keptModel(t *testing.T) {
+	host, client := start(t)
+	host.State.Models = []control.ModelStatus{{Model: "invoice", Parked: 2}}
+	for model, want := range map[sdk.ModelName]string{
+		"invoice": `no plugin here serves the model "invoice"; 2 changes of it are kept`,
+		"receipt": `no model "receipt" here; the models are entry, tag, tagging`,
+	} {
+		_, err := client.Put(t.Context(), model, []control.Put{{JSON: []byte(`{}`)}}, false)
+		if sdk.CodeOf(err) != sdk.CodeUnknownModel || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v; want %q", err, want)
+		}
+	}
+}
