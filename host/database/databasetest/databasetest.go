@@ -10,6 +10,7 @@ import (
 	"bytes"
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -144,14 +145,29 @@ func Shared(tb testing.TB) *Server {
 // survives being killed, and no loss of power.
 func Start(tb testing.TB, settings ...string) *Server {
 	tb.Helper()
-	return begin(tb, 0, nil, settings)
+	server, err := start(0, nil, argumentsOf(settings)...)
+	return kept(tb, server, err)
 }
 
 // StartTCP is Start of a server that also listens on a port of 127.0.0.1, with files such as pg_hba.conf and server.key in its
 // data folder.
 func StartTCP(tb testing.TB, files map[string][]byte, settings ...string) *Server {
 	tb.Helper()
-	free, err := net.Listen("tcp", "127.0.0.1:0") // a server does not tell which port it has got
+	const most = 5
+	for tried := 1; ; tried++ {
+		server, err := start(freePort(tb), files, argumentsOf(settings)...)
+		if errors.Is(err, errPortTaken) && tried < most { // by somebody else, between that it was found free and now
+			tb.Logf("another port is tried: %v", err)
+			continue
+		}
+		return kept(tb, server, err)
+	}
+}
+
+// freePort returns a port of 127.0.0.1 that nobody listens at now: a server does not tell which one it has got.
+func freePort(tb testing.TB) int {
+	tb.Helper()
+	free, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -159,16 +175,23 @@ func StartTCP(tb testing.TB, files map[string][]byte, settings ...string) *Serve
 	if err := free.Close(); err != nil {
 		tb.Fatal(err)
 	}
-	return begin(tb, port, files, settings)
+	return port
 }
 
-func begin(tb testing.TB, port int, files map[string][]byte, settings []string) *Server {
-	tb.Helper()
+// errPortTaken says that a server has ended since another process listens at its port.
+var errPortTaken = errors.New("its port is taken")
+
+func argumentsOf(settings []string) []string {
 	arguments := []string{"-c", "fsync=off"}
 	for _, setting := range settings {
 		arguments = append(arguments, "-c", setting)
 	}
-	server, err := start(port, files, arguments...)
+	return arguments
+}
+
+// kept returns a server that was started, until tb ends.
+func kept(tb testing.TB, server *Server, err error) *Server {
+	tb.Helper()
 	if err != nil {
 		refuse(tb, err)
 	}

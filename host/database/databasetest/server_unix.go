@@ -3,6 +3,7 @@
 package databasetest
 
 import (
+	"bytes"
 	"database/sql"
 	"errors"
 	"fmt"
@@ -184,8 +185,12 @@ func (s *Server) run() error {
 		if err = pool.Ping(); err == nil {
 			return nil
 		}
+		text, _ := os.ReadFile(log.Name())
+		if bytes.Contains(text, []byte("could not create any TCP/IP sockets")) { // as each version says in English, and then ends
+			s.end()
+			return fmt.Errorf("%w: %s", errPortTaken, text)
+		}
 		if time.Now().After(deadline) {
-			text, _ := os.ReadFile(log.Name())
 			return fmt.Errorf("the server does not start: %w %s", err, text)
 		}
 		time.Sleep(20 * time.Millisecond) // nothing tells when a server takes connections
