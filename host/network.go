@@ -91,6 +91,9 @@ func (n *network) Run(ctx context.Context) error {
 	}
 	// Who joined may not have got so far: the database can go away in the midst of it.
 	if err := n.pages.DB.Patiently(ctx, func() error { return n.members.Reload(ctx) }); err != nil {
+		if ctx.Err() != nil {
+			return nil // stopped, not failed: the database is away, say
+		}
 		n.log.Error("can not read the members", "error", err)
 	}
 	n.log.Info("syncing", "library", library.Name, "library_id", library.ID)
@@ -544,7 +547,12 @@ func (n *network) joinLibrary(ctx context.Context, code string) (control.Joined,
 	if err != nil {
 		return control.Joined{}, err
 	}
-	library, err := membership.Joined(ctx, n.meta, n.identity.ID(), ticket.Inviter, membership.Welcome{
+	return n.enter(ctx, ticket.Inviter, &welcome)
+}
+
+// enter makes this device a member of the library that an inviter has let it into.
+func (n *network) enter(ctx context.Context, inviterID sdk.DeviceID, welcome *protocol.Welcome) (control.Joined, error) {
+	library, err := membership.Joined(ctx, n.meta, n.identity.ID(), inviterID, membership.Welcome{
 		Library: membership.LibraryID(welcome.Library), LibraryName: welcome.LibraryName, Members: welcome.Members,
 	})
 	select { // whatever err says: where the database went away it may be stored all the same
@@ -557,8 +565,8 @@ func (n *network) joinLibrary(ctx context.Context, code string) (control.Joined,
 	if err := n.members.Reload(ctx); err != nil {
 		return control.Joined{}, err
 	}
-	joined := control.Joined{LibraryID: library.ID.String(), LibraryName: library.Name, InviterID: ticket.Inviter}
-	if inviter, ok := n.members.Member(ticket.Inviter); ok {
+	joined := control.Joined{LibraryID: library.ID.String(), LibraryName: library.Name, InviterID: inviterID}
+	if inviter, ok := n.members.Member(inviterID); ok {
 		joined.InviterName = inviter.Name
 	}
 	return joined, nil
