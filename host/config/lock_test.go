@@ -55,7 +55,7 @@ func TestOnlyPlugins(t *testing.T) {
 	const head = "device \"alice\" { data_dir = \"./data\" }\nstore \"postgres\" { dsn = env(\"STARLING_NOT_SET\") }\nplugin_dir = \"./bin\"\n"
 	dir := write(t, map[string]string{
 		"c.hcl":     head + "model \"tag\" {}\ntransport \"tcp\" \"lan\" {}\n",
-		"wrong.hcl": head + "modle \"tag\" {}\n",
+		"wrong.hcl": head + "mode \"tag\" {}\n",
 		LockName:    `plugin "tag" { sha256 = { "` + Platform() + `" = "` + sumA + `" } }`,
 	})
 	c, err := OnlyPlugins(filepath.Join(dir, "c.hcl"))

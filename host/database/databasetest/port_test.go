@@ -18,7 +18,7 @@ func TestStart_PortTaken(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer taken.Close() //nolint:errcheck // nothing was written
+	defer taken.Close()                                                              //nolint:errcheck // nothing was written
 	server, err := start(taken.Addr().(*net.TCPAddr).Port, nil, argumentsOf(nil)...) //nolint:forcetypeassert // it listens on TCP
 	if err == nil {
 		server.end()
