@@ -181,7 +181,7 @@ func (o *operator) reload(ctx context.Context, by string, soak time.Duration, re
 		report(control.Step{Stage: "unchanged", Text: "the configuration says what it said before"})
 		return nil
 	}
-	if err := o.tryBlocks(ctx, changes, wanted); err != nil {
+	if err := o.tryBlocks(ctx, changes, wanted, next); err != nil {
 		return readable(err)
 	}
 	r := &reloading{operator: o, by: by, soak: soak, wanted: wanted, report: report}
@@ -201,9 +201,10 @@ func (o *operator) reload(ctx context.Context, by string, soak time.Duration, re
 	return nil
 }
 
-// tryBlocks returns every mistake in the config blocks of what changes, as the plugins see them. That a plugin does not start
-// is no such mistake: it concerns that plugin alone.
-func (o *operator) tryBlocks(ctx context.Context, changes []config.Change, wanted map[string]supervisor.Spec) error {
+// tryBlocks returns every mistake in the config blocks of what changes, as the plugins see them, and each plugin that is not
+// there. That one which is there does not start is no such mistake: it concerns that plugin alone.
+func (o *operator) tryBlocks(ctx context.Context, changes []config.Change, wanted map[string]supervisor.Spec, next *config.Config) error {
+	absent, _ := next.Absent()
 	var (
 		mu    sync.Mutex
 		found []error
@@ -215,7 +216,18 @@ func (o *operator) tryBlocks(ctx context.Context, changes []config.Change, wante
 			continue
 		}
 		tries.Go(func() error {
-			if wrong, ok := errors.AsType[*supervisor.ConfigError](o.supervisor.Try(ctx, wanted[c.Plugin])); ok {
+			spec := wanted[c.Plugin]
+			err := o.supervisor.Try(ctx, spec)
+			var wrong error
+			if blocks, ok := errors.AsType[*supervisor.ConfigError](err); ok {
+				wrong = blocks
+			} else if sdk.CodeOf(err) == sdk.CodeNotFound && spec.Attach == "" && spec.SHA256 == "" { // else a copy in the store may do
+				wrong = err
+				if mistake, ok := absent[c.Plugin]; ok {
+					wrong = config.Diagnostics{mistake}
+				}
+			}
+			if wrong != nil {
 				mu.Lock()
 				defer mu.Unlock()
 				found = append(found, wrong)

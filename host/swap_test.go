@@ -263,7 +263,11 @@ func TestReload(t *testing.T) {
 	}
 	hup(t, alice)
 	clustertest.Eventually(t, "the log says why SIGHUP changed nothing", func() error { return inLog(alice, "nothing has changed") })
-	edit(t, alice, `model "tag" { pth = "x" }`, `model "tag" {}`)
+	edit(t, alice, `model "tag" { pth = "x" }`, "model \"tag\" {}\nmodel \"ghost\" {}")
+	if _, err := alice.TryRun("reload"); err == nil || !strings.Contains(err.Error(), "nothing has changed") || !strings.Contains(err.Error(), `model "ghost": there is no plugin binary at `) || !strings.Contains(err.Error(), "config.hcl:") {
+		t.Errorf("a plugin that is not there: %v", err)
+	}
+	edit(t, alice, "model \"tag\" {}\nmodel \"ghost\" {}", `model "tag" {}`)
 	if after := alice.Run(t, "plugin", "list"); pidsOf(after) != pidsOf(before) {
 		t.Errorf("a file with a mistake changed something:\n%s\n%s", before, after)
 	}
