@@ -258,6 +258,11 @@ func (b *backend) warn(s *control.Status, engine peersync.SelfStatus) {
 	if ahead := b.network.pages.Clock.Ahead(); ahead > b.config.Sync.MaxClockDrift {
 		s.Warnings = append(s.Warnings, control.WarnClockAhead(ahead))
 	}
+	for _, p := range b.supervisor.Status() {
+		if p.Passed.Why != "" {
+			s.Warnings = append(s.Warnings, control.WarnPassedOver(p.Name, control.Build{Version: p.Version, SHA256: p.SHA256}, p.Passed.Path, p.Passed.Why))
+		}
+	}
 	if n := b.network.start.restamped; n > 0 {
 		s.Warnings = append(s.Warnings, control.WarnRestamped(int64(n)))
 	}

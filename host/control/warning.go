@@ -1,6 +1,7 @@
 package control
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 	"time"
@@ -27,6 +28,7 @@ const (
 	WarningRunsTwice      WarningCode = "runs_twice"      // two processes are at work as this device
 	WarningRestored       WarningCode = "restored"        // this device was restored from an older copy of itself
 	WarningClockAhead     WarningCode = "clock_ahead"     // this device's stamps are of the future
+	WarningPassedOver     WarningCode = "passed_over"     // a plugin runs a build that is not the one configured, which does not work
 	WarningRestamped      WarningCode = "restamped"       // changes made under a wrong clock were given new stamps
 	WarningPeerRunsTwice  WarningCode = "peer_runs_twice" // the same, of a peer
 	WarningManyWaiting    WarningCode = "waiting"         // more records wait for others than the bound
@@ -80,6 +82,12 @@ func WarnClockAhead(ahead time.Duration) StatusWarning {
 func WarnRestamped(changes int64) StatusWarning {
 	return StatusWarning{WarningRestamped, fmt.Sprintf("this device's clock was wrong: %s that no peer had accepted got new stamps. "+
 		"Nothing is lost; check this clock", many(changes, "change"))}
+}
+
+// WarnPassedOver says that a plugin runs a build in place of the one that is configured, since that does not work.
+func WarnPassedOver(plugin string, running Build, configured, why string) StatusWarning {
+	return StatusWarning{WarningPassedOver, fmt.Sprintf("plugin %s runs build %s (sha256:%s), not the one configured (%s): %s. "+
+		"Configure one that works, or try it with: starling plugin swap %[1]s %[4]s", plugin, cmp.Or(running.Version, "unknown"), running.SHA256[:min(12, len(running.SHA256))], configured, why)}
 }
 
 // warnings returns what the backend warns of, and what follows from the rest of the status.

@@ -36,6 +36,9 @@ type choice struct {
 	Refused []string `json:"refused,omitempty"` // SHA-256 of builds that failed; len <= maxRefused
 	Staged  []pick   `json:"staged,omitempty"`  // builds that have been started and probed, the last one last; len <= maxStaged
 	Paused  string   `json:"paused,omitempty"`  // why it is not to run; empty: it is to run
+	Passed  string   `json:"passed,omitempty"`  // why the build at Source was not started; empty: it was, or a swap wanted another
+
+	Why map[string]string `json:"why,omitempty"` // what was wrong with each of Refused; those of older hosts have none
 }
 
 // pick is a build in the store.
@@ -103,15 +106,15 @@ func (c *choices) get(name, source string) (remembered choice, same bool) {
 }
 
 // change has what is remembered of a plugin changed, durably. A choice for another source is forgotten first, but for the
-// builds that are staged.
+// builds that are staged and those that failed, from wherever they are taken.
 func (c *choices) change(name, source string, change func(*choice)) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	next := c.all[name]
 	if next.Source != source {
-		next = choice{Source: source, Staged: next.Staged}
+		next = choice{Source: source, Staged: next.Staged, Refused: next.Refused, Why: next.Why}
 	}
-	next.Refused, next.Staged = slices.Clone(next.Refused), slices.Clone(next.Staged)
+	next.Refused, next.Staged, next.Why = slices.Clone(next.Refused), slices.Clone(next.Staged), maps.Clone(next.Why)
 	change(&next)
 	all := maps.Clone(c.all)
 	all[name] = next
@@ -184,11 +187,12 @@ func (k *keeper) discard(sum string) {
 // use notes that a build is the one to run, and the one before is the way back.
 func (c *choice) use(b pick) {
 	if c.Running.SHA256 != b.SHA256 {
-		c.Before = c.Running
+		c.Before, c.Passed = c.Running, ""
 	}
 	c.Running, c.Trying = b, ""
 	c.stage(b)
 	c.Refused = slices.DeleteFunc(c.Refused, func(sum string) bool { return sum == b.SHA256 })
+	delete(c.Why, b.SHA256)
 }
 
 // stage notes that a build has been started and probed. It returns the sum of one that is not staged any more for it.
@@ -206,22 +210,38 @@ func (c *choice) unstage(sum string) {
 	c.Staged = slices.DeleteFunc(c.Staged, func(b pick) bool { return b.SHA256 == sum })
 }
 
-// failed notes that a build does not work.
-func (c *choice) failed(sum string) {
+// failed notes that a build does not work, and why.
+func (c *choice) failed(sum, why string) {
 	c.Trying = ""
 	c.unstage(sum)
-	if sum == c.Running.SHA256 || slices.Contains(c.Refused, sum) {
+	if sum == c.Running.SHA256 {
+		return
+	}
+	if c.Why == nil {
+		c.Why = map[string]string{}
+	}
+	c.Why[sum] = why
+	if slices.Contains(c.Refused, sum) {
 		return
 	}
 	c.Refused = append(c.Refused, sum)
-	if over := len(c.Refused) - maxRefused; over > 0 {
-		c.Refused = slices.Delete(c.Refused, 0, over)
+	for len(c.Refused) > maxRefused {
+		delete(c.Why, c.Refused[0])
+		c.Refused = slices.Delete(c.Refused, 0, 1)
 	}
 }
 
-// distrusts reports whether a build was being tried when the host ended, or has failed.
-func (c *choice) distrusts(sum string) bool {
-	return sum != c.Running.SHA256 && (sum == c.Trying || slices.Contains(c.Refused, sum))
+// distrusts says why a build is not started by itself; empty: it may be.
+func (c *choice) distrusts(sum string) string {
+	switch {
+	case sum == c.Running.SHA256:
+		return ""
+	case slices.Contains(c.Refused, sum):
+		return cmp.Or(c.Why[sum], "it has failed before")
+	case sum == c.Trying:
+		return "it was not proved when the host ended"
+	}
+	return ""
 }
 
 func pickOf(g *generation) pick {
@@ -266,33 +286,39 @@ func (p pick) in(store string) (binary, bool) {
 	return b, err == nil && sum == p.SHA256
 }
 
-// choose returns the build to start. fresh: whoever asks wants what lies at its path now, whatever is remembered.
-func (k *keeper) choose(fresh bool) (binary, error) {
+// choose returns the build to start, and why it is not the one that is configured; empty: it is, or a swap wanted another.
+// fresh: whoever asks wants what lies at its path now, whatever is remembered.
+func (k *keeper) choose(fresh bool) (bin binary, passed string, err error) {
 	spec := k.specNow()
 	remembered, same := k.choices.get(k.name, spec.Path)
 	running, there := remembered.Running.in(k.options.StoreDir)
 	if !there || spec.SHA256 != "" && spec.SHA256 != running.sum {
-		return k.stage(&spec, spec.Path, spec.SHA256)
+		bin, err = k.stage(&spec, spec.Path, spec.SHA256)
+		return bin, "", err
 	}
 	source := spec.Path
-	elsewhere := same && running.origin != spec.Path // by a swap to another path
-	if elsewhere {
+	elsewhere := same && running.origin != spec.Path
+	swapped := elsewhere && remembered.Passed == "" // to another path
+	if swapped {
 		source = running.origin
 	}
-	if elsewhere && !fresh {
-		return running, nil
+	if swapped && !fresh {
+		return running, "", nil
 	}
 	staged, err := k.stage(&spec, source, spec.SHA256)
-	switch {
-	case err != nil && (elsewhere || spec.SHA256 != ""): // the store has the one that is wanted
-		k.log.Warn("the build that is in use is started again, since it is not where it was taken from", "path", source, "reason", err)
-		return running, nil
-	case err == nil && !fresh && remembered.distrusts(staged.sum):
-		k.log.Warn("the build at its path has failed before, or was not proved when the host ended; the last one that works is started",
-			"path", source, "failed", staged.sum, "sha256", running.sum)
-		return running, nil
+	if err != nil {
+		if elsewhere || spec.SHA256 != "" { // the store has the one that is wanted
+			k.log.Warn("the build that is in use is started again, since it is not where it was taken from", "path", source, "reason", err)
+			return running, remembered.Passed, nil
+		}
+		return binary{}, "", err
 	}
-	return staged, err
+	why := remembered.distrusts(staged.sum)
+	if why == "" || fresh && (remembered.Passed == "" || !elsewhere) {
+		return staged, "", nil
+	}
+	k.log.Warn("the build at its path is not started, but the last one that works", "path", source, "failed", staged.sum, "sha256", running.sum, "reason", why)
+	return running, why, nil
 }
 
 // stage copies the binary at source into the store, and refuses one that has not the sum want, unless that is empty.

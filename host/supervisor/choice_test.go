@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/starling-sync/starling/sdk"
 )
 
 // TestSupervisor_HostKilledInSwap kills the host at the end of each stage of a swap: to a build that dies a second after its
@@ -202,4 +204,54 @@ func TestSupervisor_SwapToVersion(t *testing.T) {
 	if err := to("sha256:" + sums["second"][:8]); err == nil || !strings.Contains(err.Error(), "gone or damaged: "+damaged) {
 		t.Errorf("a damaged copy: %v", err)
 	}
+}
+
+// TestSupervisor_PassedOver configures a build that was refused, and starts the host with it, twice: why the last one that
+// works runs in its place is remembered, until there is another build at that path.
+func TestSupervisor_PassedOver(t *testing.T) {
+	dir := t.TempDir()
+	spec := Spec{Name: "note", Path: build(t, "note.1")}
+	configured := spec
+	configured.Path = filepath.Join(dir, "note.2")
+	copyFile(t, configured.Path, build(t, "note.2"))
+	life := func(spec Spec, do func(s *Supervisor, w *watcher)) {
+		t.Helper()
+		w := newWatcher()
+		s, stop := run(t, options(t, dir, w), spec)
+		receive(t, w.up, "up")
+		if err := s.Settled(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		do(s, w)
+		stop()
+	}
+	life(spec, func(s *Supervisor, w *watcher) {
+		w.mu.Lock()
+		w.check = sdk.Errorf(sdk.CodeUnsupported, "its schema is older")
+		w.mu.Unlock()
+		if err := s.Swap(t.Context(), Swap{Name: "note", Spec: &configured}, nothing); sdk.CodeOf(err) != sdk.CodeUnsupported {
+			t.Fatalf("a build that can not serve the tables: %v", err)
+		}
+	})
+	for range 2 {
+		life(configured, func(s *Supervisor, w *watcher) {
+			if st := s.Status()[0]; st.Path != spec.Path || st.Passed != (Passed{configured.Path, "its schema is older"}) {
+				t.Errorf("status %+v", st)
+			}
+			if err := s.Restart("note", "test"); err != nil {
+				t.Fatal(err)
+			}
+			receive(t, w.down, "down")
+			receive(t, w.up, "up again")
+			if st := s.Status()[0]; st.Path != spec.Path || st.Passed.Why != "its schema is older" {
+				t.Errorf("after a restart: %+v", st)
+			}
+		})
+	}
+	copyFile(t, configured.Path, build(t, "note.3"))
+	life(configured, func(s *Supervisor, _ *watcher) {
+		if st := s.Status()[0]; st.Path != configured.Path || st.Passed != (Passed{}) {
+			t.Errorf("with another build: %+v", st)
+		}
+	})
 }

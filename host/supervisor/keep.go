@@ -249,7 +249,7 @@ func (k *keeper) live(ctx context.Context, g *generation, bin *binary, fresh boo
 			return err
 		}
 		if !bin.intact() {
-			if *bin, err = k.choose(fresh); err != nil {
+			if *bin, k.passed, err = k.choose(fresh); err != nil {
 				*bin = binary{}
 				return err
 			}
@@ -371,10 +371,13 @@ func (k *keeper) take(g *generation) error {
 	if g.process.Debugged() {
 		return nil
 	}
-	if remembered, same := k.choices.get(k.name, g.spec.Path); same && remembered.Running == pickOf(g) && remembered.Trying == "" {
+	if remembered, same := k.choices.get(k.name, g.spec.Path); same && remembered.Running == pickOf(g) && remembered.Trying == "" && remembered.Passed == k.passed {
 		return nil
 	}
-	return k.choices.change(k.name, g.spec.Path, func(c *choice) { c.use(pickOf(g)) })
+	return k.choices.change(k.name, g.spec.Path, func(c *choice) {
+		c.use(pickOf(g))
+		c.Passed = k.passed
+	})
 }
 
 // stop ends a process that still works, or is gone already. ctx may have ended.

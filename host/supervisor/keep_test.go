@@ -255,3 +255,31 @@ func TestSupervisor_Restart(t *testing.T) {
 		})
 	}
 }
+
+// TestSupervisor_RestartOfNothing wants why a plugin can not be started again said to who asks for it, and one that runs left
+// alone.
+func TestSupervisor_RestartOfNothing(t *testing.T) {
+	w := newWatcher()
+	ghost, note := Spec{Name: "ghost", Path: "/absent/ghost", PathAt: "line 7"}, selfSpec(t, "")
+	self := note.Path
+	note.Path = filepath.Join(t.TempDir(), "note")
+	if err := os.Symlink(self, note.Path); err != nil {
+		t.Fatal(err)
+	}
+	s, _ := run(t, options(t, t.TempDir(), w), ghost, note)
+	p := receive(t, w.up, "up")
+	if err := s.Settled(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(note.Path); err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]string{"ghost": "line 7", "note": "there is no plugin binary at " + note.Path} {
+		if err := s.Restart(name, "test"); sdk.CodeOf(err) != sdk.CodeNotFound || !strings.Contains(err.Error(), want) {
+			t.Errorf("restart of %s: %v", name, err)
+		}
+	}
+	if st := s.Status(); st[0].State != Quarantined || st[1].State != Running || st[1].PID != p.PID {
+		t.Errorf("status %+v", st)
+	}
+}

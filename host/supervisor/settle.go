@@ -100,6 +100,7 @@ func (k *keeper) settle(ctx context.Context, from, to *generation, a *ask) *gene
 func (k *keeper) keepNew(ctx context.Context, from, to *generation, a *ask, before choice) {
 	a.trial.kept = true
 	k.adopt(to)
+	k.passed = k.choices.of(k.name).Passed
 	k.drop(ctx, from)
 	k.discard(before.Before.SHA256)
 	for _, staged := range before.Staged {
@@ -174,7 +175,7 @@ func (k *keeper) rollBack(ctx context.Context, from, to *generation, a *ask, v v
 	if !v.faulty {
 		k.keepStaged(to)
 	}
-	k.forget(a, v.faulty)
+	k.forget(a, v.faulty, why)
 	k.options.reach(Undone)
 	said := why.Error()
 	if a.By != "" {
@@ -203,15 +204,15 @@ func (k *keeper) keepStaged(g *generation) {
 }
 
 // forget ends the trial of a build that is not kept. failed: it does not work, and is not started again unless somebody
-// asks for it.
-func (k *keeper) forget(a *ask, failed bool) {
+// asks for it; why says what is wrong with it.
+func (k *keeper) forget(a *ask, failed bool, why error) {
 	if a.sum == "" || a.DryRun {
 		return
 	}
 	err := k.choices.change(k.name, k.specNow().Path, func(c *choice) {
 		c.Trying = ""
 		if failed {
-			c.failed(a.sum)
+			c.failed(a.sum, why.Error())
 		}
 	})
 	if err != nil {
@@ -233,7 +234,7 @@ func (k *keeper) refuse(a *ask, from, to *generation, why error) {
 	if to != nil && !a.faulty && !a.DryRun {
 		k.keepStaged(to)
 	}
-	k.forget(a, a.faulty)
+	k.forget(a, a.faulty, why)
 	if !a.DryRun {
 		k.record(e)
 	}

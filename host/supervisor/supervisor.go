@@ -70,9 +70,16 @@ type Status struct {
 	Version   string    // of the build, as it says itself
 	Path      string    // where the build was taken from, or will be
 	SHA256    string    // of the binary that runs, in hexadecimal
+	Passed    Passed    // the build that is configured and is not the one in use; zero: it is, or a swap wanted another
 	Models    []sdk.ModelName
 	Transport string
 	Staged    []Build // in the store, where Swap finds them by Version; the last one that was staged last
+}
+
+// Passed is a configured build that is not started, since it does not work.
+type Passed struct {
+	Path string // that is configured
+	Why  string
 }
 
 // Instance is one process of a plugin that has been probed and configured.
@@ -330,15 +337,30 @@ func (k *keeper) tried(ctx context.Context) error {
 }
 
 // Restart stages the plugin's binary anew and starts it again, with a fresh budget: after a quarantine, or to take up
-// a new build. What the plugin is doing, be it starting, running or waiting, ends first; a swap of it is an error. by
-// says who wants it, for people. It returns at once, and Status tells the rest; before Run and after it there is nothing
-// to do.
+// a new build. What the plugin is doing, be it starting, running or waiting, ends first; a swap of it, or that there
+// is no such binary, is an error, and nothing has changed. by says who wants it, for people. It returns once the binary is
+// staged, and Status tells the rest; before Run and after it there is nothing to do.
 func (s *Supervisor) Restart(name, by string) error {
 	k, err := s.keeperOf(name)
 	if err != nil {
 		return err
 	}
+	if err := k.startable(); err != nil {
+		return sdk.Errorf(sdk.CodeOf(err), "plugin %s was not started again: %w", name, err)
+	}
 	return k.startAgain(by, nil)
+}
+
+// startable says why there is no binary that could be started now.
+func (k *keeper) startable() error {
+	k.mu.Lock()
+	begun, attached := k.choices != nil, k.spec.Attach != ""
+	k.mu.Unlock()
+	if !begun || attached {
+		return nil
+	}
+	_, _, err := k.choose(true)
+	return err
 }
 
 // keeper keeps one plugin running.
@@ -348,6 +370,7 @@ type keeper struct {
 	log       hclog.Logger
 	choices   *choices           // set by start, as the next two; nil before
 	cancel    context.CancelFunc // ends keep
+	passed    string             // as choice.Passed, of the build that keep's goroutine has chosen last, which alone uses it
 	socketDir string
 	asks      chan *ask // taken by keep
 
@@ -393,7 +416,11 @@ func (k *keeper) snapshot() Status {
 		status.Reason += fmt.Sprintf("; it is tried once more in %s", max(0, k.retry.Sub(k.options.Now())).Round(time.Second))
 	}
 	if k.choices != nil {
-		for _, b := range k.choices.of(k.name).Staged {
+		remembered, same := k.choices.get(k.name, k.spec.Path)
+		if same && remembered.Passed != "" {
+			status.Passed = Passed{Path: k.spec.Path, Why: remembered.Passed}
+		}
+		for _, b := range remembered.Staged {
 			status.Staged = append(status.Staged, Build{Version: b.Version, SHA256: b.SHA256, Path: b.Path})
 		}
 	}

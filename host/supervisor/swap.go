@@ -198,6 +198,7 @@ func (k *keeper) swapDead(ctx context.Context, a *ask) *generation {
 		return nil
 	}
 	k.adopt(to)
+	k.passed = ""
 	if err := k.take(to); err != nil {
 		k.drop(ctx, to)
 		k.refuse(a, nil, to, err)
