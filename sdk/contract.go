@@ -3,6 +3,7 @@ package sdk
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net"
 
@@ -65,6 +66,10 @@ type Refusal struct {
 	Index   int
 	Code    Code
 	Message string
+}
+
+func (r Refusal) String() string {
+	return fmt.Sprintf("%s (%s, change %d)", r.Message, r.Code, r.Index)
 }
 
 // Record is a shared record with its clocks.

@@ -43,11 +43,11 @@ func processLaws() []processLaw {
 	type law = sdktest.Law
 	all, models := (*subject).any, (*subject).servesModels
 	return []processLaw{
-		{law{ID: "PLUGIN-001", Name: "Handshake", Says: "It starts within 15 s, and prints its handshake line and nothing before it on standard output"}, all, (*subject).handshake},
+		{law{ID: handshakeLaw, Name: "Handshake", Says: "It starts within 15 s, and prints its handshake line and nothing before it on standard output"}, all, (*subject).handshake},
 		{law{ID: "PLUGIN-002", Name: "StartedByHand", Says: "Started without a host, it says so and ends with a status that is not 0"}, all, (*subject).startedByHand},
 		{law{ID: "PLUGIN-003", Name: "Info", Says: "It serves a model or a transport, and says the same of itself each time"}, all, (*subject).sameInfo},
 		{law{ID: "PLUGIN-004", Name: "Health", Says: "It answers at once how it is, and is well"}, all, (*subject).health},
-		{law{ID: "PLUGIN-005", Name: "Config", Says: "It takes the config block that it is given"}, all, (*subject).takesConfig},
+		{law{ID: configLaw, Name: "Config", Says: "It takes the config block that it is given"}, all, (*subject).takesConfig},
 		{law{ID: "PLUGIN-006", Name: "UnknownSettingIsRefused", Says: "A setting that it does not know is refused as invalid, with a sentence that names it"}, all, (*subject).unknownSetting},
 		{law{ID: "PLUGIN-007", Name: "UnknownMessageFields", Says: "Fields of a newer protocol in messages are no error"}, all, (*subject).unknownMessageFields},
 		{law{ID: "PLUGIN-008", Name: "UnknownModel", Says: "A batch for a model that it does not serve is refused as unknown_model, and it lives on"}, all, (*subject).unknownModel},
@@ -153,6 +153,9 @@ func (s *subject) mustBeWell(t sdktest.T, p *rpc.Process) {
 }
 
 func (s *subject) takesConfig(t sdktest.T) {
+	if s.blockErr != nil {
+		t.Fatal(s.blockErr)
+	}
 	p := s.start(t)
 	for _, target := range s.targets() {
 		if err := s.configurable(p, target).Configure(s.soon(t), s.config(target)); err != nil {

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -58,7 +59,8 @@ type Report struct {
 
 // Plugin checks the plugin at path and gives each result to each as it comes. seed repeats the random histories of an
 // earlier run; 0 draws new ones. An error means that the checks could not be made: that path is no file, that an option is
-// wrong, or that ctx has ended. A plugin that does not start breaks PLUGIN-001.
+// wrong, or that ctx has ended. A plugin that does not start breaks PLUGIN-001, and one that refuses o.Config PLUGIN-005: nothing
+// else is checked then, for it would say the same again.
 func Plugin(ctx context.Context, path string, o Options, seed uint64, each func(sdktest.Result)) (Report, error) {
 	dir, err := os.MkdirTemp("", "starling-verify-")
 	if err != nil {
@@ -115,6 +117,7 @@ type subject struct {
 	copy     string // that is run
 	info     rpc.Info
 	startErr error // why it does not start; then info is empty
+	blockErr error // why it does not take the config block that the checks are to use
 }
 
 // suite returns the checks of the plugin at path. It is run from a copy in dir.
@@ -129,17 +132,27 @@ func suite(ctx context.Context, path, dir string, o Options) (*subject, []sdktes
 		o.Listen = "127.0.0.1:0"
 	}
 	s := &subject{Options: o, path: path, copy: path}
+	if info, err := os.Stat(path); err == nil && info.IsDir() {
+		return nil, nil, sdk.Errorf(sdk.CodeInvalid, "%s is a folder; name the plugin's binary in it, or build one there first", path)
+	}
 	if err := s.takeCopy(dir); err != nil {
 		return nil, nil, err
 	}
 	if err := s.ask(ctx); err != nil {
 		return nil, nil, err
 	}
+	if err := s.knowsOnly(); err != nil {
+		return nil, nil, err
+	}
+	blocking := s.blocking()
 	var checks []sdktest.Check
 	for _, law := range processLaws() {
-		if law.about(s) {
+		if law.about(s) && (blocking == "" || law.ID == blocking) {
 			checks = append(checks, sdktest.Check{Law: law.Law, Run: func(t sdktest.T) { law.check(s, t) }})
 		}
+	}
+	if blocking != "" {
+		return s, checks, nil
 	}
 	examples, err := s.examples()
 	if err != nil {
@@ -155,22 +168,75 @@ func suite(ctx context.Context, path, dir string, o Options) (*subject, []sdktes
 	if s.info.Transport != "" {
 		checks = append(checks, s.transportChecks()...)
 	}
-	checks, err = s.chosen(checks)
-	return s, checks, err
+	return s, s.chosen(checks), nil
 }
 
-// chosen returns the checks of the laws in Only.
-func (s *subject) chosen(checks []sdktest.Check) ([]sdktest.Check, error) {
-	if len(s.Only) == 0 {
-		return checks, nil
+// The laws that all others need.
+const (
+	handshakeLaw = "PLUGIN-001"
+	configLaw    = "PLUGIN-005"
+)
+
+// blocking is the law whose breach keeps all others from being checked; empty: none is known to be broken.
+func (s *subject) blocking() string {
+	switch {
+	case s.startErr != nil:
+		return handshakeLaw
+	case s.blockErr != nil:
+		return configLaw
 	}
-	known := slices.Concat(Laws(), sdktest.ModelLaws(), sdktest.TransportLaws())
+	return ""
+}
+
+// knowsOnly returns an error if one of Only is no law.
+func (s *subject) knowsOnly() error {
+	known := allLaws()
 	for _, id := range s.Only {
 		if !slices.ContainsFunc(known, func(l sdktest.Law) bool { return l.ID == id }) {
-			return nil, sdk.Errorf(sdk.CodeInvalid, "there is no law %q; docs/conformance.md lists them", id)
+			return sdk.Errorf(sdk.CodeInvalid, "there is no law %q; docs/conformance.md lists them", id)
 		}
 	}
-	return slices.DeleteFunc(checks, func(c sdktest.Check) bool { return !slices.Contains(s.Only, c.ID) }), nil
+	return nil
+}
+
+func allLaws() []sdktest.Law {
+	return slices.Concat(Laws(), sdktest.ModelLaws(), sdktest.TransportLaws())
+}
+
+// chosen returns the checks of the laws in Only. One that is not about the plugin is skipped, and says so.
+func (s *subject) chosen(checks []sdktest.Check) []sdktest.Check {
+	if len(s.Only) == 0 {
+		return checks
+	}
+	var chosen []sdktest.Check
+	for _, law := range allLaws() {
+		if !slices.Contains(s.Only, law.ID) {
+			continue
+		}
+		before := len(chosen)
+		for _, c := range checks {
+			if c.ID == law.ID {
+				chosen = append(chosen, c)
+			}
+		}
+		if len(chosen) == before {
+			chosen = append(chosen, sdktest.Check{Law: law, Run: func(t sdktest.T) { t.Skip(s.notAbout(law.ID)) }})
+		}
+	}
+	return chosen
+}
+
+// notAbout says why a law is not about the plugin.
+func (s *subject) notAbout(id string) string {
+	switch models := s.servesModels(); {
+	case strings.HasPrefix(id, "TRANSPORT-"):
+		return "it is about transports, and the plugin serves none"
+	case strings.HasPrefix(id, "MODEL-") && models:
+		return "it is about models of another ownership, or with other fields, than those that the plugin serves"
+	case strings.HasPrefix(id, "MODEL-"):
+		return "it is about models, and the plugin serves none"
+	}
+	return "it is about what the plugin does not serve or declare"
 }
 
 // takeCopy copies the plugin to dir: a host runs a copy too, in a folder where nothing lies beside it. What is no program is
@@ -202,9 +268,7 @@ func (s *subject) ask(ctx context.Context) error {
 		asking, cancel := context.WithTimeout(ctx, s.Patience)
 		defer cancel()
 		if s.info, err = p.Client().Info(asking); err == nil {
-			if wrong := s.tryConfig(asking, p); wrong != nil && ctx.Err() == nil {
-				return wrong
-			}
+			s.blockErr = s.tryConfig(asking, p)
 		}
 	}
 	if ctx.Err() != nil {

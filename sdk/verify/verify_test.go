@@ -131,15 +131,15 @@ func TestPlugin_CatchesBugs(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if report.Broken != 1 || report.Results[0].ID != "PLUGIN-001" || report.Results[0].Status != sdktest.Broken {
-			t.Errorf("want PLUGIN-001 broken and the others skipped, got %+v", report)
+		if report.Broken != 1 || len(report.Results) != 1 || report.Results[0].ID != "PLUGIN-001" || report.Results[0].Status != sdktest.Broken {
+			t.Errorf("want PLUGIN-001 broken, got %+v", report)
 		}
 	})
 	for sound, only := range map[string][]string{"": nil, "transport: sound": nil, "raw": laws(verify.Laws())} {
 		t.Run("sound "+sound, func(t *testing.T) {
 			report := check(t, sound, 0, only...)
 			for _, r := range report.Results {
-				if r.Status != sdktest.Kept {
+				if r.Status != sdktest.Kept && (only == nil || r.Status == sdktest.Broken) {
 					t.Errorf("%s is %s: %v", r.ID, r.Status, r.Reasons)
 				}
 			}
@@ -193,9 +193,7 @@ func TestPlugin_Errors(t *testing.T) {
 	}{
 		"no such file":           {path + "-absent", verify.Options{}, sdk.CodeNotFound},
 		"no such law":            {path, verify.Options{Only: []string{"MODEL-999"}}, sdk.CodeInvalid},
-		"a wrong config block":   {path, verify.Options{Config: json.RawMessage(`{"colour":"red"}`)}, sdk.CodeInvalid},
-		"a wrong type":           {path, verify.Options{Env: []string{"BROKEN=raw"}, Config: json.RawMessage(`{"depth":"3"}`)}, sdk.CodeInvalid},
-		"what it refuses itself": {path, verify.Options{Env: []string{"BROKEN=raw"}, Config: json.RawMessage(`{"depth":4}`)}, sdk.CodeInvalid},
+		"a folder":               {filepath.Dir(path), verify.Options{}, sdk.CodeInvalid},
 		"an example of no model": {path, verify.Options{Records: []json.RawMessage{json.RawMessage(`{"colour":"red"}`)}}, sdk.CodeInvalid},
 	} {
 		t.Run(what, func(t *testing.T) {
@@ -203,5 +201,45 @@ func TestPlugin_Errors(t *testing.T) {
 				t.Errorf("want %s, got %s: %v", test.want, sdk.CodeOf(err), err)
 			}
 		})
+	}
+}
+
+// TestPlugin_Block gives plugins a config block that they do not take: one law is broken by that, and no other is checked.
+func TestPlugin_Block(t *testing.T) {
+	path := rpctest.Build(t, "testdata/broken")
+	for what, o := range map[string]verify.Options{
+		"no such setting":        {Config: json.RawMessage(`{"colour":"red"}`)},
+		"a wrong type":           {Env: []string{"BROKEN=raw"}, Config: json.RawMessage(`{"depth":"3"}`)},
+		"what it refuses itself": {Env: []string{"BROKEN=raw"}, Config: json.RawMessage(`{"depth":4}`), Only: []string{"PLUGIN-009"}},
+	} {
+		t.Run(what, func(t *testing.T) {
+			report, err := verify.Plugin(t.Context(), path, o, 0, func(sdktest.Result) {})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if report.Broken != 1 || len(report.Results) != 1 || report.Results[0].ID != "PLUGIN-005" || len(report.Models) == 0 {
+				t.Fatalf("want PLUGIN-005 broken and nothing else checked, got %+v", report)
+			}
+			if reasons := strings.Join(report.Results[0].Reasons, "\n"); !strings.Contains(reasons, "does not take the config block {") {
+				t.Errorf("reasons: %s", reasons)
+			}
+		})
+	}
+}
+
+// TestPlugin_NotAbout asks for laws of what the plugin does not serve.
+func TestPlugin_NotAbout(t *testing.T) {
+	path := rpctest.Build(t, "testdata/broken")
+	report, err := verify.Plugin(t.Context(), path, verify.Options{Only: []string{"TRANSPORT-001", "MODEL-010"}}, 0, func(sdktest.Result) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if report.Skipped != 2 || len(report.Results) != 2 {
+		t.Fatalf("want two laws skipped, got %+v", report)
+	}
+	for i, want := range []string{"another ownership", "about transports, and the plugin serves none"} {
+		if reasons := strings.Join(report.Results[i].Reasons, "\n"); !strings.Contains(reasons, want) {
+			t.Errorf("%s: %q; want %q", report.Results[i].ID, reasons, want)
+		}
 	}
 }
