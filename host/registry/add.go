@@ -5,6 +5,8 @@ import (
 	"database/sql"
 	"encoding/json"
 	"fmt"
+	"reflect"
+	"slices"
 	"sync/atomic"
 
 	"github.com/starling-sync/starling/host/database"
@@ -132,13 +134,18 @@ func (r *Registry) rewrite(tx *database.Tx, catalog *catalog, s *served) error {
 	}
 	for after := (sdk.RecordID{}); ; {
 		var records []*record
+		p := newPlacer(r, catalog, tx)
+		p.unchanged = make(map[*record]bool)
 		err := tx.Each(s.sel+where, []any{after[:], rewriteRows}, func(rows *sql.Rows) error {
 			rec, err := s.scanRow(tx, rows)
 			if err != nil {
 				return err
 			}
 			records = append(records, rec)
-			return s.refresh(tx, rec)
+			before := slices.Clone(rec.args)
+			err = s.refresh(tx, rec)
+			p.unchanged[rec] = reflect.DeepEqual(before, rec.args)
+			return err
 		})
 		if err != nil || len(records) == 0 {
 			return err
@@ -149,7 +156,6 @@ func (r *Registry) rewrite(tx *database.Tx, catalog *catalog, s *served) error {
 				return err
 			}
 		}
-		p := newPlacer(r, catalog, tx)
 		if err := p.place(records); err != nil {
 			return err
 		}

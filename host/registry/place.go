@@ -26,6 +26,7 @@ type placer struct {
 	shadowEmpty, waitingEmpty bool                      // known to be
 	watched                   map[sdk.ModelName]bool    // see feed.wanted
 	told                      []Event                   // what they are told
+	unchanged                 map[*record]bool          // what is stored again as it was: nobody is told that it changed
 	origin                    sdk.DeviceID
 	local                     bool
 }

@@ -525,6 +525,26 @@ func TestVisibility_oneIDTwoOwners(t *testing.T) {
 	}
 }
 
+// TestWatch_schema has a model get a field, of which a value has come for one record: of the others nobody is told anything.
+func TestWatch_schema(t *testing.T) {
+	a, b := newDevice(t, 1, labels(), filesV2()), newDevice(t, 2, labels(), files())
+	a.own(packed(t, filesV2(), &FileV2{Owned: sdk.Owned{ID: rid(1)}, Name: "n", Color: "red"}))
+	b.own(packed(t, files(), file(2, 0, "plain")))
+	b.share(packed(t, labels(), label(3, 0, "l")))
+	b.pull(a, 1<<20)
+	events, cancel := b.registry.Watch()
+	b.add(filesV2())
+	b.add(labelsV2())
+	cancel()
+	var got []string
+	for e := range events {
+		got = append(got, string(e.Kind)+" "+string(e.Model)+" "+e.ID.String()[34:])
+	}
+	if diff := cmp.Diff([]string{"changed file 01"}, got); diff != "" {
+		t.Errorf("events (-want +got):\n%s", diff)
+	}
+}
+
 func TestWatch(t *testing.T) {
 	a, b := newDevice(t, 1, allModels()...), newDevice(t, 2, allModels()...)
 	events, cancel := b.registry.Watch("file")

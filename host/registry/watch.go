@@ -114,7 +114,7 @@ func (w *watcher) send(event Event) {
 
 // notify has the watchers told of rec once the transaction is durable.
 func (p *placer) notify(kind EventKind, rec *record) {
-	if model := rec.m.name; !p.watched[""] && !p.watched[model] {
+	if model := rec.m.name; !p.watched[""] && !p.watched[model] || kind == Changed && p.unchanged[rec] {
 		return
 	}
 	if p.told == nil {
