@@ -3,6 +3,7 @@ package command
 import (
 	"encoding/json"
 	"fmt"
+	"os"
 	"regexp"
 	"strings"
 
@@ -26,10 +27,11 @@ type verifyFlags struct {
 func (a *app) pluginVerifyCommand() *cobra.Command {
 	var f verifyFlags
 	cmd := a.reads(&cobra.Command{
-		Use:   "verify BINARY",
+		Use:   "verify BINARY|NAME",
 		Short: "Check a built plugin, of any language, against the laws that plugins keep",
 		Long: "Check a built plugin, of any language, against the laws that plugins keep: of its process, and of the models or the " +
-			"transport that it serves. Each law has an id that stays; docs/conformance.md says what each is about.\n\n" +
+			"transport that it serves. Each law has an id that stays; docs/conformance.md says what each is about. NAME is that of a model or transport block; " +
+			"its binary is checked with the settings of --config, not with those of the block.\n\n" +
 			"Status 0 if every law is kept. A law that can not be checked here is skipped, with the reason.",
 		Example: "  starling plugin verify ./invoice\n" +
 			"  starling plugin verify ./entry --record '{\"name\":\"a\",\"kind\":\"file\",\"size\":1,\"permissions\":420}'\n" +
@@ -63,6 +65,10 @@ func (a *app) verify(cmd *cobra.Command, path string, f *verifyFlags) error {
 	for _, record := range f.records {
 		o.Records = append(o.Records, json.RawMessage(record))
 	}
+	path, err := a.binary(path)
+	if err != nil {
+		return err
+	}
 	var failed error // of printing
 	report, err := verify.Plugin(cmd.Context(), path, o, f.seed, func(r sdktest.Result) {
 		if failed == nil {
@@ -76,6 +82,29 @@ func (a *app) verify(cmd *cobra.Command, path string, f *verifyFlags) error {
 		return failed
 	}
 	return a.verdict(&report)
+}
+
+// binary returns the path of the plugin that is meant: a file, or else the binary of the configured plugin of that name.
+func (a *app) binary(name string) (string, error) {
+	if _, err := os.Stat(name); err == nil || strings.ContainsRune(name, os.PathSeparator) || strings.Contains(name, "/") {
+		return name, nil
+	}
+	c, err := a.load()
+	if err != nil {
+		return "", sdk.Errorf(sdk.CodeNotFound, "there is no file %s here, and no configuration that could name such a plugin: %w", name, err)
+	}
+	var names []string
+	for i := range c.Models {
+		if names = append(names, string(c.Models[i].Name)); string(c.Models[i].Name) == name && c.Models[i].Path != "" {
+			return c.Models[i].Path, nil
+		}
+	}
+	for i := range c.Transports {
+		if names = append(names, c.Transports[i].Name); c.Transports[i].Name == name && c.Transports[i].Path != "" {
+			return c.Transports[i].Path, nil
+		}
+	}
+	return "", sdk.Errorf(sdk.CodeNotFound, "there is no file %s here, and no plugin of that name with a binary in %s; there are: %s", name, a.config(), strings.Join(names, ", "))
 }
 
 // law prints one result.
