@@ -29,7 +29,7 @@ func DecodeJSON(desc Description, data []byte) (names []string, values []any, er
 	}
 	seen := make(map[string]bool, len(desc.Fields))
 	for decoder.More() {
-		name, value, err := decodeJSONField(desc, decoder)
+		name, value, err := decodeJSONField(desc, data, decoder)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -40,7 +40,7 @@ func DecodeJSON(desc Description, data []byte) (names []string, values []any, er
 		names, values = append(names, name), append(values, value)
 	}
 	if _, err := decoder.Token(); err != nil {
-		return nil, nil, jsonSyntax(desc, err)
+		return nil, nil, jsonSyntax(desc, data, err)
 	}
 	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
 		return nil, nil, Errorf(CodeInvalid, "%s: something follows the JSON object; give one object", desc.Model)
@@ -48,10 +48,10 @@ func DecodeJSON(desc Description, data []byte) (names []string, values []any, er
 	return names, values, nil
 }
 
-func decodeJSONField(desc Description, decoder *json.Decoder) (name string, value any, err error) {
+func decodeJSONField(desc Description, data []byte, decoder *json.Decoder) (name string, value any, err error) {
 	token, err := decoder.Token()
 	if err != nil {
-		return "", nil, jsonSyntax(desc, err)
+		return "", nil, jsonSyntax(desc, data, err)
 	}
 	name, _ = token.(string)
 	field, known := desc.Field(name)
@@ -60,7 +60,7 @@ func decodeJSONField(desc Description, decoder *json.Decoder) (name string, valu
 	}
 	var raw json.RawMessage
 	if err := decoder.Decode(&raw); err != nil {
-		return name, nil, jsonSyntax(desc, err)
+		return name, nil, jsonSyntax(desc, data, err)
 	}
 	if field.Merge.inParts() {
 		value, err = decodeJSONEdit(&field, bytes.TrimSpace(raw))
@@ -73,9 +73,15 @@ func decodeJSONField(desc Description, decoder *json.Decoder) (name string, valu
 	return name, value, nil
 }
 
-func jsonSyntax(desc Description, err error) error {
+// jsonSyntax says what is wrong with data, and where. err is what a decoder says of it, which counts from where its last token
+// began and may leave out what it looked for: data is read again for that.
+func jsonSyntax(desc Description, data []byte, err error) error {
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 		return Errorf(CodeInvalid, "%s: the JSON ends too early", desc.Model)
+	}
+	var whole json.RawMessage
+	if at, known := errors.AsType[*json.SyntaxError](json.Unmarshal(data, &whole)); known {
+		return Errorf(CodeInvalid, "%s: not JSON at byte %d of %d: %w", desc.Model, at.Offset, len(data), at)
 	}
 	return Errorf(CodeInvalid, "%s: not JSON: %w", desc.Model, err)
 }
