@@ -468,7 +468,11 @@ func (o *operator) moveSessions(ctx context.Context, from, to string, soak time.
 	if err != nil {
 		return errors.Join(err, o.announce(ctx))
 	}
-	step("switching", "%d sessions of %s were ended; their devices connect by what is left", len(before), from)
+	ended := fmt.Sprintf("%d sessions of %s were ended; their devices connect", len(before), from)
+	if len(before) == 1 {
+		ended = "1 session of " + from + " was ended; its device connects"
+	}
+	step("switching", "%s by what is left", ended)
 	why := o.awaitReturn(ctx, before, to, soak)
 	if why == nil {
 		step("watching", "watched for %s", soak)

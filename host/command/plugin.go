@@ -89,7 +89,7 @@ func (a *app) newPlugin(ctx context.Context, p scaffold.Plugin, checkout string)
 	if p.SDK.Checkout != "" {
 		against = "the checkout of Starling in " + p.SDK.Checkout
 	}
-	put := ""
+	put := ` --put '{"name":"hello"}'` // into a model that comes with Starling
 	if p.Kind == scaffold.Model {
 		put = ` --put '{"name":"first"}'`
 	}

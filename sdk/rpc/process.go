@@ -278,7 +278,10 @@ func (r *processRunner) explain(err error, timeout time.Duration, cancelled erro
 	case r.process() == nil:
 		return sdk.Errorf(startCode(err), "start %s: %w", path, err)
 	case r.endedByItself():
-		return sdk.Errorf(sdk.CodeInvalid, "%s ended before its handshake (%s)%s; is it a Starling plugin?", path, r.state, words)
+		if words != "" { // it said why
+			return sdk.Errorf(sdk.CodeInvalid, "%s ended before its handshake (%s)%s", path, r.state, words)
+		}
+		return sdk.Errorf(sdk.CodeInvalid, "%s ended before its handshake (%s); is it a Starling plugin?", path, r.state)
 	}
 	if late {
 		err = cancelled // the other is that the process was killed for it
