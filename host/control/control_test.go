@@ -734,3 +734,26 @@ func TestDescribe_NotServed(t *testing.T) {
 		t.Errorf("of a model that a plugin in quarantine may serve: %v", err)
 	}
 }
+
+// TestPut_NotServed writes records of models that have a table here and whose plugins do not run: the answer is that of a model
+// whose plugin has not come up since the start.
+func TestPut_NotServed(t *testing.T) {
+	host, client := start(t)
+	host.Fail = func(call string) error {
+		if call == "Commit" {
+			return sdk.Errorf(sdk.CodeUnavailable, "the plugin is not running now")
+		}
+		return nil
+	}
+	for state, want := range map[string]string{
+		"quarantined": "plugin tag is quarantined: exit status 3; mend that, then: starling plugin restart tag",
+		"backing off": "plugin tag is backing off: exit status 3",
+		"running":     "the plugin is not running now",
+	} {
+		host.Processes = []control.Plugin{{Name: "tag", Kind: "model", State: state, Reason: "exit status 3", Models: []sdk.ModelName{"tag"}}}
+		_, err := client.Put(t.Context(), "tag", []control.Put{{JSON: []byte(`{"name":"a"}`)}}, false)
+		if sdk.CodeOf(err) != sdk.CodeUnavailable || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v; want %q", state, err, want)
+		}
+	}
+}

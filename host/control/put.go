@@ -1,6 +1,7 @@
 package control
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -448,7 +449,7 @@ func (b *builder) commit(ctx context.Context, allOrNothing bool) (PutResult, err
 		return PutResult{}, sdk.Errorf(sdk.CodeOf(err), "%w; whether it was, this says then: %s", err, b.look())
 	}
 	if err != nil {
-		return PutResult{}, err
+		return PutResult{}, b.whyNot(ctx, err)
 	}
 	if allOrNothing && len(refused) > 0 {
 		b.ids = nil
@@ -463,6 +464,18 @@ func (b *builder) commit(ctx context.Context, allOrNothing bool) (PutResult, err
 	}
 	slices.SortFunc(b.result.Refused, func(x, y sdk.Refusal) int { return x.Index - y.Index })
 	return b.result, nil
+}
+
+// whyNot says why nothing was written: where the model's plugin does not run, that is why, and err knows less about it.
+func (b *builder) whyNot(ctx context.Context, err error) error {
+	if sdk.CodeOf(err) != sdk.CodeUnavailable || ctx.Err() != nil {
+		return err
+	}
+	plugins, unknown := b.reporter.Plugins(ctx)
+	if unknown != nil {
+		return err
+	}
+	return cmp.Or(notServed(plugins, b.desc.Model), err)
 }
 
 // look is a command that shows the records of the batch, if they were written.

@@ -105,7 +105,7 @@ func fromStatus(err error) error {
 	case codes.DeadlineExceeded:
 		return sdk.Errorf(sdk.CodeUnavailable, "the plugin did not answer in time: %w", context.DeadlineExceeded)
 	case codes.Unavailable:
-		return sdk.Errorf(sdk.CodeUnavailable, "the plugin process is gone: %s", s.Message())
+		return sdk.Errorf(sdk.CodeUnavailable, "the plugin process is gone") // how the connection noticed helps nobody
 	case codes.ResourceExhausted:
 		return sdk.Errorf(sdk.CodeTooLarge, "a message to or from the plugin: %s", s.Message())
 	case codes.Unimplemented:

@@ -3,7 +3,20 @@ package rpc
 import (
 	"testing"
 	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/starling-sync/starling/sdk"
 )
+
+// TestFromStatus_Gone wants the end of a process told without how the connection noticed it.
+func TestFromStatus_Gone(t *testing.T) {
+	err := fromStatus(status.Error(codes.Unavailable, "error reading from server: EOF"))
+	if sdk.CodeOf(err) != sdk.CodeUnavailable || err.Error() != "the plugin process is gone" {
+		t.Errorf("got %s: %v", sdk.CodeOf(err), err)
+	}
+}
 
 // TestRunner_DyingWords wants only what was said just before the end of a process taken for its cause.
 func TestRunner_DyingWords(t *testing.T) {
