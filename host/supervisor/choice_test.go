@@ -255,3 +255,45 @@ func TestSupervisor_PassedOver(t *testing.T) {
 		}
 	})
 }
+
+// TestSupervisor_Moves configures another path of the build in use: its process goes on, unwatched, and the way back stays.
+func TestSupervisor_Moves(t *testing.T) {
+	dir := t.TempDir()
+	w := newWatcher()
+	spec := Spec{Name: "note", Path: filepath.Join(dir, "note")}
+	first, second := build(t, "note.1"), build(t, "note.2")
+	copyFile(t, spec.Path, first)
+	o := options(t, dir, w)
+	s, stop := run(t, o, spec)
+	receive(t, w.up, "up")
+	if err := s.Settled(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	next := spec
+	next.Path = second
+	if err := s.Swap(t.Context(), Swap{Name: "note", Spec: &next}, nothing); err != nil {
+		t.Fatal(err)
+	}
+	before := s.Status()[0]
+	moved := next
+	moved.Path = filepath.Join(dir, "moved")
+	copyFile(t, moved.Path, second)
+	var steps []Step
+	if err := s.Swap(t.Context(), Swap{Name: "note", Spec: &moved, Soak: patience}, func(step Step) { steps = append(steps, step) }); err != nil {
+		t.Fatal(err)
+	}
+	if st := s.Status()[0]; st.PID != before.PID || st.SHA256 != before.SHA256 || st.Path != moved.Path || len(steps) != 1 {
+		t.Errorf("status %+v, steps %v; before %+v", st, steps, before)
+	}
+	sum, err := hashOf(first)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Rollback(t.Context(), Swap{Name: "note"}, nothing); err != nil || s.Status()[0].SHA256 != sum {
+		t.Errorf("rollback: %v, status %+v", err, s.Status()[0])
+	}
+	stop()
+	if b, known := Chosen(o.StoreDir, "note", moved.Path); !known || b.SHA256 != sum {
+		t.Errorf("remembered %+v, %v", b, known)
+	}
+}

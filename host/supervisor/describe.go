@@ -162,6 +162,10 @@ func (s *Supervisor) Try(ctx context.Context, spec Spec) error {
 	if k != nil {
 		k.mu.Lock()
 		was, now := k.spec, k.current
+		var bin binary // of now
+		if now != nil {
+			bin = now.bin
+		}
 		k.mu.Unlock()
 		if now != nil && now.process.Debugged() && spec.Attach != "" { // it may be stopped: what it has declared must do
 			if spec.Blocks == nil {
@@ -172,8 +176,8 @@ func (s *Supervisor) Try(ctx context.Context, spec Spec) error {
 			}
 			return s.tryBinary(ctx, spec, now.info.Settings)
 		}
-		if now != nil && was.Path == spec.Path && was.SHA256 == spec.SHA256 && now.bin.intact() {
-			_, err := describe(ctx, spec, now.bin, hclog.NewNullLogger())
+		if now != nil && was.Path == spec.Path && was.SHA256 == spec.SHA256 && bin.intact() {
+			_, err := describe(ctx, spec, bin, hclog.NewNullLogger())
 			return err
 		}
 	}

@@ -240,6 +240,14 @@ func (k *keeper) swap(ctx context.Context, from *generation, a *ask) *generation
 		k.finish(a, nil)
 		return from
 	}
+	if noted, err := k.moves(a, from); err != nil {
+		k.refuse(a, from, nil, err)
+		return from
+	} else if noted {
+		a.steps <- Step{Stage: Done, Text: "the build in use is the one at that path"}
+		k.finish(a, nil)
+		return from
+	}
 	to, err := k.candidate(ctx, a, from)
 	if errors.Is(err, errSame) {
 		a.steps <- Step{Stage: Done, Text: fmt.Sprintf("nothing is swapped: %s is the build in use already; to start it anew: starling plugin restart %s", pickOf(from), k.name)}
@@ -289,16 +297,47 @@ func (k *keeper) swap(ctx context.Context, from *generation, a *ask) *generation
 // pinsOnly reports whether a swap asks for nothing but another checksum in the configuration, which the build in use has, or
 // for none any more.
 func (a *ask) pinsOnly(from *generation) bool {
-	if a.Spec == nil || a.Path != "" || a.Version != "" || a.back || a.Spec.SHA256 == from.spec.SHA256 {
+	return a.alike(from) && a.Spec.Path == from.spec.Path && a.Spec.SHA256 != from.spec.SHA256 && (a.Spec.SHA256 == "" || a.Spec.SHA256 == from.bin.sum)
+}
+
+// alike reports whether a swap asks for a configuration that differs from that in use in the path or checksum of the binary alone.
+func (a *ask) alike(from *generation) bool {
+	if a.Spec == nil || a.Path != "" || a.Version != "" || a.back {
 		return false
 	}
 	was, wanted := from.spec, *a.Spec
-	was.SHA256, was.SHA256At, was.PathAt = wanted.SHA256, wanted.SHA256At, wanted.PathAt
+	was.SHA256, was.SHA256At, was.Path, was.PathAt = wanted.SHA256, wanted.SHA256At, wanted.Path, wanted.PathAt
 	if !slices.Equal(was.secrets(from.info.Settings), wanted.secrets(from.info.Settings)) {
 		return false // the process was told what to hide at its start
 	}
 	was.Blocks, wanted.Blocks = nil, nil // which say in which line they stand: what they hold is in Config
-	return (wanted.SHA256 == "" || wanted.SHA256 == from.bin.sum) && reflect.DeepEqual(was, wanted)
+	return reflect.DeepEqual(was, wanted)
+}
+
+// moves notes the new path of a build, where a swap asks for nothing else: the process goes on, and the way back stays. It reports
+// whether that is so.
+func (k *keeper) moves(a *ask, from *generation) (bool, error) {
+	if a.DryRun || !a.alike(from) || a.Spec.Path == from.spec.Path {
+		return false, nil
+	}
+	spec, bin, err := k.wanted(a, from)
+	if err != nil || bin.sum != from.bin.sum {
+		return false, err
+	}
+	before := k.choices.of(k.name)
+	err = k.choices.change(k.name, spec.Path, func(c *choice) {
+		c.Running, c.Before = before.Running, before.Before
+		c.use(pick{SHA256: bin.sum, Path: bin.origin, Version: from.info.Version})
+		c.Passed = ""
+	})
+	if err != nil {
+		return false, err
+	}
+	k.passed = ""
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	from.spec, from.bin, k.spec, k.status.Path = spec, bin, spec, bin.origin
+	return true, nil
 }
 
 // candidate stages, starts and checks the process that a swap asks for. Where it fails after the process was started, that
