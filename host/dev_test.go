@@ -103,14 +103,14 @@ func TestDev(t *testing.T) {
 	}
 	put(`{"name":"one"}`)
 	wait(`from alice   {"color":null,"description":null,"name":"one"`, 1)
-	change := func(old, now string) {
+	change := func(oldAndNow ...string) { // at one stroke
 		t.Helper()
 		source := filepath.Join(dir, "main.go")
 		text, err := os.ReadFile(source)
-		if err != nil || !strings.Contains(string(text), old) {
+		if err != nil || !strings.Contains(string(text), oldAndNow[0]) {
 			t.Fatal(err)
 		}
-		if err := os.WriteFile(source, []byte(strings.Replace(string(text), old, now, 1)), 0o600); err != nil {
+		if err := os.WriteFile(source, []byte(strings.NewReplacer(oldAndNow...).Replace(string(text))), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -123,6 +123,16 @@ func TestDev(t *testing.T) {
 	if out := put(`{"name":" "}`); !strings.Contains(out, "a tag without a name") {
 		t.Errorf("the change is not in use: %s", out)
 	}
+	const field, version, parent = "	Extra string `starling:\"extra\"`\n", `Name: "tag", Version: `, "	Parent "
+	change(parent, field+parent, version+"1", version+"2")
+	wait("runs it", 6)
+	put(`{"name":"two"}`)
+	wait(`"extra":null,"name":"two"`, 2)
+	if strings.Contains(said.String(), `"extra":null,"name":"one"`) {
+		t.Errorf("a record that only the schema changed is shown as changed:\n%s", said)
+	}
+	change(field, "", version+"2", version+"1")
+	wait("start dev anew", 1)
 	ended()
 	if _, err := os.Stat(config); err == nil {
 		t.Errorf("%s is left", config)

@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/fsnotify/fsnotify"
@@ -278,18 +279,25 @@ func (b *bench) configure(d *device, path string) error {
 // means to change what it decides.
 func (b *bench) swap(ctx context.Context, path string) {
 	var both sync.WaitGroup
+	var unfit atomic.Bool // a device has what this build can not serve, such as a field that it lacks
 	for _, d := range b.devices {
 		both.Go(func() {
 			began := time.Now()
 			err := d.SwapPlugin(ctx, control.PluginSwap{Name: b.plugin, Path: path}, func(control.Step) {})
 			if err != nil && ctx.Err() == nil {
 				b.say("%s: %s", d.name, err)
+				if sdk.CodeOf(err) == sdk.CodeUnsupported {
+					unfit.Store(true)
+				}
 			} else if err == nil {
 				b.say("%s runs it   %s", d.name, seconds(time.Since(began)))
 			}
 		})
 	}
 	both.Wait()
+	if unfit.Load() {
+		b.say("to go on with this build, leave with Ctrl-C and start dev anew: its devices are made for it, and new ones have nothing of earlier builds")
+	}
 }
 
 // follow prints what a device applies until ctx ends or the device does.
