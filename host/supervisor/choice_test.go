@@ -293,7 +293,7 @@ func TestSupervisor_Moves(t *testing.T) {
 		t.Errorf("rollback: %v, status %+v", err, s.Status()[0])
 	}
 	stop()
-	if b, known := Chosen(o.StoreDir, "note", moved.Path); !known || b.SHA256 != sum {
+	if b, known, err := Chosen(o.StoreDir, "note", moved.Path); err != nil || !known || b.SHA256 != sum {
 		t.Errorf("remembered %+v, %v", b, known)
 	}
 }
