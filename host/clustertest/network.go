@@ -160,7 +160,7 @@ func (n *Network) dialler(c net.Conn) string {
 }
 
 func (n *Network) lookUp(c net.Conn) string {
-	inode := inodeOf(c.RemoteAddr())
+	inode := inodeOf(c.RemoteAddr(), c.LocalAddr())
 	if inode == "" {
 		return ""
 	}
@@ -180,22 +180,31 @@ func (n *Network) lookUp(c net.Conn) string {
 	return ""
 }
 
-// inodeOf returns the inode of the TCP socket on this machine whose own address is local; "" if there is none.
-func inodeOf(local net.Addr) string {
-	address, err := netip.ParseAddrPort(local.String())
-	if err != nil || !address.Addr().Is4() {
+// inodeOf returns the inode of the TCP socket on this machine that is connected from local to remote; "" if there is none. One
+// that was connected from there to elsewhere, and waits for its end, has none.
+func inodeOf(local, remote net.Addr) string {
+	from, to := inTable(local), inTable(remote)
+	if from == "" || to == "" {
 		return ""
 	}
-	ip := address.Addr().As4()
-	want := fmt.Sprintf("%08X:%04X", binary.NativeEndian.Uint32(ip[:]), address.Port())
 	table, err := os.ReadFile("/proc/net/tcp")
 	if err != nil {
 		return ""
 	}
 	for line := range strings.Lines(string(table)) {
-		if fields := strings.Fields(line); len(fields) > 9 && fields[1] == want {
+		if fields := strings.Fields(line); len(fields) > 9 && fields[1] == from && fields[2] == to {
 			return fields[9]
 		}
 	}
 	return ""
+}
+
+// inTable is how the system's table of connections writes an address; "" if it is not one of IPv4.
+func inTable(a net.Addr) string {
+	address, err := netip.ParseAddrPort(a.String())
+	if err != nil || !address.Addr().Is4() {
+		return ""
+	}
+	ip := address.Addr().As4()
+	return fmt.Sprintf("%08X:%04X", binary.NativeEndian.Uint32(ip[:]), address.Port())
 }
