@@ -2,6 +2,7 @@ package sdk_test
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"testing"
@@ -21,5 +22,13 @@ func TestErrorf(t *testing.T) {
 	}
 	if !errors.Is(sdk.Errorf(sdk.CodeUnavailable, "%w: open: %w", fs.ErrClosed, io.EOF), fs.ErrClosed) {
 		t.Error("the first of two causes is lost")
+	}
+}
+
+// TestRefusal_String has refusals print as text: laws and logs show lists of them.
+func TestRefusal_String(t *testing.T) {
+	got := fmt.Sprintf("%+v", []sdk.Refusal{{Index: 2, Code: sdk.CodeInvalid, Message: "no kind"}})
+	if want := "[no kind (invalid, change 2)]"; got != want {
+		t.Errorf("got %s, want %s", got, want)
 	}
 }
