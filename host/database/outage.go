@@ -9,7 +9,6 @@ import (
 	"io/fs"
 	"net"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
@@ -123,7 +122,7 @@ func absent(err error) bool {
 		return true
 	}
 	failure, ok := errors.AsType[*net.OpError](err)
-	return ok && (failure.Op == "dial" || failure.Timeout()) || errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET)
+	return ok && (failure.Op == "dial" || failure.Timeout()) || errors.Is(err, io.EOF) || errors.Is(err, errnoReset)
 }
 
 // Away reports an error of which the cause is that the database is out of reach. The log of a DB says when that begins, each minute

@@ -11,7 +11,6 @@ import (
 	"net"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -414,7 +413,7 @@ func (p *postgresSchema) alive(ctx context.Context) bool {
 		return true
 	}
 	late, ok := errors.AsType[net.Error](err)
-	return !(ok && late.Timeout() || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, syscall.ECONNREFUSED))
+	return !(ok && late.Timeout() || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, errnoRefused))
 }
 
 func (p *postgresSchema) fatal(error) bool { return false } // the server looks after its disk, and restarts

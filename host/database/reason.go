@@ -11,7 +11,6 @@ import (
 	"net"
 	"os"
 	"strings"
-	"syscall"
 
 	"github.com/lib/pq"
 
@@ -114,15 +113,15 @@ func (p *postgresSchema) whyNotConnected(err error) (sdk.Code, string) {
 		return sdk.CodeUnavailable, fmt.Sprintf("the server did not answer within %s; see that it runs, and that nothing between swallows what is sent to it", p.config.ConnectTimeout)
 	}
 	switch {
-	case errors.Is(err, syscall.ECONNREFUSED):
+	case errors.Is(err, errnoRefused):
 		return sdk.CodeUnavailable, "nothing listens there; see that the server runs, and listens at this address"
-	case errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.ENETUNREACH):
+	case errors.Is(err, errnoHostUnreachable), errors.Is(err, errnoNetUnreachable):
 		return sdk.CodeUnavailable, "there is no way to the server's machine now; see the network"
 	case strings.HasPrefix(p.config.Host, "/") && errors.Is(err, fs.ErrNotExist):
 		return sdk.CodeUnavailable, "there is no socket of a server in this folder; see that the server runs, and its unix_socket_directories"
 	case strings.HasPrefix(p.config.Host, "/") && errors.Is(err, fs.ErrPermission):
 		return sdk.CodeInvalid, "this user may not connect to the server's socket; see its permissions"
-	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET):
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, errnoReset):
 		return sdk.CodeUnavailable, "what listens there hung up at once; see that it is a PostgreSQL server, and its log"
 	case !transient(err):
 		return sdk.CodeInvalid, "this host and the server do not come together as the dsn says; correct it"
