@@ -413,7 +413,8 @@ func (p *postgresSchema) alive(ctx context.Context) bool {
 		return true
 	}
 	late, ok := errors.AsType[net.Error](err)
-	return !(ok && late.Timeout() || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, errnoRefused))
+	silent := ok && late.Timeout() || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, errnoRefused)
+	return !silent
 }
 
 func (p *postgresSchema) fatal(error) bool { return false } // the server looks after its disk, and restarts
