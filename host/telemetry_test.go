@@ -256,6 +256,12 @@ func (l *life) counted(t *testing.T) {
 func (l *life) apart(t *testing.T) {
 	l.bob.Stop(t)
 	l.alice.Run(t, "put", "tag", `{"name":"job"}`, "--id", l.id)
+	clustertest.Eventually(t, "how much bob lacks", func() error { // by what he acknowledged, which a start may not know yet
+		if seconds := l.look(t, l.alice).sum("starling_peer_behind_me_seconds"); seconds <= 0 {
+			return fmt.Errorf("%v seconds", seconds)
+		}
+		return nil
+	})
 	l.alice.Stop(t)
 	l.alice.Start(t)
 	clustertest.Eventually(t, "what bob lacks", func() error {

@@ -72,8 +72,8 @@ func TestMetrics(t *testing.T) {
 	defer cancel()
 	given, up := context.WithCancel(t.Context())
 	up()
-	for _, ctx := range []context.Context{late, t.Context(), given} { // the last counts nowhere
-		if _, err := (transport{newMetrics(bob)}).Dial(ctx, "127.0.0.1:none"); err == nil {
+	for address, ctx := range map[string]context.Context{l.Address(): late, "127.0.0.1:none": t.Context(), "127.0.0.1:nowhere": given} { // the last counts nowhere
+		if _, err := (transport{newMetrics(bob)}).Dial(ctx, address); err == nil {
 			t.Error("no port was reached")
 		}
 	}
