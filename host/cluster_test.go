@@ -50,6 +50,16 @@ func pair(t *testing.T) (alice, bob *clustertest.Device) {
 	return alice, bob
 }
 
+// fails runs a command that must fail, and returns what it printed.
+func fails(t *testing.T, d *clustertest.Device, args ...string) string {
+	t.Helper()
+	out, err := d.TryRun(args...)
+	if err == nil {
+		t.Fatalf("%v did not fail: %s", args, out)
+	}
+	return out + err.Error()
+}
+
 func mustBuild(t *testing.T) string {
 	t.Helper()
 	if testing.Short() {

@@ -37,16 +37,6 @@ func diaryDevice(t *testing.T, mode, config string) (d *clustertest.Device, set 
 	return d, set
 }
 
-// fails runs a command that must fail, and returns what it printed.
-func fails(t *testing.T, d *clustertest.Device, args ...string) string {
-	t.Helper()
-	out, err := d.TryRun(args...)
-	if err == nil {
-		t.Fatalf("%v did not fail: %s", args, out)
-	}
-	return out + err.Error()
-}
-
 // secretKept wants the token nowhere but in the files that the operator wrote.
 func secretKept(t *testing.T, d *clustertest.Device, printed ...string) {
 	t.Helper()

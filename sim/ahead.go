@@ -49,7 +49,7 @@ func (w *world) goAhead(d *device, by, span time.Duration) {
 	}
 	if r.IntN(3) == 0 {
 		w.after(w.jitter(r, span), func() {
-			if d.up && d.crashing == noCrash {
+			if d.up && d.crashing == noCrash && !w.healed {
 				w.kill(d, w.faultRand.IntN(2) == 0, time.Second+w.jitter(w.faultRand, 30*time.Second))
 			}
 		})
