@@ -60,7 +60,9 @@ func TestSupervisor_HostKilledInSwap(t *testing.T) {
 					t.Fatal(err)
 				}
 				w := newWatcher()
-				s, _ := run(t, options(t, dir, w), Spec{Name: "note", Path: configured})
+				o := options(t, dir, w)
+				o.Budget = 100 // which build is started is asked here, not how often a busy machine lets it start
+				s, _ := run(t, o, Spec{Name: "note", Path: configured})
 				p := receive(t, w.up, "up")
 				if err := s.Settled(t.Context()); err != nil {
 					t.Fatal(err)

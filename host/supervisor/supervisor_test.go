@@ -21,8 +21,8 @@ import (
 	"github.com/starling-sync/starling/sdk"
 )
 
-// patience is when a test gives up; it decides nothing else.
-const patience = 30 * time.Second
+// patience is when a test gives up; it decides nothing else. It is longer than a start that hangs and is begun again.
+const patience = 2 * time.Minute
 
 // watcher is an Observer that keeps what it hears.
 type watcher struct {
@@ -132,7 +132,12 @@ func run(t *testing.T, o Options, specs ...Spec) (s *Supervisor, stop func()) {
 			t.Errorf("run: %v", err)
 		}
 	})
-	t.Cleanup(stop)
+	t.Cleanup(func() {
+		if t.Failed() { // what it was waiting for
+			t.Logf("plugins at the end: %+v", s.Status())
+		}
+		stop()
+	})
 	return s, stop
 }
 
