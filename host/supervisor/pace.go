@@ -9,8 +9,8 @@ import (
 	"github.com/starling-sync/starling/sdk"
 )
 
-// When a new process is slower than the one before. Both bounds must be crossed, by the median of the last calls: one call
-// that took long, or a machine that was busy for a moment, is no reason.
+// When a new process is slower than the one before. Both bounds must be crossed, by three quarters of the last calls: a few
+// that took long are no reason, nor is a busy machine, which has a process that has just started wait for its turn.
 const (
 	paceCalls  = 32                     // so many calls are looked at
 	leastCalls = 8                      // fewer say nothing
@@ -78,8 +78,8 @@ func (p *pace) last(late time.Duration) []took {
 	return calls
 }
 
-// medians returns the time of a batch, and of a change.
-func medians(calls []took) (batch, change time.Duration) {
+// quartiles returns what three quarters of the calls took at least, for a batch and for a change.
+func quartiles(calls []took) (batch, change time.Duration) {
 	var batches, changes []time.Duration
 	for _, c := range calls {
 		batches = append(batches, c.time)
@@ -87,7 +87,7 @@ func medians(calls []took) (batch, change time.Duration) {
 	}
 	slices.Sort(batches)
 	slices.Sort(changes)
-	return batches[len(batches)/2], changes[len(changes)/2]
+	return batches[len(batches)/4], changes[len(changes)/4]
 }
 
 // slower says that calls take distinctly longer than others did: what there is to decide would wait ever longer. floor is
@@ -96,8 +96,8 @@ func slower(now, before []took, floor time.Duration) string {
 	if len(now) < fewCalls || len(before) < fewCalls {
 		return ""
 	}
-	batch, change := medians(now)
-	batchWas, changeWas := medians(before)
+	batch, change := quartiles(now)
+	batchWas, changeWas := quartiles(before)
 	limit := slowFactor*batchWas + floor
 	if batch <= limit || change <= slowFactor*changeWas {
 		return ""

@@ -24,6 +24,8 @@ func TestSlower(t *testing.T) {
 		"few calls, very slow":        {times(3, 2*time.Second, 1), times(3, ms, 1), slowSame, true},
 		"nothing to compare with":     {times(32, time.Second, 1), nil, slowSame, false},
 		"a few took long":             {slices.Concat(times(20, ms, 1), times(12, time.Second, 1)), times(32, ms, 1), slowSame, false},
+		"a busy machine":              {slices.Concat(times(10, ms, 1), times(22, time.Second, 1)), times(32, ms, 1), slowSame, false},
+		"most took long":              {slices.Concat(times(8, ms, 1), times(24, time.Second, 1)), times(32, ms, 1), slowSame, true},
 		"larger batches":              {times(32, 900*ms, 1000), times(32, 10*ms, 1), slowOther, false},
 		"smaller batches":             {times(32, 10*ms, 1), times(32, 900*ms, 1000), slowOther, false},
 		"other batches, far slower":   {times(32, 900*ms, 100), times(32, 10*ms, 100), slowOther, true},
