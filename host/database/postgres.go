@@ -47,6 +47,7 @@ const (
 	crashShutdown       = "57P02"
 	cannotConnectNow    = "57P03"
 	insufficientRight   = "42501"
+	unknownSetting      = "42704"
 	readOnlyTransaction = "25006"
 )
 
@@ -177,7 +178,7 @@ func (p *postgresSchema) writer(ctx context.Context) (c *connection, err error) 
 // connectWriter is writer with what is to be done about the schema.
 func (p *postgresSchema) connectWriter(ctx context.Context, schema func(context.Context, *connection) error) (c *connection, err error) {
 	if c, err = newConnection(ctx, p.bun, p, nil); err != nil {
-		return nil, err
+		return nil, p.orTooOld(ctx, err)
 	}
 	defer func() {
 		if err != nil {
@@ -206,8 +207,8 @@ func (p *postgresSchema) checkServer(ctx context.Context, c *connection) error {
 	switch {
 	case err != nil:
 		return err
-	case version < leastPostgres*10_000:
-		return sdk.Errorf(sdk.CodeUnsupported, "the server is PostgreSQL %s; this host needs %d or later: upgrade the server, or name another one in the dsn", name, leastPostgres)
+	case tooOld(version, name) != nil:
+		return tooOld(version, name)
 	case encoding != "UTF8":
 		return sdk.Errorf(sdk.CodeUnsupported, "the database %s stores text as %s, which lacks characters; make one with: createdb --encoding=UTF8 --template=template0 NAME", p.config.Database, encoding)
 	case standby != 0:
@@ -217,6 +218,38 @@ func (p *postgresSchema) checkServer(ctx context.Context, c *connection) error {
 		p.log.Warn("the server runs with fsync off: after a crash of its machine this device's data may be damaged; set fsync = on", "server", p.where())
 	}
 	return nil
+}
+
+// tooOld says that a server of this version, and this name of it, does not do; nil where it does.
+func tooOld(version int, name string) error {
+	if version >= leastPostgres*10_000 {
+		return nil
+	}
+	return sdk.Errorf(sdk.CodeUnsupported, "the server is PostgreSQL %s; this host needs %d or later: upgrade the server, or name another one in the dsn", name, leastPostgres)
+}
+
+// orTooOld returns why a server did not take a connection: err, or the server's age. One that is older than a setting of
+// sessionSettings refuses whoever brings that along, before it can be asked for its version.
+func (p *postgresSchema) orTooOld(ctx context.Context, err error) error {
+	if codeOf(err) != unknownSetting {
+		return err
+	}
+	bare := p.config
+	bare.Runtime = nil
+	connector, failed := pq.NewConnectorConfig(bare)
+	if failed != nil {
+		return err
+	}
+	connector.Dialer(p.sockets)
+	pool := sql.OpenDB(connector)
+	defer pool.Close() //nolint:errcheck // nothing was written
+	var version int
+	var name string
+	failed = pool.QueryRowContext(ctx, "SELECT current_setting('server_version_num')::int, current_setting('server_version')").Scan(&version, &name)
+	if failed != nil || tooOld(version, name) == nil {
+		return err // of a parameter in the dsn
+	}
+	return tooOld(version, name)
 }
 
 // findSchema wants the schema to be there, with this device's tables. It changes nothing.
