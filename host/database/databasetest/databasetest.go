@@ -1,9 +1,10 @@
 // Package databasetest gives tests the databases that a device's store can be: SQLite in a folder of its own, and a schema
 // of its own on one throw-away PostgreSQL server that the test binary starts.
 //
-// The server is made of the binaries that the system's package installs, found by PATH, pg_config and where Debian puts
-// them. It listens on a private Unix socket only, runs as an unprivileged user, and ends with the test binary, however
-// that ends. Where there are no binaries, a test is skipped and says why; with STARLING_REQUIRE_POSTGRES=1, it fails.
+// The server is made of the first binaries that are found, by PATH, pg_config and where Debian's package puts them: to test with
+// another version, put its folder in front of PATH. It listens on a private Unix socket only, runs as an unprivileged user, and ends
+// with the test binary, however that ends. Where there are no binaries, a test is skipped and says why; with
+// STARLING_REQUIRE_POSTGRES=1, it fails.
 package databasetest
 
 import (
@@ -98,7 +99,8 @@ func Again(t *testing.T, arguments ...string) {
 	if os.Getenv(RequireVariable) != "1" {
 		t.Skip("the whole suite again takes long: set " + RequireVariable + "=1, or run task test:postgres")
 	}
-	if err := findable(); err != nil {
+	server, err := found()
+	if err != nil {
 		refuse(t, err)
 	}
 	self, err := os.Executable()
@@ -118,7 +120,7 @@ func Again(t *testing.T, arguments ...string) {
 	if passed == 0 {
 		t.Fatalf("no test ran on PostgreSQL:\n%s", output)
 	}
-	t.Logf("%d tests passed on PostgreSQL", passed)
+	t.Logf("%d tests passed on %s", passed, server)
 }
 
 var shared struct {

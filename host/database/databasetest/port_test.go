@@ -11,7 +11,7 @@ import (
 // TestStart_PortTaken starts a server at a port that another process has taken meanwhile: that is told from other failures, for
 // StartTCP to try another one.
 func TestStart_PortTaken(t *testing.T) {
-	if err := findable(); err != nil {
+	if _, err := found(); err != nil {
 		refuse(t, err)
 	}
 	taken, err := net.Listen("tcp", "127.0.0.1:0")

@@ -13,9 +13,9 @@ type Server struct {
 	port   int
 }
 
-func findable() error {
+func found() (string, error) {
 	_, err := start(0, nil)
-	return err
+	return "", err
 }
 
 func start(int, map[string][]byte, ...string) (*Server, error) {

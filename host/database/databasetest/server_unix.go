@@ -107,9 +107,14 @@ func (s *Server) write(files map[string][]byte, owner int) error {
 	return nil
 }
 
-func findable() error {
-	_, err := find()
-	return err
+// found returns what the server says that it is.
+func found() (string, error) {
+	bin, err := find()
+	if err != nil {
+		return "", err
+	}
+	said, err := exec.Command(filepath.Join(bin, "postgres"), "--version").Output()
+	return strings.TrimSpace(string(said)), err
 }
 
 // find returns the folder of the server's binaries.
