@@ -81,8 +81,8 @@ func readChoices(store string) (*choices, error) {
 }
 
 // Chosen returns the build that the store of a host remembers as the one in use of a plugin whose configured path is source,
-// and whether there is one: it was started by the host, and its copy is there unharmed. The host may run or not. An error says
-// that nobody knows, since what the store remembers can not be read.
+// and whether there is one: it was started by the host, and its copy is there unharmed or can be made anew. The host may run or
+// not. An error says that nobody knows, since what the store remembers can not be read.
 func Chosen(store, name, source string) (_ Build, known bool, err error) {
 	c, err := readChoices(store)
 	if err != nil {
@@ -94,7 +94,7 @@ func Chosen(store, name, source string) (_ Build, known bool, err error) {
 	}
 	remembered, same := c.get(name, source)
 	b, there := remembered.Running.in(store)
-	return Build{Version: remembered.Running.Version, SHA256: b.sum, Path: b.origin}, same && there, nil
+	return Build{Version: remembered.Running.Version, SHA256: b.sum, Path: b.origin}, same && (there || remembered.Running.lies()), nil
 }
 
 // get returns what is remembered of a plugin, and whether that is of the build that is configured at source.
@@ -276,14 +276,26 @@ func (p pick) String() string {
 	return fmt.Sprintf("%s (sha256:%s)", cmp.Or(p.Version, "unknown"), p.SHA256[:min(12, len(p.SHA256))])
 }
 
-// in returns the build's copy in the store, if it is there unharmed.
+// in returns the build's copy in the store, and whether it is there unharmed.
 func (p pick) in(store string) (binary, bool) {
-	if p.SHA256 == "" {
-		return binary{}, false
-	}
 	b := binary{sum: p.SHA256, origin: p.Path, path: filepath.Join(store, "sha256", p.SHA256, filepath.Base(p.Path))}
-	sum, err := hashOf(b.path)
-	return b, err == nil && sum == p.SHA256
+	return b, b.intact()
+}
+
+// again returns the build's copy in the store as in does. One that is not there unharmed is made anew, if the build lies where it
+// was taken from still.
+func (p pick) again(store string) (binary, bool) {
+	b, there := p.in(store)
+	if there || !p.lies() {
+		return b, there
+	}
+	anew, err := stage(store, p.Path)
+	return b, err == nil && anew == b
+}
+
+// lies reports whether the build lies where it was taken from.
+func (p pick) lies() bool {
+	return p.SHA256 != "" && slices.Contains(sumsOf([]string{p.Path}), p.SHA256)
 }
 
 // choose returns the build to start, and why it is not the one that is configured; empty: it is, or a swap wanted another.
@@ -291,7 +303,10 @@ func (p pick) in(store string) (binary, bool) {
 func (k *keeper) choose(fresh bool) (bin binary, passed string, err error) {
 	spec := k.specNow()
 	remembered, same := k.choices.get(k.name, spec.Path)
-	running, there := remembered.Running.in(k.options.StoreDir)
+	running, there := remembered.Running.again(k.options.StoreDir)
+	if !there && running.sum != "" {
+		k.log.Warn("the configured build is started: the copy of the one that was in use is gone or damaged, and it does not lie where it was taken from", "sha256", running.sum, "copy", running.path, "path", running.origin)
+	}
 	if !there || spec.SHA256 != "" && spec.SHA256 != running.sum {
 		bin, err = k.stage(&spec, spec.Path, spec.SHA256)
 		return bin, "", err

@@ -30,17 +30,21 @@ type binary struct {
 // stagedMode is of every copy in the store: nobody writes to it, and it can be executed.
 const stagedMode fs.FileMode = 0o555
 
-// intact reports whether the copy in the store is still what it was: the same bytes, in a file of its own, with its mode. The
-// latter is not so on file systems that keep no modes; there it is copied anew at each start.
+// intact reports whether the copy in the store can be run as what it was staged as: the same bytes, in a file of its own. One
+// that has lost its mode gets it back first; a file system that keeps no modes may say another, as long as it can be executed.
 func (b binary) intact() bool {
 	if b.sum == "" {
 		return false
 	}
 	info, err := os.Lstat(b.path)
-	if err != nil || !info.Mode().IsRegular() || runtime.GOOS != "windows" && info.Mode().Perm() != stagedMode {
+	if err == nil && info.Mode().IsRegular() && runtime.GOOS != "windows" && info.Mode().Perm() != stagedMode {
+		_ = os.Chmod(b.path, stagedMode) // what has come of it counts
+		info, err = os.Lstat(b.path)
+	}
+	if err != nil || !info.Mode().IsRegular() || !executable(info) {
 		return false
 	}
-	sum, err := hashOf(b.path)
+	sum, err := hashOf(b.path) // last: from now on nobody writes to it
 	return err == nil && sum == b.sum
 }
 
@@ -86,6 +90,9 @@ func stage(store, source string) (_ binary, err error) {
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return binary{}, fmt.Errorf("plugin store: %w", err)
+	}
+	if info, err := os.Lstat(b.path); err == nil && info.IsDir() { // which no file takes the place of
+		_ = os.RemoveAll(b.path) // renaming says what is wrong
 	}
 	if err := os.Rename(temp.Name(), b.path); err != nil {
 		return binary{}, fmt.Errorf("plugin store: %w", err)

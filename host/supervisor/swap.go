@@ -444,7 +444,10 @@ func (k *keeper) wanted(a *ask, from *generation) (spec Spec, bin binary, err er
 	if a.Path == "" && want != "" { // which may lie in the store already, whatever lies at its path
 		remembered := k.choices.of(k.name)
 		for _, b := range remembered.Staged {
-			if bin, there := b.in(k.options.StoreDir); there && bin.sum == want {
+			if b.SHA256 != want {
+				continue
+			}
+			if bin, there := b.again(k.options.StoreDir); there {
 				return spec, bin, nil
 			}
 		}
@@ -462,12 +465,12 @@ func (k *keeper) stored(a *ask) (bin binary, err error) {
 			return bin, err
 		}
 	}
-	bin, there := wanted.in(k.options.StoreDir)
+	bin, there := wanted.again(k.options.StoreDir)
 	switch {
 	case a.back && wanted.SHA256 == "":
 		err = sdk.Errorf(sdk.CodeNotFound, "no build of %s is known that ran before the one in use", k.name)
 	case !there:
-		err = sdk.Errorf(sdk.CodeNotFound, "the copy of build %s of %s in the store is gone or damaged: %s; stage it again from %s", wanted, k.name, bin.path, wanted.Path)
+		err = sdk.Errorf(sdk.CodeNotFound, "the copy of build %s of %s in the store is gone or damaged: %s; nor does that build lie at %s, where it was taken from", wanted, k.name, bin.path, wanted.Path)
 	}
 	return bin, err
 }
