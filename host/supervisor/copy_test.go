@@ -115,3 +115,67 @@ func TestSupervisor_SwapToHarmedCopy(t *testing.T) {
 		})
 	}
 }
+
+// TestSupervisor_SwapToItselfElsewhere asks for the build in use at another path: nothing is swapped, and a restart takes what lies
+// there, also one of the host, until the configured path is asked for again.
+func TestSupervisor_SwapToItselfElsewhere(t *testing.T) {
+	dir, w, j := t.TempDir(), newWatcher(), &journal{}
+	o := options(t, dir, w)
+	o.Record = j.record
+	spec := Spec{Name: "note", Path: filepath.Join(dir, "note")}
+	first, elsewhere := build(t, "note.1"), filepath.Join(dir, "elsewhere", "note.other")
+	if err := os.Mkdir(filepath.Dir(elsewhere), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	copyFile(t, spec.Path, first)
+	copyFile(t, elsewhere, first)
+	s, stop := run(t, o, spec)
+	p := receive(t, w.up, "up")
+	ask := func(swap Swap, path string, want ...string) {
+		t.Helper()
+		var steps []Step
+		swap.Name = "note"
+		err := s.Swap(t.Context(), swap, func(step Step) { steps = append(steps, step) })
+		if err != nil || len(steps) != 1 {
+			t.Fatalf("%v, %v", err, steps)
+		}
+		for _, want := range want {
+			if !strings.Contains(steps[0].Text, want) {
+				t.Errorf("it says %q, want %q", steps[0].Text, want)
+			}
+		}
+		if st := s.Status()[0]; st.PID != p.PID || st.Path != path || len(w.switches) != 0 || j.kinds() != "" {
+			t.Errorf("status %+v, events %s; want path %s", st, j.kinds(), path)
+		}
+	}
+	ask(Swap{Path: elsewhere, DryRun: true}, spec.Path, "nothing would be swapped")
+	ask(Swap{Path: elsewhere}, elsewhere, "nothing is swapped", elsewhere)
+	ask(Swap{Path: elsewhere}, elsewhere, "nothing is swapped", "starling plugin restart note")
+	ask(Swap{Path: spec.Path}, spec.Path, "nothing is swapped", spec.Path)
+	ask(Swap{Path: elsewhere}, elsewhere, "nothing is swapped", elsewhere)
+	if err := s.Swap(t.Context(), Swap{Name: "note", Path: spec.Path, SHA256: strings.Repeat("ab", 32)}, nothing); err == nil || s.Status()[0].Path != elsewhere {
+		t.Errorf("with another checksum: %v, %+v", err, s.Status()[0])
+	}
+	stop()
+	if b, known, err := Chosen(o.StoreDir, "note", spec.Path); err != nil || !known || b.Path != elsewhere {
+		t.Errorf("remembered %+v, %v, %v", b, known, err)
+	}
+	second := build(t, "note.2")
+	sum, err := hashOf(second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w = newWatcher()
+	o.Observer = w
+	s, _ = run(t, o, spec)
+	receive(t, w.up, "up after a restart of the host")
+	copyFile(t, elsewhere, second)
+	if err := s.Restart("note", "test"); err != nil {
+		t.Fatal(err)
+	}
+	receive(t, w.up, "up after its restart")
+	until(t, "running", func() bool { return s.Status()[0].State == Running })
+	if st := s.Status()[0]; st.SHA256 != sum || st.Path != elsewhere {
+		t.Errorf("status %+v, want the build %s", st, sum)
+	}
+}

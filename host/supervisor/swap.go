@@ -192,7 +192,11 @@ func (k *keeper) swapDead(ctx context.Context, a *ask) *generation {
 		k.finish(a, sdk.Errorf(sdk.CodeUnavailable, "plugin %s does not run, so there is nothing to compare a build with", k.name))
 		return nil
 	}
-	to, err := k.candidate(ctx, a, nil)
+	var to *generation
+	spec, bin, err := k.wanted(a, nil)
+	if err == nil {
+		to, err = k.candidate(ctx, a, nil, spec, bin)
+	}
 	if err != nil {
 		k.refuse(a, nil, to, err)
 		return nil
@@ -240,20 +244,21 @@ func (k *keeper) swap(ctx context.Context, from *generation, a *ask) *generation
 		k.finish(a, nil)
 		return from
 	}
-	if noted, err := k.moves(a, from); err != nil {
+	spec, bin, err := k.wanted(a, from)
+	var same string
+	if err == nil {
+		same, err = k.same(a, from, spec, bin)
+	}
+	if err != nil {
 		k.refuse(a, from, nil, err)
 		return from
-	} else if noted {
-		a.steps <- Step{Stage: Done, Text: "the build in use is the one at that path"}
+	}
+	if same != "" {
+		a.steps <- Step{Stage: Done, Text: same}
 		k.finish(a, nil)
 		return from
 	}
-	to, err := k.candidate(ctx, a, from)
-	if errors.Is(err, errSame) {
-		a.steps <- Step{Stage: Done, Text: fmt.Sprintf("nothing is swapped: %s is the build in use already; to start it anew: starling plugin restart %s", pickOf(from), k.name)}
-		k.finish(a, nil)
-		return from
-	}
+	to, err := k.candidate(ctx, a, from, spec, bin)
 	if err != nil {
 		k.refuse(a, from, to, err)
 		return from
@@ -300,6 +305,43 @@ func (a *ask) pinsOnly(from *generation) bool {
 	return a.alike(from) && a.Spec.Path == from.spec.Path && a.Spec.SHA256 != from.spec.SHA256 && (a.Spec.SHA256 == "" || a.Spec.SHA256 == from.bin.sum)
 }
 
+// same says that the build in use is the one that a swap asks for, configured as it is, and notes the path that the swap names: the
+// process goes on, and the way back stays. Empty: the swap asks for something else.
+func (k *keeper) same(a *ask, from *generation, spec Spec, bin binary) (string, error) {
+	if bin.sum != from.bin.sum || a.Spec != nil && (!a.alike(from) || spec.Path == from.spec.Path) {
+		return "", nil
+	}
+	build := pickOf(from)
+	switch {
+	case a.DryRun:
+		return fmt.Sprintf("nothing would be swapped: %s is the build in use already", build), nil
+	case a.Spec == nil && (a.Path == "" || a.Path == from.bin.origin):
+		return fmt.Sprintf("nothing is swapped: %s is the build in use already; to start it anew: starling plugin restart %s", build, k.name), nil
+	}
+	if err := k.moves(from, spec, bin); err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("nothing is swapped: %s is the build in use already; that it lies at %s is noted, from where it is taken from now on", build, bin.origin), nil
+}
+
+// moves notes where the build in use lies.
+func (k *keeper) moves(from *generation, spec Spec, bin binary) error {
+	before := k.choices.of(k.name)
+	err := k.choices.change(k.name, spec.Path, func(c *choice) {
+		c.Running, c.Before = before.Running, before.Before
+		c.use(pick{SHA256: bin.sum, Path: bin.origin, Version: from.info.Version})
+		c.Passed = ""
+	})
+	if err != nil {
+		return err
+	}
+	k.passed = ""
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	from.spec, from.bin, k.spec, k.status.Path = spec, bin, spec, bin.origin
+	return nil
+}
+
 // alike reports whether a swap asks for a configuration that differs from that in use in the path or checksum of the binary alone.
 func (a *ask) alike(from *generation) bool {
 	if a.Spec == nil || a.Path != "" || a.Version != "" || a.back {
@@ -314,42 +356,9 @@ func (a *ask) alike(from *generation) bool {
 	return reflect.DeepEqual(was, wanted)
 }
 
-// moves notes the new path of a build, where a swap asks for nothing else: the process goes on, and the way back stays. It reports
-// whether that is so.
-func (k *keeper) moves(a *ask, from *generation) (bool, error) {
-	if a.DryRun || !a.alike(from) || a.Spec.Path == from.spec.Path {
-		return false, nil
-	}
-	spec, bin, err := k.wanted(a, from)
-	if err != nil || bin.sum != from.bin.sum {
-		return false, err
-	}
-	before := k.choices.of(k.name)
-	err = k.choices.change(k.name, spec.Path, func(c *choice) {
-		c.Running, c.Before = before.Running, before.Before
-		c.use(pick{SHA256: bin.sum, Path: bin.origin, Version: from.info.Version})
-		c.Passed = ""
-	})
-	if err != nil {
-		return false, err
-	}
-	k.passed = ""
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	from.spec, from.bin, k.spec, k.status.Path = spec, bin, spec, bin.origin
-	return true, nil
-}
-
-// candidate stages, starts and checks the process that a swap asks for. Where it fails after the process was started, that
-// is stopped and returned with the error.
-func (k *keeper) candidate(ctx context.Context, a *ask, from *generation) (*generation, error) {
-	spec, bin, err := k.wanted(a, from)
-	if err != nil {
-		return nil, err
-	}
-	if from != nil && a.Spec == nil && bin.sum == from.bin.sum {
-		return nil, errSame
-	}
+// candidate starts and checks the process that a swap asks for. Where it fails after the process was started, that is stopped
+// and returned with the error.
+func (k *keeper) candidate(ctx context.Context, a *ask, from *generation, spec Spec, bin binary) (_ *generation, err error) {
 	a.sum = bin.sum
 	if !a.DryRun {
 		if err := k.choices.change(k.name, k.specNow().Path, func(c *choice) { c.Trying = bin.sum }); err != nil {
@@ -373,9 +382,6 @@ func (k *keeper) candidate(ctx context.Context, a *ask, from *generation) (*gene
 	k.enter(a, Switching, Probing, fmt.Sprintf("started and probed: version %s, process %d", cmp.Or(to.info.Version, "unknown"), to.process.PID()))
 	return to, nil
 }
-
-// errSame says that the build in use is the one that is wanted, configured as it is.
-var errSame = errors.New("it is in use already")
 
 // errEnded says why a swap ended that nobody found fault with.
 var errEnded = errors.New("the old process ended, or a rollback was asked for, before the switch")
