@@ -221,7 +221,7 @@ func sourceOf(s source.Status) control.SourceStatus {
 		out.Reason = s.Reason // while it runs, its last failure is history
 	}
 	for _, p := range s.Progress {
-		out.Progress = append(out.Progress, control.Progress{Key: p.Key, Done: p.Done, Total: p.Total})
+		out.Progress = append(out.Progress, control.Progress{Key: p.Key, Unit: p.Unit.String(), Done: p.Done, Total: p.Total})
 	}
 	for _, w := range s.Warnings {
 		out.Warnings = append(out.Warnings, control.Warning{Key: w.Key, Count: int64(w.Count), Message: w.Message})

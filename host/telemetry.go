@@ -146,10 +146,10 @@ func (f *figures) Figures() telemetry.Figures {
 		out.Transports = append(out.Transports, telemetry.Transport{Name: t.Name, Kind: t.Kind, Listening: b.network.listens(t.Name, t.Listen) == nil})
 	}
 	for _, s := range b.sources.Status() {
-		p := telemetry.Progress{Model: s.Model, Running: s.State == source.Running}
+		p := telemetry.SourceFigures{Model: s.Model, Running: s.State == source.Running, Work: map[sdk.Unit]telemetry.Work{}}
 		for _, each := range s.Progress {
-			p.Done += each.Done
-			p.Total += each.Total
+			work := p.Work[each.Unit]
+			p.Work[each.Unit] = telemetry.Work{Done: work.Done + each.Done, Known: work.Known + each.Total}
 		}
 		for _, each := range s.Warnings {
 			p.Warnings += int64(each.Count)

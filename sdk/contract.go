@@ -124,8 +124,36 @@ type SourceHost interface {
 	// Warn shows the operator a counted condition that does not stop the source, such as unreadable folders.
 	// count 0 takes the warning back.
 	Warn(key string, count int, message string)
-	// Progress shows the operator how far the source is: done of total (0: unknown).
-	Progress(key string, done, total int64)
+	// Progress shows the operator how far the source is. It replaces what was said last of the same key and unit.
+	Progress(progress Progress)
+}
+
+// Progress is how far a source is with one of its tasks, in one unit: a task may be told of in several, and people read
+// them on one line.
+type Progress struct {
+	Key   string // names the task to people, such as a folder's path
+	Unit  Unit   // of Done and Total
+	Done  int64
+	Total int64 // 0: unknown. It is over when Done has reached it
+}
+
+// Unit is what a Progress counts, as people call many of them. What is counted in different units is never added up. A
+// host shows a unit that it does not know, and keeps no metrics of it.
+type Unit string
+
+// The units.
+const (
+	UnitThings Unit = ""      // of whatever kind; what sources count that say no unit
+	UnitFiles  Unit = "files" // known by their number
+	UnitBytes  Unit = "bytes" // shown as 1.2 of 40 GB
+)
+
+// String returns what people call the unit.
+func (u Unit) String() string {
+	if u == UnitThings {
+		return "things"
+	}
+	return string(u)
 }
 
 // Transport is what a transport plugin serves: it moves bytes, and does not look into them.

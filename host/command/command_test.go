@@ -437,7 +437,13 @@ func state() control.Status {
 		Transports: []control.TransportStatus{{Name: "lan", Kind: "tcp", Address: "127.0.0.1:7420", State: "listening"}},
 		Sources: []control.SourceStatus{{
 			Model: "location", State: "running",
-			Progress: []control.Progress{{Key: "/home/alice/pictures", Done: 8812, Total: 12411}},
+			Progress: []control.Progress{
+				{Key: "/home/alice/empty", Unit: "things"}, {Key: "/home/alice/music", Unit: "things", Done: 17, Total: 17}, {Key: "/home/alice/new", Unit: "things", Done: 2048},
+				{Key: "/home/alice/pictures", Unit: "things", Done: 8812, Total: 12411},
+				{Key: "hashing /home/alice/music", Unit: "bytes", Done: 734_003_200, Total: 40e9}, {Key: "hashing /home/alice/music", Unit: "files", Done: 17, Total: 17},
+				{Key: "hashing /home/alice/pictures", Unit: "bytes", Done: 1.2e9, Total: 40e9}, {Key: "hashing /home/alice/pictures", Unit: "files", Done: 3, Total: 312},
+				{Key: "inbox", Unit: "mails", Done: 1204},
+			},
 			Warnings: []control.Warning{{Key: "unreadable", Count: 3, Message: "folders that can not be read"}},
 		}},
 		Conflicts: 1,

@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/starling-sync/starling/host/control"
+	"github.com/starling-sync/starling/sdk"
 )
 
 func (a *app) statusCommand() *cobra.Command {
@@ -120,13 +121,7 @@ func (a *app) notes(s *control.Status) []string {
 		if source.Reason != "" {
 			notes = append(notes, fmt.Sprintf("%s is %s: %s", source.Model, source.State, source.Reason))
 		}
-		for _, p := range source.Progress {
-			if p.Total == 0 {
-				notes = append(notes, fmt.Sprintf("%s: %s: %s so far", source.Model, p.Key, humanize.Comma(p.Done)))
-			} else if p.Done < p.Total {
-				notes = append(notes, fmt.Sprintf("%s: %s: %s of %s", source.Model, p.Key, humanize.Comma(p.Done), humanize.Comma(p.Total)))
-			}
-		}
+		notes = append(notes, underway(&source)...)
 		for _, w := range source.Warnings {
 			note := fmt.Sprintf("%s: %s", source.Model, w.Message)
 			if w.Count > 1 {
@@ -156,6 +151,48 @@ func (a *app) notes(s *control.Status) []string {
 		notes = append(notes, count(s.Conflicts, "value")+" lost to a concurrent write; see: starling conflicts")
 	}
 	return notes
+}
+
+// underway says how far a source is with the tasks that are not over, one a line.
+func underway(source *control.SourceStatus) []string {
+	var lines []string
+	for rest := source.Progress; len(rest) > 0; {
+		key, n, over := rest[0].Key, 0, true
+		var words []string
+		for ; n < len(rest) && rest[n].Key == key; n++ {
+			p := rest[n]
+			over = over && p.Done >= p.Total && (p.Total > 0 || p.Done == 0)
+			words = append(words, measured(p))
+		}
+		if !over {
+			lines = append(lines, fmt.Sprintf("%s: %s: %s", source.Model, key, strings.Join(words, ", ")))
+		}
+		rest = rest[n:]
+	}
+	return lines
+}
+
+// measured returns "1.2 of 40 GB", "3 of 312 files", "8,812 so far".
+func measured(p control.Progress) string {
+	var done, total string
+	switch unit := p.Unit; unit {
+	case string(sdk.UnitBytes):
+		done, total = size(p.Done), size(p.Total)
+		if number, same := strings.CutSuffix(done, total[strings.LastIndex(total, " "):]); same && p.Total > 0 {
+			done = number
+		}
+	case "", sdk.UnitThings.String():
+		done, total = humanize.Comma(p.Done), humanize.Comma(p.Total)
+	default:
+		done, total = humanize.Comma(p.Done), humanize.Comma(p.Total)+" "+unit
+		if p.Total == 0 {
+			done += " " + unit
+		}
+	}
+	if p.Total == 0 {
+		return done + " so far"
+	}
+	return done + " of " + total
 }
 
 // overLimits names the limits that refused something, with how often.

@@ -147,7 +147,7 @@ func sourceToWire(s *SourceStatus) *controlpb.SourceStatus {
 	return &controlpb.SourceStatus{
 		Model: string(s.Model), State: s.State, Reason: s.Reason,
 		Progress: each(s.Progress, func(p *Progress) *controlpb.Progress {
-			return &controlpb.Progress{Key: p.Key, Done: p.Done, Total: p.Total}
+			return &controlpb.Progress{Key: p.Key, Unit: p.Unit, Done: p.Done, Total: p.Total}
 		}),
 		Warnings: each(s.Warnings, func(w *Warning) *controlpb.Warning {
 			return &controlpb.Warning{Key: w.Key, Count: w.Count, Message: w.Message}
@@ -159,7 +159,7 @@ func sourceFromWire(s *controlpb.SourceStatus) SourceStatus {
 	return SourceStatus{
 		Model: sdk.ModelName(s.GetModel()), State: s.GetState(), Reason: s.GetReason(),
 		Progress: eachFromWire(s.GetProgress(), func(p *controlpb.Progress) Progress {
-			return Progress{Key: p.GetKey(), Done: p.GetDone(), Total: p.GetTotal()}
+			return Progress{Key: p.GetKey(), Unit: p.GetUnit(), Done: p.GetDone(), Total: p.GetTotal()}
 		}),
 		Warnings: eachFromWire(s.GetWarnings(), func(w *controlpb.Warning) Warning {
 			return Warning{Key: w.GetKey(), Count: w.GetCount(), Message: w.GetMessage()}

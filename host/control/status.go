@@ -129,13 +129,14 @@ type SourceStatus struct {
 	Model    sdk.ModelName `json:"model"`
 	State    string        `json:"state"`
 	Reason   string        `json:"reason"`
-	Progress []Progress    `json:"progress"`
+	Progress []Progress    `json:"progress"` // by key, then by unit
 	Warnings []Warning     `json:"warnings"`
 }
 
-// Progress is how far a source is with one thing.
+// Progress is how far a source is with one of its tasks, in one unit.
 type Progress struct {
 	Key   string `json:"key"`
+	Unit  string `json:"unit"` // of Done and Total: bytes, files, things, or what a plugin calls it
 	Done  int64  `json:"done"`
 	Total int64  `json:"total"` // 0: unknown
 }

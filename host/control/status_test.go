@@ -29,7 +29,7 @@ func everything() control.Status {
 		Plugins:    []control.Plugin{plugin},
 		Sources: []control.SourceStatus{{
 			Model: "location", State: "running", Reason: "r",
-			Progress: []control.Progress{{Key: "k", Done: 1, Total: 2}}, Warnings: []control.Warning{{Key: "w", Count: 3, Message: "m"}},
+			Progress: []control.Progress{{Key: "k", Unit: "bytes", Done: 1, Total: 2}}, Warnings: []control.Warning{{Key: "w", Count: 3, Message: "m"}},
 		}},
 		Peers: []control.Peer{{
 			ID: other, Name: "bob", State: "retired", Reason: "r", Behind: time.Second, BehindMe: time.Minute, BehindChanges: 9, Progress: 0.5,

@@ -84,11 +84,11 @@ const (
 type Status struct {
 	Model    sdk.ModelName
 	State    State
-	Since    time.Time // when it entered State
-	Restarts int       // since it was set
-	Reason   string    // of its last failure
-	Warnings []Warning // by key
-	Progress []Progress
+	Since    time.Time      // when it entered State
+	Restarts int            // since it was set
+	Reason   string         // of its last failure
+	Warnings []Warning      // by key
+	Progress []sdk.Progress // by key, then by unit
 }
 
 // Warning is a counted condition that does not stop the source.
@@ -96,12 +96,6 @@ type Warning struct {
 	Key     string
 	Count   int
 	Message string
-}
-
-// Progress is how far a source is with one of its tasks: Done of Total (0: unknown).
-type Progress struct {
-	Key         string
-	Done, Total int64
 }
 
 // Runner runs sources, one a model. Its methods may be called at once.
@@ -127,7 +121,13 @@ type task struct {
 	mu       sync.Mutex
 	status   Status
 	warnings map[string]Warning
-	progress map[string]Progress
+	progress map[measure]sdk.Progress
+}
+
+// measure is of what a source says how far it is, and in which unit.
+type measure struct {
+	key  string
+	unit sdk.Unit
 }
 
 // New returns a Runner without sources.
@@ -149,7 +149,7 @@ func (r *Runner) Set(model sdk.ModelName, source sdk.Source) {
 		done:     make(chan struct{}),
 		status:   Status{Model: model, State: Waiting, Since: r.options.Now()},
 		warnings: map[string]Warning{},
-		progress: map[string]Progress{},
+		progress: map[measure]sdk.Progress{},
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -236,9 +236,9 @@ func (t *task) snapshot() Status {
 	for _, key := range slices.Sorted(maps.Keys(t.warnings)) {
 		status.Warnings = append(status.Warnings, t.warnings[key])
 	}
-	for _, key := range slices.Sorted(maps.Keys(t.progress)) {
-		status.Progress = append(status.Progress, t.progress[key])
-	}
+	status.Progress = slices.SortedFunc(maps.Values(t.progress), func(a, b sdk.Progress) int {
+		return cmp.Or(cmp.Compare(a.Key, b.Key), cmp.Compare(a.Unit, b.Unit))
+	})
 	return status
 }
 
@@ -436,10 +436,10 @@ func (h *host) Warn(key string, count int, message string) {
 }
 
 // Progress implements sdk.SourceHost.
-func (h *host) Progress(key string, done, total int64) {
+func (h *host) Progress(progress sdk.Progress) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.progress[key] = Progress{Key: key, Done: done, Total: total}
+	h.progress[measure{progress.Key, progress.Unit}] = progress
 }
 
 // Signals adapts a feed of events of any type, such as a registry's, to a Watcher.

@@ -182,15 +182,19 @@ func TestRunner_WarningsAndProgress(t *testing.T) {
 			host.Warn("unreadable", 3, "3 folders can not be read")
 			host.Warn("absent", 1, "gone")
 			host.Warn("absent", 0, "")
-			host.Progress("/b", 1, 0)
-			host.Progress("/a", 5, 10)
+			host.Progress(sdk.Progress{Key: "/b", Done: 1})
+			host.Progress(sdk.Progress{Key: "/a", Unit: sdk.UnitFiles, Done: 4, Total: 10})
+			host.Progress(sdk.Progress{Key: "/a", Unit: sdk.UnitBytes, Done: 500, Total: 1000})
+			host.Progress(sdk.Progress{Key: "/a", Unit: sdk.UnitFiles, Done: 5, Total: 10})
 			<-ctx.Done()
 			return nil
 		}))
 		want := Status{
 			Model: "location", State: Running,
 			Warnings: []Warning{{Key: "unreadable", Count: 3, Message: "3 folders can not be read"}},
-			Progress: []Progress{{Key: "/a", Done: 5, Total: 10}, {Key: "/b", Done: 1}},
+			Progress: []sdk.Progress{
+				{Key: "/a", Unit: sdk.UnitBytes, Done: 500, Total: 1000}, {Key: "/a", Unit: sdk.UnitFiles, Done: 5, Total: 10}, {Key: "/b", Done: 1},
+			},
 		}
 		if diff := cmp.Diff(want, status(t, r), cmpopts.IgnoreFields(Status{}, "Since")); diff != "" {
 			t.Errorf("status (-want +got):\n%s", diff)

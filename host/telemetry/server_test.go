@@ -156,7 +156,9 @@ func TestMetrics(t *testing.T) {
 			},
 			Plugins:    []supervisor.Status{{Name: "tag", State: supervisor.Quarantined, Restarts: 6, Version: "v1", Models: []sdk.ModelName{"tag"}}, {Name: "note", State: supervisor.Debugging}},
 			Transports: []Transport{{Name: "lan", Kind: "tcp", Listening: true}},
-			Sources:    []Progress{{Model: "location", Running: true, Done: 5, Total: 9, Warnings: 1}},
+			Sources: []SourceFigures{{Model: "location", Running: true, Warnings: 1, Work: map[sdk.Unit]Work{
+				sdk.UnitThings: {5, 9}, sdk.UnitFiles: {2, 4}, sdk.UnitBytes: {1 << 20, 1 << 30}, "mails": {7, 8},
+			}}},
 		},
 		stock: Stock{
 			Models: map[sdk.ModelName]registry.Counts{"tag": {Visible: 12, Deleted: 3}}, LogEntries: 7, LogBytes: 700, StoreBytes: 4096,
@@ -192,7 +194,8 @@ func TestMetrics(t *testing.T) {
 		`starling_records{model="tag"} 12`, `starling_tombstones{model="tag"} 3`, "starling_log_bytes 700",
 		`starling_local_changes_total{model="tag"} 2`, `starling_commit_seconds_count{kind="shared"} 1`,
 		`starling_commit_failures_total{kind="device_owned"} 1`, `starling_apply_seconds_bucket{kind="device_owned",le="0.004"} 1`,
-		`starling_apply_seconds_bucket{kind="device_owned",le="0.002"} 0`, `starling_source_done_items{model="location"} 5`,
+		`starling_apply_seconds_bucket{kind="device_owned",le="0.002"} 0`, `starling_source_done_items{model="location",unit="things"} 5`,
+		`starling_source_known_items{model="location",unit="files"} 4`, `starling_source_done_bytes{model="location"} 1.048576e+06`,
 	)
 	lackLines(t, page, `starling_peer_backfill_ratio{`+c, `starling_commit_seconds_count{kind="device_owned"}`)
 }

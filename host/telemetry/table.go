@@ -52,7 +52,25 @@ func table() []metric {
 	return slices.Concat(deviceMetrics(), stockMetrics(), peerMetrics(), changeMetrics(), pluginMetrics())
 }
 
+// work emits a figure of what sources do, for each of units that they count in; labelled with the unit where there are several.
+func work(figure func(Work) int64, units ...sdk.Unit) func(*view, emit) {
+	return func(v *view, emit emit) {
+		for _, s := range v.Sources {
+			for _, unit := range units {
+				w, counts := s.Work[unit]
+				switch {
+				case counts && len(units) > 1:
+					emit(float64(figure(w)), string(s.Model), unit.String())
+				case counts:
+					emit(float64(figure(w)), string(s.Model))
+				}
+			}
+		}
+	}
+}
+
 func deviceMetrics() []metric {
+	items := []string{"model", "unit"}
 	return []metric{
 		{"starling_info", "Names of this device, its library and its build; always 1.", gauge, []string{"device", "device_id", "library", "library_id", "version", "store"}, func(v *view, emit emit) {
 			emit(1, v.Device, v.DeviceID, v.Library, v.LibraryID, v.Version, v.Store)
@@ -76,16 +94,10 @@ func deviceMetrics() []metric {
 				emit(truth(s.Running), string(s.Model))
 			}
 		}},
-		{"starling_source_done_items", "What a source has done of starling_source_known_items in its present passes.", gauge, []string{"model"}, func(v *view, emit emit) {
-			for _, s := range v.Sources {
-				emit(float64(s.Done), string(s.Model))
-			}
-		}},
-		{"starling_source_known_items", "What a source has to do in its present passes, as far as it knows.", gauge, []string{"model"}, func(v *view, emit emit) {
-			for _, s := range v.Sources {
-				emit(float64(s.Total), string(s.Model))
-			}
-		}},
+		{"starling_source_done_items", "What a source has done of starling_source_known_items in its present passes.", gauge, items, work(func(w Work) int64 { return w.Done }, sdk.UnitThings, sdk.UnitFiles)},
+		{"starling_source_known_items", "What a source has to do in its present passes, as far as it knows, by what it counts: files, or things of another kind.", gauge, items, work(func(w Work) int64 { return w.Known }, sdk.UnitThings, sdk.UnitFiles)},
+		{"starling_source_done_bytes", "Bytes that a source has done of starling_source_known_bytes in its present passes.", gauge, []string{"model"}, work(func(w Work) int64 { return w.Done }, sdk.UnitBytes)},
+		{"starling_source_known_bytes", "Bytes that a source has to do in its present passes, as far as it knows; what it counts in bytes is mostly counted in items as well.", gauge, []string{"model"}, work(func(w Work) int64 { return w.Known }, sdk.UnitBytes)},
 		{"starling_source_warnings", "Conditions that a source has counted and that do not stop it, such as folders that can not be read.", gauge, []string{"model"}, func(v *view, emit emit) {
 			for _, s := range v.Sources {
 				emit(float64(s.Warnings), string(s.Model))

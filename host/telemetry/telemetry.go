@@ -43,7 +43,7 @@ type Figures struct {
 	Limits     []string // that Engine.Refusals may name
 	Plugins    []supervisor.Status
 	Transports []Transport
-	Sources    []Progress
+	Sources    []SourceFigures
 }
 
 // Transport is a transport that is configured.
@@ -52,13 +52,16 @@ type Transport struct {
 	Listening  bool // or it only dials
 }
 
-// Progress is how far a source is with one thing, all of its things together.
-type Progress struct {
-	Model       sdk.ModelName
-	Running     bool
-	Done, Total int64
-	Warnings    int64
+// SourceFigures are of one source, all of its tasks together.
+type SourceFigures struct {
+	Model    sdk.ModelName
+	Running  bool
+	Work     map[sdk.Unit]Work
+	Warnings int64
 }
+
+// Work is how much of what there is to do is done, in one unit.
+type Work struct{ Done, Known int64 }
 
 // Stock is what the database holds.
 type Stock struct {

@@ -62,7 +62,8 @@ func (r *sourceRun) handle(ctx context.Context, m *rpcpb.SourceMessage) error {
 	case *rpcpb.SourceMessage_Warning_:
 		r.host.Warn(kind.Warning.Key, int(kind.Warning.Count), kind.Warning.Message)
 	case *rpcpb.SourceMessage_Progress_:
-		r.host.Progress(kind.Progress.Key, kind.Progress.Done, kind.Progress.Total)
+		p := kind.Progress
+		r.host.Progress(sdk.Progress{Key: p.Key, Unit: sdk.Unit(p.Unit), Done: p.Done, Total: p.Total})
 	}
 	return nil
 }

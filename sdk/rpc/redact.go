@@ -251,7 +251,7 @@ func (r *Redactor) message(m any) {
 			w.Key, w.Message = r.Text(w.Key), r.Text(w.Message)
 		}
 		if p := m.GetProgress(); p != nil {
-			p.Key = r.Text(p.Key)
+			p.Key, p.Unit = r.Text(p.Key), r.Text(p.Unit)
 		}
 	}
 }

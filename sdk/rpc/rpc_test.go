@@ -387,7 +387,8 @@ func (probeSource) Run(ctx context.Context, host sdk.SourceHost) error {
 		return fmt.Errorf("find: %w", err)
 	}
 	host.Warn("unreadable", 2, "two folders")
-	host.Progress("walk", 1, 10)
+	host.Progress(sdk.Progress{Key: "walk", Done: 1, Total: 10})
+	host.Progress(sdk.Progress{Key: "walk", Unit: sdk.UnitBytes, Done: 2, Total: 20})
 	if _, err := host.Commit(ctx, sdk.Batch{Model: "refuse me"}); sdk.CodeOf(err) != sdk.CodeNotOwner {
 		return fmt.Errorf("want code %s, got %w", sdk.CodeNotOwner, err)
 	}
@@ -451,7 +452,7 @@ func (h *sourceHost) Warn(key string, count int, message string) {
 	h.note(fmt.Sprint(key, count, message))
 }
 
-func (h *sourceHost) Progress(key string, done, total int64) { h.note(fmt.Sprint(key, done, total)) }
+func (h *sourceHost) Progress(p sdk.Progress) { h.note(fmt.Sprint(p.Key, p.Done, p.Total, p.Unit)) }
 
 func TestSource(t *testing.T) {
 	_, models := start(t)
@@ -492,7 +493,7 @@ func TestSource(t *testing.T) {
 	if diff := cmp.Diff([]any{sdk.RecordID{1}, "two", int64(3), nil}, h.values); diff != "" {
 		t.Error(diff)
 	}
-	if diff := cmp.Diff([]string{"unreadable2two folders", "walk1 10"}, h.notes); diff != "" {
+	if diff := cmp.Diff([]string{"unreadable2two folders", "walk1 10things", "walk2 20bytes"}, h.notes); diff != "" {
 		t.Error(diff)
 	}
 }

@@ -219,7 +219,9 @@ func (h *sourceHost) Warn(key string, count int, message string) {
 }
 
 // Progress implements sdk.SourceHost.
-func (h *sourceHost) Progress(key string, done, total int64) {
-	p := &rpcpb.SourceMessage_Progress{Key: text(key), Done: done, Total: total}
+func (h *sourceHost) Progress(progress sdk.Progress) {
+	p := &rpcpb.SourceMessage_Progress{
+		Key: text(progress.Key), Done: progress.Done, Total: progress.Total, Unit: text(string(progress.Unit)),
+	}
 	_ = h.send(h.ctx, &rpcpb.SourceMessage{Kind: &rpcpb.SourceMessage_Progress_{Progress: p}}) // a broken stream ends Run
 }

@@ -2,9 +2,11 @@ package sdktest
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"testing"
@@ -21,7 +23,7 @@ type SourceHost struct {
 	stamp    hlc.Stamp
 	commits  []sdk.Batch
 	warnings map[string]Warning
-	progress map[string]Progress
+	progress map[task]sdk.Progress
 	changed  chan struct{} // closed and made anew whenever something above changes
 	closed   bool
 }
@@ -32,8 +34,11 @@ type Warning struct {
 	Message string
 }
 
-// Progress is how far a source said it is.
-type Progress struct{ Done, Total int64 }
+// task is of what a source says how far it is, and in which unit.
+type task struct {
+	key  string
+	unit sdk.Unit
+}
 
 type sourceModel struct {
 	server    sdk.ModelServer
@@ -55,7 +60,7 @@ func NewSourceHost(tb testing.TB, servers ...sdk.ModelServer) *SourceHost {
 	h := &SourceHost{
 		models:   map[sdk.ModelName]*sourceModel{},
 		warnings: map[string]Warning{},
-		progress: map[string]Progress{},
+		progress: map[task]sdk.Progress{},
 		changed:  make(chan struct{}),
 	}
 	for _, server := range servers {
@@ -321,10 +326,10 @@ func (h *SourceHost) Warn(key string, count int, message string) {
 }
 
 // Progress implements sdk.SourceHost.
-func (h *SourceHost) Progress(key string, done, total int64) {
+func (h *SourceHost) Progress(progress sdk.Progress) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.progress[key] = Progress{Done: done, Total: total}
+	h.progress[task{progress.Key, progress.Unit}] = progress
 	h.notify()
 }
 
@@ -387,15 +392,13 @@ func (h *SourceHost) Warnings() map[string]Warning {
 	return warnings
 }
 
-// Progressed returns the latest progress, by key.
-func (h *SourceHost) Progressed() map[string]Progress {
+// Progressed returns the latest progress of each task in each unit, ascending by key and unit.
+func (h *SourceHost) Progressed() []sdk.Progress {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	progress := make(map[string]Progress, len(h.progress))
-	for key, p := range h.progress {
-		progress[key] = p
-	}
-	return progress
+	return slices.SortedFunc(maps.Values(h.progress), func(a, b sdk.Progress) int {
+		return cmp.Or(cmp.Compare(a.Key, b.Key), cmp.Compare(a.Unit, b.Unit))
+	})
 }
 
 // Records returns the records of a typed model that h holds, in the order of their ids.

@@ -105,4 +105,4 @@ func (h *silentHost) Changed(sdk.ModelName) <-chan struct{} {
 func (h *silentHost) Warn(string, int, string) { h.hear() }
 
 // Progress implements sdk.SourceHost.
-func (h *silentHost) Progress(string, int64, int64) { h.hear() }
+func (h *silentHost) Progress(sdk.Progress) { h.hear() }

@@ -33,6 +33,7 @@ type hasher struct {
 	wake    chan struct{}           // holds a value after something below changed
 	results map[sdk.RecordID]result // not committed yet; run's own
 	since   time.Time               // when the first of results came
+	ahead   int64                   // bytes read of the files of results, and of the one that is being read; run's own
 	shown   progress                // what was said last of how far it is; run's own
 	said    time.Time               // when
 
@@ -52,11 +53,27 @@ type task struct {
 	due time.Time
 }
 
-// counted is how many files there are, and of how many of them nobody knows what they hold.
-type counted struct{ files, unknown int64 }
+// counted is how many files there are, and of how many of them nobody knows what they hold; and both in the bytes that are read to
+// find it out.
+type counted struct {
+	files, unknown int64
+	bytes, unread  int64
+}
 
-// progress is of how many files it is known what they hold.
-type progress struct{ done, all int64 }
+// add counts a file of which bytes are to be read, or were.
+func (c *counted) add(bytes int64, known bool) {
+	c.files++
+	c.bytes += bytes
+	if !known {
+		c.unknown++
+		c.unread += bytes
+	}
+}
+
+// progress is of how many files it is known what they hold, and how much of them has been read.
+type progress struct{ files, bytes amount }
+
+type amount struct{ done, all int64 }
 
 // result is what a file held that was as info says.
 type result struct {
@@ -64,9 +81,10 @@ type result struct {
 	name string
 }
 
-// failure says of how many files of a folder nothing could be found out, and why of one.
+// failure says of how many files of a folder nothing could be found out, with the bytes that were to be read, and why of one.
 type failure struct {
 	count  int
+	bytes  int64
 	reason error
 }
 
@@ -114,6 +132,8 @@ func (h *hasher) count(folder sdk.RecordID, n counted) {
 	was := h.files[folder]
 	h.sum.files += n.files - was.files
 	h.sum.unknown += n.unknown - was.unknown
+	h.sum.bytes += n.bytes - was.bytes
+	h.sum.unread += n.unread - was.unread
 	if h.files[folder] = n; n == (counted{}) {
 		delete(h.files, folder)
 	}
@@ -183,9 +203,9 @@ func (h *hasher) leave() {
 // run works until ctx ends. Its error is the host's.
 func (h *hasher) run(ctx context.Context) error {
 	defer func() {
-		if all := h.shown.all; all > h.shown.done { // nothing more is to come
-			h.host.Progress(h.key(), all, all)
-		}
+		last := h.shown // nothing more is to come
+		last.files.done, last.bytes.done = last.files.all, last.bytes.all
+		h.say(last)
 	}()
 	for ctx.Err() == nil {
 		job, wait := h.take(h.options.now())
@@ -262,7 +282,7 @@ func (h *hasher) look(ctx context.Context, job *task) error {
 		case disk.Gone(err), errors.Is(err, content.ErrChanged): // the reading of the folder tells
 		case err != nil:
 			h.options.Metrics.HashFailures.Inc()
-			failed = failure{failed.count + 1, fmt.Errorf("%s: %w", e.Name, reason(err))}
+			failed = failure{failed.count + 1, failed.bytes + h.cost(e), fmt.Errorf("%s: %w", e.Name, reason(err))}
 		default:
 			h.options.Metrics.FilesHashed.Inc()
 			if len(h.results) == 0 {
@@ -300,8 +320,18 @@ func (h *hasher) open(job *task) disk.Dir {
 	return dir
 }
 
-// read returns the name of what the file of e holds, or content.ErrChanged where the file is not as e says.
-func (h *hasher) read(ctx context.Context, dir disk.Dir, e *Entry) (string, error) {
+// cost is how many bytes are read to find out what the file of e holds.
+func (h *hasher) cost(e *Entry) int64 { return content.Bytes(e.Size, h.options.HashWhole) }
+
+// read returns the name of what the file of e holds, or content.ErrChanged where the file is not as e says. What it read of one
+// of which it could not be found out counts for nothing.
+func (h *hasher) read(ctx context.Context, dir disk.Dir, e *Entry) (name string, err error) {
+	before := h.ahead
+	defer func() {
+		if err != nil {
+			h.ahead = before
+		}
+	}()
 	h.mu.Lock()
 	pace := h.disk
 	h.mu.Unlock()
@@ -324,8 +354,10 @@ func (h *hasher) read(ctx context.Context, dir disk.Dir, e *Entry) (string, erro
 	if err := as(); err != nil {
 		return "", err
 	}
-	name, err := content.Name(file, e.Size, h.options.HashWhole, func(bytes int) error {
+	name, err = content.Name(file, e.Size, h.options.HashWhole, func(bytes int) error {
+		h.show(false) // of what has been read before these
 		h.options.Metrics.BytesHashed.Add(float64(bytes))
+		h.ahead += int64(bytes)
 		return pace.rest(ctx, bytes, h.options.HashRate)
 	})
 	if err == nil {
@@ -337,7 +369,7 @@ func (h *hasher) read(ctx context.Context, dir disk.Dir, e *Entry) (string, erro
 // flush commits what was found out, as far as it still holds.
 func (h *hasher) flush(ctx context.Context) error {
 	results := h.results
-	h.results = map[sdk.RecordID]result{}
+	h.results, h.ahead = map[sdk.RecordID]result{}, 0
 	if err := h.commit(ctx, results); err != nil && ctx.Err() == nil {
 		return fmt.Errorf("commit what files hold: %w", err)
 	}
@@ -364,12 +396,14 @@ func (h *hasher) commit(ctx context.Context, results map[sdk.RecordID]result) er
 	if err != nil {
 		return err
 	}
-	found := map[sdk.RecordID]int64{} // by folder
+	found := map[sdk.RecordID]counted{} // by folder
 	for i := range entries {
 		e := &entries[i]
 		if r := results[e.ID]; e.ContentHash == nil && sameContent(e.info(), r.info) {
 			packer.Put(&hashed{Owned: sdk.Owned{ID: e.ID}, ContentHash: r.name})
-			found[e.Parent.ID()]++
+			now := found[e.Parent.ID()]
+			now.add(h.cost(e), true)
+			found[e.Parent.ID()] = now
 		}
 	}
 	if packer.Len() == 0 {
@@ -386,7 +420,7 @@ func (h *hasher) commit(ctx context.Context, results map[sdk.RecordID]result) er
 		h.mu.Lock()
 		now := h.files[folder]
 		h.mu.Unlock()
-		now.unknown = max(0, now.unknown-n)
+		now.unknown, now.unread = max(0, now.unknown-n.files), max(0, now.unread-n.bytes)
 		h.count(folder, now) // nobody else counts in the hasher's turn
 	}
 	return nil
@@ -395,22 +429,34 @@ func (h *hasher) commit(ctx context.Context, results map[sdk.RecordID]result) er
 // key is what people know the progress by.
 func (h *hasher) key() string { return "hashing " + h.tree.path }
 
-// show says of how many files it is known what they hold, of those that can be read: now, or a second after it was said last.
+// show says of how many files it is known what they hold, of those that can be read, and how much of them has been read: now, or
+// a second after it was said last.
 func (h *hasher) show(now bool) {
 	if !now && h.options.now().Sub(h.said) < time.Second {
 		return
 	}
 	h.mu.Lock()
-	next := progress{h.sum.files - h.sum.unknown, h.sum.files}
+	next := progress{amount{h.sum.files - h.sum.unknown, h.sum.files}, amount{h.sum.bytes - h.sum.unread + h.ahead, h.sum.bytes}}
 	for _, f := range h.failed {
-		next.all -= int64(f.count)
+		next.files.all -= int64(f.count)
+		next.bytes.all -= f.bytes
 	}
 	h.mu.Unlock()
+	next.bytes.done = min(next.bytes.done, next.bytes.all) // a file may shrink while it is read
+	h.say(next)
+}
+
+// say tells people how far it is, unless they know. Files come last: a host that knows no units shows what it is told last.
+func (h *hasher) say(next progress) {
 	if next == h.shown {
 		return
 	}
+	bytes := next.bytes.all > 0 || h.shown.bytes.all > 0 // or there is nothing to read in any file
 	h.shown, h.said = next, h.options.now()
-	h.host.Progress(h.key(), next.done, next.all)
+	if bytes {
+		h.host.Progress(sdk.Progress{Key: h.key(), Unit: sdk.UnitBytes, Done: next.bytes.done, Total: next.bytes.all})
+	}
+	h.host.Progress(sdk.Progress{Key: h.key(), Unit: sdk.UnitFiles, Done: next.files.done, Total: next.files.all})
 }
 
 // report warns of the files that could not be read, until their folder is looked into again.

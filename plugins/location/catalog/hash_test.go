@@ -150,8 +150,18 @@ func TestRun_HashWaitsForQuietFiles(t *testing.T) {
 func (w *world) awaitProgress(done, total int64) {
 	w.Helper()
 	w.await(fmt.Sprintf("hashing %d of %d", done, total), func() bool {
-		return w.host.Progressed()["hashing "+w.dir] == sdktest.Progress{Done: done, Total: total}
+		return w.progress(sdk.UnitFiles) == amount{done, total}
 	})
+}
+
+// progress returns how far the hashing is said to be.
+func (w *world) progress(unit sdk.Unit) amount {
+	for _, p := range w.host.Progressed() {
+		if p.Key == "hashing "+w.dir && p.Unit == unit {
+			return amount{p.Done, p.Total}
+		}
+	}
+	return amount{}
 }
 
 // TestRun_HashProgress follows how far it is as files come, move with their folder, and go.
@@ -170,6 +180,9 @@ func TestRun_HashProgress(t *testing.T) {
 	w.stop()
 	w.start()
 	w.awaitProgress(1, 1)
+	if got, size := w.progress(sdk.UnitBytes), w.entries()["a"].Size; got != (amount{size, size}) {
+		t.Errorf("%d of %d bytes; want %d of as many", got.done, got.all, size)
+	}
 }
 
 // TestRun_HashBesideAStuckLocation has a location on another disk never come to its end: what files of the others hold is found
@@ -355,6 +368,46 @@ func TestHasher_Read(t *testing.T) {
 	}
 }
 
+// TestHasher_ShowsBytes reads one file, in pieces between which a second goes by: what has been read of it shows at once, that its
+// content is known when it is durable, and what was read in vain counts for nothing.
+func TestHasher_ShowsBytes(t *testing.T) {
+	const piece, size = 64 << 10, 3*64<<10 + 1
+	w := newWorld(t, "other")
+	w.check(os.WriteFile(w.at("file"), make([]byte, size), 0o600))
+	w.hashing()
+	now := time.Now()
+	w.options.now = func() time.Time { now = now.Add(time.Second); return now }
+	h := newHasher(w.read(), &disks{})
+	var shown []int64
+	h.host = following{w.host, func(p sdk.Progress) {
+		switch {
+		case p.Unit == sdk.UnitFiles && (p.Done != 0 || p.Total != 2):
+			t.Errorf("%d of %d files; want 0 of 2", p.Done, p.Total)
+		case p.Unit == sdk.UnitBytes && p.Total != size+10:
+			t.Errorf("%d of %d bytes; want of %d", p.Done, p.Total, size+10)
+		case p.Unit == sdk.UnitBytes:
+			shown = append(shown, p.Done)
+		}
+	}}
+	h.reading(1, "")()
+	h.count(w.entries()[""].ID, counted{files: 2, unknown: 2, bytes: size + 10, unread: size + 10})
+	dir, err := disk.System{}.Open(w.dir, ".")
+	w.check(err)
+	defer dir.Close()
+	file := w.entries()["file"]
+	_, err = h.read(t.Context(), dir, &file)
+	w.check(err)
+	h.show(true)
+	w.check(os.Truncate(w.at("file"), piece+1)) // and its entry does not know
+	if _, err := h.read(t.Context(), dir, &file); !errors.Is(err, content.ErrChanged) {
+		t.Errorf("a file that changed: %v", err)
+	}
+	h.show(true)
+	if diff := cmp.Diff([]int64{0, piece, 2 * piece, 3 * piece, size}, shown); diff != "" {
+		t.Errorf("bytes (-want +got):\n%s", diff)
+	}
+}
+
 // TestHasher_CommitsAsItGoes hashes one folder, each of whose files takes as long as step says: what was found out is committed
 // after a while, and after so many files, not only at the end of the folder. How far it is, is shown at most once a second.
 func TestHasher_CommitsAsItGoes(t *testing.T) {
@@ -381,15 +434,18 @@ func TestHasher_CommitsAsItGoes(t *testing.T) {
 			tree := w.read()
 			h := newHasher(tree, &disks{})
 			var shown []int64
-			h.host = following{w.host, func(done, total int64) {
-				if total != int64(c.files) {
-					t.Errorf("%d of %d; want of %d", done, total, c.files)
+			h.host = following{w.host, func(p sdk.Progress) {
+				if p.Unit != sdk.UnitFiles {
+					return
 				}
-				shown = append(shown, done)
+				if p.Total != int64(c.files) {
+					t.Errorf("%d of %d; want of %d", p.Done, p.Total, c.files)
+				}
+				shown = append(shown, p.Done)
 			}}
 			h.reading(1, "")()
 			root := w.entries()[""].ID
-			h.count(root, counted{int64(c.files), int64(c.files)})
+			h.count(root, counted{files: int64(c.files), unknown: int64(c.files)})
 			before := len(w.host.Commits())
 			w.check(h.look(t.Context(), &task{id: root}))
 			var commits []int
@@ -419,10 +475,10 @@ func sum(numbers []int) (all int) {
 // following is a host that tells what progress it is told.
 type following struct {
 	*sdktest.SourceHost
-	told func(done, total int64)
+	told func(sdk.Progress)
 }
 
-func (f following) Progress(_ string, done, total int64) { f.told(done, total) }
+func (f following) Progress(p sdk.Progress) { f.told(p) }
 
 // ticking are files of which each tells when it is opened.
 type ticking struct {

@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/starling-sync/starling/plugins/location/catalog/content"
 	"github.com/starling-sync/starling/plugins/location/catalog/disk"
 	"github.com/starling-sync/starling/sdk"
 )
@@ -92,7 +93,7 @@ func (t *tree) readAll(ctx context.Context) error {
 		return err
 	}
 	if ctx.Err() == nil {
-		t.host.Progress(t.path, s.done, s.done)
+		t.host.Progress(sdk.Progress{Key: t.path, Done: s.done, Total: s.done})
 		t.options.Metrics.Scans.Inc()
 		t.options.Metrics.ScanSeconds.Add(time.Since(began).Seconds())
 	}
@@ -326,10 +327,7 @@ func (s *scan) write(ctx context.Context, l *listing) error {
 		}
 		if sight.info.Kind != disk.Directory {
 			if sight.info.Kind == disk.File {
-				files.files++
-				if entry.ContentHash == nil {
-					files.unknown++
-				}
+				files.add(content.Bytes(entry.Size, s.options.HashWhole), entry.ContentHash != nil)
 			}
 			continue
 		}
@@ -377,7 +375,7 @@ func (s *scan) progress() {
 	if total > 0 {
 		total = max(total, s.done+1)
 	}
-	s.host.Progress(s.path, s.done, total)
+	s.host.Progress(sdk.Progress{Key: s.path, Done: s.done, Total: total})
 }
 
 // count finds out how many names there are, for people who wait.

@@ -117,7 +117,7 @@ func (w *world) run() {
 			if err := <-done; err != nil {
 				w.Errorf("Run: %v", err)
 			}
-			w.host.Progress(w.dir, 0, 0)
+			w.host.Progress(sdk.Progress{Key: w.dir})
 		})
 	}
 }
@@ -125,8 +125,8 @@ func (w *world) run() {
 // settled reports whether every location has been read in full: done is total then.
 func (w *world) settled() bool {
 	read := 0
-	for key, p := range w.host.Progressed() {
-		if strings.HasPrefix(key, "hashing ") {
+	for _, p := range w.host.Progressed() {
+		if strings.HasPrefix(p.Key, "hashing ") {
 			continue
 		}
 		if p.Total == 0 || p.Done != p.Total {
@@ -347,4 +347,4 @@ func (discard) Find(context.Context, sdk.ModelName, string, []any) (sdk.Batch, e
 }
 func (discard) Changed(sdk.ModelName) <-chan struct{} { return nil }
 func (discard) Warn(string, int, string)              {}
-func (discard) Progress(string, int64, int64)         {}
+func (discard) Progress(sdk.Progress)                 {}

@@ -2082,7 +2082,8 @@ type SourceMessage_Progress struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Key           string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
 	Done          int64                  `protobuf:"varint,2,opt,name=done,proto3" json:"done,omitempty"`
-	Total         int64                  `protobuf:"varint,3,opt,name=total,proto3" json:"total,omitempty"`
+	Total         int64                  `protobuf:"varint,3,opt,name=total,proto3" json:"total,omitempty"` // 0: unknown
+	Unit          string                 `protobuf:"bytes,4,opt,name=unit,proto3" json:"unit,omitempty"`    // what done and total count, as a plural: bytes, files; empty: things of whatever kind
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2136,6 +2137,13 @@ func (x *SourceMessage_Progress) GetTotal() int64 {
 		return x.Total
 	}
 	return 0
+}
+
+func (x *SourceMessage_Progress) GetUnit() string {
+	if x != nil {
+		return x.Unit
+	}
+	return ""
 }
 
 type Chunk_Open struct {
@@ -2350,7 +2358,7 @@ const file_sdk_rpc_rpcpb_rpc_proto_rawDesc = "" +
 	"\x05batch\x18\x01 \x01(\v2\x19.starling.plugin.v1.BatchR\x05batch\x12\x12\n" +
 	"\x04rows\x18\x02 \x01(\fR\x04rows\x12\x12\n" +
 	"\x04last\x18\x03 \x01(\bR\x04lastB\x06\n" +
-	"\x04kind\"\xac\x04\n" +
+	"\x04kind\"\xc0\x04\n" +
 	"\rSourceMessage\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x123\n" +
 	"\x06commit\x18\x02 \x01(\v2\x19.starling.plugin.v1.BatchH\x00R\x06commit\x12<\n" +
@@ -2365,11 +2373,12 @@ const file_sdk_rpc_rpcpb_rpc_proto_rawDesc = "" +
 	"\aWarning\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05count\x18\x02 \x01(\x03R\x05count\x12\x18\n" +
-	"\amessage\x18\x03 \x01(\tR\amessage\x1aF\n" +
+	"\amessage\x18\x03 \x01(\tR\amessage\x1aZ\n" +
 	"\bProgress\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x12\n" +
 	"\x04done\x18\x02 \x01(\x03R\x04done\x12\x14\n" +
-	"\x05total\x18\x03 \x01(\x03R\x05totalB\x06\n" +
+	"\x05total\x18\x03 \x01(\x03R\x05total\x12\x12\n" +
+	"\x04unit\x18\x04 \x01(\tR\x04unitB\x06\n" +
 	"\x04kind\"]\n" +
 	"\rListenRequest\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x1c\n" +

@@ -61,6 +61,14 @@ func Name(r io.ReaderAt, size, whole int64, pace func(bytes int) error) (string,
 	return n.name(Sampled), nil
 }
 
+// Bytes returns how many bytes Name reads of a file of size bytes.
+func Bytes(size, whole int64) int64 {
+	if size <= max(whole, LeastWhole) {
+		return max(0, size)
+	}
+	return LeastWhole
+}
+
 type namer struct {
 	from   io.ReaderAt
 	sum    hash.Hash

@@ -139,3 +139,17 @@ func TestName_Fails(t *testing.T) {
 		t.Error("a negative size has a name")
 	}
 }
+
+// TestBytes holds what is said to be read against what is read.
+func TestBytes(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		p := &pattern{size: rapid.Int64Range(0, 3*LeastWhole).Draw(t, "size"), changed: -1}
+		whole := rapid.Int64Range(-1, 3*LeastWhole).Draw(t, "whole")
+		if _, err := Name(p, p.size, whole, free); err != nil {
+			t.Fatal(err)
+		}
+		if got := Bytes(p.size, whole); got != p.read {
+			t.Errorf("Bytes(%d, %d) is %d, and %d are read", p.size, whole, got, p.read)
+		}
+	})
+}
