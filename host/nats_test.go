@@ -13,16 +13,13 @@ import (
 	"time"
 
 	"github.com/starling-sync/starling/host/clustertest"
+	"github.com/starling-sync/starling/sdk/rpc/rpctest"
 )
 
 // natsServerBinary builds the NATS server once for all tests of this package.
 var natsServerBinary = sync.OnceValues(func() (string, error) {
 	path := filepath.Join(buildDir, "nats-server")
-	out, err := exec.Command("go", "build", "-o", path, "github.com/nats-io/nats-server/v2").CombinedOutput()
-	if err != nil {
-		return "", fmt.Errorf("go build nats-server: %w\n%s", err, out)
-	}
-	return path, nil
+	return path, rpctest.BuildAt(path, "github.com/nats-io/nats-server/v2", "-ldflags", "-s -w")
 })
 
 // natsServer is a NATS server's process at a fixed address.

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -14,6 +13,7 @@ import (
 	"time"
 
 	"github.com/starling-sync/starling/host/clustertest"
+	"github.com/starling-sync/starling/sdk/rpc/rpctest"
 )
 
 // notes are the plugins of testdata/note by their version: "one", "two", or "broken", which no table can follow.
@@ -39,11 +39,7 @@ func buildPlugin(dir, name string, args ...string) (string, error) {
 	if runtime.GOOS == "windows" {
 		path += ".exe"
 	}
-	args = append(append([]string{"build", "-o", path}, args...), "./"+filepath.ToSlash(dir))
-	if out, err := exec.Command("go", args...).CombinedOutput(); err != nil { //nolint:gosec // our own sources
-		return "", fmt.Errorf("go %s: %w\n%s", strings.Join(args, " "), err, out)
-	}
-	return path, nil
+	return path, rpctest.BuildAt(path, "./"+filepath.ToSlash(dir), append(args, "-ldflags", "-s -w")...)
 }
 
 // configure has d run the plugin at path for model, in place of what it ran, from its next start on.

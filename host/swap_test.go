@@ -6,16 +6,17 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/starling-sync/starling/host/clustertest"
 	"github.com/starling-sync/starling/host/control"
+	"github.com/starling-sync/starling/sdk/rpc/rpctest"
 )
 
 // built makes one build of a package and returns its path. mode is what main.mode is set to.
@@ -24,17 +25,20 @@ func built(t *testing.T, pkg, mode string) string {
 	return linked(t, pkg, mode, "main.mode")
 }
 
+var linking sync.Mutex // of tests beside one another
+
 // linked makes one build of a package, in which variable is value, and returns its path.
 func linked(t *testing.T, pkg, value, variable string) string {
 	t.Helper()
 	mustBuild(t)
 	path := filepath.Join(buildDir, "builds", filepath.Base(pkg)+"-"+value)
+	linking.Lock()
+	defer linking.Unlock()
 	if _, err := os.Stat(path); err == nil {
 		return path
 	}
-	cmd := exec.Command("go", "build", "-o", path, "-ldflags", "-s -X "+variable+"="+value, "github.com/starling-sync/starling/"+pkg) //nolint:gosec // a test's
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("build %s: %v\n%s", pkg, err, out)
+	if err := rpctest.BuildAt(path, "github.com/starling-sync/starling/"+pkg, "-ldflags", "-s -w -X "+variable+"="+value); err != nil {
+		t.Fatal(err)
 	}
 	return path
 }

@@ -11,31 +11,39 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/starling-sync/starling/sdk/rpc/rpctest"
 )
 
-// Binaries builds starling and the plugins into dir and returns the path of starling. They are without what debuggers read: each
-// device of a test copies its plugins, and that is a third of them.
+// Binaries builds starling and the plugins into dir, which is absolute, and returns the path of starling. They are without what
+// debuggers read: each device of a test copies its plugins, and that is a third of them.
 func Binaries(dir string) (string, error) {
-	for _, args := range [][]string{
-		{"build", "-ldflags", "-s -w", "-o", filepath.Join(dir, "starling"), "github.com/starling-sync/starling/host"},
-		{"build", "-ldflags", "-s -w", "-o", filepath.Join(dir, "plugins") + string(filepath.Separator), "github.com/starling-sync/starling/plugins/..."},
-	} {
-		if args[0] == "build" {
-			if err := os.MkdirAll(filepath.Join(dir, "plugins"), 0o750); err != nil {
-				return "", err
-			}
+	const module = "github.com/starling-sync/starling/"
+	starling := filepath.Join(dir, "starling")
+	if err := rpctest.BuildAt(starling, module+"host", "-ldflags", "-s -w"); err != nil {
+		return "", err
+	}
+	plugins, err := exec.Command("go", "list", "-f", `{{if eq .Name "main"}}{{.ImportPath}}{{end}}`, module+"plugins/...").Output()
+	if err != nil {
+		return "", fmt.Errorf("list the plugins: %w", err)
+	}
+	for _, plugin := range strings.Fields(string(plugins)) {
+		name := path.Base(plugin)
+		if runtime.GOOS == "windows" {
+			name += ".exe"
 		}
-		cmd := exec.Command("go", args...) //nolint:gosec // fixed arguments
-		if out, err := cmd.CombinedOutput(); err != nil {
-			return "", fmt.Errorf("go %s: %w\n%s", strings.Join(args, " "), err, out)
+		if err := rpctest.BuildAt(filepath.Join(dir, "plugins", name), plugin, "-ldflags", "-s -w"); err != nil {
+			return "", err
 		}
 	}
-	return filepath.Join(dir, "starling"), nil
+	return starling, nil
 }
 
 // Device is one device in a folder of its own. Its methods are for one goroutine, except Run and TryRun.

@@ -27,10 +27,7 @@ import (
 // serverBinary builds nats-server, from the module that the tests also embed, once.
 var serverBinary = sync.OnceValues(func() (string, error) {
 	path := filepath.Join(buildDir, "nats-server")
-	if out, err := exec.Command("go", "build", "-o", path, "github.com/nats-io/nats-server/v2").CombinedOutput(); err != nil {
-		return "", fmt.Errorf("build nats-server: %w\n%s", err, out)
-	}
-	return path, nil
+	return path, rpctest.BuildAt(path, "github.com/nats-io/nats-server/v2", "-ldflags", "-s -w")
 })
 
 // serverProcess is a nats-server in a process of its own, at one address for all its lives.

@@ -4,10 +4,13 @@ package rpctest
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -30,12 +33,32 @@ func Build(tb testing.TB, dir string) string {
 	if runtime.GOOS == "windows" {
 		path += ".exe"
 	}
-	cmd := exec.CommandContext(tb.Context(), "go", "build", "-ldflags", "-s -w", "-o", path, ".") //nolint:gosec // the test's own package
-	cmd.Dir = abs
-	if out, err := cmd.CombinedOutput(); err != nil {
-		tb.Fatalf("go build in %s: %v\n%s", abs, err, out)
+	if err := BuildAt(path, ".", "-C", abs, "-ldflags", "-s -w"); err != nil {
+		tb.Fatal(err)
 	}
 	return path
+}
+
+// BuildAt builds the main package pkg with flags of go build. path, which is absolute and where no file is yet, may be one with a file
+// in Go's cache afterwards: replace it, but do not write to it.
+func BuildAt(path, pkg string, flags ...string) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o750); err != nil {
+		return err
+	}
+	flags = append(slices.Clone(flags), "-buildvcs=false")
+	// Go keeps what go run has linked, by content, and links anew at each go build. Many tests build the same few programs.
+	run := append(append([]string{"run"}, flags...), "-exec", "go version", pkg)
+	if line, err := exec.Command("go", run...).Output(); err == nil { //nolint:gosec // a test's arguments
+		if end := strings.LastIndex(string(line), ": "); end > 0 && os.Link(string(line[:end]), path) == nil {
+			return nil
+		}
+	}
+	// It does not build, or the cache is on another disk. A copy made here could be found open for writing by a process started meanwhile.
+	build := append(append([]string{"build"}, flags...), "-o", path, pkg)
+	if out, err := exec.Command("go", build...).CombinedOutput(); err != nil { //nolint:gosec // a test's arguments
+		return fmt.Errorf("go %s: %w\n%s", strings.Join(build, " "), err, out)
+	}
+	return nil
 }
 
 // Main lets a test binary be a plugin too: called at the beginning of TestMain, it serves servers and never returns
