@@ -273,15 +273,17 @@ func (r *processRunner) explain(err error, timeout time.Duration, cancelled erro
 		return sdk.Errorf(sdk.CodeUnavailable, "start of %s: %w", path, cancelled)
 	case line != "" && !looksLikeHandshake(line):
 		return sdk.Errorf(sdk.CodeInvalid, "%s printed %q before its handshake: it is not a Starling plugin, or it prints on standard output before rpc.Serve", path, line)
-	case line != "" && !late:
+	case line != "" && !late && !r.endedByItself():
 		return sdk.Errorf(sdk.CodeUnsupported, "%s does not fit this host; rebuild it against this version of Starling: %w", path, err)
 	case r.process() == nil:
 		return sdk.Errorf(startCode(err), "start %s: %w", path, err)
-	case r.endedByItself():
-		if words != "" { // it said why
-			return sdk.Errorf(sdk.CodeInvalid, "%s ended before its handshake (%s)%s", path, r.state, words)
+	case r.endedByItself() && !r.state.Success(): // maybe for want of what it may have next time, such as memory
+		if words == "" { // else it said why
+			words = "; is it a Starling plugin?"
 		}
-		return sdk.Errorf(sdk.CodeInvalid, "%s ended before its handshake (%s); is it a Starling plugin?", path, r.state)
+		return sdk.Errorf(sdk.CodeUnavailable, "%s ended before its handshake (%s)%s", path, r.state, words)
+	case r.endedByItself():
+		return sdk.Errorf(sdk.CodeInvalid, "%s ended before its handshake (%s)%s; is it a Starling plugin?", path, r.state, words)
 	}
 	if late {
 		err = cancelled // the other is that the process was killed for it
