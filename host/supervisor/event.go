@@ -19,6 +19,11 @@ const (
 	WasResumed     EventKind = "resumed"
 )
 
+// EventKinds returns all of them.
+func EventKinds() []EventKind {
+	return []EventKind{Swapped, RolledBack, SwapRefused, Crashed, WasQuarantined, WasRestarted, WasAdded, WasRemoved, WasPaused, WasResumed}
+}
+
 // Event is something that happened to a plugin, for people.
 type Event struct {
 	At       time.Time

@@ -58,6 +58,10 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 		out <- c.histogram(via, &h)
 	}
 	c.collectPlugins(out)
+	for i := range v.Plugins {
+		c.recorder.knows(v.Plugins[i].Name)
+	}
+	c.recorder.collect(out) // last, so that what this scrape itself has met is in it
 }
 
 func (c *collector) histogram(via string, h *peersync.Histogram) prometheus.Metric {

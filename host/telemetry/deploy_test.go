@@ -2,6 +2,7 @@ package telemetry
 
 import (
 	"encoding/json"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -103,12 +104,69 @@ func TestAlerts(t *testing.T) {
 	if len(seen) < 10 {
 		t.Errorf("only %d alerts", len(seen))
 	}
+	checkAlertTests(t, seen, names, labels)
 	var scrape map[string]any
 	if raw, err = os.ReadFile("../../deploy/prometheus/scrape.yml"); err == nil {
 		err = yaml.Unmarshal(raw, &scrape)
 	}
 	if err != nil || scrape["scrape_configs"] == nil {
 		t.Errorf("scrape.yml: %v", err)
+	}
+}
+
+// checkAlertTests wants each alert to fire once at least in the tests that are beside them, and these to feed series that there are.
+func checkAlertTests(t *testing.T, alerts, names map[string]bool, labels map[string][]string) {
+	t.Helper()
+	raw, err := os.ReadFile("../../deploy/prometheus/starling-alerts.test.yml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var file struct {
+		Tests []struct {
+			Series []struct{ Series string } `yaml:"input_series"`
+			Alerts []struct {
+				Alert string `yaml:"alertname"`
+				Fire  []any  `yaml:"exp_alerts"`
+			} `yaml:"alert_rule_test"`
+		}
+	}
+	if err := yaml.Unmarshal(raw, &file); err != nil {
+		t.Fatal(err)
+	}
+	fires := map[string]bool{}
+	for _, test := range file.Tests {
+		for _, s := range test.Series {
+			checkExpr(t, "starling-alerts.test.yml", s.Series, names, labels)
+		}
+		for _, a := range test.Alerts {
+			fires[a.Alert] = fires[a.Alert] || len(a.Fire) > 0
+		}
+	}
+	for alert := range alerts {
+		if !fires[alert] {
+			t.Errorf("starling-alerts.test.yml has no time at which %s fires", alert)
+		}
+	}
+}
+
+// TestAlerts_promtool has Prometheus's own tool look at what is for it, and try the alerts.
+func TestAlerts_promtool(t *testing.T) {
+	for _, args := range [][]string{{"check", "config", "scrape.yml"}, {"check", "rules", "starling-alerts.yml"}, {"test", "rules", "starling-alerts.test.yml"}} {
+		promtool(t, nil, args...)
+	}
+}
+
+// promtool runs Prometheus's tool in the folder of the files that are for it, and wants it content.
+func promtool(t *testing.T, input io.Reader, args ...string) {
+	t.Helper()
+	tool, err := exec.LookPath("promtool")
+	if err != nil {
+		t.Skip("promtool is not on this machine; on Debian it is in the package prometheus")
+	}
+	cmd := exec.CommandContext(t.Context(), tool, args...) //nolint:gosec // fixed arguments
+	cmd.Dir, cmd.Stdin = "../../deploy/prometheus", input
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("promtool %s: %v\n%s", strings.Join(args, " "), err, out)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/starling-sync/starling/host/supervisor"
 	"github.com/starling-sync/starling/sdk"
 )
 
@@ -14,7 +15,6 @@ type Recorder struct {
 	failed         *prometheus.CounterVec
 	local          *prometheus.CounterVec
 	events         *prometheus.CounterVec
-	registerAll    []prometheus.Collector
 	pluginFailures *prometheus.CounterVec
 }
 
@@ -58,19 +58,33 @@ func NewRecorder() *Recorder {
 	r := &Recorder{}
 	histogram := func(name string) *prometheus.HistogramVec {
 		d := described(name)
-		h := prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: name, Help: d.Help, Buckets: seconds()}, d.Labels)
-		r.registerAll = append(r.registerAll, h)
-		return h
+		return prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: name, Help: d.Help, Buckets: seconds()}, d.Labels)
 	}
 	counter := func(name string) *prometheus.CounterVec {
 		d := described(name)
-		c := prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: d.Help}, d.Labels)
-		r.registerAll = append(r.registerAll, c)
-		return c
+		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: d.Help}, d.Labels)
 	}
 	r.commit, r.apply = histogram(commitName), histogram(applyName)
 	r.failed, r.local, r.events, r.pluginFailures = counter(failedName), counter(localName), counter(eventsName), counter(scrapesName)
+	for _, kind := range []string{kindOwned, kindShared} {
+		r.failed.WithLabelValues(kind)
+	}
 	return r
+}
+
+// collect emits everything that was recorded.
+func (r *Recorder) collect(out chan<- prometheus.Metric) {
+	for _, c := range []prometheus.Collector{r.commit, r.apply, r.failed, r.local, r.events, r.pluginFailures} {
+		c.Collect(out)
+	}
+}
+
+// knows has what can happen to a plugin counted from 0: Prometheus sees no increase in a counter whose first value is 1.
+func (r *Recorder) knows(plugin string) {
+	r.pluginFailures.WithLabelValues(plugin)
+	for _, kind := range supervisor.EventKinds() {
+		r.events.WithLabelValues(plugin, string(kind))
+	}
 }
 
 // Committing notes that a local write has come, and returns what is called when it is durable or has failed.

@@ -43,10 +43,7 @@ const (
 func NewServer(o Options) (*Server, error) {
 	s := &Server{log: o.Log, collector: newCollector(o.Source, o.Recorder)}
 	registry := prometheus.NewRegistry() // none of the process's own: two hosts in one process are two
-	all := append([]prometheus.Collector{
-		s.collector, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
-	}, o.Recorder.registerAll...)
-	for _, c := range all {
+	for _, c := range []prometheus.Collector{s.collector, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{})} {
 		if err := registry.Register(c); err != nil {
 			return nil, err
 		}

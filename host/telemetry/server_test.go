@@ -190,14 +190,16 @@ func TestMetrics(t *testing.T) {
 		`starling_round_trip_seconds_bucket{transport="lan",le="0.00025"} 2`, `starling_round_trip_seconds_bucket{transport="lan",le="0.002"} 3`,
 		`starling_round_trip_seconds_bucket{transport="lan",le="8.192"} 3`, `starling_round_trip_seconds_count{transport="lan"} 4`,
 		`starling_plugin_up{plugin="tag"} 0`, `starling_plugin_up{plugin="note"} 1`, `starling_plugin_state{plugin="note",state="debugging"} 1`, `starling_plugin_state{plugin="tag",state="quarantined"} 1`, `starling_plugin_restarts_total{plugin="tag"} 6`,
-		`starling_plugin_events_total{event="swapped",plugin="tag"} 1`, `starling_transport_listening{kind="tcp",transport="lan"} 1`,
+		`starling_plugin_events_total{event="swapped",plugin="tag"} 1`, `starling_plugin_events_total{event="crashed",plugin="tag"} 0`,
+		`starling_plugin_events_total{event="swapped",plugin="note"} 0`, `starling_plugin_scrape_failures_total{plugin="note"} 0`, `starling_transport_listening{kind="tcp",transport="lan"} 1`,
 		`starling_records{model="tag"} 12`, `starling_tombstones{model="tag"} 3`, "starling_log_bytes 700",
 		`starling_local_changes_total{model="tag"} 2`, `starling_commit_seconds_count{kind="shared"} 1`,
-		`starling_commit_failures_total{kind="device_owned"} 1`, `starling_apply_seconds_bucket{kind="device_owned",le="0.004"} 1`,
+		`starling_commit_failures_total{kind="device_owned"} 1`, `starling_commit_failures_total{kind="shared"} 0`, `starling_apply_seconds_bucket{kind="device_owned",le="0.004"} 1`,
 		`starling_apply_seconds_bucket{kind="device_owned",le="0.002"} 0`, `starling_source_done_items{model="location",unit="things"} 5`,
 		`starling_source_known_items{model="location",unit="files"} 4`, `starling_source_done_bytes{model="location"} 1.048576e+06`,
 	)
 	lackLines(t, page, `starling_peer_backfill_ratio{`+c, `starling_commit_seconds_count{kind="device_owned"}`)
+	t.Run("promtool", func(t *testing.T) { promtool(t, strings.NewReader(page), "check", "metrics") })
 }
 
 // TestMetrics_Peers wants a scrape bounded however many peers there are, and the same ones in it whatever their order.
