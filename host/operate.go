@@ -48,7 +48,8 @@ type operator struct {
 	service    *service.Manager
 	record     func(supervisor.Event)
 	log        hclog.Logger
-	changing   sync.Mutex // held by who changes the configuration or moves sessions
+	changing   sync.Mutex           // held by who changes the configuration or moves sessions
+	moving     atomic.Pointer[move] // nil: no sessions are moved
 }
 
 func newOperator(c *config.Config, l *live, s *supervisor.Supervisor, n *network, members *membership.Members, events *eventlog.Log, m *service.Manager, rec *telemetry.Recorder, log hclog.Logger) *operator {
@@ -96,6 +97,9 @@ func (o *operator) SwapPlugin(ctx context.Context, in control.PluginSwap, report
 	if in.Path != "" && !filepath.IsAbs(in.Path) {
 		return sdk.Errorf(sdk.CodeInvalid, "%q is no absolute path", in.Path)
 	}
+	if err := o.notMoved(in.Name); err != nil {
+		return err
+	}
 	return o.supervisor.Swap(ctx, supervisor.Swap{
 		Name: in.Name, Path: in.Path, Version: in.Version, SHA256: in.SHA256, Soak: in.Soak, DryRun: in.DryRun, By: "starling plugin swap",
 	}, stepTo(report, ""))
@@ -103,6 +107,9 @@ func (o *operator) SwapPlugin(ctx context.Context, in control.PluginSwap, report
 
 // RollbackPlugin implements control.Operator.
 func (o *operator) RollbackPlugin(ctx context.Context, name string, soak time.Duration, report func(control.Step)) error {
+	if err := o.notMoved(name); err != nil {
+		return err
+	}
 	return o.supervisor.Rollback(ctx, supervisor.Swap{Name: name, Soak: soak, By: "starling plugin rollback"}, stepTo(report, ""))
 }
 
@@ -151,9 +158,12 @@ func (o *operator) Reload(ctx context.Context, soak time.Duration, report func(c
 
 // busy says that a reload or a swap of transports is under way, and how what it waits for is ended.
 func (o *operator) busy() error {
+	if m := o.moving.Load(); m != nil {
+		return sdk.Errorf(sdk.CodeUnavailable, "a swap of transport %s to %s is under way; wait for its end, or: starling transport rollback %s", m.from, m.to, m.from)
+	}
 	for _, s := range o.supervisor.Status() {
 		if s.Swap != "" {
-			return sdk.Errorf(sdk.CodeUnavailable, "a reload or a swap of transports is under way (%s: %s); wait for its end, or: starling plugin rollback %s", s.Name, s.Swap, s.Name)
+			return sdk.Errorf(sdk.CodeUnavailable, "a reload is under way (%s: %s); wait for its end, or: starling plugin rollback %s", s.Name, s.Swap, s.Name)
 		}
 	}
 	return sdk.Errorf(sdk.CodeUnavailable, "a reload or a swap of transports is under way; wait for its end")
@@ -367,12 +377,24 @@ func (o *operator) announce(ctx context.Context, without ...string) error {
 
 // SwapTransport implements control.Operator.
 func (o *operator) SwapTransport(ctx context.Context, swap control.TransportSwap, report func(control.Step)) error {
-	from, to := swap.From, swap.To
+	return o.swapTransport(ctx, swap, "starling transport swap", report)
+}
+
+func (o *operator) swapTransport(ctx context.Context, swap control.TransportSwap, by string, report func(control.Step)) (err error) {
 	if !o.changing.TryLock() {
 		return o.busy()
 	}
 	defer o.changing.Unlock()
-	if err := o.readyTransport(ctx, swap); err != nil {
+	m := newMove(swap)
+	o.moving.Store(m)
+	defer func() {
+		if err != nil {
+			o.stopAgain(context.WithoutCancel(ctx), m, by)
+		}
+		o.moving.Store(nil)
+		m.end(err)
+	}()
+	if err := o.readyTransport(ctx, m, swap.Force, by); err != nil {
 		return err
 	}
 	began := time.Now()
@@ -380,13 +402,13 @@ func (o *operator) SwapTransport(ctx context.Context, swap control.TransportSwap
 		report(control.Step{Stage: stage, Text: fmt.Sprintf(format, args...), Took: time.Since(began)})
 		began = time.Now()
 	}
-	step("starting", "%s runs", to)
-	return o.moveSessions(context.WithoutCancel(ctx), from, to, swap.Soak, step) // what has begun is brought to an end
+	step("starting", "%s runs", m.to)
+	return o.moveSessions(context.WithoutCancel(ctx), m, by, step) // what has begun is brought to an end
 }
 
 // readyTransport checks that both are transports, and has to run.
-func (o *operator) readyTransport(ctx context.Context, swap control.TransportSwap) error {
-	from, to, transports := swap.From, swap.To, o.live.Load().Transports
+func (o *operator) readyTransport(ctx context.Context, m *move, force bool, by string) error {
+	from, to, transports := m.from, m.to, o.live.Load().Transports
 	if from == to {
 		return sdk.Errorf(sdk.CodeInvalid, "transport %s takes its own place; for another build of it: starling plugin swap %s PATH", from, from)
 	}
@@ -395,12 +417,14 @@ func (o *operator) readyTransport(ctx context.Context, swap control.TransportSwa
 			return sdk.Errorf(sdk.CodeNotFound, "there is no transport %q; there are: %s; write another in the configuration, and: starling reload", name, labels(transports))
 		}
 	}
-	if cut := cutOff(o.members.All(), o.network.identity.ID(), kindsWithout(transports, from, to, o.supervisor.Status())); len(cut) > 0 && !swap.Force {
+	if cut := cutOff(o.members.All(), o.network.identity.ID(), kindsWithout(transports, from, to, o.supervisor.Status())); len(cut) > 0 && !force {
 		return sdk.Errorf(sdk.CodeUnavailable, "nothing has changed: %s, of which no address is known but of transports that would not run here any more, could not be reached; give them another transport first, retire them, or: starling transport swap %s %s --force", strings.Join(cut, ", "), from, to)
 	}
-	if err := o.supervisor.Resume(ctx, to, "starling transport swap"); err != nil {
+	stopped := o.stopped(to)
+	if err := o.supervisor.Resume(ctx, to, by); err != nil {
 		return err
 	}
+	m.stopped = stopped
 	waiting, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	again := time.NewTicker(20 * time.Millisecond)
@@ -416,6 +440,8 @@ func (o *operator) readyTransport(ctx context.Context, swap control.TransportSwa
 		}
 		select {
 		case <-again.C:
+		case by := <-m.undo:
+			return sdk.Errorf(sdk.CodeUnavailable, "nothing was moved: %w", &undoneError{by})
 		case <-waiting.Done():
 			return sdk.Errorf(sdk.CodeUnavailable, "transport %s does not run; see: starling plugin list", to)
 		}
@@ -459,7 +485,8 @@ func cutOff(members []membership.Member, self sdk.DeviceID, kinds []string) (nam
 }
 
 // moveSessions has the sessions of one transport begin anew over others, and stops it once they have.
-func (o *operator) moveSessions(ctx context.Context, from, to string, soak time.Duration, step func(stage, format string, args ...any)) error {
+func (o *operator) moveSessions(ctx context.Context, m *move, by string, step func(stage, format string, args ...any)) error {
+	from, to := m.from, m.to
 	before := o.network.roundTrips(from)
 	if err := o.announce(ctx, from); err != nil {
 		return err
@@ -473,18 +500,22 @@ func (o *operator) moveSessions(ctx context.Context, from, to string, soak time.
 		ended = "1 session of " + from + " was ended; its device connects"
 	}
 	step("switching", "%s by what is left", ended)
-	why := o.awaitReturn(ctx, before, to, soak)
+	why := o.awaitReturn(ctx, before, m)
 	if why == nil {
-		step("watching", "watched for %s", soak)
-		why = o.supervisor.Pause(from, "transport "+to+" took its place; back with: starling transport swap "+to+" "+from, "starling transport swap")
+		step("watching", "watched for %s", m.soak)
+		why = o.supervisor.Pause(from, "transport "+to+" took its place; back with: starling transport swap "+to+" "+from, by)
 	}
 	event := supervisor.Event{
-		At: time.Now(), Kind: supervisor.Swapped, Plugin: from, By: "starling transport swap", Why: "its sessions were moved to transport " + to,
+		At: time.Now(), Kind: supervisor.Swapped, Plugin: from, By: by, Why: "its sessions were moved to transport " + to,
 		From: o.buildOf(from), To: o.buildOf(to),
 	}
 	if why != nil {
 		back()
-		event.Kind, event.Why, event.From, event.To = supervisor.RolledBack, why.Error(), event.To, event.From
+		event.Kind, event.Why, event.From, event.To = supervisor.RolledBack, why.Error()+" (swapped by "+by+")", event.To, event.From
+		event.By = "" // the host itself, unless somebody asked for it
+		if undone, ok := errors.AsType[*undoneError](why); ok {
+			event.By = undone.by
+		}
 		why = errors.Join(sdk.Errorf(sdk.CodeUnavailable, "rolled back, transport %s is in use again: %w", from, why), o.announce(ctx))
 	}
 	o.record(event)
@@ -506,11 +537,13 @@ func (o *operator) buildOf(name string) supervisor.Build {
 }
 
 // awaitReturn returns after soak, or why the devices that were connected are not by then: none by to within returnTime,
-// their sessions by it ending or slow, or the process of to gone. before has their round trips by the other transport.
-func (o *operator) awaitReturn(ctx context.Context, before map[sdk.DeviceID]time.Duration, to string, soak time.Duration) error {
+// their sessions by it ending or slow, the process of to gone, or that somebody wants it so. before has their round trips by the
+// other transport.
+func (o *operator) awaitReturn(ctx context.Context, before map[sdk.DeviceID]time.Duration, m *move) error {
+	to := m.to
 	again := time.NewTicker(50 * time.Millisecond)
 	defer again.Stop()
-	over, late := time.Now().Add(soak), time.Now().Add(returnTime)
+	over, late := time.Now().Add(m.soak), time.Now().Add(returnTime)
 	devices, link := slices.Collect(maps.Keys(before)), linkTrial{before: before, returned: len(before) == 0}
 	for {
 		if why := link.look(o.network.connected(devices), o.network.roundTrips(to), o.network.lags(to)); why != nil {
@@ -530,6 +563,8 @@ func (o *operator) awaitReturn(ctx context.Context, before map[sdk.DeviceID]time
 		}
 		select {
 		case <-again.C:
+		case by := <-m.undo:
+			return &undoneError{by}
 		case <-ctx.Done():
 			return ctx.Err()
 		}

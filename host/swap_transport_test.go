@@ -183,3 +183,90 @@ func TestTransportSwap_NATS(t *testing.T) {
 	t.Logf("%d swaps of TCP for NATS and back in %s: %s; %d connections by TCP, %d refused; no session for %s at most",
 		times, took.Round(time.Millisecond), w, tried, refused, p.longest.Round(time.Millisecond))
 }
+
+// TestTransportSwap_Rollback ends swaps of transports while they are watched: the first transport is used as before, and one that
+// had been stopped is stopped again.
+func TestTransportSwap_Rollback(t *testing.T) {
+	path := mustBuild(t)
+	other := built(t, "host/testdata/transport-other", "")
+	alice := clustertest.NewDevice(t, path, "alice", "--library", "home")
+	bob := clustertest.NewDevice(t, path, "bob", "--join")
+	for _, d := range []*clustertest.Device{alice, bob} {
+		add(t, d, fmt.Sprintf("\ntransport \"other\" \"wan\" {\n  path = %q\n  listen = %q\n}\n", other, clustertest.FreeAddress(t)))
+		d.Start(t)
+	}
+	clustertest.Pair(t, alice, bob)
+	waitLive(t, alice, bob)
+	waitVia(t, alice, "lan")
+	client, err := control.Dial(t.Context(), alice.Data())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	refused := func(want string, args ...string) {
+		t.Helper()
+		if _, err := alice.TryRun(args...); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v: want %q, got %v", args, want, err)
+		}
+	}
+	// begin begins a swap, and returns once its sessions are being watched.
+	begin := func(from, to string) (over chan error) {
+		t.Helper()
+		over, watching := make(chan error, 1), make(chan struct{})
+		go func() {
+			over <- client.SwapTransport(t.Context(), control.TransportSwap{From: from, To: to, Soak: time.Hour}, func(step control.Step) {
+				if step.Stage == "switching" {
+					close(watching)
+				}
+			})
+		}()
+		select {
+		case <-watching:
+		case err := <-over:
+			t.Fatalf("%s to %s: %v", from, to, err)
+		}
+		waitVia(t, alice, to)
+		return over
+	}
+	ended := func(over chan error) {
+		t.Helper()
+		if err := <-over; err == nil || !strings.Contains(err.Error(), "a rollback was asked for") {
+			t.Errorf("the swap: %v", err)
+		}
+	}
+	w := write(t, alice, bob)
+	refused("lan is in use; for the build of it before: starling plugin rollback lan", "transport", "rollback", "lan")
+	refused(`no transport "nowhere"`, "transport", "rollback", "nowhere")
+
+	over := begin("lan", "wan")
+	refused("or: starling transport rollback lan", "transport", "swap", "wan", "lan")
+	refused("or: starling transport rollback lan", "reload")
+	refused("or: starling transport rollback lan", "plugin", "swap", "lan")
+	refused("or: starling transport rollback lan", "plugin", "rollback", "lan")
+	refused("end it with: starling transport rollback lan", "transport", "rollback", "nowhere")
+	if out := alice.Run(t, "transport", "rollback", "lan"); !strings.Contains(out, "the swap under way has ended: rolled back, transport lan is in use again: a rollback was asked for") {
+		t.Errorf("it says %q", out)
+	}
+	ended(over)
+	alice.Run(t, "transport", "swap", "lan", "wan", "--soak", "0s")
+	waitVia(t, alice, "wan")
+	refused("lan is stopped: transport wan took its place; back with: starling transport swap wan lan", "transport", "rollback", "lan")
+
+	over = begin("wan", "lan")
+	alice.Run(t, "transport", "rollback", "lan") // either name will do
+	ended(over)
+	waitVia(t, alice, "wan")
+	clustertest.Eventually(t, "lan is stopped again", func() error {
+		if c, err := net.Dial("tcp", alice.Listen); err == nil {
+			c.Close()
+			return errors.New("it takes connections")
+		}
+		return nil
+	})
+	refused("lan is stopped: transport wan took its place; back with: starling transport swap wan lan", "transport", "rollback", "lan")
+	w.check(t, alice, bob)
+	events := alice.Run(t, "events")
+	if strings.Count(events, "rolled back  lan") != 1 || strings.Count(events, "rolled back  wan") != 1 || strings.Count(events, "by starling transport rollback  a rollback was asked for (swapped by starling transport swap)") != 2 {
+		t.Errorf("events:\n%s", events)
+	}
+}

@@ -158,6 +158,7 @@ func (a *app) transportCommand() *cobra.Command {
 			"Both go by their names in the configuration. Peers hear that this device is not reached by OLD any more, their sessions\n" +
 			"end, and begin anew by NEW. It is refused where a device has said no address but of OLD's kind, unless you --force it. If none of those that were connected comes back, OLD is used as before. It stays stopped\n" +
 			"over restarts of the host, until it is swapped back.\n\n" +
+			"Interrupting this command does not end the swap; starling transport rollback does.\n\n" +
 			"Where NEW is a path, such as ./transport-tcp, that build takes the place of OLD's, as by starling plugin swap.",
 		Args: cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -177,8 +178,24 @@ func (a *app) transportCommand() *cobra.Command {
 	}
 	swap.Flags().BoolVar(&force, "force", false, "also where devices are known that are reached by OLD only")
 	a.soaks(swap, &soak)
-	cmd.AddCommand(swap)
+	cmd.AddCommand(swap, a.transportRollbackCommand())
 	return cmd
+}
+
+func (a *app) transportRollbackCommand() *cobra.Command {
+	return a.reads(&cobra.Command{
+		Use:   "rollback NAME",
+		Short: "End a swap of transports that is under way: the first one is used as before",
+		Long: "End a swap of transports that is under way: the first one is used as before.\n\n" +
+			"NAME is either of the two. After the swap is done: starling transport swap NEW OLD. For another build of one transport:\n" +
+			"starling plugin rollback.",
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.operate(cmd, func(ctx context.Context, host *control.Client, report func(control.Step)) error {
+				return host.RollbackTransport(ctx, args[0], report)
+			})
+		},
+	})
 }
 
 func (a *app) reloadCommand() *cobra.Command {

@@ -18,6 +18,9 @@ type Operator interface {
 	RollbackPlugin(ctx context.Context, name string, soak time.Duration, report func(Step)) error
 	// SwapTransport moves the sessions of one transport to another one, and stops the first.
 	SwapTransport(ctx context.Context, swap TransportSwap, report func(Step)) error
+	// RollbackTransport ends the swap of transports under way, name being either of the two: the first one is used as before.
+	// Where there is none it says how name is.
+	RollbackTransport(ctx context.Context, name string, report func(Step)) error
 	// Reload reads the configuration again and does what has changed in it. An invalid file changes nothing; the error says
 	// what is wrong with it.
 	Reload(ctx context.Context, soak time.Duration, report func(Step)) error
@@ -130,6 +133,13 @@ func (s *service) SwapTransport(ctx context.Context, in *controlpb.SwapTransport
 	})
 }
 
+func (s *service) RollbackTransport(ctx context.Context, in *controlpb.RollbackTransportRequest, out *connect.ServerStream[controlpb.RollbackTransportResponse]) error {
+	send := func(step *controlpb.Step) error { return out.Send(&controlpb.RollbackTransportResponse{Step: step}) }
+	return s.operate(ctx, 0, send, func(ctx context.Context, _ time.Duration, report func(Step)) error {
+		return s.backend.Operator.RollbackTransport(ctx, in.GetName(), report)
+	})
+}
+
 func (s *service) Reload(ctx context.Context, in *controlpb.ReloadRequest, out *connect.ServerStream[controlpb.ReloadResponse]) error {
 	send := func(step *controlpb.Step) error { return out.Send(&controlpb.ReloadResponse{Step: step}) }
 	return s.operate(ctx, in.GetSoakUs(), send, s.backend.Operator.Reload)
@@ -219,6 +229,15 @@ func (c *Client) SwapTransport(ctx context.Context, swap TransportSwap, report f
 		return fromWire(err)
 	}
 	return steps(stream, func(m *controlpb.SwapTransportResponse) *controlpb.SwapTransportResponse { return m }, report)
+}
+
+// RollbackTransport ends the swap of transports under way, name being either of the two.
+func (c *Client) RollbackTransport(ctx context.Context, name string, report func(Step)) error {
+	stream, err := c.api.RollbackTransport(ctx, &controlpb.RollbackTransportRequest{Name: name})
+	if err != nil {
+		return fromWire(err)
+	}
+	return steps(stream, func(m *controlpb.RollbackTransportResponse) *controlpb.RollbackTransportResponse { return m }, report)
 }
 
 // Reload has the host read its configuration again.

@@ -25,7 +25,8 @@ func TestOperate_Steps(t *testing.T) {
 		"SwapTransport": func(report func(control.Step)) error {
 			return c.SwapTransport(t.Context(), control.TransportSwap{From: "a", To: "b"}, report)
 		},
-		"Reload": func(report func(control.Step)) error { return c.Reload(t.Context(), 0, report) },
+		"RollbackTransport": func(report func(control.Step)) error { return c.RollbackTransport(t.Context(), "a", report) },
+		"Reload":            func(report func(control.Step)) error { return c.Reload(t.Context(), 0, report) },
 	} {
 		t.Run(call, func(t *testing.T) {
 			for _, failure := range []error{nil, sdk.Errorf(sdk.CodeDenied, "rolled back")} {

@@ -63,7 +63,8 @@ func (s *Supervisor) Pause(name, why, by string) error {
 	return nil
 }
 
-// Resume has a paused plugin run again, and returns when it has been tried. A plugin that is not paused goes on.
+// Resume has a paused plugin run again, and returns before it does: Status tells the rest. A plugin that is not paused goes on. An
+// error says that its socket could not be had.
 func (s *Supervisor) Resume(ctx context.Context, name, by string) error {
 	k, err := s.keeperOf(name)
 	if err != nil {
@@ -72,13 +73,9 @@ func (s *Supervisor) Resume(ctx context.Context, name, by string) error {
 	if k.pausedNow() == "" {
 		return nil
 	}
-	sockets, err := k.options.openSocket(ctx, k.specNow())
-	if err != nil {
+	if err := k.reopen(ctx); err != nil { // unless the process that is being stopped still has it
 		return err
 	}
-	k.mu.Lock()
-	k.sockets = sockets
-	k.mu.Unlock()
 	k.record(Event{Kind: WasResumed, By: by})
 	return k.pause("")
 }

@@ -80,6 +80,9 @@ const (
 	ControlRollbackPluginProcedure = "/starling.control.v1.Control/RollbackPlugin"
 	// ControlSwapTransportProcedure is the fully-qualified name of the Control's SwapTransport RPC.
 	ControlSwapTransportProcedure = "/starling.control.v1.Control/SwapTransport"
+	// ControlRollbackTransportProcedure is the fully-qualified name of the Control's RollbackTransport
+	// RPC.
+	ControlRollbackTransportProcedure = "/starling.control.v1.Control/RollbackTransport"
 	// ControlReloadProcedure is the fully-qualified name of the Control's Reload RPC.
 	ControlReloadProcedure = "/starling.control.v1.Control/Reload"
 	// ControlEventsProcedure is the fully-qualified name of the Control's Events RPC.
@@ -120,6 +123,8 @@ type ControlClient interface {
 	RollbackPlugin(context.Context, *RollbackPluginRequest) (*connect.ServerStreamForClient[RollbackPluginResponse], error)
 	// Moves the sessions of one transport to another one, and stops the first.
 	SwapTransport(context.Context, *SwapTransportRequest) (*connect.ServerStreamForClient[SwapTransportResponse], error)
+	// Ends the swap of transports that is under way, and has the sessions use the first one again.
+	RollbackTransport(context.Context, *RollbackTransportRequest) (*connect.ServerStreamForClient[RollbackTransportResponse], error)
 	// Reads the configuration again and does what has changed in it.
 	Reload(context.Context, *ReloadRequest) (*connect.ServerStreamForClient[ReloadResponse], error)
 	// What happened to plugins, oldest first.
@@ -263,6 +268,12 @@ func NewControlClient(httpClient connect.HTTPClient, baseURL string, opts ...con
 			connect.WithSchema(controlMethods.ByName("SwapTransport")),
 			connect.WithClientOptions(opts...),
 		),
+		rollbackTransport: connect.NewClient[RollbackTransportRequest, RollbackTransportResponse](
+			httpClient,
+			baseURL+ControlRollbackTransportProcedure,
+			connect.WithSchema(controlMethods.ByName("RollbackTransport")),
+			connect.WithClientOptions(opts...),
+		),
 		reload: connect.NewClient[ReloadRequest, ReloadResponse](
 			httpClient,
 			baseURL+ControlReloadProcedure,
@@ -280,29 +291,30 @@ func NewControlClient(httpClient connect.HTTPClient, baseURL string, opts ...con
 
 // controlClient implements ControlClient.
 type controlClient struct {
-	status          *connect.Client[StatusRequest, StatusResponse]
-	peers           *connect.Client[PeersRequest, PeersResponse]
-	plugins         *connect.Client[PluginsRequest, PluginsResponse]
-	invite          *connect.Client[InviteRequest, InviteResponse]
-	join            *connect.Client[JoinRequest, JoinResponse]
-	retire          *connect.Client[RetireRequest, RetireResponse]
-	put             *connect.Client[PutRequest, PutResponse]
-	get             *connect.Client[GetRequest, GetResponse]
-	list            *connect.Client[ListRequest, ListResponse]
-	delete          *connect.Client[DeleteRequest, DeleteResponse]
-	watch           *connect.Client[WatchRequest, WatchResponse]
-	conflicts       *connect.Client[ConflictsRequest, ConflictsResponse]
-	restoreConflict *connect.Client[RestoreConflictRequest, RestoreConflictResponse]
-	explain         *connect.Client[ExplainRequest, ExplainResponse]
-	waiting         *connect.Client[WaitingRequest, WaitingResponse]
-	digest          *connect.Client[DigestRequest, DigestResponse]
-	audit           *connect.Client[AuditRequest, AuditResponse]
-	restartPlugin   *connect.Client[RestartPluginRequest, RestartPluginResponse]
-	swapPlugin      *connect.Client[SwapPluginRequest, SwapPluginResponse]
-	rollbackPlugin  *connect.Client[RollbackPluginRequest, RollbackPluginResponse]
-	swapTransport   *connect.Client[SwapTransportRequest, SwapTransportResponse]
-	reload          *connect.Client[ReloadRequest, ReloadResponse]
-	events          *connect.Client[EventsRequest, EventsResponse]
+	status            *connect.Client[StatusRequest, StatusResponse]
+	peers             *connect.Client[PeersRequest, PeersResponse]
+	plugins           *connect.Client[PluginsRequest, PluginsResponse]
+	invite            *connect.Client[InviteRequest, InviteResponse]
+	join              *connect.Client[JoinRequest, JoinResponse]
+	retire            *connect.Client[RetireRequest, RetireResponse]
+	put               *connect.Client[PutRequest, PutResponse]
+	get               *connect.Client[GetRequest, GetResponse]
+	list              *connect.Client[ListRequest, ListResponse]
+	delete            *connect.Client[DeleteRequest, DeleteResponse]
+	watch             *connect.Client[WatchRequest, WatchResponse]
+	conflicts         *connect.Client[ConflictsRequest, ConflictsResponse]
+	restoreConflict   *connect.Client[RestoreConflictRequest, RestoreConflictResponse]
+	explain           *connect.Client[ExplainRequest, ExplainResponse]
+	waiting           *connect.Client[WaitingRequest, WaitingResponse]
+	digest            *connect.Client[DigestRequest, DigestResponse]
+	audit             *connect.Client[AuditRequest, AuditResponse]
+	restartPlugin     *connect.Client[RestartPluginRequest, RestartPluginResponse]
+	swapPlugin        *connect.Client[SwapPluginRequest, SwapPluginResponse]
+	rollbackPlugin    *connect.Client[RollbackPluginRequest, RollbackPluginResponse]
+	swapTransport     *connect.Client[SwapTransportRequest, SwapTransportResponse]
+	rollbackTransport *connect.Client[RollbackTransportRequest, RollbackTransportResponse]
+	reload            *connect.Client[ReloadRequest, ReloadResponse]
+	events            *connect.Client[EventsRequest, EventsResponse]
 }
 
 // Status calls starling.control.v1.Control.Status.
@@ -466,6 +478,11 @@ func (c *controlClient) SwapTransport(ctx context.Context, req *SwapTransportReq
 	return c.swapTransport.CallServerStream(ctx, connect.NewRequest(req))
 }
 
+// RollbackTransport calls starling.control.v1.Control.RollbackTransport.
+func (c *controlClient) RollbackTransport(ctx context.Context, req *RollbackTransportRequest) (*connect.ServerStreamForClient[RollbackTransportResponse], error) {
+	return c.rollbackTransport.CallServerStream(ctx, connect.NewRequest(req))
+}
+
 // Reload calls starling.control.v1.Control.Reload.
 func (c *controlClient) Reload(ctx context.Context, req *ReloadRequest) (*connect.ServerStreamForClient[ReloadResponse], error) {
 	return c.reload.CallServerStream(ctx, connect.NewRequest(req))
@@ -510,6 +527,8 @@ type ControlHandler interface {
 	RollbackPlugin(context.Context, *RollbackPluginRequest, *connect.ServerStream[RollbackPluginResponse]) error
 	// Moves the sessions of one transport to another one, and stops the first.
 	SwapTransport(context.Context, *SwapTransportRequest, *connect.ServerStream[SwapTransportResponse]) error
+	// Ends the swap of transports that is under way, and has the sessions use the first one again.
+	RollbackTransport(context.Context, *RollbackTransportRequest, *connect.ServerStream[RollbackTransportResponse]) error
 	// Reads the configuration again and does what has changed in it.
 	Reload(context.Context, *ReloadRequest, *connect.ServerStream[ReloadResponse]) error
 	// What happened to plugins, oldest first.
@@ -649,6 +668,12 @@ func NewControlHandler(svc ControlHandler, opts ...connect.HandlerOption) (strin
 		connect.WithSchema(controlMethods.ByName("SwapTransport")),
 		connect.WithHandlerOptions(opts...),
 	)
+	controlRollbackTransportHandler := connect.NewServerStreamHandlerSimple(
+		ControlRollbackTransportProcedure,
+		svc.RollbackTransport,
+		connect.WithSchema(controlMethods.ByName("RollbackTransport")),
+		connect.WithHandlerOptions(opts...),
+	)
 	controlReloadHandler := connect.NewServerStreamHandlerSimple(
 		ControlReloadProcedure,
 		svc.Reload,
@@ -705,6 +730,8 @@ func NewControlHandler(svc ControlHandler, opts ...connect.HandlerOption) (strin
 			controlRollbackPluginHandler.ServeHTTP(w, r)
 		case ControlSwapTransportProcedure:
 			controlSwapTransportHandler.ServeHTTP(w, r)
+		case ControlRollbackTransportProcedure:
+			controlRollbackTransportHandler.ServeHTTP(w, r)
 		case ControlReloadProcedure:
 			controlReloadHandler.ServeHTTP(w, r)
 		case ControlEventsProcedure:
@@ -800,6 +827,10 @@ func (UnimplementedControlHandler) RollbackPlugin(context.Context, *RollbackPlug
 
 func (UnimplementedControlHandler) SwapTransport(context.Context, *SwapTransportRequest, *connect.ServerStream[SwapTransportResponse]) error {
 	return connect.NewError(connect.CodeUnimplemented, errors.New("starling.control.v1.Control.SwapTransport is not implemented"))
+}
+
+func (UnimplementedControlHandler) RollbackTransport(context.Context, *RollbackTransportRequest, *connect.ServerStream[RollbackTransportResponse]) error {
+	return connect.NewError(connect.CodeUnimplemented, errors.New("starling.control.v1.Control.RollbackTransport is not implemented"))
 }
 
 func (UnimplementedControlHandler) Reload(context.Context, *ReloadRequest, *connect.ServerStream[ReloadResponse]) error {

@@ -1136,6 +1136,94 @@ func (x *SwapTransportResponse) GetStep() *Step {
 	return nil
 }
 
+type RollbackTransportRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"` // of either transport
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RollbackTransportRequest) Reset() {
+	*x = RollbackTransportRequest{}
+	mi := &file_host_control_control_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RollbackTransportRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RollbackTransportRequest) ProtoMessage() {}
+
+func (x *RollbackTransportRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_host_control_control_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RollbackTransportRequest.ProtoReflect.Descriptor instead.
+func (*RollbackTransportRequest) Descriptor() ([]byte, []int) {
+	return file_host_control_control_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *RollbackTransportRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+type RollbackTransportResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Step          *Step                  `protobuf:"bytes,1,opt,name=step,proto3" json:"step,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RollbackTransportResponse) Reset() {
+	*x = RollbackTransportResponse{}
+	mi := &file_host_control_control_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RollbackTransportResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RollbackTransportResponse) ProtoMessage() {}
+
+func (x *RollbackTransportResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_host_control_control_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RollbackTransportResponse.ProtoReflect.Descriptor instead.
+func (*RollbackTransportResponse) Descriptor() ([]byte, []int) {
+	return file_host_control_control_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *RollbackTransportResponse) GetStep() *Step {
+	if x != nil {
+		return x.Step
+	}
+	return nil
+}
+
 type ReloadRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	SoakUs        int64                  `protobuf:"varint,1,opt,name=soak_us,json=soakUs,proto3" json:"soak_us,omitempty"`
@@ -1145,7 +1233,7 @@ type ReloadRequest struct {
 
 func (x *ReloadRequest) Reset() {
 	*x = ReloadRequest{}
-	mi := &file_host_control_control_proto_msgTypes[17]
+	mi := &file_host_control_control_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1157,7 +1245,7 @@ func (x *ReloadRequest) String() string {
 func (*ReloadRequest) ProtoMessage() {}
 
 func (x *ReloadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[17]
+	mi := &file_host_control_control_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1170,7 +1258,7 @@ func (x *ReloadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReloadRequest.ProtoReflect.Descriptor instead.
 func (*ReloadRequest) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{17}
+	return file_host_control_control_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ReloadRequest) GetSoakUs() int64 {
@@ -1189,7 +1277,7 @@ type ReloadResponse struct {
 
 func (x *ReloadResponse) Reset() {
 	*x = ReloadResponse{}
-	mi := &file_host_control_control_proto_msgTypes[18]
+	mi := &file_host_control_control_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1201,7 +1289,7 @@ func (x *ReloadResponse) String() string {
 func (*ReloadResponse) ProtoMessage() {}
 
 func (x *ReloadResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[18]
+	mi := &file_host_control_control_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1214,7 +1302,7 @@ func (x *ReloadResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReloadResponse.ProtoReflect.Descriptor instead.
 func (*ReloadResponse) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{18}
+	return file_host_control_control_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ReloadResponse) GetStep() *Step {
@@ -1236,7 +1324,7 @@ type Step struct {
 
 func (x *Step) Reset() {
 	*x = Step{}
-	mi := &file_host_control_control_proto_msgTypes[19]
+	mi := &file_host_control_control_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1248,7 +1336,7 @@ func (x *Step) String() string {
 func (*Step) ProtoMessage() {}
 
 func (x *Step) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[19]
+	mi := &file_host_control_control_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1261,7 +1349,7 @@ func (x *Step) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Step.ProtoReflect.Descriptor instead.
 func (*Step) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{19}
+	return file_host_control_control_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Step) GetStage() string {
@@ -1302,7 +1390,7 @@ type EventsRequest struct {
 
 func (x *EventsRequest) Reset() {
 	*x = EventsRequest{}
-	mi := &file_host_control_control_proto_msgTypes[20]
+	mi := &file_host_control_control_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1314,7 +1402,7 @@ func (x *EventsRequest) String() string {
 func (*EventsRequest) ProtoMessage() {}
 
 func (x *EventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[20]
+	mi := &file_host_control_control_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1327,7 +1415,7 @@ func (x *EventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsRequest.ProtoReflect.Descriptor instead.
 func (*EventsRequest) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{20}
+	return file_host_control_control_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *EventsRequest) GetAfter() int64 {
@@ -1353,7 +1441,7 @@ type EventsResponse struct {
 
 func (x *EventsResponse) Reset() {
 	*x = EventsResponse{}
-	mi := &file_host_control_control_proto_msgTypes[21]
+	mi := &file_host_control_control_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1365,7 +1453,7 @@ func (x *EventsResponse) String() string {
 func (*EventsResponse) ProtoMessage() {}
 
 func (x *EventsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[21]
+	mi := &file_host_control_control_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1378,7 +1466,7 @@ func (x *EventsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsResponse.ProtoReflect.Descriptor instead.
 func (*EventsResponse) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{21}
+	return file_host_control_control_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *EventsResponse) GetEvents() []*Event {
@@ -1404,7 +1492,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_host_control_control_proto_msgTypes[22]
+	mi := &file_host_control_control_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1416,7 +1504,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[22]
+	mi := &file_host_control_control_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1429,7 +1517,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{22}
+	return file_host_control_control_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Event) GetNumber() int64 {
@@ -1499,7 +1587,7 @@ type Build struct {
 
 func (x *Build) Reset() {
 	*x = Build{}
-	mi := &file_host_control_control_proto_msgTypes[23]
+	mi := &file_host_control_control_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1511,7 +1599,7 @@ func (x *Build) String() string {
 func (*Build) ProtoMessage() {}
 
 func (x *Build) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[23]
+	mi := &file_host_control_control_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1524,7 +1612,7 @@ func (x *Build) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Build.ProtoReflect.Descriptor instead.
 func (*Build) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{23}
+	return file_host_control_control_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Build) GetVersion() string {
@@ -1562,7 +1650,7 @@ type ModelStatus struct {
 
 func (x *ModelStatus) Reset() {
 	*x = ModelStatus{}
-	mi := &file_host_control_control_proto_msgTypes[24]
+	mi := &file_host_control_control_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1574,7 +1662,7 @@ func (x *ModelStatus) String() string {
 func (*ModelStatus) ProtoMessage() {}
 
 func (x *ModelStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[24]
+	mi := &file_host_control_control_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1587,7 +1675,7 @@ func (x *ModelStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ModelStatus.ProtoReflect.Descriptor instead.
 func (*ModelStatus) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{24}
+	return file_host_control_control_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ModelStatus) GetModel() string {
@@ -1645,7 +1733,7 @@ type TransportStatus struct {
 
 func (x *TransportStatus) Reset() {
 	*x = TransportStatus{}
-	mi := &file_host_control_control_proto_msgTypes[25]
+	mi := &file_host_control_control_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1657,7 +1745,7 @@ func (x *TransportStatus) String() string {
 func (*TransportStatus) ProtoMessage() {}
 
 func (x *TransportStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[25]
+	mi := &file_host_control_control_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1670,7 +1758,7 @@ func (x *TransportStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransportStatus.ProtoReflect.Descriptor instead.
 func (*TransportStatus) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{25}
+	return file_host_control_control_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *TransportStatus) GetName() string {
@@ -1721,7 +1809,7 @@ type SourceStatus struct {
 
 func (x *SourceStatus) Reset() {
 	*x = SourceStatus{}
-	mi := &file_host_control_control_proto_msgTypes[26]
+	mi := &file_host_control_control_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1733,7 +1821,7 @@ func (x *SourceStatus) String() string {
 func (*SourceStatus) ProtoMessage() {}
 
 func (x *SourceStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[26]
+	mi := &file_host_control_control_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1746,7 +1834,7 @@ func (x *SourceStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SourceStatus.ProtoReflect.Descriptor instead.
 func (*SourceStatus) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{26}
+	return file_host_control_control_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *SourceStatus) GetModel() string {
@@ -1796,7 +1884,7 @@ type Progress struct {
 
 func (x *Progress) Reset() {
 	*x = Progress{}
-	mi := &file_host_control_control_proto_msgTypes[27]
+	mi := &file_host_control_control_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1808,7 +1896,7 @@ func (x *Progress) String() string {
 func (*Progress) ProtoMessage() {}
 
 func (x *Progress) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[27]
+	mi := &file_host_control_control_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1821,7 +1909,7 @@ func (x *Progress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Progress.ProtoReflect.Descriptor instead.
 func (*Progress) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{27}
+	return file_host_control_control_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Progress) GetKey() string {
@@ -1863,7 +1951,7 @@ type Warning struct {
 
 func (x *Warning) Reset() {
 	*x = Warning{}
-	mi := &file_host_control_control_proto_msgTypes[28]
+	mi := &file_host_control_control_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1875,7 +1963,7 @@ func (x *Warning) String() string {
 func (*Warning) ProtoMessage() {}
 
 func (x *Warning) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[28]
+	mi := &file_host_control_control_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1888,7 +1976,7 @@ func (x *Warning) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Warning.ProtoReflect.Descriptor instead.
 func (*Warning) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{28}
+	return file_host_control_control_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Warning) GetKey() string {
@@ -1942,7 +2030,7 @@ type Peer struct {
 
 func (x *Peer) Reset() {
 	*x = Peer{}
-	mi := &file_host_control_control_proto_msgTypes[29]
+	mi := &file_host_control_control_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1954,7 +2042,7 @@ func (x *Peer) String() string {
 func (*Peer) ProtoMessage() {}
 
 func (x *Peer) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[29]
+	mi := &file_host_control_control_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1967,7 +2055,7 @@ func (x *Peer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Peer.ProtoReflect.Descriptor instead.
 func (*Peer) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{29}
+	return file_host_control_control_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Peer) GetId() []byte {
@@ -2140,7 +2228,7 @@ type Audit struct {
 
 func (x *Audit) Reset() {
 	*x = Audit{}
-	mi := &file_host_control_control_proto_msgTypes[30]
+	mi := &file_host_control_control_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2152,7 +2240,7 @@ func (x *Audit) String() string {
 func (*Audit) ProtoMessage() {}
 
 func (x *Audit) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[30]
+	mi := &file_host_control_control_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2165,7 +2253,7 @@ func (x *Audit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Audit.ProtoReflect.Descriptor instead.
 func (*Audit) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{30}
+	return file_host_control_control_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Audit) GetAtUs() int64 {
@@ -2233,7 +2321,7 @@ type AuditRequest struct {
 
 func (x *AuditRequest) Reset() {
 	*x = AuditRequest{}
-	mi := &file_host_control_control_proto_msgTypes[31]
+	mi := &file_host_control_control_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2245,7 +2333,7 @@ func (x *AuditRequest) String() string {
 func (*AuditRequest) ProtoMessage() {}
 
 func (x *AuditRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[31]
+	mi := &file_host_control_control_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2258,7 +2346,7 @@ func (x *AuditRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditRequest.ProtoReflect.Descriptor instead.
 func (*AuditRequest) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{31}
+	return file_host_control_control_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *AuditRequest) GetPeer() []byte {
@@ -2279,7 +2367,7 @@ type AuditResponse struct {
 
 func (x *AuditResponse) Reset() {
 	*x = AuditResponse{}
-	mi := &file_host_control_control_proto_msgTypes[32]
+	mi := &file_host_control_control_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2291,7 +2379,7 @@ func (x *AuditResponse) String() string {
 func (*AuditResponse) ProtoMessage() {}
 
 func (x *AuditResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[32]
+	mi := &file_host_control_control_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2304,7 +2392,7 @@ func (x *AuditResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditResponse.ProtoReflect.Descriptor instead.
 func (*AuditResponse) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{32}
+	return file_host_control_control_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *AuditResponse) GetId() []byte {
@@ -2338,7 +2426,7 @@ type RetireRequest struct {
 
 func (x *RetireRequest) Reset() {
 	*x = RetireRequest{}
-	mi := &file_host_control_control_proto_msgTypes[33]
+	mi := &file_host_control_control_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2350,7 +2438,7 @@ func (x *RetireRequest) String() string {
 func (*RetireRequest) ProtoMessage() {}
 
 func (x *RetireRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[33]
+	mi := &file_host_control_control_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2363,7 +2451,7 @@ func (x *RetireRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetireRequest.ProtoReflect.Descriptor instead.
 func (*RetireRequest) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{33}
+	return file_host_control_control_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *RetireRequest) GetId() []byte {
@@ -2390,7 +2478,7 @@ type RetireResponse struct {
 
 func (x *RetireResponse) Reset() {
 	*x = RetireResponse{}
-	mi := &file_host_control_control_proto_msgTypes[34]
+	mi := &file_host_control_control_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2402,7 +2490,7 @@ func (x *RetireResponse) String() string {
 func (*RetireResponse) ProtoMessage() {}
 
 func (x *RetireResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[34]
+	mi := &file_host_control_control_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2415,7 +2503,7 @@ func (x *RetireResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetireResponse.ProtoReflect.Descriptor instead.
 func (*RetireResponse) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{34}
+	return file_host_control_control_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *RetireResponse) GetName() string {
@@ -2440,7 +2528,7 @@ type PeersRequest struct {
 
 func (x *PeersRequest) Reset() {
 	*x = PeersRequest{}
-	mi := &file_host_control_control_proto_msgTypes[35]
+	mi := &file_host_control_control_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2452,7 +2540,7 @@ func (x *PeersRequest) String() string {
 func (*PeersRequest) ProtoMessage() {}
 
 func (x *PeersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[35]
+	mi := &file_host_control_control_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2465,7 +2553,7 @@ func (x *PeersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeersRequest.ProtoReflect.Descriptor instead.
 func (*PeersRequest) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{35}
+	return file_host_control_control_proto_rawDescGZIP(), []int{37}
 }
 
 type PeersResponse struct {
@@ -2477,7 +2565,7 @@ type PeersResponse struct {
 
 func (x *PeersResponse) Reset() {
 	*x = PeersResponse{}
-	mi := &file_host_control_control_proto_msgTypes[36]
+	mi := &file_host_control_control_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2489,7 +2577,7 @@ func (x *PeersResponse) String() string {
 func (*PeersResponse) ProtoMessage() {}
 
 func (x *PeersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[36]
+	mi := &file_host_control_control_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2502,7 +2590,7 @@ func (x *PeersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeersResponse.ProtoReflect.Descriptor instead.
 func (*PeersResponse) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{36}
+	return file_host_control_control_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *PeersResponse) GetPeers() []*Peer {
@@ -2520,7 +2608,7 @@ type PluginsRequest struct {
 
 func (x *PluginsRequest) Reset() {
 	*x = PluginsRequest{}
-	mi := &file_host_control_control_proto_msgTypes[37]
+	mi := &file_host_control_control_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2532,7 +2620,7 @@ func (x *PluginsRequest) String() string {
 func (*PluginsRequest) ProtoMessage() {}
 
 func (x *PluginsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[37]
+	mi := &file_host_control_control_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2545,7 +2633,7 @@ func (x *PluginsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PluginsRequest.ProtoReflect.Descriptor instead.
 func (*PluginsRequest) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{37}
+	return file_host_control_control_proto_rawDescGZIP(), []int{39}
 }
 
 type PluginsResponse struct {
@@ -2557,7 +2645,7 @@ type PluginsResponse struct {
 
 func (x *PluginsResponse) Reset() {
 	*x = PluginsResponse{}
-	mi := &file_host_control_control_proto_msgTypes[38]
+	mi := &file_host_control_control_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2569,7 +2657,7 @@ func (x *PluginsResponse) String() string {
 func (*PluginsResponse) ProtoMessage() {}
 
 func (x *PluginsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[38]
+	mi := &file_host_control_control_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2582,7 +2670,7 @@ func (x *PluginsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PluginsResponse.ProtoReflect.Descriptor instead.
 func (*PluginsResponse) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{38}
+	return file_host_control_control_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *PluginsResponse) GetPlugins() []*Plugin {
@@ -2613,7 +2701,7 @@ type Plugin struct {
 
 func (x *Plugin) Reset() {
 	*x = Plugin{}
-	mi := &file_host_control_control_proto_msgTypes[39]
+	mi := &file_host_control_control_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2625,7 +2713,7 @@ func (x *Plugin) String() string {
 func (*Plugin) ProtoMessage() {}
 
 func (x *Plugin) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[39]
+	mi := &file_host_control_control_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2638,7 +2726,7 @@ func (x *Plugin) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Plugin.ProtoReflect.Descriptor instead.
 func (*Plugin) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{39}
+	return file_host_control_control_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *Plugin) GetName() string {
@@ -2740,7 +2828,7 @@ type InviteRequest struct {
 
 func (x *InviteRequest) Reset() {
 	*x = InviteRequest{}
-	mi := &file_host_control_control_proto_msgTypes[40]
+	mi := &file_host_control_control_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2752,7 +2840,7 @@ func (x *InviteRequest) String() string {
 func (*InviteRequest) ProtoMessage() {}
 
 func (x *InviteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[40]
+	mi := &file_host_control_control_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2765,7 +2853,7 @@ func (x *InviteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InviteRequest.ProtoReflect.Descriptor instead.
 func (*InviteRequest) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{40}
+	return file_host_control_control_proto_rawDescGZIP(), []int{42}
 }
 
 type InviteResponse struct {
@@ -2778,7 +2866,7 @@ type InviteResponse struct {
 
 func (x *InviteResponse) Reset() {
 	*x = InviteResponse{}
-	mi := &file_host_control_control_proto_msgTypes[41]
+	mi := &file_host_control_control_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2790,7 +2878,7 @@ func (x *InviteResponse) String() string {
 func (*InviteResponse) ProtoMessage() {}
 
 func (x *InviteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[41]
+	mi := &file_host_control_control_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2803,7 +2891,7 @@ func (x *InviteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InviteResponse.ProtoReflect.Descriptor instead.
 func (*InviteResponse) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{41}
+	return file_host_control_control_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *InviteResponse) GetCode() string {
@@ -2829,7 +2917,7 @@ type JoinRequest struct {
 
 func (x *JoinRequest) Reset() {
 	*x = JoinRequest{}
-	mi := &file_host_control_control_proto_msgTypes[42]
+	mi := &file_host_control_control_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2841,7 +2929,7 @@ func (x *JoinRequest) String() string {
 func (*JoinRequest) ProtoMessage() {}
 
 func (x *JoinRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[42]
+	mi := &file_host_control_control_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2854,7 +2942,7 @@ func (x *JoinRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinRequest.ProtoReflect.Descriptor instead.
 func (*JoinRequest) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{42}
+	return file_host_control_control_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *JoinRequest) GetCode() string {
@@ -2876,7 +2964,7 @@ type JoinResponse struct {
 
 func (x *JoinResponse) Reset() {
 	*x = JoinResponse{}
-	mi := &file_host_control_control_proto_msgTypes[43]
+	mi := &file_host_control_control_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2888,7 +2976,7 @@ func (x *JoinResponse) String() string {
 func (*JoinResponse) ProtoMessage() {}
 
 func (x *JoinResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[43]
+	mi := &file_host_control_control_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2901,7 +2989,7 @@ func (x *JoinResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinResponse.ProtoReflect.Descriptor instead.
 func (*JoinResponse) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{43}
+	return file_host_control_control_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *JoinResponse) GetLibraryId() string {
@@ -2943,7 +3031,7 @@ type PutRequest struct {
 
 func (x *PutRequest) Reset() {
 	*x = PutRequest{}
-	mi := &file_host_control_control_proto_msgTypes[44]
+	mi := &file_host_control_control_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2955,7 +3043,7 @@ func (x *PutRequest) String() string {
 func (*PutRequest) ProtoMessage() {}
 
 func (x *PutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[44]
+	mi := &file_host_control_control_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2968,7 +3056,7 @@ func (x *PutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutRequest.ProtoReflect.Descriptor instead.
 func (*PutRequest) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{44}
+	return file_host_control_control_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *PutRequest) GetModel() string {
@@ -3002,7 +3090,7 @@ type PutRecord struct {
 
 func (x *PutRecord) Reset() {
 	*x = PutRecord{}
-	mi := &file_host_control_control_proto_msgTypes[45]
+	mi := &file_host_control_control_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3014,7 +3102,7 @@ func (x *PutRecord) String() string {
 func (*PutRecord) ProtoMessage() {}
 
 func (x *PutRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[45]
+	mi := &file_host_control_control_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3027,7 +3115,7 @@ func (x *PutRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutRecord.ProtoReflect.Descriptor instead.
 func (*PutRecord) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{45}
+	return file_host_control_control_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *PutRecord) GetId() []byte {
@@ -3054,7 +3142,7 @@ type PutResponse struct {
 
 func (x *PutResponse) Reset() {
 	*x = PutResponse{}
-	mi := &file_host_control_control_proto_msgTypes[46]
+	mi := &file_host_control_control_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3066,7 +3154,7 @@ func (x *PutResponse) String() string {
 func (*PutResponse) ProtoMessage() {}
 
 func (x *PutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[46]
+	mi := &file_host_control_control_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3079,7 +3167,7 @@ func (x *PutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutResponse.ProtoReflect.Descriptor instead.
 func (*PutResponse) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{46}
+	return file_host_control_control_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *PutResponse) GetIds() [][]byte {
@@ -3107,7 +3195,7 @@ type Refusal struct {
 
 func (x *Refusal) Reset() {
 	*x = Refusal{}
-	mi := &file_host_control_control_proto_msgTypes[47]
+	mi := &file_host_control_control_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3119,7 +3207,7 @@ func (x *Refusal) String() string {
 func (*Refusal) ProtoMessage() {}
 
 func (x *Refusal) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[47]
+	mi := &file_host_control_control_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3132,7 +3220,7 @@ func (x *Refusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refusal.ProtoReflect.Descriptor instead.
 func (*Refusal) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{47}
+	return file_host_control_control_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *Refusal) GetIndex() int32 {
@@ -3166,7 +3254,7 @@ type GetRequest struct {
 
 func (x *GetRequest) Reset() {
 	*x = GetRequest{}
-	mi := &file_host_control_control_proto_msgTypes[48]
+	mi := &file_host_control_control_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3178,7 +3266,7 @@ func (x *GetRequest) String() string {
 func (*GetRequest) ProtoMessage() {}
 
 func (x *GetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[48]
+	mi := &file_host_control_control_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3191,7 +3279,7 @@ func (x *GetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRequest.ProtoReflect.Descriptor instead.
 func (*GetRequest) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{48}
+	return file_host_control_control_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *GetRequest) GetModel() string {
@@ -3217,7 +3305,7 @@ type GetResponse struct {
 
 func (x *GetResponse) Reset() {
 	*x = GetResponse{}
-	mi := &file_host_control_control_proto_msgTypes[49]
+	mi := &file_host_control_control_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3229,7 +3317,7 @@ func (x *GetResponse) String() string {
 func (*GetResponse) ProtoMessage() {}
 
 func (x *GetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[49]
+	mi := &file_host_control_control_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3242,7 +3330,7 @@ func (x *GetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetResponse.ProtoReflect.Descriptor instead.
 func (*GetResponse) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{49}
+	return file_host_control_control_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *GetResponse) GetRecord() []byte {
@@ -3263,7 +3351,7 @@ type ListRequest struct {
 
 func (x *ListRequest) Reset() {
 	*x = ListRequest{}
-	mi := &file_host_control_control_proto_msgTypes[50]
+	mi := &file_host_control_control_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3275,7 +3363,7 @@ func (x *ListRequest) String() string {
 func (*ListRequest) ProtoMessage() {}
 
 func (x *ListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[50]
+	mi := &file_host_control_control_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3288,7 +3376,7 @@ func (x *ListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRequest.ProtoReflect.Descriptor instead.
 func (*ListRequest) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{50}
+	return file_host_control_control_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *ListRequest) GetModel() string {
@@ -3322,7 +3410,7 @@ type Where struct {
 
 func (x *Where) Reset() {
 	*x = Where{}
-	mi := &file_host_control_control_proto_msgTypes[51]
+	mi := &file_host_control_control_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3334,7 +3422,7 @@ func (x *Where) String() string {
 func (*Where) ProtoMessage() {}
 
 func (x *Where) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[51]
+	mi := &file_host_control_control_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3347,7 +3435,7 @@ func (x *Where) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Where.ProtoReflect.Descriptor instead.
 func (*Where) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{51}
+	return file_host_control_control_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *Where) GetField() string {
@@ -3373,7 +3461,7 @@ type ListResponse struct {
 
 func (x *ListResponse) Reset() {
 	*x = ListResponse{}
-	mi := &file_host_control_control_proto_msgTypes[52]
+	mi := &file_host_control_control_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3385,7 +3473,7 @@ func (x *ListResponse) String() string {
 func (*ListResponse) ProtoMessage() {}
 
 func (x *ListResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[52]
+	mi := &file_host_control_control_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3398,7 +3486,7 @@ func (x *ListResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListResponse.ProtoReflect.Descriptor instead.
 func (*ListResponse) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{52}
+	return file_host_control_control_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *ListResponse) GetRecords() [][]byte {
@@ -3418,7 +3506,7 @@ type DeleteRequest struct {
 
 func (x *DeleteRequest) Reset() {
 	*x = DeleteRequest{}
-	mi := &file_host_control_control_proto_msgTypes[53]
+	mi := &file_host_control_control_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3430,7 +3518,7 @@ func (x *DeleteRequest) String() string {
 func (*DeleteRequest) ProtoMessage() {}
 
 func (x *DeleteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[53]
+	mi := &file_host_control_control_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3443,7 +3531,7 @@ func (x *DeleteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteRequest.ProtoReflect.Descriptor instead.
 func (*DeleteRequest) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{53}
+	return file_host_control_control_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *DeleteRequest) GetModel() string {
@@ -3469,7 +3557,7 @@ type DeleteResponse struct {
 
 func (x *DeleteResponse) Reset() {
 	*x = DeleteResponse{}
-	mi := &file_host_control_control_proto_msgTypes[54]
+	mi := &file_host_control_control_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3481,7 +3569,7 @@ func (x *DeleteResponse) String() string {
 func (*DeleteResponse) ProtoMessage() {}
 
 func (x *DeleteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[54]
+	mi := &file_host_control_control_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3494,7 +3582,7 @@ func (x *DeleteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteResponse.ProtoReflect.Descriptor instead.
 func (*DeleteResponse) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{54}
+	return file_host_control_control_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *DeleteResponse) GetRefused() []*Refusal {
@@ -3513,7 +3601,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_host_control_control_proto_msgTypes[55]
+	mi := &file_host_control_control_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3525,7 +3613,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[55]
+	mi := &file_host_control_control_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3538,7 +3626,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{55}
+	return file_host_control_control_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *WatchRequest) GetModels() []string {
@@ -3559,7 +3647,7 @@ type WatchResponse struct {
 
 func (x *WatchResponse) Reset() {
 	*x = WatchResponse{}
-	mi := &file_host_control_control_proto_msgTypes[56]
+	mi := &file_host_control_control_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3571,7 +3659,7 @@ func (x *WatchResponse) String() string {
 func (*WatchResponse) ProtoMessage() {}
 
 func (x *WatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[56]
+	mi := &file_host_control_control_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3584,7 +3672,7 @@ func (x *WatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
 func (*WatchResponse) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{56}
+	return file_host_control_control_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *WatchResponse) GetEvents() [][]byte {
@@ -3604,7 +3692,7 @@ type ConflictsRequest struct {
 
 func (x *ConflictsRequest) Reset() {
 	*x = ConflictsRequest{}
-	mi := &file_host_control_control_proto_msgTypes[57]
+	mi := &file_host_control_control_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3616,7 +3704,7 @@ func (x *ConflictsRequest) String() string {
 func (*ConflictsRequest) ProtoMessage() {}
 
 func (x *ConflictsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[57]
+	mi := &file_host_control_control_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3629,7 +3717,7 @@ func (x *ConflictsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConflictsRequest.ProtoReflect.Descriptor instead.
 func (*ConflictsRequest) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{57}
+	return file_host_control_control_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *ConflictsRequest) GetModel() string {
@@ -3655,7 +3743,7 @@ type ConflictsResponse struct {
 
 func (x *ConflictsResponse) Reset() {
 	*x = ConflictsResponse{}
-	mi := &file_host_control_control_proto_msgTypes[58]
+	mi := &file_host_control_control_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3667,7 +3755,7 @@ func (x *ConflictsResponse) String() string {
 func (*ConflictsResponse) ProtoMessage() {}
 
 func (x *ConflictsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[58]
+	mi := &file_host_control_control_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3680,7 +3768,7 @@ func (x *ConflictsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConflictsResponse.ProtoReflect.Descriptor instead.
 func (*ConflictsResponse) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{58}
+	return file_host_control_control_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *ConflictsResponse) GetConflicts() []*Conflict {
@@ -3708,7 +3796,7 @@ type Conflict struct {
 
 func (x *Conflict) Reset() {
 	*x = Conflict{}
-	mi := &file_host_control_control_proto_msgTypes[59]
+	mi := &file_host_control_control_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3720,7 +3808,7 @@ func (x *Conflict) String() string {
 func (*Conflict) ProtoMessage() {}
 
 func (x *Conflict) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[59]
+	mi := &file_host_control_control_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3733,7 +3821,7 @@ func (x *Conflict) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Conflict.ProtoReflect.Descriptor instead.
 func (*Conflict) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{59}
+	return file_host_control_control_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *Conflict) GetNumber() int64 {
@@ -3815,7 +3903,7 @@ type RestoreConflictRequest struct {
 
 func (x *RestoreConflictRequest) Reset() {
 	*x = RestoreConflictRequest{}
-	mi := &file_host_control_control_proto_msgTypes[60]
+	mi := &file_host_control_control_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3827,7 +3915,7 @@ func (x *RestoreConflictRequest) String() string {
 func (*RestoreConflictRequest) ProtoMessage() {}
 
 func (x *RestoreConflictRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[60]
+	mi := &file_host_control_control_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3840,7 +3928,7 @@ func (x *RestoreConflictRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreConflictRequest.ProtoReflect.Descriptor instead.
 func (*RestoreConflictRequest) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{60}
+	return file_host_control_control_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *RestoreConflictRequest) GetNumber() int64 {
@@ -3862,7 +3950,7 @@ type RestoreConflictResponse struct {
 
 func (x *RestoreConflictResponse) Reset() {
 	*x = RestoreConflictResponse{}
-	mi := &file_host_control_control_proto_msgTypes[61]
+	mi := &file_host_control_control_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3874,7 +3962,7 @@ func (x *RestoreConflictResponse) String() string {
 func (*RestoreConflictResponse) ProtoMessage() {}
 
 func (x *RestoreConflictResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[61]
+	mi := &file_host_control_control_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3887,7 +3975,7 @@ func (x *RestoreConflictResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreConflictResponse.ProtoReflect.Descriptor instead.
 func (*RestoreConflictResponse) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{61}
+	return file_host_control_control_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *RestoreConflictResponse) GetModel() string {
@@ -3928,7 +4016,7 @@ type ExplainRequest struct {
 
 func (x *ExplainRequest) Reset() {
 	*x = ExplainRequest{}
-	mi := &file_host_control_control_proto_msgTypes[62]
+	mi := &file_host_control_control_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3940,7 +4028,7 @@ func (x *ExplainRequest) String() string {
 func (*ExplainRequest) ProtoMessage() {}
 
 func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[62]
+	mi := &file_host_control_control_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3953,7 +4041,7 @@ func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainRequest.ProtoReflect.Descriptor instead.
 func (*ExplainRequest) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{62}
+	return file_host_control_control_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *ExplainRequest) GetModel() string {
@@ -3988,7 +4076,7 @@ type ExplainResponse struct {
 
 func (x *ExplainResponse) Reset() {
 	*x = ExplainResponse{}
-	mi := &file_host_control_control_proto_msgTypes[63]
+	mi := &file_host_control_control_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4000,7 +4088,7 @@ func (x *ExplainResponse) String() string {
 func (*ExplainResponse) ProtoMessage() {}
 
 func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[63]
+	mi := &file_host_control_control_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4013,7 +4101,7 @@ func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainResponse.ProtoReflect.Descriptor instead.
 func (*ExplainResponse) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{63}
+	return file_host_control_control_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *ExplainResponse) GetState() string {
@@ -4098,7 +4186,7 @@ type Whereabouts struct {
 
 func (x *Whereabouts) Reset() {
 	*x = Whereabouts{}
-	mi := &file_host_control_control_proto_msgTypes[64]
+	mi := &file_host_control_control_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4110,7 +4198,7 @@ func (x *Whereabouts) String() string {
 func (*Whereabouts) ProtoMessage() {}
 
 func (x *Whereabouts) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[64]
+	mi := &file_host_control_control_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4123,7 +4211,7 @@ func (x *Whereabouts) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Whereabouts.ProtoReflect.Descriptor instead.
 func (*Whereabouts) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{64}
+	return file_host_control_control_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *Whereabouts) GetDevice() []byte {
@@ -4157,7 +4245,7 @@ type WaitingRequest struct {
 
 func (x *WaitingRequest) Reset() {
 	*x = WaitingRequest{}
-	mi := &file_host_control_control_proto_msgTypes[65]
+	mi := &file_host_control_control_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4169,7 +4257,7 @@ func (x *WaitingRequest) String() string {
 func (*WaitingRequest) ProtoMessage() {}
 
 func (x *WaitingRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[65]
+	mi := &file_host_control_control_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4182,7 +4270,7 @@ func (x *WaitingRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitingRequest.ProtoReflect.Descriptor instead.
 func (*WaitingRequest) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{65}
+	return file_host_control_control_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *WaitingRequest) GetModel() string {
@@ -4208,7 +4296,7 @@ type WaitingResponse struct {
 
 func (x *WaitingResponse) Reset() {
 	*x = WaitingResponse{}
-	mi := &file_host_control_control_proto_msgTypes[66]
+	mi := &file_host_control_control_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4220,7 +4308,7 @@ func (x *WaitingResponse) String() string {
 func (*WaitingResponse) ProtoMessage() {}
 
 func (x *WaitingResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[66]
+	mi := &file_host_control_control_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4233,7 +4321,7 @@ func (x *WaitingResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitingResponse.ProtoReflect.Descriptor instead.
 func (*WaitingResponse) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{66}
+	return file_host_control_control_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *WaitingResponse) GetRecords() []*WaitingRecord {
@@ -4254,7 +4342,7 @@ type WaitingRecord struct {
 
 func (x *WaitingRecord) Reset() {
 	*x = WaitingRecord{}
-	mi := &file_host_control_control_proto_msgTypes[67]
+	mi := &file_host_control_control_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4266,7 +4354,7 @@ func (x *WaitingRecord) String() string {
 func (*WaitingRecord) ProtoMessage() {}
 
 func (x *WaitingRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[67]
+	mi := &file_host_control_control_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4279,7 +4367,7 @@ func (x *WaitingRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitingRecord.ProtoReflect.Descriptor instead.
 func (*WaitingRecord) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{67}
+	return file_host_control_control_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *WaitingRecord) GetModel() string {
@@ -4313,7 +4401,7 @@ type Write struct {
 
 func (x *Write) Reset() {
 	*x = Write{}
-	mi := &file_host_control_control_proto_msgTypes[68]
+	mi := &file_host_control_control_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4325,7 +4413,7 @@ func (x *Write) String() string {
 func (*Write) ProtoMessage() {}
 
 func (x *Write) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[68]
+	mi := &file_host_control_control_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4338,7 +4426,7 @@ func (x *Write) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Write.ProtoReflect.Descriptor instead.
 func (*Write) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{68}
+	return file_host_control_control_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *Write) GetStamp() uint64 {
@@ -4367,7 +4455,7 @@ type ExplainedField struct {
 
 func (x *ExplainedField) Reset() {
 	*x = ExplainedField{}
-	mi := &file_host_control_control_proto_msgTypes[69]
+	mi := &file_host_control_control_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4379,7 +4467,7 @@ func (x *ExplainedField) String() string {
 func (*ExplainedField) ProtoMessage() {}
 
 func (x *ExplainedField) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[69]
+	mi := &file_host_control_control_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4392,7 +4480,7 @@ func (x *ExplainedField) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainedField.ProtoReflect.Descriptor instead.
 func (*ExplainedField) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{69}
+	return file_host_control_control_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *ExplainedField) GetName() string {
@@ -4434,7 +4522,7 @@ type ExplainedPart struct {
 
 func (x *ExplainedPart) Reset() {
 	*x = ExplainedPart{}
-	mi := &file_host_control_control_proto_msgTypes[70]
+	mi := &file_host_control_control_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4446,7 +4534,7 @@ func (x *ExplainedPart) String() string {
 func (*ExplainedPart) ProtoMessage() {}
 
 func (x *ExplainedPart) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[70]
+	mi := &file_host_control_control_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4459,7 +4547,7 @@ func (x *ExplainedPart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainedPart.ProtoReflect.Descriptor instead.
 func (*ExplainedPart) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{70}
+	return file_host_control_control_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *ExplainedPart) GetJson() []byte {
@@ -4488,7 +4576,7 @@ type MissingRecord struct {
 
 func (x *MissingRecord) Reset() {
 	*x = MissingRecord{}
-	mi := &file_host_control_control_proto_msgTypes[71]
+	mi := &file_host_control_control_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4500,7 +4588,7 @@ func (x *MissingRecord) String() string {
 func (*MissingRecord) ProtoMessage() {}
 
 func (x *MissingRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[71]
+	mi := &file_host_control_control_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4513,7 +4601,7 @@ func (x *MissingRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MissingRecord.ProtoReflect.Descriptor instead.
 func (*MissingRecord) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{71}
+	return file_host_control_control_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *MissingRecord) GetField() string {
@@ -4552,7 +4640,7 @@ type DigestRequest struct {
 
 func (x *DigestRequest) Reset() {
 	*x = DigestRequest{}
-	mi := &file_host_control_control_proto_msgTypes[72]
+	mi := &file_host_control_control_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4564,7 +4652,7 @@ func (x *DigestRequest) String() string {
 func (*DigestRequest) ProtoMessage() {}
 
 func (x *DigestRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[72]
+	mi := &file_host_control_control_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4577,7 +4665,7 @@ func (x *DigestRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DigestRequest.ProtoReflect.Descriptor instead.
 func (*DigestRequest) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{72}
+	return file_host_control_control_proto_rawDescGZIP(), []int{74}
 }
 
 type DigestResponse struct {
@@ -4589,7 +4677,7 @@ type DigestResponse struct {
 
 func (x *DigestResponse) Reset() {
 	*x = DigestResponse{}
-	mi := &file_host_control_control_proto_msgTypes[73]
+	mi := &file_host_control_control_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4601,7 +4689,7 @@ func (x *DigestResponse) String() string {
 func (*DigestResponse) ProtoMessage() {}
 
 func (x *DigestResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[73]
+	mi := &file_host_control_control_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4614,7 +4702,7 @@ func (x *DigestResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DigestResponse.ProtoReflect.Descriptor instead.
 func (*DigestResponse) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{73}
+	return file_host_control_control_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *DigestResponse) GetDigests() []*ModelDigest {
@@ -4635,7 +4723,7 @@ type ModelDigest struct {
 
 func (x *ModelDigest) Reset() {
 	*x = ModelDigest{}
-	mi := &file_host_control_control_proto_msgTypes[74]
+	mi := &file_host_control_control_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4647,7 +4735,7 @@ func (x *ModelDigest) String() string {
 func (*ModelDigest) ProtoMessage() {}
 
 func (x *ModelDigest) ProtoReflect() protoreflect.Message {
-	mi := &file_host_control_control_proto_msgTypes[74]
+	mi := &file_host_control_control_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4660,7 +4748,7 @@ func (x *ModelDigest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ModelDigest.ProtoReflect.Descriptor instead.
 func (*ModelDigest) Descriptor() ([]byte, []int) {
-	return file_host_control_control_proto_rawDescGZIP(), []int{74}
+	return file_host_control_control_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *ModelDigest) GetModel() string {
@@ -4777,6 +4865,10 @@ const file_host_control_control_proto_rawDesc = "" +
 	"\asoak_us\x18\x03 \x01(\x03R\x06soakUs\x12\x14\n" +
 	"\x05force\x18\x04 \x01(\bR\x05force\"F\n" +
 	"\x15SwapTransportResponse\x12-\n" +
+	"\x04step\x18\x01 \x01(\v2\x19.starling.control.v1.StepR\x04step\".\n" +
+	"\x18RollbackTransportRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"J\n" +
+	"\x19RollbackTransportResponse\x12-\n" +
 	"\x04step\x18\x01 \x01(\v2\x19.starling.control.v1.StepR\x04step\"(\n" +
 	"\rReloadRequest\x12\x17\n" +
 	"\asoak_us\x18\x01 \x01(\x03R\x06soakUs\"?\n" +
@@ -5033,7 +5125,7 @@ const file_host_control_control_proto_rawDesc = "" +
 	"\vModelDigest\x12\x14\n" +
 	"\x05model\x18\x01 \x01(\tR\x05model\x12\x12\n" +
 	"\x04rows\x18\x02 \x01(\x03R\x04rows\x12\x16\n" +
-	"\x06digest\x18\x03 \x01(\fR\x06digest2\xe4\x0f\n" +
+	"\x06digest\x18\x03 \x01(\fR\x06digest2\xda\x10\n" +
 	"\aControl\x12Q\n" +
 	"\x06Status\x12\".starling.control.v1.StatusRequest\x1a#.starling.control.v1.StatusResponse\x12N\n" +
 	"\x05Peers\x12!.starling.control.v1.PeersRequest\x1a\".starling.control.v1.PeersResponse\x12T\n" +
@@ -5056,7 +5148,8 @@ const file_host_control_control_proto_rawDesc = "" +
 	"\n" +
 	"SwapPlugin\x12&.starling.control.v1.SwapPluginRequest\x1a'.starling.control.v1.SwapPluginResponse0\x01\x12k\n" +
 	"\x0eRollbackPlugin\x12*.starling.control.v1.RollbackPluginRequest\x1a+.starling.control.v1.RollbackPluginResponse0\x01\x12h\n" +
-	"\rSwapTransport\x12).starling.control.v1.SwapTransportRequest\x1a*.starling.control.v1.SwapTransportResponse0\x01\x12S\n" +
+	"\rSwapTransport\x12).starling.control.v1.SwapTransportRequest\x1a*.starling.control.v1.SwapTransportResponse0\x01\x12t\n" +
+	"\x11RollbackTransport\x12-.starling.control.v1.RollbackTransportRequest\x1a..starling.control.v1.RollbackTransportResponse0\x01\x12S\n" +
 	"\x06Reload\x12\".starling.control.v1.ReloadRequest\x1a#.starling.control.v1.ReloadResponse0\x01\x12S\n" +
 	"\x06Events\x12\".starling.control.v1.EventsRequest\x1a#.starling.control.v1.EventsResponse0\x01B:Z8github.com/starling-sync/starling/host/control/controlpbb\x06proto3"
 
@@ -5072,180 +5165,185 @@ func file_host_control_control_proto_rawDescGZIP() []byte {
 	return file_host_control_control_proto_rawDescData
 }
 
-var file_host_control_control_proto_msgTypes = make([]protoimpl.MessageInfo, 75)
+var file_host_control_control_proto_msgTypes = make([]protoimpl.MessageInfo, 77)
 var file_host_control_control_proto_goTypes = []any{
-	(*ErrorDetail)(nil),             // 0: starling.control.v1.ErrorDetail
-	(*StatusRequest)(nil),           // 1: starling.control.v1.StatusRequest
-	(*StatusResponse)(nil),          // 2: starling.control.v1.StatusResponse
-	(*StatusWarning)(nil),           // 3: starling.control.v1.StatusWarning
-	(*LogStatus)(nil),               // 4: starling.control.v1.LogStatus
-	(*ShadowStatus)(nil),            // 5: starling.control.v1.ShadowStatus
-	(*Retention)(nil),               // 6: starling.control.v1.Retention
-	(*RefusedInput)(nil),            // 7: starling.control.v1.RefusedInput
-	(*RefusedChange)(nil),           // 8: starling.control.v1.RefusedChange
-	(*RestartPluginRequest)(nil),    // 9: starling.control.v1.RestartPluginRequest
-	(*RestartPluginResponse)(nil),   // 10: starling.control.v1.RestartPluginResponse
-	(*SwapPluginRequest)(nil),       // 11: starling.control.v1.SwapPluginRequest
-	(*SwapPluginResponse)(nil),      // 12: starling.control.v1.SwapPluginResponse
-	(*RollbackPluginRequest)(nil),   // 13: starling.control.v1.RollbackPluginRequest
-	(*RollbackPluginResponse)(nil),  // 14: starling.control.v1.RollbackPluginResponse
-	(*SwapTransportRequest)(nil),    // 15: starling.control.v1.SwapTransportRequest
-	(*SwapTransportResponse)(nil),   // 16: starling.control.v1.SwapTransportResponse
-	(*ReloadRequest)(nil),           // 17: starling.control.v1.ReloadRequest
-	(*ReloadResponse)(nil),          // 18: starling.control.v1.ReloadResponse
-	(*Step)(nil),                    // 19: starling.control.v1.Step
-	(*EventsRequest)(nil),           // 20: starling.control.v1.EventsRequest
-	(*EventsResponse)(nil),          // 21: starling.control.v1.EventsResponse
-	(*Event)(nil),                   // 22: starling.control.v1.Event
-	(*Build)(nil),                   // 23: starling.control.v1.Build
-	(*ModelStatus)(nil),             // 24: starling.control.v1.ModelStatus
-	(*TransportStatus)(nil),         // 25: starling.control.v1.TransportStatus
-	(*SourceStatus)(nil),            // 26: starling.control.v1.SourceStatus
-	(*Progress)(nil),                // 27: starling.control.v1.Progress
-	(*Warning)(nil),                 // 28: starling.control.v1.Warning
-	(*Peer)(nil),                    // 29: starling.control.v1.Peer
-	(*Audit)(nil),                   // 30: starling.control.v1.Audit
-	(*AuditRequest)(nil),            // 31: starling.control.v1.AuditRequest
-	(*AuditResponse)(nil),           // 32: starling.control.v1.AuditResponse
-	(*RetireRequest)(nil),           // 33: starling.control.v1.RetireRequest
-	(*RetireResponse)(nil),          // 34: starling.control.v1.RetireResponse
-	(*PeersRequest)(nil),            // 35: starling.control.v1.PeersRequest
-	(*PeersResponse)(nil),           // 36: starling.control.v1.PeersResponse
-	(*PluginsRequest)(nil),          // 37: starling.control.v1.PluginsRequest
-	(*PluginsResponse)(nil),         // 38: starling.control.v1.PluginsResponse
-	(*Plugin)(nil),                  // 39: starling.control.v1.Plugin
-	(*InviteRequest)(nil),           // 40: starling.control.v1.InviteRequest
-	(*InviteResponse)(nil),          // 41: starling.control.v1.InviteResponse
-	(*JoinRequest)(nil),             // 42: starling.control.v1.JoinRequest
-	(*JoinResponse)(nil),            // 43: starling.control.v1.JoinResponse
-	(*PutRequest)(nil),              // 44: starling.control.v1.PutRequest
-	(*PutRecord)(nil),               // 45: starling.control.v1.PutRecord
-	(*PutResponse)(nil),             // 46: starling.control.v1.PutResponse
-	(*Refusal)(nil),                 // 47: starling.control.v1.Refusal
-	(*GetRequest)(nil),              // 48: starling.control.v1.GetRequest
-	(*GetResponse)(nil),             // 49: starling.control.v1.GetResponse
-	(*ListRequest)(nil),             // 50: starling.control.v1.ListRequest
-	(*Where)(nil),                   // 51: starling.control.v1.Where
-	(*ListResponse)(nil),            // 52: starling.control.v1.ListResponse
-	(*DeleteRequest)(nil),           // 53: starling.control.v1.DeleteRequest
-	(*DeleteResponse)(nil),          // 54: starling.control.v1.DeleteResponse
-	(*WatchRequest)(nil),            // 55: starling.control.v1.WatchRequest
-	(*WatchResponse)(nil),           // 56: starling.control.v1.WatchResponse
-	(*ConflictsRequest)(nil),        // 57: starling.control.v1.ConflictsRequest
-	(*ConflictsResponse)(nil),       // 58: starling.control.v1.ConflictsResponse
-	(*Conflict)(nil),                // 59: starling.control.v1.Conflict
-	(*RestoreConflictRequest)(nil),  // 60: starling.control.v1.RestoreConflictRequest
-	(*RestoreConflictResponse)(nil), // 61: starling.control.v1.RestoreConflictResponse
-	(*ExplainRequest)(nil),          // 62: starling.control.v1.ExplainRequest
-	(*ExplainResponse)(nil),         // 63: starling.control.v1.ExplainResponse
-	(*Whereabouts)(nil),             // 64: starling.control.v1.Whereabouts
-	(*WaitingRequest)(nil),          // 65: starling.control.v1.WaitingRequest
-	(*WaitingResponse)(nil),         // 66: starling.control.v1.WaitingResponse
-	(*WaitingRecord)(nil),           // 67: starling.control.v1.WaitingRecord
-	(*Write)(nil),                   // 68: starling.control.v1.Write
-	(*ExplainedField)(nil),          // 69: starling.control.v1.ExplainedField
-	(*ExplainedPart)(nil),           // 70: starling.control.v1.ExplainedPart
-	(*MissingRecord)(nil),           // 71: starling.control.v1.MissingRecord
-	(*DigestRequest)(nil),           // 72: starling.control.v1.DigestRequest
-	(*DigestResponse)(nil),          // 73: starling.control.v1.DigestResponse
-	(*ModelDigest)(nil),             // 74: starling.control.v1.ModelDigest
+	(*ErrorDetail)(nil),               // 0: starling.control.v1.ErrorDetail
+	(*StatusRequest)(nil),             // 1: starling.control.v1.StatusRequest
+	(*StatusResponse)(nil),            // 2: starling.control.v1.StatusResponse
+	(*StatusWarning)(nil),             // 3: starling.control.v1.StatusWarning
+	(*LogStatus)(nil),                 // 4: starling.control.v1.LogStatus
+	(*ShadowStatus)(nil),              // 5: starling.control.v1.ShadowStatus
+	(*Retention)(nil),                 // 6: starling.control.v1.Retention
+	(*RefusedInput)(nil),              // 7: starling.control.v1.RefusedInput
+	(*RefusedChange)(nil),             // 8: starling.control.v1.RefusedChange
+	(*RestartPluginRequest)(nil),      // 9: starling.control.v1.RestartPluginRequest
+	(*RestartPluginResponse)(nil),     // 10: starling.control.v1.RestartPluginResponse
+	(*SwapPluginRequest)(nil),         // 11: starling.control.v1.SwapPluginRequest
+	(*SwapPluginResponse)(nil),        // 12: starling.control.v1.SwapPluginResponse
+	(*RollbackPluginRequest)(nil),     // 13: starling.control.v1.RollbackPluginRequest
+	(*RollbackPluginResponse)(nil),    // 14: starling.control.v1.RollbackPluginResponse
+	(*SwapTransportRequest)(nil),      // 15: starling.control.v1.SwapTransportRequest
+	(*SwapTransportResponse)(nil),     // 16: starling.control.v1.SwapTransportResponse
+	(*RollbackTransportRequest)(nil),  // 17: starling.control.v1.RollbackTransportRequest
+	(*RollbackTransportResponse)(nil), // 18: starling.control.v1.RollbackTransportResponse
+	(*ReloadRequest)(nil),             // 19: starling.control.v1.ReloadRequest
+	(*ReloadResponse)(nil),            // 20: starling.control.v1.ReloadResponse
+	(*Step)(nil),                      // 21: starling.control.v1.Step
+	(*EventsRequest)(nil),             // 22: starling.control.v1.EventsRequest
+	(*EventsResponse)(nil),            // 23: starling.control.v1.EventsResponse
+	(*Event)(nil),                     // 24: starling.control.v1.Event
+	(*Build)(nil),                     // 25: starling.control.v1.Build
+	(*ModelStatus)(nil),               // 26: starling.control.v1.ModelStatus
+	(*TransportStatus)(nil),           // 27: starling.control.v1.TransportStatus
+	(*SourceStatus)(nil),              // 28: starling.control.v1.SourceStatus
+	(*Progress)(nil),                  // 29: starling.control.v1.Progress
+	(*Warning)(nil),                   // 30: starling.control.v1.Warning
+	(*Peer)(nil),                      // 31: starling.control.v1.Peer
+	(*Audit)(nil),                     // 32: starling.control.v1.Audit
+	(*AuditRequest)(nil),              // 33: starling.control.v1.AuditRequest
+	(*AuditResponse)(nil),             // 34: starling.control.v1.AuditResponse
+	(*RetireRequest)(nil),             // 35: starling.control.v1.RetireRequest
+	(*RetireResponse)(nil),            // 36: starling.control.v1.RetireResponse
+	(*PeersRequest)(nil),              // 37: starling.control.v1.PeersRequest
+	(*PeersResponse)(nil),             // 38: starling.control.v1.PeersResponse
+	(*PluginsRequest)(nil),            // 39: starling.control.v1.PluginsRequest
+	(*PluginsResponse)(nil),           // 40: starling.control.v1.PluginsResponse
+	(*Plugin)(nil),                    // 41: starling.control.v1.Plugin
+	(*InviteRequest)(nil),             // 42: starling.control.v1.InviteRequest
+	(*InviteResponse)(nil),            // 43: starling.control.v1.InviteResponse
+	(*JoinRequest)(nil),               // 44: starling.control.v1.JoinRequest
+	(*JoinResponse)(nil),              // 45: starling.control.v1.JoinResponse
+	(*PutRequest)(nil),                // 46: starling.control.v1.PutRequest
+	(*PutRecord)(nil),                 // 47: starling.control.v1.PutRecord
+	(*PutResponse)(nil),               // 48: starling.control.v1.PutResponse
+	(*Refusal)(nil),                   // 49: starling.control.v1.Refusal
+	(*GetRequest)(nil),                // 50: starling.control.v1.GetRequest
+	(*GetResponse)(nil),               // 51: starling.control.v1.GetResponse
+	(*ListRequest)(nil),               // 52: starling.control.v1.ListRequest
+	(*Where)(nil),                     // 53: starling.control.v1.Where
+	(*ListResponse)(nil),              // 54: starling.control.v1.ListResponse
+	(*DeleteRequest)(nil),             // 55: starling.control.v1.DeleteRequest
+	(*DeleteResponse)(nil),            // 56: starling.control.v1.DeleteResponse
+	(*WatchRequest)(nil),              // 57: starling.control.v1.WatchRequest
+	(*WatchResponse)(nil),             // 58: starling.control.v1.WatchResponse
+	(*ConflictsRequest)(nil),          // 59: starling.control.v1.ConflictsRequest
+	(*ConflictsResponse)(nil),         // 60: starling.control.v1.ConflictsResponse
+	(*Conflict)(nil),                  // 61: starling.control.v1.Conflict
+	(*RestoreConflictRequest)(nil),    // 62: starling.control.v1.RestoreConflictRequest
+	(*RestoreConflictResponse)(nil),   // 63: starling.control.v1.RestoreConflictResponse
+	(*ExplainRequest)(nil),            // 64: starling.control.v1.ExplainRequest
+	(*ExplainResponse)(nil),           // 65: starling.control.v1.ExplainResponse
+	(*Whereabouts)(nil),               // 66: starling.control.v1.Whereabouts
+	(*WaitingRequest)(nil),            // 67: starling.control.v1.WaitingRequest
+	(*WaitingResponse)(nil),           // 68: starling.control.v1.WaitingResponse
+	(*WaitingRecord)(nil),             // 69: starling.control.v1.WaitingRecord
+	(*Write)(nil),                     // 70: starling.control.v1.Write
+	(*ExplainedField)(nil),            // 71: starling.control.v1.ExplainedField
+	(*ExplainedPart)(nil),             // 72: starling.control.v1.ExplainedPart
+	(*MissingRecord)(nil),             // 73: starling.control.v1.MissingRecord
+	(*DigestRequest)(nil),             // 74: starling.control.v1.DigestRequest
+	(*DigestResponse)(nil),            // 75: starling.control.v1.DigestResponse
+	(*ModelDigest)(nil),               // 76: starling.control.v1.ModelDigest
 }
 var file_host_control_control_proto_depIdxs = []int32{
-	24, // 0: starling.control.v1.StatusResponse.models:type_name -> starling.control.v1.ModelStatus
-	25, // 1: starling.control.v1.StatusResponse.transports:type_name -> starling.control.v1.TransportStatus
-	26, // 2: starling.control.v1.StatusResponse.sources:type_name -> starling.control.v1.SourceStatus
-	29, // 3: starling.control.v1.StatusResponse.peers:type_name -> starling.control.v1.Peer
+	26, // 0: starling.control.v1.StatusResponse.models:type_name -> starling.control.v1.ModelStatus
+	27, // 1: starling.control.v1.StatusResponse.transports:type_name -> starling.control.v1.TransportStatus
+	28, // 2: starling.control.v1.StatusResponse.sources:type_name -> starling.control.v1.SourceStatus
+	31, // 3: starling.control.v1.StatusResponse.peers:type_name -> starling.control.v1.Peer
 	8,  // 4: starling.control.v1.StatusResponse.refused_changes:type_name -> starling.control.v1.RefusedChange
-	39, // 5: starling.control.v1.StatusResponse.plugins:type_name -> starling.control.v1.Plugin
+	41, // 5: starling.control.v1.StatusResponse.plugins:type_name -> starling.control.v1.Plugin
 	3,  // 6: starling.control.v1.StatusResponse.warnings:type_name -> starling.control.v1.StatusWarning
 	4,  // 7: starling.control.v1.StatusResponse.log:type_name -> starling.control.v1.LogStatus
 	5,  // 8: starling.control.v1.StatusResponse.shadow:type_name -> starling.control.v1.ShadowStatus
 	6,  // 9: starling.control.v1.StatusResponse.retention:type_name -> starling.control.v1.Retention
 	7,  // 10: starling.control.v1.StatusResponse.refusals:type_name -> starling.control.v1.RefusedInput
-	19, // 11: starling.control.v1.SwapPluginResponse.step:type_name -> starling.control.v1.Step
-	19, // 12: starling.control.v1.RollbackPluginResponse.step:type_name -> starling.control.v1.Step
-	19, // 13: starling.control.v1.SwapTransportResponse.step:type_name -> starling.control.v1.Step
-	19, // 14: starling.control.v1.ReloadResponse.step:type_name -> starling.control.v1.Step
-	22, // 15: starling.control.v1.EventsResponse.events:type_name -> starling.control.v1.Event
-	23, // 16: starling.control.v1.Event.from:type_name -> starling.control.v1.Build
-	23, // 17: starling.control.v1.Event.to:type_name -> starling.control.v1.Build
-	27, // 18: starling.control.v1.SourceStatus.progress:type_name -> starling.control.v1.Progress
-	28, // 19: starling.control.v1.SourceStatus.warnings:type_name -> starling.control.v1.Warning
-	30, // 20: starling.control.v1.Peer.audit:type_name -> starling.control.v1.Audit
-	30, // 21: starling.control.v1.AuditResponse.audit:type_name -> starling.control.v1.Audit
-	29, // 22: starling.control.v1.PeersResponse.peers:type_name -> starling.control.v1.Peer
-	39, // 23: starling.control.v1.PluginsResponse.plugins:type_name -> starling.control.v1.Plugin
-	23, // 24: starling.control.v1.Plugin.staged:type_name -> starling.control.v1.Build
-	45, // 25: starling.control.v1.PutRequest.records:type_name -> starling.control.v1.PutRecord
-	47, // 26: starling.control.v1.PutResponse.refused:type_name -> starling.control.v1.Refusal
-	51, // 27: starling.control.v1.ListRequest.where:type_name -> starling.control.v1.Where
-	47, // 28: starling.control.v1.DeleteResponse.refused:type_name -> starling.control.v1.Refusal
-	59, // 29: starling.control.v1.ConflictsResponse.conflicts:type_name -> starling.control.v1.Conflict
-	68, // 30: starling.control.v1.ExplainResponse.inserted:type_name -> starling.control.v1.Write
-	68, // 31: starling.control.v1.ExplainResponse.deleted:type_name -> starling.control.v1.Write
-	68, // 32: starling.control.v1.ExplainResponse.owned:type_name -> starling.control.v1.Write
-	69, // 33: starling.control.v1.ExplainResponse.fields:type_name -> starling.control.v1.ExplainedField
-	71, // 34: starling.control.v1.ExplainResponse.missing:type_name -> starling.control.v1.MissingRecord
-	8,  // 35: starling.control.v1.ExplainResponse.refused_changes:type_name -> starling.control.v1.RefusedChange
-	59, // 36: starling.control.v1.ExplainResponse.conflicts:type_name -> starling.control.v1.Conflict
-	64, // 37: starling.control.v1.ExplainResponse.elsewhere:type_name -> starling.control.v1.Whereabouts
-	67, // 38: starling.control.v1.WaitingResponse.records:type_name -> starling.control.v1.WaitingRecord
-	71, // 39: starling.control.v1.WaitingRecord.missing:type_name -> starling.control.v1.MissingRecord
-	68, // 40: starling.control.v1.ExplainedField.write:type_name -> starling.control.v1.Write
-	70, // 41: starling.control.v1.ExplainedField.parts:type_name -> starling.control.v1.ExplainedPart
-	68, // 42: starling.control.v1.ExplainedPart.write:type_name -> starling.control.v1.Write
-	74, // 43: starling.control.v1.DigestResponse.digests:type_name -> starling.control.v1.ModelDigest
-	1,  // 44: starling.control.v1.Control.Status:input_type -> starling.control.v1.StatusRequest
-	35, // 45: starling.control.v1.Control.Peers:input_type -> starling.control.v1.PeersRequest
-	37, // 46: starling.control.v1.Control.Plugins:input_type -> starling.control.v1.PluginsRequest
-	40, // 47: starling.control.v1.Control.Invite:input_type -> starling.control.v1.InviteRequest
-	42, // 48: starling.control.v1.Control.Join:input_type -> starling.control.v1.JoinRequest
-	33, // 49: starling.control.v1.Control.Retire:input_type -> starling.control.v1.RetireRequest
-	44, // 50: starling.control.v1.Control.Put:input_type -> starling.control.v1.PutRequest
-	48, // 51: starling.control.v1.Control.Get:input_type -> starling.control.v1.GetRequest
-	50, // 52: starling.control.v1.Control.List:input_type -> starling.control.v1.ListRequest
-	53, // 53: starling.control.v1.Control.Delete:input_type -> starling.control.v1.DeleteRequest
-	55, // 54: starling.control.v1.Control.Watch:input_type -> starling.control.v1.WatchRequest
-	57, // 55: starling.control.v1.Control.Conflicts:input_type -> starling.control.v1.ConflictsRequest
-	60, // 56: starling.control.v1.Control.RestoreConflict:input_type -> starling.control.v1.RestoreConflictRequest
-	62, // 57: starling.control.v1.Control.Explain:input_type -> starling.control.v1.ExplainRequest
-	65, // 58: starling.control.v1.Control.Waiting:input_type -> starling.control.v1.WaitingRequest
-	72, // 59: starling.control.v1.Control.Digest:input_type -> starling.control.v1.DigestRequest
-	31, // 60: starling.control.v1.Control.Audit:input_type -> starling.control.v1.AuditRequest
-	9,  // 61: starling.control.v1.Control.RestartPlugin:input_type -> starling.control.v1.RestartPluginRequest
-	11, // 62: starling.control.v1.Control.SwapPlugin:input_type -> starling.control.v1.SwapPluginRequest
-	13, // 63: starling.control.v1.Control.RollbackPlugin:input_type -> starling.control.v1.RollbackPluginRequest
-	15, // 64: starling.control.v1.Control.SwapTransport:input_type -> starling.control.v1.SwapTransportRequest
-	17, // 65: starling.control.v1.Control.Reload:input_type -> starling.control.v1.ReloadRequest
-	20, // 66: starling.control.v1.Control.Events:input_type -> starling.control.v1.EventsRequest
-	2,  // 67: starling.control.v1.Control.Status:output_type -> starling.control.v1.StatusResponse
-	36, // 68: starling.control.v1.Control.Peers:output_type -> starling.control.v1.PeersResponse
-	38, // 69: starling.control.v1.Control.Plugins:output_type -> starling.control.v1.PluginsResponse
-	41, // 70: starling.control.v1.Control.Invite:output_type -> starling.control.v1.InviteResponse
-	43, // 71: starling.control.v1.Control.Join:output_type -> starling.control.v1.JoinResponse
-	34, // 72: starling.control.v1.Control.Retire:output_type -> starling.control.v1.RetireResponse
-	46, // 73: starling.control.v1.Control.Put:output_type -> starling.control.v1.PutResponse
-	49, // 74: starling.control.v1.Control.Get:output_type -> starling.control.v1.GetResponse
-	52, // 75: starling.control.v1.Control.List:output_type -> starling.control.v1.ListResponse
-	54, // 76: starling.control.v1.Control.Delete:output_type -> starling.control.v1.DeleteResponse
-	56, // 77: starling.control.v1.Control.Watch:output_type -> starling.control.v1.WatchResponse
-	58, // 78: starling.control.v1.Control.Conflicts:output_type -> starling.control.v1.ConflictsResponse
-	61, // 79: starling.control.v1.Control.RestoreConflict:output_type -> starling.control.v1.RestoreConflictResponse
-	63, // 80: starling.control.v1.Control.Explain:output_type -> starling.control.v1.ExplainResponse
-	66, // 81: starling.control.v1.Control.Waiting:output_type -> starling.control.v1.WaitingResponse
-	73, // 82: starling.control.v1.Control.Digest:output_type -> starling.control.v1.DigestResponse
-	32, // 83: starling.control.v1.Control.Audit:output_type -> starling.control.v1.AuditResponse
-	10, // 84: starling.control.v1.Control.RestartPlugin:output_type -> starling.control.v1.RestartPluginResponse
-	12, // 85: starling.control.v1.Control.SwapPlugin:output_type -> starling.control.v1.SwapPluginResponse
-	14, // 86: starling.control.v1.Control.RollbackPlugin:output_type -> starling.control.v1.RollbackPluginResponse
-	16, // 87: starling.control.v1.Control.SwapTransport:output_type -> starling.control.v1.SwapTransportResponse
-	18, // 88: starling.control.v1.Control.Reload:output_type -> starling.control.v1.ReloadResponse
-	21, // 89: starling.control.v1.Control.Events:output_type -> starling.control.v1.EventsResponse
-	67, // [67:90] is the sub-list for method output_type
-	44, // [44:67] is the sub-list for method input_type
-	44, // [44:44] is the sub-list for extension type_name
-	44, // [44:44] is the sub-list for extension extendee
-	0,  // [0:44] is the sub-list for field type_name
+	21, // 11: starling.control.v1.SwapPluginResponse.step:type_name -> starling.control.v1.Step
+	21, // 12: starling.control.v1.RollbackPluginResponse.step:type_name -> starling.control.v1.Step
+	21, // 13: starling.control.v1.SwapTransportResponse.step:type_name -> starling.control.v1.Step
+	21, // 14: starling.control.v1.RollbackTransportResponse.step:type_name -> starling.control.v1.Step
+	21, // 15: starling.control.v1.ReloadResponse.step:type_name -> starling.control.v1.Step
+	24, // 16: starling.control.v1.EventsResponse.events:type_name -> starling.control.v1.Event
+	25, // 17: starling.control.v1.Event.from:type_name -> starling.control.v1.Build
+	25, // 18: starling.control.v1.Event.to:type_name -> starling.control.v1.Build
+	29, // 19: starling.control.v1.SourceStatus.progress:type_name -> starling.control.v1.Progress
+	30, // 20: starling.control.v1.SourceStatus.warnings:type_name -> starling.control.v1.Warning
+	32, // 21: starling.control.v1.Peer.audit:type_name -> starling.control.v1.Audit
+	32, // 22: starling.control.v1.AuditResponse.audit:type_name -> starling.control.v1.Audit
+	31, // 23: starling.control.v1.PeersResponse.peers:type_name -> starling.control.v1.Peer
+	41, // 24: starling.control.v1.PluginsResponse.plugins:type_name -> starling.control.v1.Plugin
+	25, // 25: starling.control.v1.Plugin.staged:type_name -> starling.control.v1.Build
+	47, // 26: starling.control.v1.PutRequest.records:type_name -> starling.control.v1.PutRecord
+	49, // 27: starling.control.v1.PutResponse.refused:type_name -> starling.control.v1.Refusal
+	53, // 28: starling.control.v1.ListRequest.where:type_name -> starling.control.v1.Where
+	49, // 29: starling.control.v1.DeleteResponse.refused:type_name -> starling.control.v1.Refusal
+	61, // 30: starling.control.v1.ConflictsResponse.conflicts:type_name -> starling.control.v1.Conflict
+	70, // 31: starling.control.v1.ExplainResponse.inserted:type_name -> starling.control.v1.Write
+	70, // 32: starling.control.v1.ExplainResponse.deleted:type_name -> starling.control.v1.Write
+	70, // 33: starling.control.v1.ExplainResponse.owned:type_name -> starling.control.v1.Write
+	71, // 34: starling.control.v1.ExplainResponse.fields:type_name -> starling.control.v1.ExplainedField
+	73, // 35: starling.control.v1.ExplainResponse.missing:type_name -> starling.control.v1.MissingRecord
+	8,  // 36: starling.control.v1.ExplainResponse.refused_changes:type_name -> starling.control.v1.RefusedChange
+	61, // 37: starling.control.v1.ExplainResponse.conflicts:type_name -> starling.control.v1.Conflict
+	66, // 38: starling.control.v1.ExplainResponse.elsewhere:type_name -> starling.control.v1.Whereabouts
+	69, // 39: starling.control.v1.WaitingResponse.records:type_name -> starling.control.v1.WaitingRecord
+	73, // 40: starling.control.v1.WaitingRecord.missing:type_name -> starling.control.v1.MissingRecord
+	70, // 41: starling.control.v1.ExplainedField.write:type_name -> starling.control.v1.Write
+	72, // 42: starling.control.v1.ExplainedField.parts:type_name -> starling.control.v1.ExplainedPart
+	70, // 43: starling.control.v1.ExplainedPart.write:type_name -> starling.control.v1.Write
+	76, // 44: starling.control.v1.DigestResponse.digests:type_name -> starling.control.v1.ModelDigest
+	1,  // 45: starling.control.v1.Control.Status:input_type -> starling.control.v1.StatusRequest
+	37, // 46: starling.control.v1.Control.Peers:input_type -> starling.control.v1.PeersRequest
+	39, // 47: starling.control.v1.Control.Plugins:input_type -> starling.control.v1.PluginsRequest
+	42, // 48: starling.control.v1.Control.Invite:input_type -> starling.control.v1.InviteRequest
+	44, // 49: starling.control.v1.Control.Join:input_type -> starling.control.v1.JoinRequest
+	35, // 50: starling.control.v1.Control.Retire:input_type -> starling.control.v1.RetireRequest
+	46, // 51: starling.control.v1.Control.Put:input_type -> starling.control.v1.PutRequest
+	50, // 52: starling.control.v1.Control.Get:input_type -> starling.control.v1.GetRequest
+	52, // 53: starling.control.v1.Control.List:input_type -> starling.control.v1.ListRequest
+	55, // 54: starling.control.v1.Control.Delete:input_type -> starling.control.v1.DeleteRequest
+	57, // 55: starling.control.v1.Control.Watch:input_type -> starling.control.v1.WatchRequest
+	59, // 56: starling.control.v1.Control.Conflicts:input_type -> starling.control.v1.ConflictsRequest
+	62, // 57: starling.control.v1.Control.RestoreConflict:input_type -> starling.control.v1.RestoreConflictRequest
+	64, // 58: starling.control.v1.Control.Explain:input_type -> starling.control.v1.ExplainRequest
+	67, // 59: starling.control.v1.Control.Waiting:input_type -> starling.control.v1.WaitingRequest
+	74, // 60: starling.control.v1.Control.Digest:input_type -> starling.control.v1.DigestRequest
+	33, // 61: starling.control.v1.Control.Audit:input_type -> starling.control.v1.AuditRequest
+	9,  // 62: starling.control.v1.Control.RestartPlugin:input_type -> starling.control.v1.RestartPluginRequest
+	11, // 63: starling.control.v1.Control.SwapPlugin:input_type -> starling.control.v1.SwapPluginRequest
+	13, // 64: starling.control.v1.Control.RollbackPlugin:input_type -> starling.control.v1.RollbackPluginRequest
+	15, // 65: starling.control.v1.Control.SwapTransport:input_type -> starling.control.v1.SwapTransportRequest
+	17, // 66: starling.control.v1.Control.RollbackTransport:input_type -> starling.control.v1.RollbackTransportRequest
+	19, // 67: starling.control.v1.Control.Reload:input_type -> starling.control.v1.ReloadRequest
+	22, // 68: starling.control.v1.Control.Events:input_type -> starling.control.v1.EventsRequest
+	2,  // 69: starling.control.v1.Control.Status:output_type -> starling.control.v1.StatusResponse
+	38, // 70: starling.control.v1.Control.Peers:output_type -> starling.control.v1.PeersResponse
+	40, // 71: starling.control.v1.Control.Plugins:output_type -> starling.control.v1.PluginsResponse
+	43, // 72: starling.control.v1.Control.Invite:output_type -> starling.control.v1.InviteResponse
+	45, // 73: starling.control.v1.Control.Join:output_type -> starling.control.v1.JoinResponse
+	36, // 74: starling.control.v1.Control.Retire:output_type -> starling.control.v1.RetireResponse
+	48, // 75: starling.control.v1.Control.Put:output_type -> starling.control.v1.PutResponse
+	51, // 76: starling.control.v1.Control.Get:output_type -> starling.control.v1.GetResponse
+	54, // 77: starling.control.v1.Control.List:output_type -> starling.control.v1.ListResponse
+	56, // 78: starling.control.v1.Control.Delete:output_type -> starling.control.v1.DeleteResponse
+	58, // 79: starling.control.v1.Control.Watch:output_type -> starling.control.v1.WatchResponse
+	60, // 80: starling.control.v1.Control.Conflicts:output_type -> starling.control.v1.ConflictsResponse
+	63, // 81: starling.control.v1.Control.RestoreConflict:output_type -> starling.control.v1.RestoreConflictResponse
+	65, // 82: starling.control.v1.Control.Explain:output_type -> starling.control.v1.ExplainResponse
+	68, // 83: starling.control.v1.Control.Waiting:output_type -> starling.control.v1.WaitingResponse
+	75, // 84: starling.control.v1.Control.Digest:output_type -> starling.control.v1.DigestResponse
+	34, // 85: starling.control.v1.Control.Audit:output_type -> starling.control.v1.AuditResponse
+	10, // 86: starling.control.v1.Control.RestartPlugin:output_type -> starling.control.v1.RestartPluginResponse
+	12, // 87: starling.control.v1.Control.SwapPlugin:output_type -> starling.control.v1.SwapPluginResponse
+	14, // 88: starling.control.v1.Control.RollbackPlugin:output_type -> starling.control.v1.RollbackPluginResponse
+	16, // 89: starling.control.v1.Control.SwapTransport:output_type -> starling.control.v1.SwapTransportResponse
+	18, // 90: starling.control.v1.Control.RollbackTransport:output_type -> starling.control.v1.RollbackTransportResponse
+	20, // 91: starling.control.v1.Control.Reload:output_type -> starling.control.v1.ReloadResponse
+	23, // 92: starling.control.v1.Control.Events:output_type -> starling.control.v1.EventsResponse
+	69, // [69:93] is the sub-list for method output_type
+	45, // [45:69] is the sub-list for method input_type
+	45, // [45:45] is the sub-list for extension type_name
+	45, // [45:45] is the sub-list for extension extendee
+	0,  // [0:45] is the sub-list for field type_name
 }
 
 func init() { file_host_control_control_proto_init() }
@@ -5259,7 +5357,7 @@ func file_host_control_control_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_host_control_control_proto_rawDesc), len(file_host_control_control_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   75,
+			NumMessages:   77,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

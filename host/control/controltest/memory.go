@@ -393,6 +393,10 @@ func (o operator) SwapTransport(_ context.Context, _ control.TransportSwap, repo
 	return o.steps("SwapTransport", report)
 }
 
+func (o operator) RollbackTransport(_ context.Context, _ string, report func(control.Step)) error {
+	return o.steps("RollbackTransport", report)
+}
+
 func (o operator) Reload(_ context.Context, _ time.Duration, report func(control.Step)) error {
 	return o.steps("Reload", report)
 }
