@@ -67,8 +67,11 @@ func (b *backend) Commit(ctx context.Context, w control.Write) ([]sdk.Refusal, e
 	for i := range refused {
 		refused[i].Message = b.withNames(refused[i].Message)
 	}
-	if errors.Is(err, database.ErrUnknown) {
+	switch {
+	case errors.Is(err, database.ErrUnknown):
 		err = control.Unknown(err)
+	case errors.Is(err, database.ErrNotKept):
+		err = control.Nothing(err)
 	}
 	return refused, err
 }

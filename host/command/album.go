@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"fmt"
 	"slices"
 
 	"github.com/spf13/cobra"
@@ -87,23 +88,26 @@ type place struct {
 
 func (a *app) addToAlbum(ctx context.Context, host *control.Client, album sdk.RecordID, entries []sdk.RecordID, at place) error {
 	if _, err := host.Get(ctx, albumModel, album); err != nil {
-		return err
+		return control.NotWritten(err)
 	}
 	items, err := albumItems(ctx, host, album)
 	if err != nil {
-		return err
+		return control.NotWritten(err)
 	}
 	puts, err := arrange(album, items, entries, at)
 	if err != nil {
 		return err
 	}
-	for batch := range slices.Chunk(puts, batchRecords) {
+	for i, batch := range slices.Collect(slices.Chunk(puts, batchRecords)) {
 		result, err := host.Put(ctx, albumItemModel, batch, true)
+		if err == nil && len(result.Refused) > 0 {
+			err = refusal(result.Refused[0])
+		}
+		if err != nil && i > 0 {
+			return fmt.Errorf("%w; that is of some of the entries: those whose ids are printed are in the album", err)
+		}
 		if err != nil {
 			return err
-		}
-		if len(result.Refused) > 0 {
-			return refusal(result.Refused[0])
 		}
 		for i, id := range result.IDs {
 			if batch[i].ID.IsZero() {

@@ -47,7 +47,7 @@ func (a *app) locationAdd() *cobra.Command {
 			}
 			return a.call(cmd, func(ctx context.Context, host *control.Client) error {
 				if err := checkOverlap(ctx, host, folder); err != nil {
-					return err
+					return control.NotWritten(err)
 				}
 				object, err := marshal(map[string]string{"path": folder, "name": name})
 				if err != nil {

@@ -142,7 +142,7 @@ func (p *putter) flush(ctx context.Context) error {
 	}
 	result, err := p.host.Put(ctx, p.model, p.batch, false)
 	if err != nil {
-		return err
+		return p.stopped(err)
 	}
 	for _, r := range result.Refused {
 		p.refused++
@@ -157,6 +157,20 @@ func (p *putter) flush(ctx context.Context) error {
 	p.batch, p.bytes = nil, 0
 	_, err = p.Out.Write(ids.Bytes())
 	return printed(err)
+}
+
+// stopped says of which records err is, where others of the stream went before them.
+func (p *putter) stopped(err error) error {
+	last := p.first + len(p.batch) - 1
+	switch {
+	case last == 1:
+		return err
+	case p.first == 1:
+		return fmt.Errorf("records 1 to %d: %w", last, err)
+	case p.first == last:
+		return fmt.Errorf("record %d: %w; what came before it was put, as far as it was not refused", last, err)
+	}
+	return fmt.Errorf("records %d to %d: %w; what came before them was put, as far as it was not refused", p.first, last, err)
 }
 
 func (a *app) getCommand() *cobra.Command {

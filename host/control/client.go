@@ -235,7 +235,7 @@ func (c *Client) Put(ctx context.Context, model sdk.ModelName, puts []Put, allOr
 	defer c.waits(ctx, of(model))()
 	out, err := c.api.Put(ctx, in)
 	if err != nil {
-		return PutResult{}, fromWire(err)
+		return PutResult{}, writes(err, "starling list "+string(model))
 	}
 	result := PutResult{IDs: make([]sdk.RecordID, len(puts))}
 	for i, raw := range out.GetIds() {
@@ -295,7 +295,7 @@ func (c *Client) Delete(ctx context.Context, model sdk.ModelName, ids ...sdk.Rec
 	defer c.waits(ctx, of(model))()
 	out, err := c.api.Delete(ctx, in)
 	if err != nil {
-		return nil, fromWire(err)
+		return nil, writes(err, "starling list "+string(model))
 	}
 	return eachFromWire(out.GetRefused(), refusalFromWire), nil
 }

@@ -9,7 +9,6 @@ package control
 
 import (
 	"context"
-	"errors"
 	"time"
 
 	"github.com/starling-sync/starling/hlc"
@@ -37,21 +36,10 @@ type Records interface {
 	// is returned. It may hold a snapshot of the database while yield blocks. yield may keep the record.
 	List(ctx context.Context, query Query, yield func(Record) error) error
 	// Commit writes the batch as local changes of this device and returns when they are durable. Stamps in it are
-	// ignored, and so is Seen of operations: the host fills them in. It may keep nothing of batch.Rows. ErrUnknown is in the
-	// chain of its error where nobody can tell whether it was written.
+	// ignored, and so is Seen of operations: the host fills them in. It may keep nothing of batch.Rows. Its error
+	// means that nothing was written, with ErrNothing in the chain where its text says so, or, with ErrUnknown in the chain, that nobody can tell.
 	Commit(ctx context.Context, write Write) ([]sdk.Refusal, error)
 }
-
-// ErrUnknown says that it is not known whether something was written. Unknown puts it into an error's chain.
-var ErrUnknown = errors.New("it is not known whether it was written")
-
-// Unknown returns err as one that says so.
-func Unknown(err error) error { return unknown{err} }
-
-type unknown struct{ error }
-
-func (u unknown) Unwrap() error        { return u.error }
-func (u unknown) Is(target error) bool { return target == ErrUnknown } //nolint:errorlint // it is called by errors.Is
 
 // Write is what Records.Commit takes.
 type Write struct {

@@ -46,7 +46,7 @@ func toWire(err error) error {
 	}
 	code := sdk.CodeOf(err)
 	out := connect.NewError(connectCode(code), errors.New(err.Error()))
-	if detail, derr := connect.NewErrorDetail(&controlpb.ErrorDetail{Code: string(code)}); derr == nil {
+	if detail, derr := connect.NewErrorDetail(&controlpb.ErrorDetail{Code: string(code), Outcome: outcomeOf(err)}); derr == nil {
 		out.AddDetail(detail)
 	}
 	return out
@@ -71,7 +71,14 @@ func fromWire(err error) error {
 			continue
 		}
 		if d, ok := value.(*controlpb.ErrorDetail); ok {
-			return &sdk.Error{Code: sdk.Code(d.GetCode()), Message: wire.Message()}
+			err := &sdk.Error{Code: sdk.Code(d.GetCode()), Message: wire.Message()}
+			switch d.GetOutcome() {
+			case outcomeNothing:
+				return Nothing(err)
+			case outcomeUnknown:
+				return Unknown(err)
+			}
+			return err
 		}
 	}
 	if errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) {

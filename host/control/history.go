@@ -159,11 +159,11 @@ func (s *service) Explain(ctx context.Context, in *controlpb.ExplainRequest) (*c
 func (s *service) RestoreConflict(ctx context.Context, in *controlpb.RestoreConflictRequest) (*controlpb.RestoreConflictResponse, error) {
 	c, err := s.backend.History.Conflict(ctx, in.GetNumber())
 	if err != nil {
-		return nil, toWire(err)
+		return nil, toWire(NotWritten(err))
 	}
 	written, err := s.writer.restore(ctx, &c)
 	if err != nil {
-		return nil, toWire(err)
+		return nil, toWire(NotWritten(err))
 	}
 	// After the write: were it before, a crash in between would lose the value. Restoring once more does no harm.
 	if err := s.backend.History.ForgetConflict(ctx, c.Number); err != nil {
@@ -230,7 +230,7 @@ func (c *Client) RestoreConflict(ctx context.Context, number int64) (Restored, e
 	defer c.waits(ctx, c.ofConflict(number))()
 	out, err := c.api.RestoreConflict(ctx, &controlpb.RestoreConflictRequest{Number: number})
 	if err != nil {
-		return Restored{}, fromWire(err)
+		return Restored{}, writes(err, "starling conflicts")
 	}
 	id, err := idFromWire(out.GetId())
 	return Restored{Model: sdk.ModelName(out.GetModel()), ID: id, Field: out.GetField(), Value: out.GetJson()}, err

@@ -174,8 +174,8 @@ func unheard(plugins []Plugin, served []sdk.Description) string {
 	return "; these plugins do not run, and may serve others: " + strings.Join(names, ", ")
 }
 
-// put writes records of one model. Its error means that nothing was written, or that nobody can tell (the database
-// failed); what is wrong with single records is in the result.
+// put writes records of one model. Its error means that nothing was written, or, with ErrUnknown in its chain, that nobody can
+// tell; what is wrong with single records is in the result.
 func (w *writer) put(ctx context.Context, model sdk.ModelName, puts []Put, allOrNothing bool) (PutResult, error) {
 	desc, err := describe(ctx, w.records, w.reporter, model)
 	if err != nil {
@@ -206,6 +206,7 @@ func (w *writer) put(ctx context.Context, model sdk.ModelName, puts []Put, allOr
 				return PutResult{}, err
 			}
 			b = newBuilder(w, desc, len(puts))
+			b.later = true
 		}
 		if err == nil {
 			b.kind = next
@@ -223,11 +224,19 @@ func (w *writer) put(ctx context.Context, model sdk.ModelName, puts []Put, allOr
 	return result, b.commitInto(ctx, &result, allOrNothing)
 }
 
-// commitInto commits and adds what became of it to result.
+// commitInto commits and adds what became of it to result. Where other records of the call may have been written before, it has
+// no error: that those of b were not, or may not have been, is what is wrong with each of them.
 func (b *builder) commitInto(ctx context.Context, result *PutResult, allOrNothing bool) error {
 	one, err := b.commit(ctx, allOrNothing)
-	if err != nil {
+	switch {
+	case err != nil && !b.later:
 		return err
+	case err != nil:
+		one = b.result
+		for _, i := range b.index {
+			one.Refused = append(one.Refused, sdk.Refusal{Index: i, Code: sdk.CodeOf(err), Message: NotWritten(err).Error()})
+		}
+		slices.SortFunc(one.Refused, func(x, y sdk.Refusal) int { return x.Index - y.Index })
 	}
 	for i, id := range one.IDs {
 		if !id.IsZero() {
@@ -304,6 +313,7 @@ type builder struct {
 	columns map[string]int
 	batch   sdk.Batch
 	index   []int
+	later   bool // other records of the call were committed before
 	result  PutResult
 	ids     []sdk.RecordID         // of row k of batch
 	right   map[reference]bool     // references found not to name a record of another model
@@ -329,6 +339,7 @@ func newBuilder(w *writer, desc sdk.Description, puts int) *builder {
 }
 
 func (b *builder) refuse(index int, err error) {
+	err = NotWritten(err)
 	b.result.Refused = append(b.result.Refused, sdk.Refusal{Index: index, Code: sdk.CodeOf(err), Message: err.Error()})
 }
 
@@ -510,6 +521,7 @@ func (w *writer) remove(ctx context.Context, model sdk.ModelName, ids []sdk.Reco
 				return nil, err
 			}
 			b = newBuilder(w, desc, len(ids))
+			b.later = true
 		}
 		if b.kind = kind; kind == sdk.SharedByAll {
 			b.batch.Rows = sdk.AppendOpHeader(b.batch.Rows, id, 0, sdk.Delete, 0)

@@ -150,7 +150,7 @@ func (s *service) Put(ctx context.Context, in *controlpb.PutRequest) (*controlpb
 	}
 	result, err := s.writer.put(ctx, sdk.ModelName(in.GetModel()), puts, in.GetAllOrNothing())
 	if err != nil {
-		return nil, toWire(err)
+		return nil, toWire(NotWritten(err))
 	}
 	out := &controlpb.PutResponse{Ids: make([][]byte, len(result.IDs)), Refused: each(result.Refused, refusalToWire)}
 	for i := range result.IDs {
@@ -221,7 +221,7 @@ func (s *service) Delete(ctx context.Context, in *controlpb.DeleteRequest) (*con
 	}
 	refused, err := s.writer.remove(ctx, sdk.ModelName(in.GetModel()), ids)
 	if err != nil {
-		return nil, toWire(err)
+		return nil, toWire(NotWritten(err))
 	}
 	return &controlpb.DeleteResponse{Refused: each(refused, refusalToWire)}, nil
 }

@@ -22,7 +22,14 @@ type refusal func() error
 
 // WrapUnary implements connect.Interceptor.
 func (r refusal) WrapUnary(connect.UnaryFunc) connect.UnaryFunc {
-	return func(context.Context, connect.AnyRequest) (connect.AnyResponse, error) { return nil, toWire(r()) }
+	return func(_ context.Context, request connect.AnyRequest) (connect.AnyResponse, error) {
+		err := r()
+		switch request.Spec().Procedure {
+		case controlpb.ControlPutProcedure, controlpb.ControlDeleteProcedure, controlpb.ControlRestoreConflictProcedure:
+			err = NotWritten(err)
+		}
+		return nil, toWire(err)
+	}
 }
 
 // WrapStreamingClient implements connect.Interceptor.

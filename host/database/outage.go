@@ -32,9 +32,12 @@ func (o *Outage) err() error {
 // was kept.
 var ErrUnknown = errors.New("it is not known whether this write was kept")
 
+// ErrNotKept is in the chain of Write's error where the connection ended, or there was none: nothing was written.
+var ErrNotKept = errors.New("nothing of this write was kept")
+
 // refuse is the error of a write that was not begun.
 func (o *Outage) refuse() error {
-	return sdk.Errorf(sdk.CodeUnavailable, "nothing of this write was kept; try again when the store is back: %w", o.err())
+	return sdk.Errorf(sdk.CodeUnavailable, "%w; try again when the store is back: %w", ErrNotKept, o.err())
 }
 
 // OpenPatiently is Open that tries again while nothing answers at the address of a PostgreSQL server, or that says it is starting,
@@ -218,7 +221,7 @@ func (db *DB) beginOutage(group []*write, after []func(), err error) {
 	if unknown {
 		doubtful.group, doubtful.after = group, after
 	} else {
-		lost := sdk.Errorf(sdk.CodeUnavailable, "the connection to %s ended; nothing of this write was kept; see that the server runs, and try again: %w", outage.Where, unreachable{outage.Cause})
+		lost := sdk.Errorf(sdk.CodeUnavailable, "the connection to %s ended; %w; see that the server runs, and try again: %w", outage.Where, ErrNotKept, unreachable{outage.Cause})
 		for _, w := range group {
 			if w.err == nil || gone(w.err) {
 				w.err = lost
@@ -246,7 +249,7 @@ func (db *DB) reconnect(d *doubt) {
 		if len(d.group) > 0 {
 			db.log.Info("it is known now what became of the commit in which the connection ended", "kept", kept)
 		}
-		d.end(db, kept, sdk.Errorf(sdk.CodeUnavailable, "the connection to %s ended in the commit of this write, of which nothing was kept; try again", where))
+		d.end(db, kept, sdk.Errorf(sdk.CodeUnavailable, "the connection to %s ended in the commit; %w; try again", where, ErrNotKept))
 	}
 	db.mu.Lock()
 	outage := db.outage

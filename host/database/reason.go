@@ -77,7 +77,7 @@ func (p *postgresSchema) whyRefused(code string, connecting bool) (sdk.Code, str
 	case wrongPassword:
 		return sdk.CodeInvalid, fmt.Sprintf("the server does not let the role %s in: the password is wrong, or there is no such role; set the right ones in the dsn", role)
 	case diskFull:
-		return sdk.CodeUnavailable, "the server's disk is full; nothing of this write was kept; free some space there and try again"
+		return sdk.CodeUnavailable, "the server's disk is full; free some space there and try again"
 	case lockNotAvailable:
 		return sdk.CodeUnavailable, "another session holds a lock on a table (see pg_locks there); end it and try again"
 	case tooManyConnections:

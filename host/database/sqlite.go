@@ -157,7 +157,7 @@ func explainSQLite(err error) error {
 	}
 	switch failure.Code() & 0xff {
 	case sqlite3.SQLITE_FULL:
-		return sdk.Errorf(sdk.CodeUnavailable, "the disk is full; nothing of this write was kept; free some space and try again: %w", err)
+		return sdk.Errorf(sdk.CodeUnavailable, "the disk is full; free some space and try again: %w", err)
 	case sqlite3.SQLITE_IOERR:
 		return sdk.Errorf(sdk.CodeInternal, "the disk reports an error; look at the system's log: %w", err)
 	case sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB:

@@ -29,7 +29,8 @@ const (
 
 type ErrorDetail struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Code          string                 `protobuf:"bytes,1,opt,name=code,proto3" json:"code,omitempty"` // as sdk.Code
+	Code          string                 `protobuf:"bytes,1,opt,name=code,proto3" json:"code,omitempty"`       // as sdk.Code
+	Outcome       string                 `protobuf:"bytes,2,opt,name=outcome,proto3" json:"outcome,omitempty"` // of a call that writes: nothing or unknown; empty: it refuses what was asked for, and has written nothing
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -67,6 +68,13 @@ func (*ErrorDetail) Descriptor() ([]byte, []int) {
 func (x *ErrorDetail) GetCode() string {
 	if x != nil {
 		return x.Code
+	}
+	return ""
+}
+
+func (x *ErrorDetail) GetOutcome() string {
+	if x != nil {
+		return x.Outcome
 	}
 	return ""
 }
@@ -4776,9 +4784,10 @@ var File_host_control_control_proto protoreflect.FileDescriptor
 
 const file_host_control_control_proto_rawDesc = "" +
 	"\n" +
-	"\x1ahost/control/control.proto\x12\x13starling.control.v1\"!\n" +
+	"\x1ahost/control/control.proto\x12\x13starling.control.v1\";\n" +
 	"\vErrorDetail\x12\x12\n" +
-	"\x04code\x18\x01 \x01(\tR\x04code\"\x0f\n" +
+	"\x04code\x18\x01 \x01(\tR\x04code\x12\x18\n" +
+	"\aoutcome\x18\x02 \x01(\tR\aoutcome\"\x0f\n" +
 	"\rStatusRequest\"\xe1\b\n" +
 	"\x0eStatusResponse\x12\x1b\n" +
 	"\tdevice_id\x18\x01 \x01(\fR\bdeviceId\x12\x1f\n" +
