@@ -2,7 +2,9 @@ package supervisor
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
+	"fmt"
 	"io/fs"
 	"net"
 	"os"
@@ -70,20 +72,35 @@ func closeAll(sockets []rpc.Socket) {
 	}
 }
 
-// socketDir returns an empty folder for the sockets between host and plugins: runtimeDir, or one with a shorter path.
+// socketDir returns an empty folder for the sockets between host and plugins: runtimeDir, or one with a shorter path. What a
+// host that was killed left of either is removed.
 func socketDir(runtimeDir string) (dir string, remove func(), err error) {
 	if len(runtimeDir) > maxRuntimePath || runtimeDir == "" {
-		dir, err = os.MkdirTemp("", "starling-")
+		whole, err := filepath.Abs(runtimeDir)
+		if err != nil {
+			return "", nil, err
+		}
+		sum := sha256.Sum256([]byte(whole))
+		prefix := fmt.Sprintf("starling-%x-", sum[:6])
+		if runtimeDir != "" { // which is this host's alone
+			_ = sweepDirs(filepath.Join(os.TempDir(), prefix+"*"))
+		}
+		dir, err = os.MkdirTemp("", prefix)
 		return dir, func() { _ = os.RemoveAll(dir) }, err
 	}
 	if err := os.MkdirAll(runtimeDir, 0o700); err != nil {
 		return "", nil, err
 	}
-	left, err := filepath.Glob(filepath.Join(runtimeDir, "plugin-dir*")) // of a host that was killed
+	return runtimeDir, func() {}, sweepDirs(filepath.Join(runtimeDir, "plugin-dir*"))
+}
+
+// sweepDirs removes the folders of a pattern, which is well formed.
+func sweepDirs(pattern string) (err error) {
+	left, _ := filepath.Glob(pattern)
 	for _, path := range left {
 		err = errors.Join(err, os.RemoveAll(path))
 	}
-	return runtimeDir, func() {}, err
+	return err
 }
 
 func executable(info fs.FileInfo) bool {

@@ -3,8 +3,12 @@
 package supervisor
 
 import (
+	"errors"
 	"io"
+	"io/fs"
 	"net"
+	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -75,5 +79,41 @@ func TestSupervisor_PortInUse(t *testing.T) {
 	err = s.Run(t.Context())
 	if sdk.CodeOf(err) != sdk.CodeUnavailable || !strings.Contains(err.Error(), spec.Listen) {
 		t.Errorf("want an error that names %s, got %v", spec.Listen, err)
+	}
+}
+
+// TestSocketDir wants what a killed host left behind gone, in a folder with a long path as in one with a short one, and what is
+// another host's left alone.
+func TestSocketDir(t *testing.T) {
+	temp := t.TempDir()
+	t.Setenv("TMPDIR", temp)
+	for name, dir := range map[string]string{"short": filepath.Join(temp, "s"), "long": filepath.Join(temp, strings.Repeat("l", maxRuntimePath))} {
+		t.Run(name, func(t *testing.T) {
+			if name == "short" && len(dir) > maxRuntimePath {
+				t.Skipf("no temporary folder with a short path: %s", dir)
+			}
+			left := make([]string, 2)
+			for i, runtimeDir := range []string{dir, dir + "-another"} {
+				killed, _, err := socketDir(runtimeDir)
+				if err != nil {
+					t.Fatal(err)
+				}
+				left[i] = filepath.Join(killed, "plugin-dir1")
+				if err := os.MkdirAll(left[i], 0o700); err != nil {
+					t.Fatal(err)
+				}
+			}
+			_, remove, err := socketDir(dir)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer remove()
+			if _, err := os.Stat(left[0]); !errors.Is(err, fs.ErrNotExist) {
+				t.Errorf("what a killed host left is there: %v", err)
+			}
+			if _, err := os.Stat(left[1]); err != nil {
+				t.Errorf("another host's is gone: %v", err)
+			}
+		})
 	}
 }
