@@ -49,6 +49,53 @@ func TestStart_Log(t *testing.T) {
 	}
 }
 
+// TestStart_OwnErrors wants what a process writes to its standard error by itself, as one in another language does, in the host's log
+// under the plugin's name and at a level that is logged by default, a line each.
+func TestStart_OwnErrors(t *testing.T) {
+	for name, redact := range map[string]*rpc.Redactor{"with secrets": new(rpc.Redactor), "without": nil} {
+		t.Run(name, func(t *testing.T) {
+			log := &logged{last: make(chan struct{})}
+			c := rpctest.Command(t, rpctest.Self(t))
+			c.Name, c.Redact = "odd", redact
+			c.Log = hclog.New(&hclog.LoggerOptions{Name: "host", Level: hclog.Info, Output: log, DisableTime: true})
+			p, err := rpc.Start(t.Context(), c)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer p.Kill()
+			info, err := p.Client().Info(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			long := strings.Repeat("x", 100<<10)
+			for _, text := range []string{
+				"Traceback (most recent call last):\n  File \"tag.py\", line 3\n\nValue", "Error: no\n[WARN] careful\n[DEBUG] deep\n",
+				`{"@level":"warn","@message":"json line","k":"v"}` + "\n" + `{"@level":5,"@message":["odd"],"@timestamp":7}` + "\n" + long + "\n",
+				"panic: boom\n\n\tmain.go:7\nthe end",
+			} {
+				if _, err := p.Client().Model(info.Models[0]).ApplyStateChange(t.Context(), command("write "+text)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			p.Kill()
+			<-log.last // though its line has no end
+			text := log.String()
+			for _, want := range []string{
+				"[INFO]  host.odd: Traceback (most recent call last):\n[INFO]  host.odd:   File \"tag.py\", line 3\n[INFO]  host.odd: ValueError: no\n[WARN]  host.odd: careful\n",
+				"[WARN]  host.odd: json line: k=v\n", "odd", "[INFO]  host.odd: xxx",
+				"[ERROR] host.odd: panic: boom\n[ERROR] host.odd: \tmain.go:7\n[ERROR] host.odd: the end\n",
+			} {
+				if !strings.Contains(text, want) {
+					t.Errorf("no line %q in:\n%.2000s", want, text)
+				}
+			}
+			if n := strings.Count(text, "x"); strings.Contains(text, "deep") || n < len(long) {
+				t.Errorf("%d of %d bytes of the long line, or what is for debugging:\n%.2000s", n, len(long), text)
+			}
+		})
+	}
+}
+
 // TestProcess_Reason wants a panic that ended no process out of the reason why it ended later.
 func TestProcess_Reason(t *testing.T) {
 	p, models := start(t)

@@ -99,10 +99,8 @@ func ascii(text, format string) string {
 }
 
 // line returns a log line without the secrets. One that is a JSON object is written anew with its texts without them, since
-// who decodes it would find what Text does not know: JSON has many ways to write one text.
-//
-// HAZARD: go-plugin panics, which ends the host, at an entry whose @message, @level or @timestamp is no text. Of an entry that
-// has been through here they are.
+// who decodes it would find what Text does not know: JSON has many ways to write one text. Its @message, @level and @timestamp are
+// texts from then on.
 func (r *Redactor) line(text string) string {
 	if !strings.HasPrefix(strings.TrimSpace(text), "{") {
 		return r.Text(text)

@@ -42,6 +42,9 @@ func (probe) Describe(context.Context) (sdk.Description, error) {
 	}}, nil
 }
 
+// standardError is the process's own, which go-plugin replaces in os by one of its own.
+var standardError = os.Stderr
+
 func (probe) Configure(_ context.Context, config json.RawMessage) error {
 	if string(config) != "{}" {
 		return sdk.Errorf(sdk.CodeInvalid, "config was %s", config)
@@ -56,6 +59,10 @@ func (probe) ApplyStateChange(ctx context.Context, in sdk.StateChanges) (sdk.Sta
 	}
 	if word, ok := strings.CutPrefix(command, "refuse "); ok {
 		return sdk.StateResult{Refused: []sdk.Refusal{{Code: sdk.CodeInvalid, Message: "it said " + word}}}, nil
+	}
+	if text, ok := strings.CutPrefix(command, "write "); ok {
+		fmt.Fprint(standardError, text)
+		return sdk.StateResult{}, nil
 	}
 	if text, ok := strings.CutPrefix(command, "print "); ok {
 		fmt.Fprint(os.Stderr, text)

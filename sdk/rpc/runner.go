@@ -184,9 +184,28 @@ func (r *processRunner) Stdout() io.ReadCloser {
 	return tee{r.command.Redact.lines(r.stdout, looksLikeHandshake), r.printed, func() {}}
 }
 
-// Stderr implements runner.Runner.
+// Stderr implements runner.Runner. It yields nothing: what the process prints is logged here, since go-plugin logs at debug level
+// what is no entry, and so a traceback of a plugin in Python.
+//
+// HAZARD: go-plugin panics, which ends the host, at an entry whose @message, @level or @timestamp is no text.
 func (r *processRunner) Stderr() io.ReadCloser {
-	return tee{r.command.Redact.lines(r.stderr, nil), r.said, sync.OnceFunc(func() { close(r.heard) })}
+	log := newErrorLog(r.log, r.command.Name)
+	show := func(b []byte) {
+		_, _ = log.Write(b) // which does not fail
+		r.said(b)
+	}
+	return silent{tee{r.command.Redact.lines(r.stderr, nil), show, sync.OnceFunc(func() { log.end(); close(r.heard) })}}
+}
+
+// silent is read to its end by the first Read, and yields nothing.
+type silent struct{ io.ReadCloser }
+
+func (s silent) Read(p []byte) (int, error) {
+	for {
+		if _, err := s.ReadCloser.Read(p); err != nil {
+			return 0, err
+		}
+	}
 }
 
 // Name implements runner.Runner.
@@ -249,7 +268,7 @@ func (r *processRunner) said(b []byte) {
 }
 
 func (r *processRunner) remember(line string, now time.Time) {
-	fatal := now.Sub(r.spoken) <= wordsAge && (strings.HasPrefix(r.words, "panic: ") || strings.HasPrefix(r.words, "fatal error: "))
+	fatal := now.Sub(r.spoken) <= wordsAge && isPanic(r.words)
 	if line == "" || fatal {
 		return
 	}
