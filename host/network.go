@@ -49,7 +49,8 @@ type network struct {
 
 	serving sync.WaitGroup // the listening of transports; ends with Run
 
-	belongs  atomic.Pointer[membership.Library] // nil: to none yet
+	belongs  atomic.Pointer[membership.Library] // nil: to none yet, as far as is known
+	alone    atomic.Bool                        // that it belongs to none has been looked up, once
 	recorder *telemetry.Recorder
 
 	mu         sync.Mutex
@@ -165,6 +166,7 @@ func (n *network) library(ctx context.Context) (membership.Library, error) {
 			n.belongs.Store(&library)
 			return library, nil
 		}
+		n.alone.Store(true)
 		n.log.Info("this device belongs to no library yet; let it join one with: starling join CODE")
 		select {
 		case <-n.joined:

@@ -84,6 +84,20 @@ func TestTelemetry_NotReady(t *testing.T) {
 	}
 }
 
+// TestTelemetry_Starting has a host that waits for a plugin's start: it is not ready, and says of its library only what it knows.
+func TestTelemetry_Starting(t *testing.T) {
+	t.Parallel()
+	alice := watch(t, "alice", "--library", "home")
+	if err := os.WriteFile(filepath.Join(alice.Dir, "slow"), []byte("#!/bin/sh\nexec sleep 600\n"), 0o700); err != nil { //nolint:gosec // it is run
+		t.Fatal(err)
+	}
+	alice.add(t, `model "note" { path = "./slow" }`)
+	manage(t, alice.Device, time.Minute)
+	wantReady(t, alice, http.StatusServiceUnavailable, "failed  plugin note: starting")
+	wantReady(t, alice, http.StatusServiceUnavailable, "failed  library: it has not been looked up yet\n")
+	wantReady(t, alice, http.StatusServiceUnavailable, "failed  host: it is starting\n")
+}
+
 // manager is a service manager that starts a device's host with its sockets, and hears what that says.
 type manager struct {
 	cmd   *exec.Cmd

@@ -252,6 +252,7 @@ func (f *figures) PluginMetrics(ctx context.Context) []supervisor.PluginMetrics 
 // health implements telemetry.Health.
 type health struct {
 	backend  *backend
+	started  atomic.Bool // the plugins have been tried, and commands are answered
 	stopping atomic.Bool
 }
 
@@ -349,16 +350,26 @@ func (h *health) plugins(ctx context.Context) ([]supervisor.Status, error) {
 	return askOnce(ctx, &h.backend.asked, "plugins", func(context.Context) ([]supervisor.Status, error) { return h.backend.supervisor.Status(), nil })
 }
 
+// host reports whether the host is between its start and its stop.
+func (h *health) host() telemetry.Check {
+	switch {
+	case h.stopping.Load():
+		return telemetry.Check{Name: "host", Reason: "it is being stopped"}
+	case !h.started.Load():
+		return telemetry.Check{Name: "host", Reason: "it is starting"}
+	}
+	return telemetry.Check{Name: "host", OK: true}
+}
+
 // Ready implements telemetry.Health.
 func (h *health) Ready(ctx context.Context) []telemetry.Check {
 	b := h.backend
-	checks := []telemetry.Check{{Name: "host", OK: !h.stopping.Load()}, h.database(ctx), h.loop(ctx)}
-	if !checks[0].OK {
-		checks[0].Reason = "it is being stopped"
-	}
+	checks := []telemetry.Check{h.host(), h.database(ctx), h.loop(ctx)}
 	library := telemetry.Check{Name: "library"}
 	own, member := b.members.Member(b.identity.ID())
 	switch at := b.network.belongs.Load(); {
+	case at == nil && !b.network.alone.Load():
+		library.Reason = "it has not been looked up yet"
 	case at == nil:
 		library.Reason = "this device belongs to none yet; let it join one with: starling join CODE"
 	case member && own.Retired():
@@ -374,7 +385,7 @@ func (h *health) Ready(ctx context.Context) []telemetry.Check {
 	}
 	for _, p := range plugins {
 		c := pluginCheck(p)
-		if p.State == supervisor.Stopped && !h.stopping.Load() { // because somebody wanted it
+		if p.State == supervisor.Stopped && checks[0].OK { // because somebody wanted it
 			c.OK, paused[p.Name] = true, true
 		}
 		checks = append(checks, c)

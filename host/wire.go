@@ -159,6 +159,7 @@ func start(p parts) {
 		if unused := p.Sockets.Unused(); unused != "" {
 			p.Log.Warn("the service manager has opened sockets where nothing of the configuration listens; who connects there waits for ever", "at", unused)
 		}
+		p.Health.started.Store(true)
 		p.Service.Ready()
 		return p.Control.Run(ctx, listener)
 	}))
