@@ -98,6 +98,38 @@ func TestTelemetry_Starting(t *testing.T) {
 	wantReady(t, alice, http.StatusServiceUnavailable, "failed  host: it is starting\n")
 }
 
+// TestService_SocketActivate starts a host with the tool that systemd has for it, at the first connection to one of its sockets.
+func TestService_SocketActivate(t *testing.T) {
+	t.Parallel()
+	tool, err := exec.LookPath("systemd-socket-activate")
+	if err != nil {
+		t.Skip("systemd-socket-activate is not on this machine; on Debian it is in the package systemd")
+	}
+	alice := watch(t, "alice", "--library", "home")
+	log, err := os.Create(filepath.Join(alice.Dir, "host.log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer log.Close()
+	cmd := exec.Command(tool, "-l", alice.Listen, "-l", alice.address, alice.Binary, "run", "--config", alice.Config()) //nolint:gosec // our own binary
+	cmd.Stdout, cmd.Stderr = log, log
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Signal(syscall.SIGTERM)
+		if err := cmd.Wait(); err != nil {
+			text, _ := os.ReadFile(log.Name())
+			t.Errorf("it ended with %v; log of %s:\n%s", err, alice.Name, text)
+		}
+	})
+	wantReady(t, alice, http.StatusOK, "ok      transport lan")
+	text, err := os.ReadFile(log.Name())
+	if err != nil || !strings.Contains(string(text), "Execing") {
+		t.Errorf("it was not started by a connection: %v\n%s", err, text)
+	}
+}
+
 // manager is a service manager that starts a device's host with its sockets, and hears what that says.
 type manager struct {
 	cmd   *exec.Cmd
