@@ -32,6 +32,13 @@ type Configurable interface {
 	Configure(ctx context.Context, config json.RawMessage) error
 }
 
+// ConfigChecker may be implemented by a Configurable that can judge a block without taking it, as what Settings returns does.
+type ConfigChecker interface {
+	// CheckConfig returns what Configure would for the same block, and changes nothing. The host may call it at any time,
+	// also while other methods run. An error of code CodeUnsupported says that it can not judge.
+	CheckConfig(ctx context.Context, config json.RawMessage) error
+}
+
 // StateChanges is a batch of rows of one device-owned model, all from one origin, in stamp order.
 type StateChanges struct {
 	Batch  Batch

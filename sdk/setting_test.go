@@ -115,6 +115,9 @@ func TestSettings_Configure(t *testing.T) {
 			t.Errorf("%s: %v", block, err)
 			continue
 		}
+		if checked := s.(ConfigChecker).CheckConfig(t.Context(), json.RawMessage(block)); checked == nil || checked.Error() != err.Error() {
+			t.Errorf("%s: without taking it %v, else %v", block, checked, err)
+		}
 		about := SettingErrors(err)
 		for i, want := range wants {
 			if !strings.Contains(err.Error(), want) || len(about) > 0 && !strings.Contains(about[i].Message, want) {
@@ -125,8 +128,11 @@ func TestSettings_Configure(t *testing.T) {
 			t.Errorf("%s: a secret is in %v", block, err)
 		}
 	}
+	if err := s.(ConfigChecker).CheckConfig(t.Context(), json.RawMessage(block)); err != nil {
+		t.Errorf("a good block, without taking it: %v", err)
+	}
 	if diff := cmp.Diff(before, *target, cmp.AllowUnexported(kinds{})); diff != "" {
-		t.Errorf("a block that was refused changed the settings:\n%s", diff)
+		t.Errorf("a block that was checked, or refused, changed the settings:\n%s", diff)
 	}
 }
 

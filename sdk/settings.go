@@ -30,7 +30,7 @@ import (
 // refuses a block without it. Types are string, bool, the integers, float64, time.Duration, Size, []string and
 // map[string]string.
 //
-// A mistake in the tags is an error of both methods. They must not be called at once.
+// A mistake in the tags is an error of both methods. They must not be called at once. What is returned is a ConfigChecker too.
 func Settings(target any) Declarer {
 	s := &structSettings{target: reflect.ValueOf(target)}
 	if s.target.Kind() != reflect.Pointer || s.target.IsNil() || s.target.Elem().Kind() != reflect.Struct {
@@ -62,7 +62,12 @@ func (f ConfigFunc) Configure(ctx context.Context, config json.RawMessage) error
 type noSettings struct{}
 
 // Configure implements Configurable.
-func (noSettings) Configure(_ context.Context, config json.RawMessage) error {
+func (n noSettings) Configure(ctx context.Context, config json.RawMessage) error {
+	return n.CheckConfig(ctx, config)
+}
+
+// CheckConfig implements ConfigChecker.
+func (noSettings) CheckConfig(_ context.Context, config json.RawMessage) error {
 	_, err := ParseSettings(nil, config)
 	return err
 }
@@ -86,12 +91,27 @@ func (s *structSettings) DeclareSettings() ([]Setting, error) {
 
 // Configure implements Configurable.
 func (s *structSettings) Configure(_ context.Context, config json.RawMessage) error {
+	next, err := s.read(config)
+	if err == nil {
+		s.target.Elem().Set(next)
+	}
+	return err
+}
+
+// CheckConfig implements ConfigChecker.
+func (s *structSettings) CheckConfig(_ context.Context, config json.RawMessage) error {
+	_, err := s.read(config)
+	return err
+}
+
+// read returns a struct of the defaults and what a block says, which makes sense.
+func (s *structSettings) read(config json.RawMessage) (reflect.Value, error) {
 	if s.err != nil {
-		return s.err
+		return reflect.Value{}, s.err
 	}
 	parsed, err := ParseSettings(s.declared, config)
 	if err != nil {
-		return err
+		return reflect.Value{}, err
 	}
 	next := reflect.New(s.defaults.Type())
 	next.Elem().Set(s.defaults)
@@ -101,16 +121,15 @@ func (s *structSettings) Configure(_ context.Context, config json.RawMessage) er
 			continue
 		}
 		if err := assign(next.Elem().Field(s.fields[i]), value, &s.declared[i]); err != nil {
-			return err
+			return reflect.Value{}, err
 		}
 	}
 	if check, ok := next.Interface().(interface{ Check() error }); ok {
 		if err := check.Check(); err != nil {
-			return err
+			return reflect.Value{}, err
 		}
 	}
-	s.target.Elem().Set(next.Elem())
-	return nil
+	return next.Elem(), nil
 }
 
 // add reads the tag of a field.

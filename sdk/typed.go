@@ -156,6 +156,17 @@ func (m Model[T]) Configure(ctx context.Context, config json.RawMessage) error {
 	return m.Config.Configure(ctx, config)
 }
 
+// CheckConfig implements ConfigChecker.
+func (m Model[T]) CheckConfig(ctx context.Context, config json.RawMessage) error {
+	if m.Config == nil {
+		return noSettings{}.CheckConfig(ctx, config)
+	}
+	if c, ok := m.Config.(ConfigChecker); ok {
+		return c.CheckConfig(ctx, config)
+	}
+	return Errorf(CodeUnsupported, "model %q can not judge a config block without taking it", m.Name)
+}
+
 // DeclareSettings implements Declarer.
 func (m Model[T]) DeclareSettings() ([]Setting, error) {
 	if m.Config == nil {

@@ -190,6 +190,34 @@ func TestDebug(t *testing.T) {
 	}
 }
 
+// TestDebug_AsksProcess has a process under a debugger judge a block, where there is no binary that could: it takes none of it.
+func TestDebug_AsksProcess(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "debug.json")
+	author := debug(t, file)
+	w := newWatcher()
+	spec := attachTo(t, file)
+	spec.Path = filepath.Join(t.TempDir(), "absent")
+	s, _ := run(t, options(t, t.TempDir(), w), spec)
+	p := receive(t, w.up, "up")
+	until(t, "it is said to be debugged", func() bool { return s.Status()[0].State == Debugging })
+	try := func(block string) error {
+		next := spec
+		next.Blocks, next.Config = plainBlocks{}, map[sdk.ModelName]json.RawMessage{"note": []byte(block)}
+		return s.Try(t.Context(), next)
+	}
+	err := try(`{"colour":1,"strict":true}`)
+	if _, ok := errors.AsType[*ConfigError](err); !ok || !strings.Contains(err.Error(), "did you mean color?") {
+		t.Errorf("a block that the process refuses: %v", err)
+	}
+	if err := try(`{"strict":true}`); err != nil {
+		t.Errorf("a block that it would take: %v", err)
+	}
+	out, err := w.server(p).ApplySharedChange(t.Context(), sdk.SharedChanges{Batch: sdk.Batch{Model: "note", Version: 1}})
+	if err != nil || len(out.Refused) != 0 || s.Status()[0].PID != author.Pid {
+		t.Errorf("it has taken the block: %v, %v", out.Refused, err)
+	}
+}
+
 // TestDebug_StoppedAtStart has a process stopped before it was ever asked: nobody waits for it, and it is used once it goes on.
 func TestDebug_StoppedAtStart(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "debug.json")

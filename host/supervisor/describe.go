@@ -174,6 +174,9 @@ func (s *Supervisor) Try(ctx context.Context, spec Spec) error {
 			if err := spec.Blocks.Check(now.info.Settings); err != nil {
 				return &ConfigError{err}
 			}
+			if known, err := tryAttached(ctx, spec, now); known {
+				return err
+			}
 			return s.tryBinary(ctx, spec, now.info.Settings)
 		}
 		if now != nil && was.Path == spec.Path && was.SHA256 == spec.SHA256 && bin.intact() {
@@ -188,8 +191,31 @@ func (s *Supervisor) Try(ctx context.Context, spec Spec) error {
 	return err
 }
 
-// tryBinary has the binary at the configured path judge a block for a process of it that is under a debugger: that one may be
-// stopped, and takes for good what it is given. What the binary says counts where it declares the same settings; a binary that
+// tryAttached has a process that is under a debugger judge its blocks, of which it takes none. It is not known what it says if it is
+// stopped, or can not judge them.
+func tryAttached(ctx context.Context, spec Spec, g *generation) (known bool, wrong error) {
+	ctx, cancel := context.WithTimeout(ctx, debugPatience)
+	defer cancel()
+	targets := make([]sdk.ModelName, 0, len(g.info.Models)+1)
+	for _, d := range g.info.Models {
+		targets = append(targets, d.Model)
+	}
+	if g.info.Transport != "" {
+		targets = append(targets, "")
+	}
+	known = true
+	for _, target := range targets {
+		judged, err := g.process.Client().CheckConfig(ctx, target, spec.Config[target])
+		if permanent(err) {
+			return true, &ConfigError{spec.Blocks.Locate(target, err)}
+		}
+		known = known && judged && err == nil
+	}
+	return known, nil
+}
+
+// tryBinary has the binary at the configured path judge a block for a process of it that is under a debugger and can not say itself:
+// it is stopped, or would take for good what it is given. What the binary says counts where it declares the same settings; a binary that
 // is not there, or is of other source, is no mistake of the block.
 func (s *Supervisor) tryBinary(ctx context.Context, spec Spec, declared map[sdk.ModelName][]sdk.Setting) error {
 	info, err := Describe(ctx, spec, s.options.RuntimeDir, hclog.NewNullLogger())

@@ -124,6 +124,10 @@ func (model) Configure(_ context.Context, config json.RawMessage) error {
 	case "stop-later":
 		time.AfterFunc(later, func() { _ = syscall.Kill(os.Getpid(), syscall.SIGSTOP) })
 	}
+	return model{}.CheckConfig(context.Background(), config)
+}
+
+func (model) CheckConfig(_ context.Context, config json.RawMessage) error {
 	if strings.Contains(string(config), "colour") {
 		return sdk.Errorf(sdk.CodeInvalid, "unknown key colour; did you mean color?")
 	}

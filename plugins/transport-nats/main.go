@@ -41,6 +41,12 @@ func (t *transport) Configure(_ context.Context, config json.RawMessage) error {
 	return nil
 }
 
+// CheckConfig implements sdk.ConfigChecker.
+func (*transport) CheckConfig(_ context.Context, config json.RawMessage) error {
+	_, err := parseSettings(config)
+	return err
+}
+
 // DeclareSettings implements sdk.Declarer.
 func (*transport) DeclareSettings() ([]sdk.Setting, error) {
 	return sdk.Settings(defaults()).DeclareSettings()

@@ -80,6 +80,20 @@ func (c *Client) Info(ctx context.Context) (Info, error) {
 	return info, nil
 }
 
+// CheckConfig asks whether a model, or the transport under "", would take a config block, which changes nothing. An error is that
+// which sdk.Configurable would return, or says that the process was not reached. Not known: the process can not judge the block
+// without taking it, as one whose build has no such call. Call it with a deadline.
+func (c *Client) CheckConfig(ctx context.Context, model sdk.ModelName, config json.RawMessage) (known bool, err error) {
+	if len(config) == 0 {
+		config = json.RawMessage("{}")
+	}
+	reply, err := c.process.CheckConfig(ctx, &rpcpb.CheckConfigRequest{Model: string(model), Config: config})
+	if status.Code(err) == codes.Unimplemented {
+		return false, nil
+	}
+	return !reply.GetUnknown(), fromStatus(err)
+}
+
 // Health asks how the process is. Call it with a deadline: a stopped process never answers.
 func (c *Client) Health(ctx context.Context) (Health, error) {
 	reply, err := c.process.Health(ctx, &rpcpb.HealthRequest{})

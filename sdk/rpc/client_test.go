@@ -21,7 +21,10 @@ type answers struct {
 }
 
 func (a answers) Invoke(_ context.Context, _ string, _, reply any, _ ...grpc.CallOption) error {
-	out := reply.(*rpcpb.MetricsReply) //nolint:forcetypeassert // nothing else is called
+	out, ok := reply.(*rpcpb.MetricsReply)
+	if !ok {
+		return a.err
+	}
 	for i := range a.metrics {
 		out.Metrics = append(out.Metrics, &rpcpb.Metric{Name: fmt.Sprintf("m_%d", i), Kind: "gauge"})
 	}
@@ -45,5 +48,15 @@ func TestClient_Metrics(t *testing.T) {
 				t.Errorf("%d metrics and %v; want %d and %q", len(got), err, test.want, test.code)
 			}
 		})
+	}
+}
+
+func TestClient_CheckConfig_Older(t *testing.T) {
+	known, err := newClient(answers{err: status.Error(codes.Unimplemented, "unknown method CheckConfig")}).CheckConfig(t.Context(), "tag", nil)
+	if known || err != nil {
+		t.Errorf("an older build: known %t, %v", known, err)
+	}
+	if _, err := newClient(answers{err: status.Error(codes.DeadlineExceeded, "late")}).CheckConfig(t.Context(), "tag", nil); sdk.CodeOf(err) != sdk.CodeUnavailable {
+		t.Errorf("a stopped process: %v", err)
 	}
 }

@@ -141,6 +141,29 @@ func TestModel_Describe(t *testing.T) {
 	}
 }
 
+// TestClient_CheckConfig wants blocks judged as Configure would, by a model that can do so without taking them, and changed nothing.
+func TestClient_CheckConfig(t *testing.T) {
+	p, models := start(t)
+	for _, each := range []struct {
+		model sdk.ModelName
+		block string
+		known bool
+		want  string
+	}{
+		{"leaf", `{"first":"no"}`, true, "it says no"}, {"leaf", `{"frist":"b"}`, true, `did you mean "first"?`}, {"leaf", `{"first":"b"}`, true, ""}, {"leaf", "", true, ""},
+		{"probe", `{"first":"no"}`, false, ""}, {"nobody", "{}", true, `does not serve model "nobody"`},
+		{"", `{}`, true, ""}, {"", `{"a":1}`, true, "takes no settings"},
+	} {
+		known, err := p.Client().CheckConfig(t.Context(), each.model, json.RawMessage(each.block))
+		if known != each.known || (err == nil) != (each.want == "") || err != nil && !strings.Contains(err.Error(), each.want) {
+			t.Errorf("%s %s: known %t, %v; want %t, %q", each.model, each.block, known, err, each.known, each.want)
+		}
+	}
+	if err := models["leaf"].(sdk.Configurable).Configure(t.Context(), json.RawMessage(`{"first":"no"}`)); err == nil {
+		t.Error("Configure takes what CheckConfig does not")
+	}
+}
+
 func TestModel_ApplyStateChange(t *testing.T) {
 	_, models := start(t)
 	m := models["probe"]
@@ -367,6 +390,11 @@ type probeSource struct{ sdk.Declarer }
 type leafSettings struct {
 	First  string `starling:"first" doc:"one"`
 	Second int    `starling:"second,secret"`
+}
+
+// CheckConfig implements sdk.ConfigChecker, which an embedded sdk.Declarer does not.
+func (p probeSource) CheckConfig(ctx context.Context, config json.RawMessage) error {
+	return p.Declarer.(sdk.ConfigChecker).CheckConfig(ctx, config)
 }
 
 func (s *leafSettings) Check() error {

@@ -268,27 +268,57 @@ func buildVersion() string {
 
 // Configure implements rpcpb.PluginServiceServer.
 func (s *server) Configure(ctx context.Context, req *rpcpb.ConfigureRequest) (*rpcpb.ConfigureReply, error) {
-	var target any
-	what := fmt.Sprintf("model %q", req.Model)
-	if req.Model == "" {
-		target, what = s.transport, "the transport"
-		if s.transport == nil {
-			return nil, sdk.Errorf(sdk.CodeUnsupported, "this plugin serves no transport")
-		}
-	} else {
-		m, err := s.model(req.Model)
-		if err != nil {
-			return nil, err
-		}
-		target = m
+	target, err := s.configured(req.Model)
+	if err != nil {
+		return nil, err
 	}
 	if c, ok := target.(sdk.Configurable); ok {
 		return &rpcpb.ConfigureReply{}, c.Configure(ctx, req.Config)
 	}
-	if _, err := sdk.ParseSettings(nil, req.Config); err != nil {
-		return nil, fmt.Errorf("%s: %w", what, err)
+	return &rpcpb.ConfigureReply{}, takesNone(req.Model, req.Config)
+}
+
+// CheckConfig implements rpcpb.PluginServiceServer.
+func (s *server) CheckConfig(ctx context.Context, req *rpcpb.CheckConfigRequest) (*rpcpb.CheckConfigReply, error) {
+	target, err := s.configured(req.Model)
+	if err != nil {
+		return nil, err
 	}
-	return &rpcpb.ConfigureReply{}, nil
+	if _, ok := target.(sdk.Configurable); !ok {
+		return &rpcpb.CheckConfigReply{}, takesNone(req.Model, req.Config)
+	}
+	c, ok := target.(sdk.ConfigChecker)
+	if !ok {
+		return &rpcpb.CheckConfigReply{Unknown: true}, nil
+	}
+	err = c.CheckConfig(ctx, req.Config)
+	if sdk.CodeOf(err) == sdk.CodeUnsupported {
+		return &rpcpb.CheckConfigReply{Unknown: true}, nil
+	}
+	return &rpcpb.CheckConfigReply{}, err
+}
+
+// configured returns what a config block is for: a model, or the transport under "".
+func (s *server) configured(model string) (any, error) {
+	if model != "" {
+		return s.model(model)
+	}
+	if s.transport == nil {
+		return nil, sdk.Errorf(sdk.CodeUnsupported, "this plugin serves no transport")
+	}
+	return s.transport, nil
+}
+
+// takesNone refuses a config block that says anything, for who takes none.
+func takesNone(model string, config []byte) error {
+	what := "the transport"
+	if model != "" {
+		what = fmt.Sprintf("model %q", model)
+	}
+	if _, err := sdk.ParseSettings(nil, config); err != nil {
+		return fmt.Errorf("%s: %w", what, err)
+	}
+	return nil
 }
 
 func (s *server) model(name string) (sdk.ModelServer, error) {

@@ -630,6 +630,102 @@ func (*ConfigureReply) Descriptor() ([]byte, []int) {
 	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{8}
 }
 
+type CheckConfigRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Model         string                 `protobuf:"bytes,1,opt,name=model,proto3" json:"model,omitempty"`   // empty: the transport
+	Config        []byte                 `protobuf:"bytes,2,opt,name=config,proto3" json:"config,omitempty"` // a JSON object
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CheckConfigRequest) Reset() {
+	*x = CheckConfigRequest{}
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CheckConfigRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CheckConfigRequest) ProtoMessage() {}
+
+func (x *CheckConfigRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CheckConfigRequest.ProtoReflect.Descriptor instead.
+func (*CheckConfigRequest) Descriptor() ([]byte, []int) {
+	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *CheckConfigRequest) GetModel() string {
+	if x != nil {
+		return x.Model
+	}
+	return ""
+}
+
+func (x *CheckConfigRequest) GetConfig() []byte {
+	if x != nil {
+		return x.Config
+	}
+	return nil
+}
+
+type CheckConfigReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Unknown       bool                   `protobuf:"varint,1,opt,name=unknown,proto3" json:"unknown,omitempty"` // that can not be said without taking the block
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CheckConfigReply) Reset() {
+	*x = CheckConfigReply{}
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CheckConfigReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CheckConfigReply) ProtoMessage() {}
+
+func (x *CheckConfigReply) ProtoReflect() protoreflect.Message {
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CheckConfigReply.ProtoReflect.Descriptor instead.
+func (*CheckConfigReply) Descriptor() ([]byte, []int) {
+	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *CheckConfigReply) GetUnknown() bool {
+	if x != nil {
+		return x.Unknown
+	}
+	return false
+}
+
 type HealthRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -638,7 +734,7 @@ type HealthRequest struct {
 
 func (x *HealthRequest) Reset() {
 	*x = HealthRequest{}
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[9]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -650,7 +746,7 @@ func (x *HealthRequest) String() string {
 func (*HealthRequest) ProtoMessage() {}
 
 func (x *HealthRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[9]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -663,7 +759,7 @@ func (x *HealthRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HealthRequest.ProtoReflect.Descriptor instead.
 func (*HealthRequest) Descriptor() ([]byte, []int) {
-	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{9}
+	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{11}
 }
 
 type HealthReply struct {
@@ -678,7 +774,7 @@ type HealthReply struct {
 
 func (x *HealthReply) Reset() {
 	*x = HealthReply{}
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[10]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -690,7 +786,7 @@ func (x *HealthReply) String() string {
 func (*HealthReply) ProtoMessage() {}
 
 func (x *HealthReply) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[10]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -703,7 +799,7 @@ func (x *HealthReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HealthReply.ProtoReflect.Descriptor instead.
 func (*HealthReply) Descriptor() ([]byte, []int) {
-	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{10}
+	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *HealthReply) GetOk() bool {
@@ -742,7 +838,7 @@ type MetricsRequest struct {
 
 func (x *MetricsRequest) Reset() {
 	*x = MetricsRequest{}
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[11]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -754,7 +850,7 @@ func (x *MetricsRequest) String() string {
 func (*MetricsRequest) ProtoMessage() {}
 
 func (x *MetricsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[11]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -767,7 +863,7 @@ func (x *MetricsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetricsRequest.ProtoReflect.Descriptor instead.
 func (*MetricsRequest) Descriptor() ([]byte, []int) {
-	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{11}
+	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{13}
 }
 
 type MetricsReply struct {
@@ -779,7 +875,7 @@ type MetricsReply struct {
 
 func (x *MetricsReply) Reset() {
 	*x = MetricsReply{}
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[12]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -791,7 +887,7 @@ func (x *MetricsReply) String() string {
 func (*MetricsReply) ProtoMessage() {}
 
 func (x *MetricsReply) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[12]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -804,7 +900,7 @@ func (x *MetricsReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetricsReply.ProtoReflect.Descriptor instead.
 func (*MetricsReply) Descriptor() ([]byte, []int) {
-	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{12}
+	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *MetricsReply) GetMetrics() []*Metric {
@@ -826,7 +922,7 @@ type Metric struct {
 
 func (x *Metric) Reset() {
 	*x = Metric{}
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[13]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -838,7 +934,7 @@ func (x *Metric) String() string {
 func (*Metric) ProtoMessage() {}
 
 func (x *Metric) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[13]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -851,7 +947,7 @@ func (x *Metric) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Metric.ProtoReflect.Descriptor instead.
 func (*Metric) Descriptor() ([]byte, []int) {
-	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{13}
+	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Metric) GetName() string {
@@ -890,7 +986,7 @@ type DrainRequest struct {
 
 func (x *DrainRequest) Reset() {
 	*x = DrainRequest{}
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[14]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -902,7 +998,7 @@ func (x *DrainRequest) String() string {
 func (*DrainRequest) ProtoMessage() {}
 
 func (x *DrainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[14]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -915,7 +1011,7 @@ func (x *DrainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainRequest.ProtoReflect.Descriptor instead.
 func (*DrainRequest) Descriptor() ([]byte, []int) {
-	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{14}
+	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{16}
 }
 
 type DrainReply struct {
@@ -926,7 +1022,7 @@ type DrainReply struct {
 
 func (x *DrainReply) Reset() {
 	*x = DrainReply{}
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[15]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -938,7 +1034,7 @@ func (x *DrainReply) String() string {
 func (*DrainReply) ProtoMessage() {}
 
 func (x *DrainReply) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[15]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -951,7 +1047,7 @@ func (x *DrainReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainReply.ProtoReflect.Descriptor instead.
 func (*DrainReply) Descriptor() ([]byte, []int) {
-	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{15}
+	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{17}
 }
 
 type StopRequest struct {
@@ -962,7 +1058,7 @@ type StopRequest struct {
 
 func (x *StopRequest) Reset() {
 	*x = StopRequest{}
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[16]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -974,7 +1070,7 @@ func (x *StopRequest) String() string {
 func (*StopRequest) ProtoMessage() {}
 
 func (x *StopRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[16]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -987,7 +1083,7 @@ func (x *StopRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopRequest.ProtoReflect.Descriptor instead.
 func (*StopRequest) Descriptor() ([]byte, []int) {
-	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{16}
+	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{18}
 }
 
 type StopReply struct {
@@ -998,7 +1094,7 @@ type StopReply struct {
 
 func (x *StopReply) Reset() {
 	*x = StopReply{}
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[17]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1010,7 +1106,7 @@ func (x *StopReply) String() string {
 func (*StopReply) ProtoMessage() {}
 
 func (x *StopReply) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[17]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1023,7 +1119,7 @@ func (x *StopReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopReply.ProtoReflect.Descriptor instead.
 func (*StopReply) Descriptor() ([]byte, []int) {
-	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{17}
+	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{19}
 }
 
 type Batch struct {
@@ -1039,7 +1135,7 @@ type Batch struct {
 
 func (x *Batch) Reset() {
 	*x = Batch{}
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[18]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1051,7 +1147,7 @@ func (x *Batch) String() string {
 func (*Batch) ProtoMessage() {}
 
 func (x *Batch) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[18]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1064,7 +1160,7 @@ func (x *Batch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Batch.ProtoReflect.Descriptor instead.
 func (*Batch) Descriptor() ([]byte, []int) {
-	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{18}
+	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Batch) GetModel() string {
@@ -1117,7 +1213,7 @@ type ApplyRequest struct {
 
 func (x *ApplyRequest) Reset() {
 	*x = ApplyRequest{}
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[19]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1129,7 +1225,7 @@ func (x *ApplyRequest) String() string {
 func (*ApplyRequest) ProtoMessage() {}
 
 func (x *ApplyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[19]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1142,7 +1238,7 @@ func (x *ApplyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyRequest.ProtoReflect.Descriptor instead.
 func (*ApplyRequest) Descriptor() ([]byte, []int) {
-	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{19}
+	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ApplyRequest) GetId() uint64 {
@@ -1210,7 +1306,7 @@ type ApplyReply struct {
 
 func (x *ApplyReply) Reset() {
 	*x = ApplyReply{}
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[20]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1222,7 +1318,7 @@ func (x *ApplyReply) String() string {
 func (*ApplyReply) ProtoMessage() {}
 
 func (x *ApplyReply) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[20]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1235,7 +1331,7 @@ func (x *ApplyReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyReply.ProtoReflect.Descriptor instead.
 func (*ApplyReply) Descriptor() ([]byte, []int) {
-	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{20}
+	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ApplyReply) GetId() uint64 {
@@ -1305,7 +1401,7 @@ type Refusal struct {
 
 func (x *Refusal) Reset() {
 	*x = Refusal{}
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[21]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1317,7 +1413,7 @@ func (x *Refusal) String() string {
 func (*Refusal) ProtoMessage() {}
 
 func (x *Refusal) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[21]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1330,7 +1426,7 @@ func (x *Refusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refusal.ProtoReflect.Descriptor instead.
 func (*Refusal) Descriptor() ([]byte, []int) {
-	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{21}
+	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Refusal) GetIndex() uint32 {
@@ -1371,7 +1467,7 @@ type SourceHostMessage struct {
 
 func (x *SourceHostMessage) Reset() {
 	*x = SourceHostMessage{}
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[22]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1383,7 +1479,7 @@ func (x *SourceHostMessage) String() string {
 func (*SourceHostMessage) ProtoMessage() {}
 
 func (x *SourceHostMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[22]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1396,7 +1492,7 @@ func (x *SourceHostMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SourceHostMessage.ProtoReflect.Descriptor instead.
 func (*SourceHostMessage) Descriptor() ([]byte, []int) {
-	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{22}
+	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *SourceHostMessage) GetId() uint64 {
@@ -1501,7 +1597,7 @@ type SourceMessage struct {
 
 func (x *SourceMessage) Reset() {
 	*x = SourceMessage{}
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[23]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1513,7 +1609,7 @@ func (x *SourceMessage) String() string {
 func (*SourceMessage) ProtoMessage() {}
 
 func (x *SourceMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[23]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1526,7 +1622,7 @@ func (x *SourceMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SourceMessage.ProtoReflect.Descriptor instead.
 func (*SourceMessage) Descriptor() ([]byte, []int) {
-	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{23}
+	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *SourceMessage) GetId() uint64 {
@@ -1633,7 +1729,7 @@ type ListenRequest struct {
 
 func (x *ListenRequest) Reset() {
 	*x = ListenRequest{}
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[24]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1645,7 +1741,7 @@ func (x *ListenRequest) String() string {
 func (*ListenRequest) ProtoMessage() {}
 
 func (x *ListenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[24]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1658,7 +1754,7 @@ func (x *ListenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListenRequest.ProtoReflect.Descriptor instead.
 func (*ListenRequest) Descriptor() ([]byte, []int) {
-	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{24}
+	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ListenRequest) GetAddress() string {
@@ -1693,7 +1789,7 @@ type ListenEvent struct {
 
 func (x *ListenEvent) Reset() {
 	*x = ListenEvent{}
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[25]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1705,7 +1801,7 @@ func (x *ListenEvent) String() string {
 func (*ListenEvent) ProtoMessage() {}
 
 func (x *ListenEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[25]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1718,7 +1814,7 @@ func (x *ListenEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListenEvent.ProtoReflect.Descriptor instead.
 func (*ListenEvent) Descriptor() ([]byte, []int) {
-	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{25}
+	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ListenEvent) GetAddress() string {
@@ -1753,7 +1849,7 @@ type Chunk struct {
 
 func (x *Chunk) Reset() {
 	*x = Chunk{}
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[26]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1765,7 +1861,7 @@ func (x *Chunk) String() string {
 func (*Chunk) ProtoMessage() {}
 
 func (x *Chunk) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[26]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1778,7 +1874,7 @@ func (x *Chunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Chunk.ProtoReflect.Descriptor instead.
 func (*Chunk) Descriptor() ([]byte, []int) {
-	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{26}
+	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Chunk) GetData() []byte {
@@ -1812,7 +1908,7 @@ type SourceHostMessage_Start struct {
 
 func (x *SourceHostMessage_Start) Reset() {
 	*x = SourceHostMessage_Start{}
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[27]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1824,7 +1920,7 @@ func (x *SourceHostMessage_Start) String() string {
 func (*SourceHostMessage_Start) ProtoMessage() {}
 
 func (x *SourceHostMessage_Start) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[27]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1837,7 +1933,7 @@ func (x *SourceHostMessage_Start) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SourceHostMessage_Start.ProtoReflect.Descriptor instead.
 func (*SourceHostMessage_Start) Descriptor() ([]byte, []int) {
-	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{22, 0}
+	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{24, 0}
 }
 
 func (x *SourceHostMessage_Start) GetModel() string {
@@ -1863,7 +1959,7 @@ type SourceHostMessage_Committed struct {
 
 func (x *SourceHostMessage_Committed) Reset() {
 	*x = SourceHostMessage_Committed{}
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[28]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1875,7 +1971,7 @@ func (x *SourceHostMessage_Committed) String() string {
 func (*SourceHostMessage_Committed) ProtoMessage() {}
 
 func (x *SourceHostMessage_Committed) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[28]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1888,7 +1984,7 @@ func (x *SourceHostMessage_Committed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SourceHostMessage_Committed.ProtoReflect.Descriptor instead.
 func (*SourceHostMessage_Committed) Descriptor() ([]byte, []int) {
-	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{22, 1}
+	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{24, 1}
 }
 
 func (x *SourceHostMessage_Committed) GetRefused() []*Refusal {
@@ -1909,7 +2005,7 @@ type SourceHostMessage_Found struct {
 
 func (x *SourceHostMessage_Found) Reset() {
 	*x = SourceHostMessage_Found{}
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[29]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1921,7 +2017,7 @@ func (x *SourceHostMessage_Found) String() string {
 func (*SourceHostMessage_Found) ProtoMessage() {}
 
 func (x *SourceHostMessage_Found) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[29]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1934,7 +2030,7 @@ func (x *SourceHostMessage_Found) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SourceHostMessage_Found.ProtoReflect.Descriptor instead.
 func (*SourceHostMessage_Found) Descriptor() ([]byte, []int) {
-	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{22, 2}
+	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{24, 2}
 }
 
 func (x *SourceHostMessage_Found) GetBatch() *Batch {
@@ -1969,7 +2065,7 @@ type SourceMessage_Find struct {
 
 func (x *SourceMessage_Find) Reset() {
 	*x = SourceMessage_Find{}
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[30]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1981,7 +2077,7 @@ func (x *SourceMessage_Find) String() string {
 func (*SourceMessage_Find) ProtoMessage() {}
 
 func (x *SourceMessage_Find) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[30]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1994,7 +2090,7 @@ func (x *SourceMessage_Find) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SourceMessage_Find.ProtoReflect.Descriptor instead.
 func (*SourceMessage_Find) Descriptor() ([]byte, []int) {
-	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{23, 0}
+	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{25, 0}
 }
 
 func (x *SourceMessage_Find) GetModel() string {
@@ -2029,7 +2125,7 @@ type SourceMessage_Warning struct {
 
 func (x *SourceMessage_Warning) Reset() {
 	*x = SourceMessage_Warning{}
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[31]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2041,7 +2137,7 @@ func (x *SourceMessage_Warning) String() string {
 func (*SourceMessage_Warning) ProtoMessage() {}
 
 func (x *SourceMessage_Warning) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[31]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2054,7 +2150,7 @@ func (x *SourceMessage_Warning) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SourceMessage_Warning.ProtoReflect.Descriptor instead.
 func (*SourceMessage_Warning) Descriptor() ([]byte, []int) {
-	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{23, 1}
+	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{25, 1}
 }
 
 func (x *SourceMessage_Warning) GetKey() string {
@@ -2090,7 +2186,7 @@ type SourceMessage_Progress struct {
 
 func (x *SourceMessage_Progress) Reset() {
 	*x = SourceMessage_Progress{}
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[32]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2102,7 +2198,7 @@ func (x *SourceMessage_Progress) String() string {
 func (*SourceMessage_Progress) ProtoMessage() {}
 
 func (x *SourceMessage_Progress) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[32]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2115,7 +2211,7 @@ func (x *SourceMessage_Progress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SourceMessage_Progress.ProtoReflect.Descriptor instead.
 func (*SourceMessage_Progress) Descriptor() ([]byte, []int) {
-	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{23, 2}
+	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{25, 2}
 }
 
 func (x *SourceMessage_Progress) GetKey() string {
@@ -2156,7 +2252,7 @@ type Chunk_Open struct {
 
 func (x *Chunk_Open) Reset() {
 	*x = Chunk_Open{}
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[33]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2168,7 +2264,7 @@ func (x *Chunk_Open) String() string {
 func (*Chunk_Open) ProtoMessage() {}
 
 func (x *Chunk_Open) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[33]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2181,7 +2277,7 @@ func (x *Chunk_Open) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Chunk_Open.ProtoReflect.Descriptor instead.
 func (*Chunk_Open) Descriptor() ([]byte, []int) {
-	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{26, 0}
+	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{28, 0}
 }
 
 func (x *Chunk_Open) GetDial() string {
@@ -2207,7 +2303,7 @@ type Chunk_Opened struct {
 
 func (x *Chunk_Opened) Reset() {
 	*x = Chunk_Opened{}
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[34]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2219,7 +2315,7 @@ func (x *Chunk_Opened) String() string {
 func (*Chunk_Opened) ProtoMessage() {}
 
 func (x *Chunk_Opened) ProtoReflect() protoreflect.Message {
-	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[34]
+	mi := &file_sdk_rpc_rpcpb_rpc_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2232,7 +2328,7 @@ func (x *Chunk_Opened) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Chunk_Opened.ProtoReflect.Descriptor instead.
 func (*Chunk_Opened) Descriptor() ([]byte, []int) {
-	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{26, 1}
+	return file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP(), []int{28, 1}
 }
 
 func (x *Chunk_Opened) GetRemote() string {
@@ -2293,7 +2389,12 @@ const file_sdk_rpc_rpcpb_rpc_proto_rawDesc = "" +
 	"\x10ConfigureRequest\x12\x14\n" +
 	"\x05model\x18\x01 \x01(\tR\x05model\x12\x16\n" +
 	"\x06config\x18\x02 \x01(\fR\x06config\"\x10\n" +
-	"\x0eConfigureReply\"\x0f\n" +
+	"\x0eConfigureReply\"B\n" +
+	"\x12CheckConfigRequest\x12\x14\n" +
+	"\x05model\x18\x01 \x01(\tR\x05model\x12\x16\n" +
+	"\x06config\x18\x02 \x01(\fR\x06config\",\n" +
+	"\x10CheckConfigReply\x12\x18\n" +
+	"\aunknown\x18\x01 \x01(\bR\aunknown\"\x0f\n" +
 	"\rHealthRequest\"l\n" +
 	"\vHealthReply\x12\x0e\n" +
 	"\x02ok\x18\x01 \x01(\bR\x02ok\x12\x18\n" +
@@ -2396,10 +2497,11 @@ const file_sdk_rpc_rpcpb_rpc_proto_rawDesc = "" +
 	"\x04dial\x18\x01 \x01(\tR\x04dial\x12\x1a\n" +
 	"\baccepted\x18\x02 \x01(\x04R\baccepted\x1a \n" +
 	"\x06Opened\x12\x16\n" +
-	"\x06remote\x18\x01 \x01(\tR\x06remote2\xe0\x03\n" +
+	"\x06remote\x18\x01 \x01(\tR\x06remote2\xbd\x04\n" +
 	"\rPluginService\x12F\n" +
 	"\x04Info\x12\x1f.starling.plugin.v1.InfoRequest\x1a\x1d.starling.plugin.v1.InfoReply\x12U\n" +
-	"\tConfigure\x12$.starling.plugin.v1.ConfigureRequest\x1a\".starling.plugin.v1.ConfigureReply\x12L\n" +
+	"\tConfigure\x12$.starling.plugin.v1.ConfigureRequest\x1a\".starling.plugin.v1.ConfigureReply\x12[\n" +
+	"\vCheckConfig\x12&.starling.plugin.v1.CheckConfigRequest\x1a$.starling.plugin.v1.CheckConfigReply\x12L\n" +
 	"\x06Health\x12!.starling.plugin.v1.HealthRequest\x1a\x1f.starling.plugin.v1.HealthReply\x12O\n" +
 	"\aMetrics\x12\".starling.plugin.v1.MetricsRequest\x1a .starling.plugin.v1.MetricsReply\x12I\n" +
 	"\x05Drain\x12 .starling.plugin.v1.DrainRequest\x1a\x1e.starling.plugin.v1.DrainReply\x12F\n" +
@@ -2423,7 +2525,7 @@ func file_sdk_rpc_rpcpb_rpc_proto_rawDescGZIP() []byte {
 	return file_sdk_rpc_rpcpb_rpc_proto_rawDescData
 }
 
-var file_sdk_rpc_rpcpb_rpc_proto_msgTypes = make([]protoimpl.MessageInfo, 35)
+var file_sdk_rpc_rpcpb_rpc_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
 var file_sdk_rpc_rpcpb_rpc_proto_goTypes = []any{
 	(*Error)(nil),                       // 0: starling.plugin.v1.Error
 	(*InfoRequest)(nil),                 // 1: starling.plugin.v1.InfoRequest
@@ -2434,32 +2536,34 @@ var file_sdk_rpc_rpcpb_rpc_proto_goTypes = []any{
 	(*Field)(nil),                       // 6: starling.plugin.v1.Field
 	(*ConfigureRequest)(nil),            // 7: starling.plugin.v1.ConfigureRequest
 	(*ConfigureReply)(nil),              // 8: starling.plugin.v1.ConfigureReply
-	(*HealthRequest)(nil),               // 9: starling.plugin.v1.HealthRequest
-	(*HealthReply)(nil),                 // 10: starling.plugin.v1.HealthReply
-	(*MetricsRequest)(nil),              // 11: starling.plugin.v1.MetricsRequest
-	(*MetricsReply)(nil),                // 12: starling.plugin.v1.MetricsReply
-	(*Metric)(nil),                      // 13: starling.plugin.v1.Metric
-	(*DrainRequest)(nil),                // 14: starling.plugin.v1.DrainRequest
-	(*DrainReply)(nil),                  // 15: starling.plugin.v1.DrainReply
-	(*StopRequest)(nil),                 // 16: starling.plugin.v1.StopRequest
-	(*StopReply)(nil),                   // 17: starling.plugin.v1.StopReply
-	(*Batch)(nil),                       // 18: starling.plugin.v1.Batch
-	(*ApplyRequest)(nil),                // 19: starling.plugin.v1.ApplyRequest
-	(*ApplyReply)(nil),                  // 20: starling.plugin.v1.ApplyReply
-	(*Refusal)(nil),                     // 21: starling.plugin.v1.Refusal
-	(*SourceHostMessage)(nil),           // 22: starling.plugin.v1.SourceHostMessage
-	(*SourceMessage)(nil),               // 23: starling.plugin.v1.SourceMessage
-	(*ListenRequest)(nil),               // 24: starling.plugin.v1.ListenRequest
-	(*ListenEvent)(nil),                 // 25: starling.plugin.v1.ListenEvent
-	(*Chunk)(nil),                       // 26: starling.plugin.v1.Chunk
-	(*SourceHostMessage_Start)(nil),     // 27: starling.plugin.v1.SourceHostMessage.Start
-	(*SourceHostMessage_Committed)(nil), // 28: starling.plugin.v1.SourceHostMessage.Committed
-	(*SourceHostMessage_Found)(nil),     // 29: starling.plugin.v1.SourceHostMessage.Found
-	(*SourceMessage_Find)(nil),          // 30: starling.plugin.v1.SourceMessage.Find
-	(*SourceMessage_Warning)(nil),       // 31: starling.plugin.v1.SourceMessage.Warning
-	(*SourceMessage_Progress)(nil),      // 32: starling.plugin.v1.SourceMessage.Progress
-	(*Chunk_Open)(nil),                  // 33: starling.plugin.v1.Chunk.Open
-	(*Chunk_Opened)(nil),                // 34: starling.plugin.v1.Chunk.Opened
+	(*CheckConfigRequest)(nil),          // 9: starling.plugin.v1.CheckConfigRequest
+	(*CheckConfigReply)(nil),            // 10: starling.plugin.v1.CheckConfigReply
+	(*HealthRequest)(nil),               // 11: starling.plugin.v1.HealthRequest
+	(*HealthReply)(nil),                 // 12: starling.plugin.v1.HealthReply
+	(*MetricsRequest)(nil),              // 13: starling.plugin.v1.MetricsRequest
+	(*MetricsReply)(nil),                // 14: starling.plugin.v1.MetricsReply
+	(*Metric)(nil),                      // 15: starling.plugin.v1.Metric
+	(*DrainRequest)(nil),                // 16: starling.plugin.v1.DrainRequest
+	(*DrainReply)(nil),                  // 17: starling.plugin.v1.DrainReply
+	(*StopRequest)(nil),                 // 18: starling.plugin.v1.StopRequest
+	(*StopReply)(nil),                   // 19: starling.plugin.v1.StopReply
+	(*Batch)(nil),                       // 20: starling.plugin.v1.Batch
+	(*ApplyRequest)(nil),                // 21: starling.plugin.v1.ApplyRequest
+	(*ApplyReply)(nil),                  // 22: starling.plugin.v1.ApplyReply
+	(*Refusal)(nil),                     // 23: starling.plugin.v1.Refusal
+	(*SourceHostMessage)(nil),           // 24: starling.plugin.v1.SourceHostMessage
+	(*SourceMessage)(nil),               // 25: starling.plugin.v1.SourceMessage
+	(*ListenRequest)(nil),               // 26: starling.plugin.v1.ListenRequest
+	(*ListenEvent)(nil),                 // 27: starling.plugin.v1.ListenEvent
+	(*Chunk)(nil),                       // 28: starling.plugin.v1.Chunk
+	(*SourceHostMessage_Start)(nil),     // 29: starling.plugin.v1.SourceHostMessage.Start
+	(*SourceHostMessage_Committed)(nil), // 30: starling.plugin.v1.SourceHostMessage.Committed
+	(*SourceHostMessage_Found)(nil),     // 31: starling.plugin.v1.SourceHostMessage.Found
+	(*SourceMessage_Find)(nil),          // 32: starling.plugin.v1.SourceMessage.Find
+	(*SourceMessage_Warning)(nil),       // 33: starling.plugin.v1.SourceMessage.Warning
+	(*SourceMessage_Progress)(nil),      // 34: starling.plugin.v1.SourceMessage.Progress
+	(*Chunk_Open)(nil),                  // 35: starling.plugin.v1.Chunk.Open
+	(*Chunk_Opened)(nil),                // 36: starling.plugin.v1.Chunk.Opened
 }
 var file_sdk_rpc_rpcpb_rpc_proto_depIdxs = []int32{
 	3,  // 0: starling.plugin.v1.InfoReply.models:type_name -> starling.plugin.v1.Description
@@ -2467,44 +2571,46 @@ var file_sdk_rpc_rpcpb_rpc_proto_depIdxs = []int32{
 	6,  // 2: starling.plugin.v1.Description.fields:type_name -> starling.plugin.v1.Field
 	4,  // 3: starling.plugin.v1.Description.settings:type_name -> starling.plugin.v1.Settings
 	5,  // 4: starling.plugin.v1.Settings.settings:type_name -> starling.plugin.v1.Setting
-	13, // 5: starling.plugin.v1.MetricsReply.metrics:type_name -> starling.plugin.v1.Metric
-	18, // 6: starling.plugin.v1.ApplyRequest.batch:type_name -> starling.plugin.v1.Batch
+	15, // 5: starling.plugin.v1.MetricsReply.metrics:type_name -> starling.plugin.v1.Metric
+	20, // 6: starling.plugin.v1.ApplyRequest.batch:type_name -> starling.plugin.v1.Batch
 	0,  // 7: starling.plugin.v1.ApplyReply.error:type_name -> starling.plugin.v1.Error
-	21, // 8: starling.plugin.v1.ApplyReply.refused:type_name -> starling.plugin.v1.Refusal
+	23, // 8: starling.plugin.v1.ApplyReply.refused:type_name -> starling.plugin.v1.Refusal
 	0,  // 9: starling.plugin.v1.SourceHostMessage.error:type_name -> starling.plugin.v1.Error
-	27, // 10: starling.plugin.v1.SourceHostMessage.start:type_name -> starling.plugin.v1.SourceHostMessage.Start
-	28, // 11: starling.plugin.v1.SourceHostMessage.committed:type_name -> starling.plugin.v1.SourceHostMessage.Committed
-	29, // 12: starling.plugin.v1.SourceHostMessage.found:type_name -> starling.plugin.v1.SourceHostMessage.Found
-	18, // 13: starling.plugin.v1.SourceMessage.commit:type_name -> starling.plugin.v1.Batch
-	30, // 14: starling.plugin.v1.SourceMessage.find:type_name -> starling.plugin.v1.SourceMessage.Find
-	31, // 15: starling.plugin.v1.SourceMessage.warning:type_name -> starling.plugin.v1.SourceMessage.Warning
-	32, // 16: starling.plugin.v1.SourceMessage.progress:type_name -> starling.plugin.v1.SourceMessage.Progress
-	33, // 17: starling.plugin.v1.Chunk.open:type_name -> starling.plugin.v1.Chunk.Open
-	34, // 18: starling.plugin.v1.Chunk.opened:type_name -> starling.plugin.v1.Chunk.Opened
-	21, // 19: starling.plugin.v1.SourceHostMessage.Committed.refused:type_name -> starling.plugin.v1.Refusal
-	18, // 20: starling.plugin.v1.SourceHostMessage.Found.batch:type_name -> starling.plugin.v1.Batch
+	29, // 10: starling.plugin.v1.SourceHostMessage.start:type_name -> starling.plugin.v1.SourceHostMessage.Start
+	30, // 11: starling.plugin.v1.SourceHostMessage.committed:type_name -> starling.plugin.v1.SourceHostMessage.Committed
+	31, // 12: starling.plugin.v1.SourceHostMessage.found:type_name -> starling.plugin.v1.SourceHostMessage.Found
+	20, // 13: starling.plugin.v1.SourceMessage.commit:type_name -> starling.plugin.v1.Batch
+	32, // 14: starling.plugin.v1.SourceMessage.find:type_name -> starling.plugin.v1.SourceMessage.Find
+	33, // 15: starling.plugin.v1.SourceMessage.warning:type_name -> starling.plugin.v1.SourceMessage.Warning
+	34, // 16: starling.plugin.v1.SourceMessage.progress:type_name -> starling.plugin.v1.SourceMessage.Progress
+	35, // 17: starling.plugin.v1.Chunk.open:type_name -> starling.plugin.v1.Chunk.Open
+	36, // 18: starling.plugin.v1.Chunk.opened:type_name -> starling.plugin.v1.Chunk.Opened
+	23, // 19: starling.plugin.v1.SourceHostMessage.Committed.refused:type_name -> starling.plugin.v1.Refusal
+	20, // 20: starling.plugin.v1.SourceHostMessage.Found.batch:type_name -> starling.plugin.v1.Batch
 	1,  // 21: starling.plugin.v1.PluginService.Info:input_type -> starling.plugin.v1.InfoRequest
 	7,  // 22: starling.plugin.v1.PluginService.Configure:input_type -> starling.plugin.v1.ConfigureRequest
-	9,  // 23: starling.plugin.v1.PluginService.Health:input_type -> starling.plugin.v1.HealthRequest
-	11, // 24: starling.plugin.v1.PluginService.Metrics:input_type -> starling.plugin.v1.MetricsRequest
-	14, // 25: starling.plugin.v1.PluginService.Drain:input_type -> starling.plugin.v1.DrainRequest
-	16, // 26: starling.plugin.v1.PluginService.Stop:input_type -> starling.plugin.v1.StopRequest
-	19, // 27: starling.plugin.v1.ModelService.Apply:input_type -> starling.plugin.v1.ApplyRequest
-	22, // 28: starling.plugin.v1.ModelService.Source:input_type -> starling.plugin.v1.SourceHostMessage
-	24, // 29: starling.plugin.v1.TransportService.Listen:input_type -> starling.plugin.v1.ListenRequest
-	26, // 30: starling.plugin.v1.TransportService.Carry:input_type -> starling.plugin.v1.Chunk
-	2,  // 31: starling.plugin.v1.PluginService.Info:output_type -> starling.plugin.v1.InfoReply
-	8,  // 32: starling.plugin.v1.PluginService.Configure:output_type -> starling.plugin.v1.ConfigureReply
-	10, // 33: starling.plugin.v1.PluginService.Health:output_type -> starling.plugin.v1.HealthReply
-	12, // 34: starling.plugin.v1.PluginService.Metrics:output_type -> starling.plugin.v1.MetricsReply
-	15, // 35: starling.plugin.v1.PluginService.Drain:output_type -> starling.plugin.v1.DrainReply
-	17, // 36: starling.plugin.v1.PluginService.Stop:output_type -> starling.plugin.v1.StopReply
-	20, // 37: starling.plugin.v1.ModelService.Apply:output_type -> starling.plugin.v1.ApplyReply
-	23, // 38: starling.plugin.v1.ModelService.Source:output_type -> starling.plugin.v1.SourceMessage
-	25, // 39: starling.plugin.v1.TransportService.Listen:output_type -> starling.plugin.v1.ListenEvent
-	26, // 40: starling.plugin.v1.TransportService.Carry:output_type -> starling.plugin.v1.Chunk
-	31, // [31:41] is the sub-list for method output_type
-	21, // [21:31] is the sub-list for method input_type
+	9,  // 23: starling.plugin.v1.PluginService.CheckConfig:input_type -> starling.plugin.v1.CheckConfigRequest
+	11, // 24: starling.plugin.v1.PluginService.Health:input_type -> starling.plugin.v1.HealthRequest
+	13, // 25: starling.plugin.v1.PluginService.Metrics:input_type -> starling.plugin.v1.MetricsRequest
+	16, // 26: starling.plugin.v1.PluginService.Drain:input_type -> starling.plugin.v1.DrainRequest
+	18, // 27: starling.plugin.v1.PluginService.Stop:input_type -> starling.plugin.v1.StopRequest
+	21, // 28: starling.plugin.v1.ModelService.Apply:input_type -> starling.plugin.v1.ApplyRequest
+	24, // 29: starling.plugin.v1.ModelService.Source:input_type -> starling.plugin.v1.SourceHostMessage
+	26, // 30: starling.plugin.v1.TransportService.Listen:input_type -> starling.plugin.v1.ListenRequest
+	28, // 31: starling.plugin.v1.TransportService.Carry:input_type -> starling.plugin.v1.Chunk
+	2,  // 32: starling.plugin.v1.PluginService.Info:output_type -> starling.plugin.v1.InfoReply
+	8,  // 33: starling.plugin.v1.PluginService.Configure:output_type -> starling.plugin.v1.ConfigureReply
+	10, // 34: starling.plugin.v1.PluginService.CheckConfig:output_type -> starling.plugin.v1.CheckConfigReply
+	12, // 35: starling.plugin.v1.PluginService.Health:output_type -> starling.plugin.v1.HealthReply
+	14, // 36: starling.plugin.v1.PluginService.Metrics:output_type -> starling.plugin.v1.MetricsReply
+	17, // 37: starling.plugin.v1.PluginService.Drain:output_type -> starling.plugin.v1.DrainReply
+	19, // 38: starling.plugin.v1.PluginService.Stop:output_type -> starling.plugin.v1.StopReply
+	22, // 39: starling.plugin.v1.ModelService.Apply:output_type -> starling.plugin.v1.ApplyReply
+	25, // 40: starling.plugin.v1.ModelService.Source:output_type -> starling.plugin.v1.SourceMessage
+	27, // 41: starling.plugin.v1.TransportService.Listen:output_type -> starling.plugin.v1.ListenEvent
+	28, // 42: starling.plugin.v1.TransportService.Carry:output_type -> starling.plugin.v1.Chunk
+	32, // [32:43] is the sub-list for method output_type
+	21, // [21:32] is the sub-list for method input_type
 	21, // [21:21] is the sub-list for extension type_name
 	21, // [21:21] is the sub-list for extension extendee
 	0,  // [0:21] is the sub-list for field type_name
@@ -2515,14 +2621,14 @@ func file_sdk_rpc_rpcpb_rpc_proto_init() {
 	if File_sdk_rpc_rpcpb_rpc_proto != nil {
 		return
 	}
-	file_sdk_rpc_rpcpb_rpc_proto_msgTypes[20].OneofWrappers = []any{}
-	file_sdk_rpc_rpcpb_rpc_proto_msgTypes[22].OneofWrappers = []any{
+	file_sdk_rpc_rpcpb_rpc_proto_msgTypes[22].OneofWrappers = []any{}
+	file_sdk_rpc_rpcpb_rpc_proto_msgTypes[24].OneofWrappers = []any{
 		(*SourceHostMessage_Start_)(nil),
 		(*SourceHostMessage_Committed_)(nil),
 		(*SourceHostMessage_Found_)(nil),
 		(*SourceHostMessage_Changed)(nil),
 	}
-	file_sdk_rpc_rpcpb_rpc_proto_msgTypes[23].OneofWrappers = []any{
+	file_sdk_rpc_rpcpb_rpc_proto_msgTypes[25].OneofWrappers = []any{
 		(*SourceMessage_Commit)(nil),
 		(*SourceMessage_Find_)(nil),
 		(*SourceMessage_Subscribe)(nil),
@@ -2535,7 +2641,7 @@ func file_sdk_rpc_rpcpb_rpc_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sdk_rpc_rpcpb_rpc_proto_rawDesc), len(file_sdk_rpc_rpcpb_rpc_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   35,
+			NumMessages:   37,
 			NumExtensions: 0,
 			NumServices:   3,
 		},

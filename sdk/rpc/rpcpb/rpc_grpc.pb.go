@@ -21,12 +21,13 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	PluginService_Info_FullMethodName      = "/starling.plugin.v1.PluginService/Info"
-	PluginService_Configure_FullMethodName = "/starling.plugin.v1.PluginService/Configure"
-	PluginService_Health_FullMethodName    = "/starling.plugin.v1.PluginService/Health"
-	PluginService_Metrics_FullMethodName   = "/starling.plugin.v1.PluginService/Metrics"
-	PluginService_Drain_FullMethodName     = "/starling.plugin.v1.PluginService/Drain"
-	PluginService_Stop_FullMethodName      = "/starling.plugin.v1.PluginService/Stop"
+	PluginService_Info_FullMethodName        = "/starling.plugin.v1.PluginService/Info"
+	PluginService_Configure_FullMethodName   = "/starling.plugin.v1.PluginService/Configure"
+	PluginService_CheckConfig_FullMethodName = "/starling.plugin.v1.PluginService/CheckConfig"
+	PluginService_Health_FullMethodName      = "/starling.plugin.v1.PluginService/Health"
+	PluginService_Metrics_FullMethodName     = "/starling.plugin.v1.PluginService/Metrics"
+	PluginService_Drain_FullMethodName       = "/starling.plugin.v1.PluginService/Drain"
+	PluginService_Stop_FullMethodName        = "/starling.plugin.v1.PluginService/Stop"
 )
 
 // PluginServiceClient is the client API for PluginService service.
@@ -39,6 +40,8 @@ type PluginServiceClient interface {
 	Info(ctx context.Context, in *InfoRequest, opts ...grpc.CallOption) (*InfoReply, error)
 	// Configure hands a config block to one model or to the transport.
 	Configure(ctx context.Context, in *ConfigureRequest, opts ...grpc.CallOption) (*ConfigureReply, error)
+	// CheckConfig says whether Configure would take a config block, and changes nothing. A plugin need not have it.
+	CheckConfig(ctx context.Context, in *CheckConfigRequest, opts ...grpc.CallOption) (*CheckConfigReply, error)
 	// Health answers at once, from a process that still turns.
 	Health(ctx context.Context, in *HealthRequest, opts ...grpc.CallOption) (*HealthReply, error)
 	// Metrics says the figures by which operators watch the process. A plugin need not have it.
@@ -71,6 +74,16 @@ func (c *pluginServiceClient) Configure(ctx context.Context, in *ConfigureReques
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ConfigureReply)
 	err := c.cc.Invoke(ctx, PluginService_Configure_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *pluginServiceClient) CheckConfig(ctx context.Context, in *CheckConfigRequest, opts ...grpc.CallOption) (*CheckConfigReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CheckConfigReply)
+	err := c.cc.Invoke(ctx, PluginService_CheckConfig_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -127,6 +140,8 @@ type PluginServiceServer interface {
 	Info(context.Context, *InfoRequest) (*InfoReply, error)
 	// Configure hands a config block to one model or to the transport.
 	Configure(context.Context, *ConfigureRequest) (*ConfigureReply, error)
+	// CheckConfig says whether Configure would take a config block, and changes nothing. A plugin need not have it.
+	CheckConfig(context.Context, *CheckConfigRequest) (*CheckConfigReply, error)
 	// Health answers at once, from a process that still turns.
 	Health(context.Context, *HealthRequest) (*HealthReply, error)
 	// Metrics says the figures by which operators watch the process. A plugin need not have it.
@@ -150,6 +165,9 @@ func (UnimplementedPluginServiceServer) Info(context.Context, *InfoRequest) (*In
 }
 func (UnimplementedPluginServiceServer) Configure(context.Context, *ConfigureRequest) (*ConfigureReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method Configure not implemented")
+}
+func (UnimplementedPluginServiceServer) CheckConfig(context.Context, *CheckConfigRequest) (*CheckConfigReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method CheckConfig not implemented")
 }
 func (UnimplementedPluginServiceServer) Health(context.Context, *HealthRequest) (*HealthReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method Health not implemented")
@@ -216,6 +234,24 @@ func _PluginService_Configure_Handler(srv interface{}, ctx context.Context, dec 
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(PluginServiceServer).Configure(ctx, req.(*ConfigureRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _PluginService_CheckConfig_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CheckConfigRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(PluginServiceServer).CheckConfig(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: PluginService_CheckConfig_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(PluginServiceServer).CheckConfig(ctx, req.(*CheckConfigRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -306,6 +342,10 @@ var PluginService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Configure",
 			Handler:    _PluginService_Configure_Handler,
+		},
+		{
+			MethodName: "CheckConfig",
+			Handler:    _PluginService_CheckConfig_Handler,
 		},
 		{
 			MethodName: "Health",
