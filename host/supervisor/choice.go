@@ -214,7 +214,12 @@ func (c *choice) unstage(sum string) {
 func (c *choice) failed(sum, why string) {
 	c.Trying = ""
 	c.unstage(sum)
-	if sum == c.Running.SHA256 {
+	c.refuse(sum, why)
+}
+
+// refuse notes that a build is not started by itself, and why.
+func (c *choice) refuse(sum, why string) {
+	if sum == "" || sum == c.Running.SHA256 {
 		return
 	}
 	if c.Why == nil {

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 // harms are what can become of a copy in the store, and whether it can be used all the same.
@@ -177,5 +178,73 @@ func TestSupervisor_SwapToItselfElsewhere(t *testing.T) {
 	until(t, "running", func() bool { return s.Status()[0].State == Running })
 	if st := s.Status()[0]; st.SHA256 != sum || st.Path != elsewhere {
 		t.Errorf("status %+v, want the build %s", st, sum)
+	}
+}
+
+// TestSupervisor_UnprovedStays stops the host while a build is watched that lies where it is configured: no later start takes it by
+// itself, but for a restart of the plugin that somebody asks for.
+func TestSupervisor_UnprovedStays(t *testing.T) {
+	dir := t.TempDir()
+	spec := Spec{Name: "note", Path: filepath.Join(dir, "note")}
+	first, second := build(t, "note.1"), build(t, "note.2")
+	copyFile(t, spec.Path, first)
+	w := newWatcher()
+	s, stop := run(t, options(t, dir, w), spec)
+	receive(t, w.up, "up")
+	copyFile(t, spec.Path, second)
+	watching, over := make(chan struct{}), make(chan error, 1)
+	go func() {
+		over <- s.Swap(t.Context(), Swap{Name: "note", Soak: time.Hour}, func(step Step) {
+			if step.Stage == Draining {
+				close(watching)
+			}
+		})
+	}()
+	receive(t, watching, "watching")
+	stop()
+	if err := receive(t, over, "the swap"); err == nil {
+		t.Error("it was done")
+	}
+	for life := range 3 {
+		w := newWatcher()
+		s, stop = run(t, options(t, dir, w), spec)
+		receive(t, w.up, "up")
+		if err := s.Settled(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if st := s.Status()[0]; st.Passed.Why != "it was not proved when the host ended" {
+			t.Errorf("start %d: %+v", life+1, st)
+		}
+		if life < 2 {
+			stop()
+			continue
+		}
+		if err := s.Restart("note", "test"); err != nil {
+			t.Fatal(err)
+		}
+		receive(t, w.up, "up again")
+		until(t, "running", func() bool { return s.Status()[0].State == Running })
+		if st := s.Status()[0]; st.Passed.Why != "" {
+			t.Errorf("after a restart that was asked for: %+v", st)
+		}
+	}
+}
+
+// TestSupervisor_DamagedChoices starts a host that can not read which builds are wanted: none goes.
+func TestSupervisor_DamagedChoices(t *testing.T) {
+	dir, w := t.TempDir(), newWatcher()
+	o := options(t, dir, w)
+	staged, err := stage(o.StoreDir, build(t, "note.1"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	choices := filepath.Join(o.StoreDir, "choices.json")
+	if err := os.WriteFile(choices, []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	run(t, o, selfSpec(t, ""))
+	receive(t, w.up, "up")
+	if _, err := os.Stat(choices + ".damaged"); err != nil || !staged.intact() {
+		t.Errorf("%v; the build is there: %t", err, staged.intact())
 	}
 }

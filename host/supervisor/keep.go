@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"syscall"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
@@ -32,7 +33,12 @@ func (k *keeper) keep(ctx context.Context) {
 			tries.over()
 			pause.Reset()
 		}
-		if why := k.pausedNow(); why != "" {
+		why := k.pausedNow()
+		if next != nil && (asked || why != "") { // somebody wants it otherwise since
+			k.drop(ctx, next)
+			next = nil
+		}
+		if why != "" {
 			k.closeSockets() // who connects is refused, rather than left waiting
 			k.set(Stopped, why, func(s *Status) { s.PID = 0 })
 			<-life.Done()
@@ -114,7 +120,7 @@ func (r *retries) forgive() bool {
 	return r.forgiven <= maxForgiven
 }
 
-// still says how it is known that a life ended since the machine stood still; empty: it is not. lost is what had been lost when it began.
+// still says how it is known that a life ended since the machine stood still, or had nothing left for it; empty: it is not. lost is what had been lost when it began.
 func (k *keeper) still(lost time.Duration, err error) string {
 	if stall, ok := errors.AsType[*stallError](err); ok {
 		return stall.still
@@ -123,6 +129,18 @@ func (k *keeper) still(lost time.Duration, err error) string {
 		return k.options.machine.stoodStill(lost, k.options.StartTimeout)
 	}
 	k.options.machine.forget(k.name)
+	return starved(err)
+}
+
+// starved says what the machine had none left of; empty: that is not why.
+func starved(err error) string {
+	for of, errs := range map[string][]error{
+		"process or memory": {syscall.EAGAIN, syscall.ENOMEM}, "file descriptor": {syscall.EMFILE, syscall.ENFILE}, "room on the disk": {syscall.ENOSPC, syscall.EDQUOT},
+	} {
+		if slices.ContainsFunc(errs, func(each error) bool { return errors.Is(err, each) }) {
+			return "the machine had no " + of + " left for it"
+		}
+	}
 	return ""
 }
 
@@ -165,13 +183,23 @@ func (k *keeper) end() {
 // startAgain ends what the plugin is doing, be it starting, running or resting. From then on it runs by next; nil: by what it
 // ran by. An error says that nothing has changed.
 func (k *keeper) startAgain(by string, next *Spec) error {
+	was := k.lastBuild()
+	begun, err := k.cutLife(next)
+	if begun {
+		k.record(Event{Kind: WasRestarted, By: by, From: was})
+	}
+	return err
+}
+
+// cutLife is startAgain, but for the event. It reports whether there was anything to end.
+func (k *keeper) cutLife(next *Spec) (begun bool, err error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	switch {
 	case k.trial != nil:
-		return k.trial.busy(k.name, k.options.Now())
+		return false, k.trial.busy(k.name, k.options.Now())
 	case k.paused != "":
-		return sdk.Errorf(sdk.CodeUnavailable, "plugin %s is stopped: %s", k.name, k.paused)
+		return false, sdk.Errorf(sdk.CodeUnavailable, "plugin %s is stopped: %s", k.name, k.paused)
 	}
 	if next != nil {
 		if k.spec.Listen != next.Listen {
@@ -180,11 +208,11 @@ func (k *keeper) startAgain(by string, next *Spec) error {
 		}
 		k.spec = *next
 	}
-	if k.cut != nil { // else its first start is yet to come
-		k.cut(errRestart)
-		go k.record(Event{Kind: WasRestarted, By: by, From: Build{Version: k.status.Version, SHA256: k.status.SHA256, Path: k.status.Path}})
+	if k.cut == nil {
+		return false, nil // its first start is yet to come
 	}
-	return nil
+	k.cut(errRestart)
+	return true, nil
 }
 
 // quarantined waits as rest does, in quarantine.
@@ -375,6 +403,9 @@ func (k *keeper) take(g *generation) error {
 		return nil
 	}
 	return k.choices.change(k.name, g.spec.Path, func(c *choice) {
+		if k.passed != "" { // by this start, and so it is by the next
+			c.refuse(c.Trying, k.passed)
+		}
 		c.use(pickOf(g))
 		c.Passed = k.passed
 	})

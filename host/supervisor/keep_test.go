@@ -286,3 +286,65 @@ func TestSupervisor_RestartOfNothing(t *testing.T) {
 		t.Errorf("status %+v", st)
 	}
 }
+
+// TestSupervisor_StarvedMachine has the host be out of something when a plugin comes up: that is no failure of the plugin.
+func TestSupervisor_StarvedMachine(t *testing.T) {
+	for _, of := range []error{syscall.ENOSPC, syscall.EAGAIN, syscall.EMFILE} {
+		t.Run(of.Error(), func(t *testing.T) {
+			w := newWatcher()
+			for range 3 {
+				w.deny = append(w.deny, sdk.Errorf(sdk.CodeUnavailable, "store: %w", of))
+			}
+			o := options(t, t.TempDir(), w)
+			o.Budget = 1
+			s, _ := run(t, o, selfSpec(t, ""))
+			for range 4 {
+				receive(t, w.up, "up")
+			}
+			until(t, "running", func() bool { return s.Status()[0].State == Running })
+		})
+	}
+}
+
+// TestSupervisor_RestartIsTold wants the event of a restart written down by the time that it is said to be under way.
+func TestSupervisor_RestartIsTold(t *testing.T) {
+	s, w, j, _, load := swapped(t, nil)
+	load.stop()
+	if err := s.Restart("note", "test"); err != nil {
+		t.Fatal(err)
+	}
+	if got := j.kinds(); got != "restarted" {
+		t.Errorf("events %q", got)
+	}
+	receive(t, w.up, "up again")
+}
+
+// TestSupervisor_SwapWithoutPatience asks for a swap of a plugin that is starting still, and waits no longer: the swap goes on.
+func TestSupervisor_SwapWithoutPatience(t *testing.T) {
+	w := newWatcher()
+	o := options(t, t.TempDir(), w)
+	o.StartTimeout = time.Hour
+	s, _ := run(t, o, selfSpec(t, "hangs"))
+	k, err := s.keeperOf("note")
+	if err != nil {
+		t.Fatal(err)
+	}
+	until(t, "it starts", func() bool {
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		return k.life != nil
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	over := make(chan error, 1)
+	go func() { over <- s.Swap(ctx, Swap{Name: "note", Path: build(t, "note")}, nothing) }()
+	if err := receive(t, over, "who asked goes"); !errors.Is(err, context.Canceled) {
+		t.Errorf("who asked: %v", err)
+	}
+	if st := s.Status()[0]; st.Swap == "" {
+		t.Errorf("it does not go on: %+v", st)
+	}
+	if err := s.Rollback(t.Context(), Swap{Name: "note"}, nothing); err != nil || s.Status()[0].Swap != "" {
+		t.Errorf("a rollback: %v, %+v", err, s.Status()[0])
+	}
+}

@@ -120,8 +120,8 @@ func staged(store, source string) (binary, bool) {
 	return b, b.intact()
 }
 
-// sweep removes from the store what is not among kept and what none of sources would be staged as now: builds of the past, plugins that are no
-// longer configured, and copies that a host which was killed did not finish. Call it before anything is staged.
+// sweep removes from the store what is not among kept and what none of sources would be staged as now: builds of the past, and
+// copies that a host which was killed did not finish. Call it before anything is staged.
 func sweep(store string, sources, kept []string) error {
 	left, _ := filepath.Glob(filepath.Join(store, incoming+"*")) // the pattern is well formed
 	for _, path := range left {

@@ -266,12 +266,15 @@ func (s *Supervisor) Run(ctx context.Context) error {
 	if err != nil {
 		s.options.Log.Warn("what is remembered of plugins' builds can not be read; the configured ones are started", "file", choices.path, "reason", err)
 	}
-	var sources []string
-	for _, k := range plugins {
-		sources = append(sources, k.specNow().Path)
-	}
-	if err := sweep(s.options.StoreDir, sources, choices.kept()); err != nil {
-		s.options.Log.Warn("old plugin binaries stay in the store", "dir", s.options.StoreDir, "reason", err)
+	if err == nil { // else it is not known what is wanted
+		var sources []string
+		for _, k := range plugins {
+			sources = append(sources, k.specNow().Path)
+		}
+		err = sweep(s.options.StoreDir, sources, choices.kept())
+		if err != nil {
+			s.options.Log.Warn("old plugin binaries stay in the store", "dir", s.options.StoreDir, "reason", err)
+		}
 	}
 	s.wait.Go(func() { s.options.machine.measure(ctx) })
 	s.mu.Lock()

@@ -138,17 +138,7 @@ func (k *keeper) askFor(ctx context.Context, swap Swap, report func(Step)) error
 	}
 	k.trial = a.trial
 	k.mu.Unlock()
-	starting := time.NewTimer(2 * k.options.StartTimeout) // it starts already, which must end first
-	defer starting.Stop()
-	select {
-	case k.asks <- a:
-	case <-k.ended:
-		k.finish(a, sdk.Errorf(sdk.CodeUnavailable, "%w", errStops))
-	case <-a.trial.undo:
-		k.finish(a, sdk.Errorf(sdk.CodeUnavailable, "%w", errEnded))
-	case <-starting.C:
-		k.finish(a, sdk.Errorf(sdk.CodeUnavailable, "plugin %s is busy starting; try again", k.name))
-	}
+	go k.handOver(a) // which may take longer than whoever asks for it waits
 	for {
 		select {
 		case step := <-a.steps:
@@ -161,6 +151,21 @@ func (k *keeper) askFor(ctx context.Context, swap Swap, report func(Step)) error
 		case <-ctx.Done():
 			return ctx.Err()
 		}
+	}
+}
+
+// handOver gives a swap to the keeper, once that can take it.
+func (k *keeper) handOver(a *ask) {
+	starting := time.NewTimer(2 * k.options.StartTimeout) // it starts already, which must end first
+	defer starting.Stop()
+	select {
+	case k.asks <- a:
+	case <-k.ended:
+		k.finish(a, sdk.Errorf(sdk.CodeUnavailable, "%w", errStops))
+	case <-a.trial.undo:
+		k.finish(a, sdk.Errorf(sdk.CodeUnavailable, "%w", errEnded))
+	case <-starting.C:
+		k.finish(a, sdk.Errorf(sdk.CodeUnavailable, "plugin %s is busy starting; try again", k.name))
 	}
 }
 
@@ -201,13 +206,16 @@ func (k *keeper) swapDead(ctx context.Context, a *ask) *generation {
 		k.refuse(a, nil, to, err)
 		return nil
 	}
-	k.adopt(to)
 	k.passed = ""
 	if err := k.take(to); err != nil {
 		k.drop(ctx, to)
+		if !sameSockets(k.sockets, to.sockets) {
+			closeAll(to.sockets)
+		}
 		k.refuse(a, nil, to, err)
 		return nil
 	}
+	k.adopt(to)
 	k.record(Event{Kind: Swapped, By: a.By, Why: "nothing was running", To: to.build()})
 	a.trial.kept = true
 	a.steps <- Step{Stage: Done, Text: "it runs; nothing was running before, so it is not watched"}
