@@ -65,8 +65,18 @@ func TestPostgres_health(t *testing.T) {
 	if code, text, err := alice.get(t.Context(), "/healthz"); err != nil || code != http.StatusOK {
 		t.Errorf("/healthz of a host that waits: %d %s %v", code, text, err)
 	}
+	hup(t, alice.Device)
+	clustertest.Eventually(t, "the log says that there is nothing to reload", func() error { return inLog(alice.Device, "SIGHUP: there is nothing to reload yet") })
+	if code, text, err := alice.get(t.Context(), "/healthz"); err != nil || code != http.StatusOK {
+		t.Errorf("/healthz after SIGHUP: %d %s %v", code, text, err)
+	}
+	alice.Stop(t)
+	alice.Spawn(t)
+	wantReady(t, alice, http.StatusServiceUnavailable, "failed  database: it waits for its database since ")
+	hup(t, alice.Device)
 	server.Restart(t)
 	wantReady(t, alice, http.StatusOK, "ok      database")
+	clustertest.Eventually(t, "it reloads when it runs", func() error { return inLog(alice.Device, "says what it said before") })
 	status := func(want string) {
 		t.Helper()
 		clustertest.Eventually(t, "status says: "+want, func() error {

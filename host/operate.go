@@ -5,14 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"os"
-	"os/signal"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -47,23 +44,21 @@ type operator struct {
 	events     *eventlog.Log
 	service    *service.Manager
 	record     func(supervisor.Event)
+	hangup     hangups
 	log        hclog.Logger
 	changing   sync.Mutex           // held by who changes the configuration or moves sessions
 	moving     atomic.Pointer[move] // nil: no sessions are moved
 }
 
-func newOperator(c *config.Config, l *live, s *supervisor.Supervisor, n *network, members *membership.Members, events *eventlog.Log, m *service.Manager, rec *telemetry.Recorder, log hclog.Logger) *operator {
+func newOperator(c *config.Config, l *live, s *supervisor.Supervisor, n *network, members *membership.Members, events *eventlog.Log, m *service.Manager, rec *telemetry.Recorder, hangup hangups, log hclog.Logger) *operator {
 	return &operator{
 		live: l, load: func() (*config.Config, error) { return config.Load(c.Paths...) },
-		supervisor: s, network: n, members: members, events: events, service: m, record: counted(rec, recorder(events, log)), log: log,
+		supervisor: s, network: n, members: members, events: events, service: m, record: counted(rec, recorder(events, log)), hangup: hangup, log: log,
 	}
 }
 
 // Run says where this device is reached, once it is known which transports run, and reloads at each SIGHUP, until ctx ends.
 func (o *operator) Run(ctx context.Context) error {
-	hangup := make(chan os.Signal, 1)
-	signal.Notify(hangup, syscall.SIGHUP)
-	defer signal.Stop(hangup)
 	if err := o.supervisor.Settled(ctx); err != nil {
 		return nil //nolint:nilerr // stopped before the plugins were up
 	}
@@ -76,7 +71,7 @@ func (o *operator) Run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-hangup:
+		case <-o.hangup:
 		}
 		o.service.Reloading()
 		err := o.reload(ctx, "SIGHUP", defaultSoak, func(step control.Step) {

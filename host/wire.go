@@ -42,13 +42,15 @@ const stopTime = 20 * time.Second
 
 // runHost runs the device that c describes until ctx ends or a part of it fails.
 func runHost(ctx context.Context, c *config.Config) error {
+	hangup := catchHangups()
+	defer hangup.end()
 	failed := newFailure()
 	var door *entrance
 	defer func() { door.close() }() // also where the host does not come to start
 	app := fx.New(
 		fx.NopLogger,
 		fx.StopTimeout(stopTime),
-		fx.Supply(c, failed, fx.Annotate(ctx, fx.As(new(context.Context)))),
+		fx.Supply(c, failed, hangup, fx.Annotate(ctx, fx.As(new(context.Context)))),
 		fx.Provide(
 			// what is there
 			newLog, newService, openIdentity, newEntrance, openDatabase,
@@ -213,10 +215,13 @@ func openIdentity(c *config.Config) (*membership.Identity, error) {
 	return membership.OpenIdentity(c.Device.DataDir)
 }
 
-func openDatabase(ctx context.Context, lc fx.Lifecycle, c *config.Config, identity *membership.Identity, door *entrance, log fullLog) (*database.DB, error) {
+func openDatabase(ctx context.Context, lc fx.Lifecycle, c *config.Config, identity *membership.Identity, door *entrance, hangup hangups, log fullLog) (*database.DB, error) {
 	options := databaseOptions(c, identity)
 	options.Log = log.Named("database")
 	options.Waiting = door.wait
+	defer hangup.postpone(func() {
+		log.Info("SIGHUP: there is nothing to reload yet, since this host waits for its database; its configuration is read again when it runs, and what says where the database is at a restart")
+	})()
 	db, err := database.OpenPatiently(ctx, options)
 	if err != nil {
 		return nil, err
