@@ -72,6 +72,7 @@ type postgresSchema struct {
 
 	sockets   *sockets
 	connector driver.Connector // set by open
+	idle      int              // connections that the pool may keep; set by open
 
 	opening string // names this opening of the database; hexadecimal
 	commits int64  // the number that the latest transaction set, or tried to
@@ -162,6 +163,7 @@ func (p *postgresSchema) open(_ context.Context, connections int) error {
 	p.connector = connector
 	pool := sql.OpenDB(multiplexer{connector})
 	pool.SetMaxIdleConns(connections)
+	p.idle = connections
 	p.bun = bun.NewDB(pool, pgdialect.New())
 	return nil
 }
@@ -384,6 +386,9 @@ func (u unreachable) Unwrap() error { return u.error }
 
 // recover makes the writer's connection again, and reports whether the transaction whose outcome was unknown was kept.
 func (p *postgresSchema) recover(ctx context.Context) (c *connection, kept bool, err error) {
+	// What the pool has is of before the outage: where the network swallows what is sent, an answer on it would be waited for in vain.
+	p.bun.SetMaxIdleConns(0)
+	p.bun.SetMaxIdleConns(p.idle)
 	if c, err = newConnection(ctx, p.bun, p, nil); err != nil {
 		return nil, false, err
 	}
