@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -117,16 +118,7 @@ func (l *listener) Accept() (sdk.Conn, error) {
 
 // passing reports whether an error of accept is about one connection or one moment, not about the socket.
 func passing(err error) bool {
-	for _, each := range []error{
-		syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, // short of descriptors or memory
-		syscall.ECONNABORTED, errnoReset, syscall.EPROTO, syscall.EINTR, // the peer went while it waited
-		syscall.ENETDOWN, syscall.ENETUNREACH, syscall.EHOSTDOWN, syscall.EHOSTUNREACH, // Linux hands over the connection's own
-	} {
-		if errors.Is(err, each) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(passingErrnos(), func(each syscall.Errno) bool { return errors.Is(err, each) })
 }
 
 // Close implements io.Closer.
