@@ -163,7 +163,8 @@ func (k *keeper) point(now, before *generation) (old []*target) {
 			to.before = before.serves[d.Model]
 			to.alike = before.versionOf(d.Model) == d.Version && bytes.Equal(before.spec.Config[d.Model], now.spec.Config[d.Model])
 			if to.alike {
-				to.before.pace.forget() // both are timed on the same batches
+				to.before.local.forget() // both are timed on the same batches
+				to.before.peers.forget()
 			}
 		}
 		if was := k.route(d.Model).to.Swap(to); was != nil {

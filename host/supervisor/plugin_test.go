@@ -149,6 +149,8 @@ func (model) ApplySharedChange(_ context.Context, in sdk.SharedChanges) (sdk.Sha
 	switch {
 	case mode == "slow-hundredth" && batch >= 100:
 		time.Sleep(60 * time.Millisecond)
+	case mode == "slow-local" && in.Local:
+		time.Sleep(60 * time.Millisecond)
 	case mode == "newer-slow":
 		time.Sleep(600 * time.Millisecond)
 	case strings.Contains(mode, "hundredth") && batch == 100:

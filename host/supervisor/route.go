@@ -37,7 +37,15 @@ type target struct {
 type served struct {
 	sdk.ModelServer
 	total atomic.Int64 // calls
-	pace  pace
+	local pace // of the calls for what is written here, which are validated in full
+	peers pace // of those for what peers wrote
+}
+
+func (s *served) pace(local bool) *pace {
+	if local {
+		return &s.local
+	}
+	return &s.peers
 }
 
 // Describe implements sdk.ModelServer.
@@ -47,12 +55,12 @@ func (r *route) Describe(ctx context.Context) (sdk.Description, error) {
 
 // ApplyStateChange implements sdk.ModelServer.
 func (r *route) ApplyStateChange(ctx context.Context, in sdk.StateChanges) (sdk.StateResult, error) {
-	return call(ctx, r, in.Batch.Count, sameState, func(ctx context.Context, s *served) (sdk.StateResult, error) { return s.ApplyStateChange(ctx, in) })
+	return call(ctx, r, in.Batch.Count, in.Local, sameState, func(ctx context.Context, s *served) (sdk.StateResult, error) { return s.ApplyStateChange(ctx, in) })
 }
 
 // ApplySharedChange implements sdk.ModelServer.
 func (r *route) ApplySharedChange(ctx context.Context, in sdk.SharedChanges) (sdk.SharedResult, error) {
-	return call(ctx, r, in.Batch.Count, sameShared, func(ctx context.Context, s *served) (sdk.SharedResult, error) { return s.ApplySharedChange(ctx, in) })
+	return call(ctx, r, in.Batch.Count, in.Local, sameShared, func(ctx context.Context, s *served) (sdk.SharedResult, error) { return s.ApplySharedChange(ctx, in) })
 }
 
 // answer is what one process said.
@@ -62,32 +70,32 @@ type answer[T any] struct {
 }
 
 // asked calls one process about n changes.
-func asked[T any](ctx context.Context, s *served, n int, do func(context.Context, *served) (T, error)) answer[T] {
+func asked[T any](ctx context.Context, s *served, n int, local bool, do func(context.Context, *served) (T, error)) answer[T] {
 	s.total.Add(1)
-	defer s.pace.begin(n)()
+	defer s.pace(local).begin(n)()
 	result, err := do(ctx, s)
 	return answer[T]{result, err}
 }
 
 // call has a model decide on n changes.
-func call[T any](ctx context.Context, r *route, n int, same func(a, b *T) bool, do func(context.Context, *served) (T, error)) (T, error) {
+func call[T any](ctx context.Context, r *route, n int, local bool, same func(a, b *T) bool, do func(context.Context, *served) (T, error)) (T, error) {
 	at := r.to.Load()
 	at.calls.Add(1)
 	defer at.calls.Add(-1)
 	if at.before == nil {
-		a := asked(ctx, at.now, n, do)
+		a := asked(ctx, at.now, n, local, do)
 		if a.err != nil && ctx.Err() == nil && r.to.Load() != at && failure(a.err) {
-			a = asked(ctx, r.to.Load().now, n, do) // it was on its way out
+			a = asked(ctx, r.to.Load().now, n, local, do) // it was on its way out
 		}
 		return a.result, a.err
 	}
 	limited, cancel := context.WithTimeout(ctx, r.limit)
 	defer cancel()
 	theirs := make(chan answer[T], 1) // of the new one; buffered: it may be late
-	go func() { theirs <- asked(limited, at.now, n, do) }()
+	go func() { theirs <- asked(limited, at.now, n, local, do) }()
 	var before answer[T]
 	if at.alike {
-		before = asked(ctx, at.before, n, do)
+		before = asked(ctx, at.before, n, local, do)
 	}
 	var now answer[T]
 	select {
@@ -104,7 +112,7 @@ func call[T any](ctx context.Context, r *route, n int, same func(a, b *T) bool, 
 	}
 	r.fault(at, wrong)
 	if !at.alike {
-		before = asked(ctx, at.before, n, do)
+		before = asked(ctx, at.before, n, local, do)
 	}
 	return before.result, before.err
 }

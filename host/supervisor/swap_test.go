@@ -29,10 +29,10 @@ func loadOn(t *testing.T, server sdk.ModelServer) *load {
 	l := &load{}
 	ctx, cancel := context.WithCancel(t.Context())
 	var wait sync.WaitGroup
-	for range 4 {
+	for i := range 4 {
 		wait.Go(func() {
 			for ctx.Err() == nil {
-				out, err := server.ApplySharedChange(ctx, sdk.SharedChanges{Batch: sdk.Batch{Model: "note"}})
+				out, err := server.ApplySharedChange(ctx, sdk.SharedChanges{Batch: sdk.Batch{Model: "note"}, Local: i == 0})
 				if (err != nil || len(out.Refused) > 0) && ctx.Err() == nil {
 					t.Errorf("a call failed: %v, %v", err, out.Refused)
 					return
@@ -146,6 +146,7 @@ func TestSupervisor_SwapToBadBuilds(t *testing.T) {
 		"wrong-hundredth":  {RolledBack, "otherwise than the one before"},
 		"refuse-hundredth": {RolledBack, "otherwise than the one before"},
 		"slow-hundredth":   {RolledBack, "it falls behind"},
+		"slow-local":       {RolledBack, "it falls behind"}, // although most calls are for what peers wrote
 		"newer-slow":       {RolledBack, "it falls behind"},
 	} {
 		t.Run(mode, func(t *testing.T) {
