@@ -47,7 +47,7 @@ var allowed = map[string][]string{
 	"host/control/controltest":   {"sdk", "hlc", "host/control"},
 	"host/service":               {"sdk"},
 	"host/telemetry":             {"sdk", "hlc", "host/peersync", "host/registry", "host/supervisor"},
-	"host/clustertest":           {"sdk/rpc/rpctest"},
+	"host/clustertest":           {"sdk", "host/control", "sdk/rpc/rpctest"},
 	"host/command":               {"host/config", "host/control", "host/scaffold", "sdk", "sdk/sdktest", "sdk/verify", "sdk/fractional"},
 	"host/scaffold":              {"sdk"},
 	"host/demo":                  {"host/control", "sdk", "sdk/rpc"},

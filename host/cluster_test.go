@@ -86,6 +86,7 @@ func writeFiles(t *testing.T, root string, names ...string) {
 }
 
 func TestCluster_CatalogueAndTags(t *testing.T) {
+	t.Parallel()
 	alice, bob := pair(t)
 	folder := t.TempDir()
 	writeFiles(t, folder, "a.txt", "b/c.txt", "b/d/e.txt")
@@ -192,11 +193,13 @@ func TestCluster_KillNine(t *testing.T) {
 	var writers sync.WaitGroup
 	for _, d := range []*clustertest.Device{alice, bob} {
 		writers.Go(func() {
+			next := time.NewTicker(50 * time.Millisecond)
+			defer next.Stop()
 			for i := 0; ; i++ {
 				select {
 				case <-stop:
 					return
-				default:
+				case <-next.C:
 				}
 				name := fmt.Sprintf("%s-%d", d.Name, i)
 				if id, err := d.TryRun("put", "tag", `{"name":"`+name+`"}`); err == nil {
@@ -274,6 +277,7 @@ func noneLeft(t *testing.T, pids []int) {
 
 // TestCluster_BadInput gives each wrong input and looks for a clear answer; afterwards nothing has changed.
 func TestCluster_BadInput(t *testing.T) {
+	t.Parallel()
 	alice, bob := pair(t)
 	folder := t.TempDir()
 	writeFiles(t, folder, "a.txt")
@@ -385,6 +389,7 @@ func TestCluster_WrongStarts(t *testing.T) {
 
 // TestCluster_Garbage sends what no device sends; the host must go on.
 func TestCluster_Garbage(t *testing.T) {
+	t.Parallel()
 	alice, bob := pair(t)
 	for _, garbage := range [][]byte{
 		[]byte("GET / HTTP/1.1\r\n\r\n"), make([]byte, 1<<20), {0x16, 0x03, 0x01, 0xff, 0xff}, {},
@@ -405,6 +410,7 @@ func TestCluster_Garbage(t *testing.T) {
 
 // TestDemo_Once runs the README's main job on a small folder and on an empty one.
 func TestDemo_Once(t *testing.T) {
+	t.Parallel()
 	path := mustBuild(t)
 	folder := t.TempDir()
 	writeFiles(t, folder, "a.txt", "b/c.txt")

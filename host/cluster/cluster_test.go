@@ -120,28 +120,6 @@ func writeFiles(t *testing.T, root string, names ...string) {
 	}
 }
 
-// waitEntries waits until d has exactly n entries.
-func waitEntries(t *testing.T, d *clustertest.Device, n int) {
-	t.Helper()
-	clustertest.Eventually(t, fmt.Sprintf("%d entries at %s", n, d.Name), func() error {
-		if got := len(d.List(t, "entry")); got != n {
-			return fmt.Errorf("%d entries", got)
-		}
-		return nil
-	})
-}
-
-// waitTags waits until d has exactly n tags.
-func waitTags(t *testing.T, d *clustertest.Device, n int) {
-	t.Helper()
-	clustertest.Eventually(t, fmt.Sprintf("%d tags at %s", n, d.Name), func() error {
-		if got := len(d.List(t, "tag")); got != n {
-			return fmt.Errorf("%d tags", got)
-		}
-		return nil
-	})
-}
-
 // connected returns the names of the peers that d has a session with, sorted.
 func connected(t *testing.T, d *clustertest.Device) []string {
 	t.Helper()

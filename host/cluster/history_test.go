@@ -90,7 +90,7 @@ func TestFive_RestoredBackup(t *testing.T) {
 	writeFiles(t, folder, manyFiles(60)...)
 	f.carol.Run(t, "location", "add", folder)
 	early := f.carol.Run(t, "put", "tag", `{"name":"before the backup"}`)
-	waitEntries(t, f.alice, 63)
+	f.alice.WaitCount(t, "entry", 63)
 	clustertest.WaitEqual(t, f.all()...)
 	backup := filepath.Join(t.TempDir(), "backup")
 	f.carol.Stop(t)
@@ -100,7 +100,7 @@ func TestFive_RestoredBackup(t *testing.T) {
 	lost := f.carol.Run(t, "put", "tag", `{"name":"after the backup"}`)
 	f.carol.Run(t, "put", "tag", `{"color":"green"}`, "--id", early)
 	writeFiles(t, folder, "later.txt")
-	waitEntries(t, f.eve, 64)
+	f.eve.WaitCount(t, "entry", 64)
 	clustertest.WaitEqual(t, f.all()...)
 	for _, d := range f.all() {
 		d.Stop(t)
@@ -129,8 +129,8 @@ func TestFive_RestoredBackup(t *testing.T) {
 	f.carol.Start(t)
 	f.carol.Run(t, "put", "tag", `{"name":"after both"}`)
 	for _, d := range f.all() {
-		waitTags(t, d, 4)
-		waitEntries(t, d, 64) // later.txt was catalogued on both branches: the older entry stays
+		d.WaitCount(t, "tag", 4)
+		d.WaitCount(t, "entry", 64) // later.txt was catalogued on both branches: the older entry stays
 	}
 	clustertest.WaitEqual(t, f.all()...)
 	if codes := warnings(t, f.carol); len(codes) > 0 {
@@ -188,7 +188,7 @@ func TestFive_TwoCopies(t *testing.T) {
 		return nil
 	})
 	for _, d := range append(f.all(), twin) {
-		waitTags(t, d, len(written))
+		d.WaitCount(t, "tag", len(written))
 	}
 	twin.Stop(t)
 	clustertest.WaitEqual(t, f.all()...)
@@ -231,7 +231,7 @@ func TestFive_Retired(t *testing.T) {
 	f.startAll(t)
 	kept := f.eve.Run(t, "put", "tag", `{"name":"eve was here"}`)
 	for _, d := range f.all() {
-		waitTags(t, d, 1)
+		d.WaitCount(t, "tag", 1)
 	}
 	f.dave.Stop(t) // he is told by others
 	f.alice.Run(t, "retire", "eve", "--yes")
@@ -255,7 +255,7 @@ func TestFive_Retired(t *testing.T) {
 	f.eve.Run(t, "put", "tag", `{"name":"too late"}`)
 	rest := []*clustertest.Device{f.alice, f.bob, f.carol, f.dave}
 	for _, d := range rest {
-		waitTags(t, d, 2)
+		d.WaitCount(t, "tag", 2)
 		if d.List(t, "tag")[kept]["name"] != "eve was here" {
 			t.Errorf("%s has lost what eve wrote while she belonged", d.Name)
 		}
@@ -310,8 +310,8 @@ func TestFive_BelowTheFloor(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, d := range f.all() {
-		waitEntries(t, d, 94)
-		waitTags(t, d, 300)
+		d.WaitCount(t, "entry", 94)
+		d.WaitCount(t, "tag", 300)
 	}
 	clustertest.WaitEqual(t, f.all()...)
 	f.dave.Stop(t)
@@ -324,7 +324,7 @@ func TestFive_BelowTheFloor(t *testing.T) {
 	if err := os.RemoveAll(filepath.Join(folder, "dir0")); err != nil {
 		t.Fatal(err)
 	}
-	waitEntries(t, f.eve, 63)
+	f.eve.WaitCount(t, "entry", 63)
 	clustertest.WaitEqual(t, rest...)
 	// The latest change counts time, so something must be written for what is older to go.
 	clustertest.Eventually(t, "the logs forget what dave has not got", func() error {
@@ -353,7 +353,7 @@ func TestFive_BelowTheFloor(t *testing.T) {
 		f.dave.Start(t)
 	}
 	for _, d := range f.all() {
-		waitEntries(t, d, 63)
+		d.WaitCount(t, "entry", 63)
 		clustertest.Eventually(t, "tags at "+d.Name, func() error {
 			tags := d.List(t, "tag")
 			_, back := tags[ids[0]]

@@ -77,12 +77,7 @@ func TestFive_KillNine(t *testing.T) {
 	end()
 
 	for d := range folders {
-		clustertest.Eventually(t, "every file's entry at "+d.Name, func() error {
-			if got, want := len(d.List(t, "entry")), len(folders)*(1+2*n); got != want {
-				return fmt.Errorf("%d entries; want %d", got, want)
-			}
-			return nil
-		})
+		d.WaitCount(t, "entry", len(folders)*(1+2*n)) // every file's
 	}
 	clustertest.WaitEqual(t, all...)
 	changes := 0

@@ -73,7 +73,7 @@ func TestFive_NewDeviceJoinsWhileOthersWrite(t *testing.T) {
 	})
 	wait(count() + 100)
 	end()
-	waitEntries(t, f.eve, len(f.alice.List(t, "entry")))
+	f.eve.WaitCount(t, "entry", len(f.alice.List(t, "entry")))
 	clustertest.WaitEqual(t, f.all()...)
 	t.Logf("%d acknowledged writes, %d of them before eve joined", count(), before)
 	acknowledged[eves] = "from eve"
@@ -115,7 +115,7 @@ func TestFive_ThirdDeviceRelays(t *testing.T) {
 	f.alice.Run(t, "location", "add", folder)
 	tag := f.alice.Run(t, "put", "tag", `{"name":"work","color":"red"}`)
 	gone := f.alice.Run(t, "put", "tag", `{"name":"gone"}`)
-	waitEntries(t, f.alice, 311) // 300 files in 10 folders in the one added
+	f.alice.WaitCount(t, "entry", 311) // 300 files in 10 folders in the one added
 	entry := entryCalled(t, f.alice, "file7")
 	f.alice.Run(t, "put", "tagging", `{"tag_id":"`+tag+`","target":"`+entry+`"}`)
 	f.alice.Run(t, "delete", "tag", gone)
@@ -140,8 +140,8 @@ func TestFive_ThirdDeviceRelays(t *testing.T) {
 	}
 	network.Connect(f.all())
 	f.alice.Start(t)
-	waitEntries(t, f.alice, 280)
-	waitEntries(t, f.eve, 280)
+	f.alice.WaitCount(t, "entry", 280)
+	f.eve.WaitCount(t, "entry", 280)
 	clustertest.WaitEqual(t, f.all()...)
 	for _, d := range f.all() {
 		if color := d.List(t, "tag")[tag]["color"]; color != "blue" {
@@ -194,8 +194,8 @@ func TestFive_Line(t *testing.T) {
 	}
 	const entries = 63 + 94
 	for _, d := range f.all() {
-		waitEntries(t, d, entries)
-		waitTags(t, d, 100)
+		d.WaitCount(t, "entry", entries)
+		d.WaitCount(t, "tag", 100)
 	}
 	clustertest.WaitEqual(t, f.all()...)
 	neighbours()
@@ -214,8 +214,8 @@ func TestFive_Line(t *testing.T) {
 	}
 	network.Connect(links...)
 	for _, d := range f.all() {
-		waitEntries(t, d, entries+2)
-		waitTags(t, d, 105)
+		d.WaitCount(t, "entry", entries+2)
+		d.WaitCount(t, "tag", 105)
 	}
 	clustertest.WaitEqual(t, f.all()...)
 	neighbours()
@@ -262,8 +262,8 @@ func TestFive_Partition(t *testing.T) {
 
 	network.Connect(f.all())
 	for _, d := range f.all() {
-		waitEntries(t, d, mine)
-		waitTags(t, d, 1+50)
+		d.WaitCount(t, "entry", mine)
+		d.WaitCount(t, "tag", 1+50)
 	}
 	clustertest.WaitEqual(t, f.all()...)
 	for _, d := range f.all() {

@@ -19,6 +19,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/starling-sync/starling/host/control"
+	"github.com/starling-sync/starling/sdk"
 	"github.com/starling-sync/starling/sdk/rpc/rpctest"
 )
 
@@ -93,9 +95,19 @@ func (d *Device) Start(tb testing.TB) {
 	tb.Helper()
 	d.Spawn(tb)
 	Eventually(tb, d.Name+" answers", func() error {
-		_, err := d.TryRun("status", "--json")
-		return err
+		return d.Ask(tb.Context(), func(c *control.Client) error { _, err := c.Status(tb.Context()); return err })
 	})
+}
+
+// Ask calls fn with a client of the host's control interface, which ends with the call. It is for what is asked again and again: each
+// run of the command line is a process.
+func (d *Device) Ask(ctx context.Context, fn func(c *control.Client) error) error {
+	c, err := control.Dial(ctx, d.Data())
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	return fn(c)
 }
 
 // Spawn starts the host. It may not answer yet.
@@ -143,8 +155,8 @@ func (d *Device) end(tb testing.TB, signal os.Signal) {
 	}
 	select {
 	case <-done:
-	case <-time.After(30 * time.Second):
-		tb.Errorf("%s did not end within 30 s of %v", d.Name, signal)
+	case <-time.After(Patience):
+		tb.Errorf("%s did not end within %s of %v", d.Name, Patience, signal)
 		_ = cmd.Process.Kill()
 		<-done
 	}
@@ -184,7 +196,7 @@ func (e *ExitError) Error() string { return fmt.Sprintf("status %d: %s", e.Statu
 
 // TryRun is Run that returns the error, an *ExitError if the command ran.
 func (d *Device) TryRun(args ...string) (string, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), Patience)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, d.Binary, append([]string{"--config", d.Config()}, args...)...) //nolint:gosec // our own binary
 	var stdout, stderr bytes.Buffer
@@ -194,6 +206,28 @@ func (d *Device) TryRun(args ...string) (string, error) {
 		return stdout.String(), &ExitError{Status: exit.ExitCode(), Stderr: strings.TrimSpace(stderr.String())}
 	}
 	return strings.TrimSpace(stdout.String()), err
+}
+
+// WaitCount waits until d says that it has n records of model, and then looks for as many in its list.
+func (d *Device) WaitCount(tb testing.TB, model sdk.ModelName, n int) {
+	tb.Helper()
+	Eventually(tb, fmt.Sprintf("%d of %s at %s", n, model, d.Name), func() error {
+		return d.Ask(tb.Context(), func(c *control.Client) error {
+			status, err := c.Status(tb.Context())
+			if err != nil {
+				return err
+			}
+			for i := range status.Models {
+				if m := &status.Models[i]; m.Model == model && m.Rows == int64(n) {
+					return nil
+				}
+			}
+			return fmt.Errorf("%+v", status.Models)
+		})
+	})
+	if listed := len(d.List(tb, string(model))); listed != n {
+		tb.Errorf("%s says that it has %d of %s, and lists %d", d.Name, n, model, listed)
+	}
 }
 
 // List returns the records of model, each as the object that list --json prints, by id.
@@ -219,32 +253,46 @@ func Pair(tb testing.TB, first *Device, joiners ...*Device) {
 	}
 }
 
-// WaitEqual waits until every device prints the same digest as the first, twice in a row.
+// WaitEqual waits until every device says the same digest as the first, twice in a row, and returns what the command line prints.
 func WaitEqual(tb testing.TB, devices ...*Device) string {
 	tb.Helper()
 	var same string
 	Eventually(tb, "equal digests", func() error {
-		first, err := devices[0].TryRun("digest")
-		if err != nil {
+		if _, err := equal(devices, func(d *Device) (text string, err error) {
+			err = d.Ask(tb.Context(), func(c *control.Client) error {
+				digests, err := c.Digests(tb.Context())
+				for _, of := range digests {
+					text += fmt.Sprintf("%s %d %x\n", of.Model, of.Rows, of.Digest)
+				}
+				return err
+			})
+			return text, err
+		}); err != nil {
 			return err
 		}
-		for _, d := range devices[1:] {
-			other, err := d.TryRun("digest")
-			if err != nil {
-				return err
-			}
-			if other != first {
-				same = ""
-				return fmt.Errorf("%s:\n%s\n%s:\n%s", devices[0].Name, first, d.Name, other)
-			}
-		}
-		if same != first {
-			same = first
-			return errors.New("equal once")
-		}
-		return nil
+		var err error
+		same, err = equal(devices, func(d *Device) (string, error) { return d.TryRun("digest") })
+		return err
 	})
 	return same
+}
+
+// equal returns what all devices say of themselves, or an error if that differs.
+func equal(devices []*Device, say func(*Device) (string, error)) (string, error) {
+	first, err := say(devices[0])
+	if err != nil {
+		return "", err
+	}
+	for _, d := range devices[1:] {
+		other, err := say(d)
+		if err != nil {
+			return "", err
+		}
+		if other != first {
+			return "", fmt.Errorf("%s:\n%s\n%s:\n%s", devices[0].Name, first, d.Name, other)
+		}
+	}
+	return first, nil
 }
 
 // Written returns the lines of a digest that change only if somebody writes: what a device says of itself as it starts, and of
@@ -259,10 +307,13 @@ func Written(digest string) string {
 	return kept.String()
 }
 
-// Eventually calls check until it returns nil, and fails tb with its last error after a minute.
+// Patience is when a test gives up what should come about; it decides nothing else.
+const Patience = 2 * time.Minute
+
+// Eventually calls check until it returns nil, and fails tb with its last error when its patience ends.
 func Eventually(tb testing.TB, what string, check func() error) {
 	tb.Helper()
-	deadline := time.After(time.Minute)
+	deadline := time.After(Patience)
 	again := time.NewTicker(50 * time.Millisecond)
 	defer again.Stop()
 	for {
@@ -272,7 +323,7 @@ func Eventually(tb testing.TB, what string, check func() error) {
 		}
 		select {
 		case <-deadline:
-			tb.Fatalf("%s: not within a minute: %v", what, err)
+			tb.Fatalf("%s: not within %s: %v", what, Patience, err)
 		case <-again.C:
 		}
 	}
