@@ -64,6 +64,7 @@ func (p *printed) String() string {
 
 // TestDev edits a plugin's source while two devices run it.
 func TestDev(t *testing.T) {
+	t.Parallel()
 	path := mustBuild(t)
 	dir := outside(t, "plugins/tag")
 	cmd := exec.Command(path, "dev", dir) //nolint:gosec // our own binary

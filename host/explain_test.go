@@ -12,6 +12,7 @@ import (
 // TestCluster_ExplainAndRestore has two devices rename a tag apart, then explains it on both and writes the lost name
 // again on one.
 func TestCluster_ExplainAndRestore(t *testing.T) {
+	t.Parallel()
 	alice, bob := pair(t)
 	tag := alice.Run(t, "put", "tag", `{"name":"work","color":"red"}`)
 	clustertest.WaitEqual(t, alice, bob)

@@ -56,6 +56,7 @@ func secretKept(t *testing.T, d *clustertest.Device, printed ...string) {
 // TestSettings_Places has a plugin's block checked against what the plugin declares: before a start, at a start and at a
 // reload, which changes nothing.
 func TestSettings_Places(t *testing.T) {
+	t.Parallel()
 	const wrong = "    token = secretfile(\"token\")\n    lvel = 3\n    place = 7\n"
 	d, set := diaryDevice(t, "tells", wrong)
 	out := fails(t, d, "config", "validate", "--plugins")

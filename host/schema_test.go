@@ -176,6 +176,7 @@ func line(t *testing.T, versions ...string) (alice, bob, carol *clustertest.Devi
 // TestSchema_NewerPeer has a device in the middle that knows only version 1 of two models: it keeps and passes on what
 // version 2 added, also of records that it changes itself, and shows it once it has version 2 too.
 func TestSchema_NewerPeer(t *testing.T) {
+	t.Parallel()
 	alice, bob, carol := line(t, "one", "one", "two")
 	note := alice.Run(t, "put", "note", `{"title":"early"}`)
 	gadget := alice.Run(t, "put", "gadget", `{"name":"lamp"}`)
@@ -226,6 +227,7 @@ func TestSchema_NewerPeer(t *testing.T) {
 // TestSchema_WithoutPlugin has a device in the middle that knows nothing of two models: it keeps and passes on their
 // records, and shows them once it has the plugin.
 func TestSchema_WithoutPlugin(t *testing.T) {
+	t.Parallel()
 	alice, bob, carol := line(t, "two", "", "two")
 	note := alice.Run(t, "put", "note", `{"title":"over bob","stars":2}`)
 	gadget := alice.Run(t, "put", "gadget", `{"name":"lamp","colour":"blue"}`)
@@ -271,6 +273,7 @@ func TestSchema_WithoutPlugin(t *testing.T) {
 // TestSchema_Refused brings a plugin whose schema no table can follow, and one of an older version: each is refused with
 // what is wrong, the other models go on, and with the right plugin everything is there, also what came meanwhile.
 func TestSchema_Refused(t *testing.T) {
+	t.Parallel()
 	path := mustBuild(t)
 	alice := clustertest.NewDevice(t, path, "alice", "--library", "home")
 	bob := clustertest.NewDevice(t, path, "bob", "--join")

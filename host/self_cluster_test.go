@@ -59,6 +59,7 @@ func TestCluster_DevicesSayWhatTheyAre(t *testing.T) {
 
 // TestCluster_Volumes has each device know of the other's disks.
 func TestCluster_Volumes(t *testing.T) {
+	t.Parallel()
 	if runtime.GOOS != "linux" {
 		t.Skip("what is mounted on a test machine of another system is not known")
 	}

@@ -42,6 +42,7 @@ func killings(t *testing.T) (all []killing) {
 // TestSwap_KillNine kills the host, the new or the old process at each step of swaps. Whatever is killed, the plugin runs
 // afterwards by itself, with a build that works, and nothing that was acknowledged is lost.
 func TestSwap_KillNine(t *testing.T) {
+	t.Parallel()
 	alice, bob := pair(t)
 	acknowledged := map[string]string{}
 	put := func(name string) error {
@@ -164,6 +165,7 @@ func pidOf(t *testing.T, d *clustertest.Device, plugin string) int {
 // TestSwap_KillNineAtVersion kills the host about the moment at which the tables are made to fit a newer version of a model,
 // and at which it is written down that its build is the one in use. The host that follows serves the model, by either build.
 func TestSwap_KillNineAtVersion(t *testing.T) {
+	t.Parallel()
 	path, next := mustBuild(t), built(t, "host/testdata/badtag", "next")
 	raised, times := 0, min(rounds(4), 24)
 	for i := range times {

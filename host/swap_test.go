@@ -120,6 +120,7 @@ func TestSwap_BadBuilds(t *testing.T) {
 // TestSwap_RaisesVersion swaps to a build with one more field: the table has it once the swap is done, and there is no way
 // back then.
 func TestSwap_RaisesVersion(t *testing.T) {
+	t.Parallel()
 	alice, bob := pair(t)
 	w := write(t, alice, bob)
 	dry := alice.Run(t, "plugin", "swap", "tag", built(t, "host/testdata/badtag", "next"), "--dry-run")
@@ -147,6 +148,7 @@ func TestSwap_RaisesVersion(t *testing.T) {
 
 // TestSwap_Versions swaps between builds in the store by their versions, and pins them with a lock file.
 func TestSwap_Versions(t *testing.T) {
+	t.Parallel()
 	alice := clustertest.NewDevice(t, mustBuild(t), "alice", "--library", "home")
 	place := filepath.Join(alice.Dir, "tag")
 	put := func(path string) {
@@ -255,6 +257,7 @@ func edit(t *testing.T, d *clustertest.Device, pairs ...string) {
 
 // TestReload edits the configuration of a host that runs, and has it read again, by command and by SIGHUP.
 func TestReload(t *testing.T) {
+	t.Parallel()
 	alice, bob := pair(t)
 	w := write(t, alice, bob)
 	if out := alice.Run(t, "reload"); !strings.Contains(out, "says what it said before") {
