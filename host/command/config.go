@@ -75,8 +75,8 @@ func (a *app) configShowCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "show",
 		Short: "Print the configuration as it takes effect",
-		Long: "Print the configuration as it takes effect: all files as one, with every default, and without secrets. Which settings of\n" +
-			"plugins are secret the plugins are asked, each of which is started for that.",
+		Long: "Print the configuration as it takes effect: all files as one, with every default, and without secrets. The\n" +
+			"plugins are asked for theirs, and which of their settings are secret; each of them is started for that.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := a.load()

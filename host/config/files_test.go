@@ -275,3 +275,35 @@ func TestLoad_OtherLock(t *testing.T) {
 		t.Errorf("two files of one folder: %v", err)
 	}
 }
+
+// TestShow_Defaults shows what counts for a plugin's settings that a block leaves out, in a form that can stand in a file.
+func TestShow_Defaults(t *testing.T) {
+	declared := []sdk.Setting{
+		{Name: "colour", Type: sdk.TextSetting, Default: "red ${x}"}, {Name: "every", Type: sdk.DurationSetting, Default: "30s"},
+		{Name: "room", Type: sdk.SizeSetting, Default: "64MiB"}, {Name: "most", Type: sdk.IntSetting, Default: "256"},
+		{Name: "share", Type: sdk.FloatSetting, Default: "0.5"}, {Name: "watch", Type: sdk.BoolSetting, Default: "true"},
+		{Name: "skip", Type: sdk.TextsSetting, Default: `[".git","*.tmp"]`}, {Name: "labels", Type: sdk.TextMapSetting, Default: `{"a b":"c"}`},
+		{Name: "none", Type: sdk.TextSetting}, {Name: "given", Type: sdk.IntSetting, Default: "1"},
+	}
+	src := minimal + "model \"note\" {\n config = { given = 2 }\n}\nmodel \"empty\" {}\n"
+	c, err := parse([]Source{{"config.hcl", []byte(src)}}, testEnvironment())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var shown bytes.Buffer
+	if err := Show(&shown, c, Declared{"note": declared, "empty": declared[:1]}); err != nil {
+		t.Fatal(err)
+	}
+	again, err := parse([]Source{{"config.hcl", shown.Bytes()}}, testEnvironment())
+	if err != nil {
+		t.Fatalf("what is shown does not load: %v\n%s", err, &shown)
+	}
+	for i, want := range []string{
+		`{"colour":"red ${x}","every":"30s","given":2,"labels":{"a b":"c"},"most":256,"room":"64MiB","share":0.5,"skip":[".git","*.tmp"],"watch":true}`,
+		`{"colour":"red ${x}"}`,
+	} {
+		if got := string(again.Models[i].Config); got != want {
+			t.Errorf("model %s: %s, want %s", again.Models[i].Name, got, want)
+		}
+	}
+}

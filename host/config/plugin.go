@@ -202,7 +202,7 @@ func (b *Block) Secrets(declared []sdk.Setting) []string {
 	return slices.Compact(secrets)
 }
 
-// shown returns the block for people.
+// shown returns the block for people, with what counts for the declared settings that it leaves out.
 func (b *Block) shown(declared []sdk.Setting) cty.Value {
 	if b.whole.IsMarked() { // which settings there are is a secret
 		return cty.StringVal(hidden)
@@ -217,7 +217,30 @@ func (b *Block) shown(declared []sdk.Setting) cty.Value {
 		}
 		members[g.name] = without(g.value, setting == nil)
 	}
+	for i := range declared {
+		if _, given := members[declared[i].Name]; !given && declared[i].Default != "" {
+			members[declared[i].Name] = defaultOf(&declared[i])
+		}
+	}
 	return cty.ObjectVal(members)
+}
+
+// defaultOf returns the default of a setting as it would stand in a file.
+func defaultOf(s *sdk.Setting) cty.Value {
+	text := cty.StringVal(s.Default)
+	switch s.Type {
+	case sdk.TextSetting, sdk.DurationSetting, sdk.SizeSetting:
+		return text
+	}
+	as, err := ctyjson.ImpliedType([]byte(s.Default))
+	if err != nil {
+		return text
+	}
+	value, err := ctyjson.Unmarshal([]byte(s.Default), as)
+	if err != nil {
+		return text
+	}
+	return value
 }
 
 // without returns v without what came from secretfile and, if it says so, from env.
