@@ -23,6 +23,9 @@ import (
 type choices struct {
 	path string
 
+	// starting is held for reading by who has staged a build and has not started it or written it down yet: none goes meanwhile.
+	starting sync.RWMutex
+
 	mu  sync.Mutex
 	all map[string]choice
 }
@@ -174,9 +177,14 @@ func (c *choices) kept() []string {
 	return sums
 }
 
-// discard removes a build from the store that nothing refers to any more. One that runs goes on running.
+// discard removes a build from the store that nothing refers to any more. One that runs goes on running. While some plugin is being
+// started, which may be from that build, it stays until the host starts next.
 func (k *keeper) discard(sum string) {
-	if sum == "" || slices.Contains(k.choices.kept(), sum) {
+	if sum == "" || !k.choices.starting.TryLock() {
+		return
+	}
+	defer k.choices.starting.Unlock()
+	if slices.Contains(k.choices.kept(), sum) {
 		return
 	}
 	if err := os.RemoveAll(filepath.Join(k.options.StoreDir, "sha256", sum)); err != nil {

@@ -3,6 +3,7 @@
 package supervisor
 
 import (
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
@@ -247,4 +248,47 @@ func TestSupervisor_DamagedChoices(t *testing.T) {
 	if _, err := os.Stat(choices + ".damaged"); err != nil || !staged.intact() {
 		t.Errorf("%v; the build is there: %t", err, staged.intact())
 	}
+}
+
+// TestSupervisor_SharedBuild has a build refused for one plugin while another one starts from the same copy: it stays.
+func TestSupervisor_SharedBuild(t *testing.T) {
+	dir := t.TempDir()
+	w := newWatcher()
+	o := options(t, dir, w)
+	o.StartTimeout = time.Hour
+	note, other := selfSpec(t, ""), selfSpec(t, "")
+	bad := build(t, "hangs")
+	other.Name, other.Path = "other", bad
+	s, _ := run(t, o, note)
+	receive(t, w.up, "up")
+	trying, cancel := context.WithCancel(t.Context())
+	added := make(chan error, 1)
+	go func() { added <- s.Add(trying, other, "test") }() // which hangs at its start
+	sum, err := hashOf(bad)
+	if err != nil {
+		t.Fatal(err)
+	}
+	copied := binary{sum: sum, path: filepath.Join(o.StoreDir, "sha256", sum, "hangs")}
+	until(t, "it is staged", copied.intact)
+	over := make(chan error, 1)
+	staged := make(chan struct{})
+	go func() {
+		over <- s.Swap(t.Context(), Swap{Name: "note", Path: bad}, func(step Step) {
+			if step.Stage == Staging {
+				close(staged)
+			}
+		})
+	}()
+	receive(t, staged, "staged")
+	if err := s.Rollback(t.Context(), Swap{Name: "note"}, nothing); err != nil {
+		t.Error(err)
+	}
+	if err := receive(t, over, "the swap"); err == nil {
+		t.Error("it was let in")
+	}
+	if !copied.intact() {
+		t.Error("the copy that the other plugin starts from is gone")
+	}
+	cancel()
+	receive(t, added, "who added it goes")
 }

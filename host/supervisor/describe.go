@@ -120,6 +120,9 @@ func (s *Spec) configure(ctx context.Context, target any, model sdk.ModelName) e
 	return sdk.Errorf(sdk.CodeOf(err), "configure %s: %w", s.target(model), err)
 }
 
+// describing begins the names of folders for the copies of plugins that are described.
+const describing = "describe-"
+
 // describeTime is how long a plugin may take to start and to answer.
 const describeTime = 30 * time.Second
 
@@ -128,7 +131,7 @@ const describeTime = 30 * time.Second
 // anything to do. A ConfigError is about its blocks; what it said of itself is returned with it. It blocks until the process
 // is gone.
 func Describe(ctx context.Context, spec Spec, dir string, log hclog.Logger) (rpc.Info, error) {
-	store, err := os.MkdirTemp(dir, "describe-")
+	store, err := os.MkdirTemp(dir, describing)
 	if err != nil {
 		return rpc.Info{}, sdk.Errorf(sdk.CodeUnavailable, "make a folder for a copy of the plugin: %w", err)
 	}

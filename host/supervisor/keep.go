@@ -273,26 +273,33 @@ func (k *keeper) live(ctx context.Context, g *generation, bin *binary, fresh boo
 		}
 	}
 	if g == nil {
-		if err := k.reopen(ctx); err != nil {
-			return err
-		}
-		if !bin.intact() {
-			if *bin, k.passed, err = k.choose(fresh); err != nil {
-				*bin = binary{}
-				return err
-			}
-		}
-		k.mu.Lock()
-		spec, sockets := k.spec, k.sockets
-		k.status.Path, k.status.SHA256 = bin.origin, bin.sum
-		k.mu.Unlock()
-		if g, err = k.start(ctx, spec, *bin, sockets); err != nil {
+		if g, err = k.startChosen(ctx, bin, fresh); err != nil {
 			return err
 		}
 	}
 	g, err = k.serve(ctx, g)
 	*bin = g.bin
 	return err
+}
+
+// startChosen starts the build of the last life, or the one that is chosen, and leaves it in bin.
+func (k *keeper) startChosen(ctx context.Context, bin *binary, fresh bool) (_ *generation, err error) {
+	if err := k.reopen(ctx); err != nil {
+		return nil, err
+	}
+	k.choices.starting.RLock()
+	defer k.choices.starting.RUnlock()
+	if !bin.intact() {
+		if *bin, k.passed, err = k.choose(fresh); err != nil {
+			*bin = binary{}
+			return nil, err
+		}
+	}
+	k.mu.Lock()
+	spec, sockets := k.spec, k.sockets
+	k.status.Path, k.status.SHA256 = bin.origin, bin.sum
+	k.mu.Unlock()
+	return k.start(ctx, spec, *bin, sockets)
 }
 
 // debugged returns the process that the plugin's author runs under a debugger; nil: none is to be used, or none runs.

@@ -75,6 +75,14 @@ func closeAll(sockets []rpc.Socket) {
 // socketDir returns an empty folder for the sockets between host and plugins: runtimeDir, or one with a shorter path. What a
 // host that was killed left of either is removed.
 func socketDir(runtimeDir string) (dir string, remove func(), err error) {
+	if runtimeDir != "" { // which is this host's alone
+		for _, pattern := range []string{"plugin-dir*", describing + "*"} {
+			err = errors.Join(err, sweepDirs(filepath.Join(runtimeDir, pattern)))
+		}
+	}
+	if err != nil {
+		return "", nil, err
+	}
 	if len(runtimeDir) > maxRuntimePath || runtimeDir == "" {
 		whole, err := filepath.Abs(runtimeDir)
 		if err != nil {
@@ -82,7 +90,7 @@ func socketDir(runtimeDir string) (dir string, remove func(), err error) {
 		}
 		sum := sha256.Sum256([]byte(whole))
 		prefix := fmt.Sprintf("starling-%x-", sum[:6])
-		if runtimeDir != "" { // which is this host's alone
+		if runtimeDir != "" {
 			_ = sweepDirs(filepath.Join(os.TempDir(), prefix+"*"))
 		}
 		dir, err = os.MkdirTemp("", prefix)
@@ -91,7 +99,7 @@ func socketDir(runtimeDir string) (dir string, remove func(), err error) {
 	if err := os.MkdirAll(runtimeDir, 0o700); err != nil {
 		return "", nil, err
 	}
-	return runtimeDir, func() {}, sweepDirs(filepath.Join(runtimeDir, "plugin-dir*"))
+	return runtimeDir, func() {}, nil
 }
 
 // sweepDirs removes the folders of a pattern, which is well formed.

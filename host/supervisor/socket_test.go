@@ -103,13 +103,19 @@ func TestSocketDir(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
+			asked := filepath.Join(dir, describing+"1")
+			if err := os.MkdirAll(asked, 0o700); err != nil {
+				t.Fatal(err)
+			}
 			_, remove, err := socketDir(dir)
 			if err != nil {
 				t.Fatal(err)
 			}
 			defer remove()
-			if _, err := os.Stat(left[0]); !errors.Is(err, fs.ErrNotExist) {
-				t.Errorf("what a killed host left is there: %v", err)
+			for _, path := range []string{left[0], asked} {
+				if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
+					t.Errorf("%s of a killed host is there: %v", path, err)
+				}
 			}
 			if _, err := os.Stat(left[1]); err != nil {
 				t.Errorf("another host's is gone: %v", err)

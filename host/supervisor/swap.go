@@ -197,11 +197,7 @@ func (k *keeper) swapDead(ctx context.Context, a *ask) *generation {
 		k.finish(a, sdk.Errorf(sdk.CodeUnavailable, "plugin %s does not run, so there is nothing to compare a build with", k.name))
 		return nil
 	}
-	var to *generation
-	spec, bin, err := k.wanted(a, nil)
-	if err == nil {
-		to, err = k.candidate(ctx, a, nil, spec, bin)
-	}
+	to, _, err := k.prepare(ctx, a, nil)
 	if err != nil {
 		k.refuse(a, nil, to, err)
 		return nil
@@ -252,23 +248,14 @@ func (k *keeper) swap(ctx context.Context, from *generation, a *ask) *generation
 		k.finish(a, nil)
 		return from
 	}
-	spec, bin, err := k.wanted(a, from)
-	var same string
-	if err == nil {
-		same, err = k.same(a, from, spec, bin)
-	}
+	to, same, err := k.prepare(ctx, a, from)
 	if err != nil {
-		k.refuse(a, from, nil, err)
+		k.refuse(a, from, to, err)
 		return from
 	}
 	if same != "" {
 		a.steps <- Step{Stage: Done, Text: same}
 		k.finish(a, nil)
-		return from
-	}
-	to, err := k.candidate(ctx, a, from, spec, bin)
-	if err != nil {
-		k.refuse(a, from, to, err)
 		return from
 	}
 	if a.DryRun {
@@ -362,6 +349,22 @@ func (a *ask) alike(from *generation) bool {
 	}
 	was.Blocks, wanted.Blocks = nil, nil // which say in which line they stand: what they hold is in Config
 	return reflect.DeepEqual(was, wanted)
+}
+
+// prepare stages, starts and checks the process that a swap asks for, or says that the build in use is the one. Where it fails after
+// the process was started, that is stopped and returned with the error.
+func (k *keeper) prepare(ctx context.Context, a *ask, from *generation) (to *generation, same string, err error) {
+	k.choices.starting.RLock()
+	defer k.choices.starting.RUnlock()
+	spec, bin, err := k.wanted(a, from)
+	if err == nil && from != nil {
+		same, err = k.same(a, from, spec, bin)
+	}
+	if err != nil || same != "" {
+		return nil, same, err
+	}
+	to, err = k.candidate(ctx, a, from, spec, bin)
+	return to, "", err
 }
 
 // candidate starts and checks the process that a swap asks for. Where it fails after the process was started, that is stopped
