@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"strings"
@@ -270,6 +271,9 @@ func (b *backend) Plugins(context.Context) ([]control.Plugin, error) {
 		kind := "model"
 		if p.Transport != "" {
 			kind = "transport"
+		}
+		if m := b.network.moving.Load(); m != nil && m.from == p.Name {
+			p.Swap = cmp.Or(p.Swap, "its sessions are being moved to transport "+m.to)
 		}
 		all = append(all, control.Plugin{
 			Name: p.Name, Kind: kind, State: string(p.State), Reason: p.Reason, PID: p.PID, Since: p.Since, Restarts: p.Restarts,

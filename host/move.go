@@ -46,7 +46,7 @@ func (*undoneError) Error() string { return "a rollback was asked for" }
 
 // RollbackTransport implements control.Operator.
 func (o *operator) RollbackTransport(ctx context.Context, name string, report func(control.Step)) error {
-	m := o.moving.Load()
+	m := o.network.moving.Load()
 	switch {
 	case m == nil:
 		return o.restsAs(name)
@@ -105,7 +105,7 @@ func (o *operator) stopAgain(ctx context.Context, m *move, by string) {
 
 // notMoved refuses another build of a transport whose sessions are being moved away from it, which would put it back into use.
 func (o *operator) notMoved(name string) error {
-	if m := o.moving.Load(); m != nil && m.from == name {
+	if m := o.network.moving.Load(); m != nil && m.from == name {
 		return sdk.Errorf(sdk.CodeUnavailable, "the sessions of %s are being moved to transport %s; wait for the end of that, or: starling transport rollback %s", name, m.to, name)
 	}
 	return nil

@@ -52,6 +52,7 @@ type network struct {
 	belongs  atomic.Pointer[membership.Library] // nil: to none yet, as far as is known
 	alone    atomic.Bool                        // that it belongs to none has been looked up, once
 	recorder *telemetry.Recorder
+	moving   atomic.Pointer[move] // the swap of transports under way; nil: there is none
 
 	mu         sync.Mutex
 	running    context.Context        // of engine

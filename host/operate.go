@@ -46,8 +46,7 @@ type operator struct {
 	record     func(supervisor.Event)
 	hangup     hangups
 	log        hclog.Logger
-	changing   sync.Mutex           // held by who changes the configuration or moves sessions
-	moving     atomic.Pointer[move] // nil: no sessions are moved
+	changing   sync.Mutex // held by who changes the configuration or moves sessions
 }
 
 func newOperator(c *config.Config, l *live, s *supervisor.Supervisor, n *network, members *membership.Members, events *eventlog.Log, m *service.Manager, rec *telemetry.Recorder, hangup hangups, log hclog.Logger) *operator {
@@ -153,7 +152,7 @@ func (o *operator) Reload(ctx context.Context, soak time.Duration, report func(c
 
 // busy says that a reload or a swap of transports is under way, and how what it waits for is ended.
 func (o *operator) busy() error {
-	if m := o.moving.Load(); m != nil {
+	if m := o.network.moving.Load(); m != nil {
 		return sdk.Errorf(sdk.CodeUnavailable, "a swap of transport %s to %s is under way; wait for its end, or: starling transport rollback %s", m.from, m.to, m.from)
 	}
 	for _, s := range o.supervisor.Status() {
@@ -379,15 +378,15 @@ func (o *operator) swapTransport(ctx context.Context, swap control.TransportSwap
 	if !o.changing.TryLock() {
 		return o.busy()
 	}
-	defer o.changing.Unlock()
 	m := newMove(swap)
-	o.moving.Store(m)
+	o.network.moving.Store(m)
+	defer func() { m.end(err) }() // last: who waits for it may begin another one
+	defer o.changing.Unlock()
 	defer func() {
 		if err != nil {
 			o.stopAgain(context.WithoutCancel(ctx), m, by)
 		}
-		o.moving.Store(nil)
-		m.end(err)
+		o.network.moving.Store(nil)
 	}()
 	if err := o.readyTransport(ctx, m, swap.Force, by); err != nil {
 		return err

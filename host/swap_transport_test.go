@@ -239,6 +239,9 @@ func TestTransportSwap_Rollback(t *testing.T) {
 	refused(`no transport "nowhere"`, "transport", "rollback", "nowhere")
 
 	over := begin("lan", "wan")
+	if out := alice.Run(t, "plugin", "list"); strings.Count(out, "its sessions are being moved to transport wan") != 1 {
+		t.Errorf("plugin list:\n%s", out)
+	}
 	refused("or: starling transport rollback lan", "transport", "swap", "wan", "lan")
 	refused("or: starling transport rollback lan", "reload")
 	refused("or: starling transport rollback lan", "plugin", "swap", "lan")
