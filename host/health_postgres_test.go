@@ -12,7 +12,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/starling-sync/starling/host/clustertest"
 	"github.com/starling-sync/starling/host/database/databasetest"
@@ -89,7 +88,7 @@ func TestPostgres_health(t *testing.T) {
 	}
 	answers := func(path string, code int, line string) {
 		t.Helper()
-		ctx, cancel := context.WithTimeout(t.Context(), time.Minute) // or it hangs
+		ctx, cancel := context.WithTimeout(t.Context(), clustertest.Patience) // or it hangs
 		defer cancel()
 		got, text, err := alice.get(ctx, path)
 		if err != nil || got != code || !strings.Contains(text, line) {

@@ -53,7 +53,7 @@ func TestHealth_LongWrite(t *testing.T) {
 			t.Errorf("ready: %+v", c)
 		}
 	}
-	living, over := context.WithTimeout(t.Context(), 10*time.Second) // or it waits for the turn
+	living, over := context.WithTimeout(t.Context(), time.Minute) // or it waits for the turn
 	defer over()
 	for _, c := range h.Alive(living) {
 		if !c.OK {

@@ -199,7 +199,7 @@ func manage(t *testing.T, d *clustertest.Device, watchdog time.Duration, listene
 // wants waits until the host says what begins so.
 func (m *manager) wants(t *testing.T, line string) {
 	t.Helper()
-	late := time.After(time.Minute)
+	late := time.After(clustertest.Patience)
 	for {
 		select {
 		case got := <-m.heard:
@@ -209,7 +209,7 @@ func (m *manager) wants(t *testing.T, line string) {
 		case <-m.done:
 			t.Fatalf("the host ended before it said %s", line)
 		case <-late:
-			t.Fatalf("%s was not said within a minute", line)
+			t.Fatalf("%s was not said within %s", line, clustertest.Patience)
 		}
 	}
 }
@@ -248,7 +248,7 @@ func TestService(t *testing.T) {
 		_, err := alice.TryRun("get", "tag", id)
 		return err
 	})
-	if err := early.SetReadDeadline(time.Now().Add(time.Minute)); err != nil {
+	if err := early.SetReadDeadline(time.Now().Add(clustertest.Patience)); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := early.Read(make([]byte, 1)); errors.Is(err, os.ErrDeadlineExceeded) { // it says nothing, and is put out

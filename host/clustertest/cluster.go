@@ -310,13 +310,13 @@ func Written(digest string) string {
 // Patience is when a test gives up what should come about; it decides nothing else.
 const Patience = 2 * time.Minute
 
-// Eventually calls check until it returns nil, and fails tb with its last error when its patience ends.
+// Eventually calls check until it returns nil, and fails tb with its last error when its patience ends. What takes long it asks less
+// often, as each answer may cost a process.
 func Eventually(tb testing.TB, what string, check func() error) {
 	tb.Helper()
 	deadline := time.After(Patience)
-	again := time.NewTicker(50 * time.Millisecond)
-	defer again.Stop()
-	for {
+	const first, most = 20 * time.Millisecond, 250 * time.Millisecond
+	for pause := first; ; pause = min(pause*5/4, most) {
 		err := check()
 		if err == nil {
 			return
@@ -324,7 +324,7 @@ func Eventually(tb testing.TB, what string, check func() error) {
 		select {
 		case <-deadline:
 			tb.Fatalf("%s: not within %s: %v", what, Patience, err)
-		case <-again.C:
+		case <-time.After(pause):
 		}
 	}
 }

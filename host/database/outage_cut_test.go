@@ -103,7 +103,7 @@ func TestOutage_openRows(t *testing.T) {
 			t.Run(test.name+" in "+how, func(t *testing.T) {
 				eventually(t, "it writes, which leaves a stage", func() bool { return db.Write(t.Context(), many) == nil })
 				// Of a goroutine of its own: a test that fails would close the database, which waits for the connection for ever.
-				watch := time.AfterFunc(time.Minute, func() { panic("what was asked with results open is never answered") })
+				watch := time.AfterFunc(patience, func() { panic("what was asked with results open is never answered") })
 				defer watch.Stop()
 				if err := askWithOpenRows(r, db, how, before, test.ask, test.name != "midst of Insert"); sdk.CodeOf(err) != sdk.CodeUnavailable {
 					t.Errorf("after the connection ended: %v", err)

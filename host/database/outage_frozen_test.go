@@ -26,7 +26,7 @@ func TestOutage_frozen(t *testing.T) {
 		go func() { defer close(done); fn() }()
 		select {
 		case <-done:
-		case <-time.After(time.Minute):
+		case <-time.After(patience):
 			t.Fatalf("%s: hangs", what)
 		}
 	}
@@ -114,7 +114,7 @@ func TestOutage_doubt(t *testing.T) {
 		if sdk.CodeOf(err) != sdk.CodeUnavailable || db.Outage() == nil {
 			t.Errorf("a read: %v; outage %v", err, db.Outage())
 		}
-	case <-time.After(time.Minute):
+	case <-time.After(patience):
 		t.Fatal("it waits as long as for an answer at other times")
 	}
 	r.frozen.Store(false)
@@ -143,7 +143,7 @@ func TestOutage_frozenLong(t *testing.T) {
 		if sdk.CodeOf(err) != sdk.CodeUnavailable {
 			t.Errorf("what takes long, of a server that froze: %v", err)
 		}
-	case <-time.After(time.Minute):
+	case <-time.After(patience):
 		t.Fatal("it hangs")
 	}
 	r.frozen.Store(false)

@@ -15,12 +15,15 @@ import (
 	"github.com/starling-sync/starling/sdk"
 )
 
+// patience is when a test gives up; it decides nothing else.
+const patience = 2 * time.Minute
+
 // eventually waits until what holds, or fails.
 func eventually(tb testing.TB, what string, holds func() bool) {
 	tb.Helper()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
-	late := time.NewTimer(time.Minute)
+	late := time.NewTimer(patience)
 	defer late.Stop()
 	for !holds() {
 		select {

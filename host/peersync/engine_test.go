@@ -189,10 +189,13 @@ func (h *host) write(kind sdk.Ownership, first, n int, text string) {
 	h.engine.Committed(h.store.commit(kind, h.engine.options.Self.Epoch, h.clock.Now, first, n, text))
 }
 
+// givesUp is when a test does; it decides nothing else.
+const givesUp = 2 * time.Minute
+
 // eventually waits until ok, which is asked often, or fails after a long time.
 func eventually(tb testing.TB, what string, ok func() bool) {
 	tb.Helper()
-	deadline := time.NewTimer(30 * time.Second)
+	deadline := time.NewTimer(givesUp)
 	defer deadline.Stop()
 	every := time.NewTicker(2 * time.Millisecond)
 	defer every.Stop()
@@ -200,7 +203,7 @@ func eventually(tb testing.TB, what string, ok func() bool) {
 		select {
 		case <-every.C:
 		case <-deadline.C:
-			tb.Fatalf("not in 30 s: %s", what)
+			tb.Fatalf("not in %s: %s", givesUp, what)
 		}
 	}
 }

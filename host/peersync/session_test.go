@@ -83,7 +83,7 @@ func TestPair_Silent(t *testing.T) {
 		_, err := pair(context.Background(), conn, key.ClientTLS(deviceID(1)), protocol.Join{}, limits)
 		done <- err
 	}()
-	giveUp := time.NewTimer(30 * time.Second)
+	giveUp := time.NewTimer(givesUp)
 	defer giveUp.Stop()
 	select {
 	case err := <-done:

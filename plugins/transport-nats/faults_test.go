@@ -20,7 +20,7 @@ import (
 )
 
 // patience is when a test gives up; it decides nothing else.
-const patience = 30 * time.Second
+const patience = 2 * time.Minute
 
 func eventually(tb testing.TB, what string, check func() error) {
 	tb.Helper()

@@ -301,7 +301,7 @@ func TestListener_MakesWay(t *testing.T) {
 					t.Errorf("refused: %v", err)
 					return
 				}
-				_ = c.SetDeadline(time.Now().Add(20 * time.Second))
+				_ = c.SetDeadline(time.Now().Add(2 * time.Minute))
 				if _, err := io.ReadFull(c, make([]byte, 1)); err != nil {
 					t.Errorf("not served: %v", err)
 				}

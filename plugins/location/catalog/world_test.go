@@ -22,7 +22,7 @@ import (
 )
 
 // deadline is how long a test waits for what must come; nothing waits that long when all is well.
-const deadline = 30 * time.Second
+const deadline = 2 * time.Minute
 
 // world is a folder, a host, and the catalogue between the two.
 type world struct {

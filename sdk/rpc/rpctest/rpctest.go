@@ -20,7 +20,7 @@ import (
 	"github.com/starling-sync/starling/sdk/rpc"
 )
 
-const callTimeout = 20 * time.Second
+const callTimeout = 2 * time.Minute // a busy machine starts plugins slowly
 
 // Build builds the main package in dir ("." for the test's own) and returns the path of the binary.
 func Build(tb testing.TB, dir string) string {
