@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -73,15 +74,28 @@ func NewDevice(tb testing.TB, binary, name string, extra ...string) *Device {
 	return d
 }
 
-// FreeAddress returns a loopback address that nobody listens on now.
+// FreeAddress returns a loopback address that nobody listens on now, and that no other test gets before tb ends. Its port is below
+// those that systems give to who dials (from 32768 on Linux, 49152 elsewhere): none of these takes it while its device is down.
 func FreeAddress(tb testing.TB) string {
 	tb.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		tb.Fatal(err)
+	const first, ports, tries = 15000, 15000, 1000
+	for range tries {
+		address := fmt.Sprintf("127.0.0.1:%d", first+rand.IntN(ports)) //nolint:gosec // anything will do
+		held, err := net.ListenPacket("udp", address)                  // what other test processes look for too
+		if err != nil {
+			continue
+		}
+		l, err := net.Listen("tcp", address)
+		if err != nil {
+			held.Close()
+			continue
+		}
+		l.Close()
+		tb.Cleanup(func() { held.Close() })
+		return address
 	}
-	defer l.Close()
-	return l.Addr().String()
+	tb.Fatalf("no free port in %d tries from %d on", tries, first)
+	return ""
 }
 
 // Config is the path of the device's config.hcl.
