@@ -369,7 +369,7 @@ func compare(t *testing.T, seen moved) {
 	for name := range paged {
 		_, excused := still[name]
 		switch {
-		case strings.HasPrefix(name, telemetry.PluginPrefix+"nats_"): // there is no NATS here: plugins/transport-nats has it
+		case strings.HasPrefix(name, telemetry.PluginPrefix+"nats_"): // there is no NATS here: docs holds the page to it
 		case seen[name] && excused:
 			t.Logf("%s has moved: strike it from still", name)
 		case !seen[name] && !excused:

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -152,29 +151,5 @@ func TestSettings(t *testing.T) {
 	s, err = configure(`{"hash": true, "hash_whole": "1MiB", "hash_rate": "0"}`)
 	if o := s.options(); err != nil || !o.Hash || o.HashWhole != 1<<20 || o.HashRate >= 0 {
 		t.Errorf("options %+v, %v", o, err)
-	}
-}
-
-// TestMetrics_Page holds docs/metrics.md to what the plugin counts.
-func TestMetrics_Page(t *testing.T) {
-	page, err := os.ReadFile("../../docs/metrics.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	set := new(sdk.Metrics)
-	model(set)
-	for _, m := range set.List() {
-		unit := ""
-		for _, each := range []string{"seconds", "bytes"} {
-			if strings.HasSuffix(strings.TrimSuffix(m.Name, "_total"), "_"+each) {
-				unit = " " + each
-			}
-		}
-		if row := fmt.Sprintf("| `starlingplugin_%s` | %s |%s | location | %s |\n", m.Name, m.Kind, unit, m.Help); !strings.Contains(string(page), row) {
-			t.Errorf("the page lacks: %s", row)
-		}
-	}
-	if rows := strings.Count(string(page), " | location | "); rows != len(set.List()) {
-		t.Errorf("the page has %d rows of the plugin, which has %d metrics", rows, len(set.List()))
 	}
 }

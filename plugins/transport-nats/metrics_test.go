@@ -2,8 +2,6 @@ package main
 
 import (
 	"fmt"
-	"os"
-	"strings"
 	"testing"
 
 	"github.com/nats-io/nats-server/v2/server"
@@ -41,23 +39,4 @@ func TestMetrics(t *testing.T) {
 		}
 		return nil
 	})
-}
-
-// TestMetrics_Page holds docs/metrics.md to what the plugin counts.
-func TestMetrics_Page(t *testing.T) {
-	page, err := os.ReadFile("../../docs/metrics.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	set := new(sdk.Metrics)
-	newMetrics(set)
-	for _, m := range set.List() {
-		unit := ""
-		if row := fmt.Sprintf("| `starlingplugin_%s` | %s |%s | transport-nats | %s |\n", m.Name, m.Kind, unit, m.Help); !strings.Contains(string(page), row) {
-			t.Errorf("the page lacks: %s", row)
-		}
-	}
-	if rows := strings.Count(string(page), "| transport-nats |"); rows != len(set.List()) {
-		t.Errorf("the page has %d rows of the plugin, which has %d metrics", rows, len(set.List()))
-	}
 }

@@ -3,12 +3,9 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"net"
-	"os"
 	"runtime"
-	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -100,27 +97,5 @@ func TestMetrics_Refused(t *testing.T) {
 		if runtime.GOOS == "windows" && each >= 1<<29 {
 			t.Errorf("%d is no number of Windows", each)
 		}
-	}
-}
-
-// TestMetrics_Page holds docs/metrics.md to what the plugin counts.
-func TestMetrics_Page(t *testing.T) {
-	page, err := os.ReadFile("../../docs/metrics.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	set := new(sdk.Metrics)
-	newMetrics(set)
-	for _, m := range set.List() {
-		unit := ""
-		if strings.HasSuffix(strings.TrimSuffix(m.Name, "_total"), "_bytes") {
-			unit = " bytes"
-		}
-		if row := fmt.Sprintf("| `starlingplugin_%s` | %s |%s | transport-tcp | %s |\n", m.Name, m.Kind, unit, m.Help); !strings.Contains(string(page), row) {
-			t.Errorf("the page lacks: %s", row)
-		}
-	}
-	if rows := strings.Count(string(page), "| transport-tcp |"); rows != len(set.List()) {
-		t.Errorf("the page has %d rows of the plugin, which has %d metrics", rows, len(set.List()))
 	}
 }
