@@ -87,11 +87,11 @@ func FreeAddress(tb testing.TB) string {
 		}
 		l, err := net.Listen("tcp", address)
 		if err != nil {
-			held.Close()
+			_ = held.Close()
 			continue
 		}
 		l.Close()
-		tb.Cleanup(func() { held.Close() })
+		tb.Cleanup(func() { _ = held.Close() })
 		return address
 	}
 	tb.Fatalf("no free port in %d tries from %d on", tries, first)
