@@ -3,6 +3,7 @@ package docs_test
 import (
 	"bytes"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -47,6 +48,7 @@ func TestTutorials(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Setenv("PATH", bin+string(os.PathListSeparator)+os.Getenv("PATH"))
+	t.Run("under a debugger", func(t *testing.T) { underDebugger(t, &reader{bash: bash, dir: t.TempDir()}) })
 	for _, page := range []string{"write-a-model.md", "write-a-transport.md"} {
 		t.Run(page, func(t *testing.T) {
 			text, err := os.ReadFile(page)
@@ -61,6 +63,65 @@ func TestTutorials(t *testing.T) {
 				t.Errorf("only %d blocks of shell were found", r.ran)
 			}
 		})
+	}
+}
+
+// underDebugger does with a real dlv what the page about models says: a write stops at a breakpoint in the plugin, and is answered
+// once the debugger has let it go on.
+func underDebugger(t *testing.T, r *reader) {
+	if _, err := exec.LookPath("dlv"); err != nil {
+		t.Skip("dlv is not on this machine: go install github.com/go-delve/delve/cmd/dlv@latest")
+	}
+	page, err := os.ReadFile("write-a-model.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var typed []string
+	for _, line := range regexp.MustCompile(`(?m)^    \(dlv\) (.*)$`).FindAllStringSubmatch(string(page), -1) {
+		typed = append(typed, line[1])
+	}
+	free, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := free.Addr().String()
+	if err := free.Close(); err != nil {
+		t.Fatal(err)
+	}
+	// What it says of a breakpoint is read off its output; it reads what is typed only while the plugin is stopped, or gone.
+	if out, err := r.run(t, `
+		starling plugin new model invoice
+		cd invoice && go build -o invoice .
+		starling init alice --listen `+address+`
+		printf '\nmodel "invoice" {\n  path = "../invoice"\n}\n' >> alice/config.hcl
+		mkfifo typed
+		dlv debug . --allow-non-terminal-interactive=true -- -debug < typed > dlv.log 2>&1 & debugger=$!
+		starling run --config alice/config.hcl 2> log & host=$!
+		exec 3> typed
+		end() {
+			cat dlv.log log
+			kill -9 $(grep -o '"pid":[0-9]*' starling-debug.json | cut -d: -f2) || true
+			echo exit >&3
+			kill $host || true
+			wait
+		}
+		trap end EXIT
+		alive() { kill -0 $debugger && kill -0 $host && sleep 0.2; }
+
+		printf '%s\n' `+"'"+strings.Join(typed, "' '")+"'"+` >&3
+		until grep "waiting for a host" dlv.log; do alive || exit; done
+		until starling --config alice/config.hcl status; do alive || exit; done
+		sed -i.bak 's|^  path = "../invoice"|&\n  attach = "../starling-debug.json"|' alice/config.hcl
+		starling --config alice/config.hcl reload
+		until starling --config alice/config.hcl plugin list | grep "debugging: it is under a debugger"; do alive || exit; done
+		starling --config alice/config.hcl put invoice '{"name":"asked at a breakpoint"}' > put.log 2>&1 & put=$!
+		until grep "hits goroutine" dlv.log; do alive || exit; done
+		until grep "is waited for as long as that is stopped" put.log; do alive || exit; done
+		printf '%s\n' "print record.Name" continue >&3
+		wait $put
+		grep '"asked at a breakpoint"' dlv.log
+		starling --config alice/config.hcl list invoice | grep "asked at a breakpoint"`); err != nil {
+		t.Errorf("%v\n%s", err, out)
 	}
 }
 
