@@ -36,6 +36,8 @@ type Configurable interface {
 type ConfigChecker interface {
 	// CheckConfig returns what Configure would for the same block, and changes nothing. The host may call it at any time,
 	// also while other methods run. An error of code CodeUnsupported says that it can not judge.
+	//
+	// HAZARD: who embeds what implements it, such as Model, and has a Configure of its own needs a CheckConfig of its own too.
 	CheckConfig(ctx context.Context, config json.RawMessage) error
 }
 

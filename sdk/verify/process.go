@@ -61,6 +61,7 @@ func processLaws() []processLaw {
 		{law{ID: "PLUGIN-016", Name: "SourceEnds", Says: "A source ends when the host ends its call, and when the process drains"}, (*subject).servesSources, (*subject).sourceEnds},
 		{law{ID: "PLUGIN-017", Name: "DefaultsAreTaken", Says: "What it declares of its settings makes sense, and a block of their defaults is taken"}, (*subject).declares, (*subject).defaultsAreTaken},
 		{law{ID: "PLUGIN-018", Name: "WrongTypeIsRefused", Says: "A setting of another type than it declares is refused as invalid, with a sentence that names it"}, (*subject).declares, (*subject).wrongTypeIsRefused},
+		{law{ID: "PLUGIN-019", Name: "JudgedAsTaken", Says: "Asked whether it would take a config block, it says what it says when it is given it"}, (*subject).judgesBlocks, (*subject).judgedAsTaken},
 	}
 }
 

@@ -1,10 +1,12 @@
 package verify
 
 import (
+	"context"
 	"encoding/json"
 	"strings"
 
 	"github.com/starling-sync/starling/sdk"
+	"github.com/starling-sync/starling/sdk/rpc"
 	"github.com/starling-sync/starling/sdk/sdktest"
 )
 
@@ -96,6 +98,46 @@ func (s *subject) wrongTypeIsRefused(t sdktest.T) {
 		}
 	})
 	s.mustBeWell(t, p)
+}
+
+// asksJudges returns the targets that can judge a config block without taking it.
+func (s *subject) asksJudges(ctx context.Context, p *rpc.Process) (judges []int) {
+	for _, target := range s.targets() {
+		if known, _ := p.Client().CheckConfig(ctx, s.modelName(target), s.config(target)); known { // what it says is for the law
+			judges = append(judges, target)
+		}
+	}
+	return judges
+}
+
+func (s *subject) judgesBlocks() bool { return len(s.judges) > 0 }
+
+func (s *subject) judgedAsTaken(t sdktest.T) {
+	p := s.start(t)
+	for _, target := range s.judges {
+		bad := s.blockOf(t, target)
+		bad[unknownSetting] = 1
+		text, err := json.Marshal(bad)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, block := range []json.RawMessage{s.config(target), text} {
+			known, judged := p.Client().CheckConfig(s.soon(t), s.modelName(target), block)
+			taken := s.configurable(p, target).Configure(s.soon(t), block)
+			if known && (judged == nil) != (taken == nil) {
+				t.Errorf("%s, asked about %s: %s; given it: %s", s.targetName(target), block, said(judged), said(taken))
+			}
+		}
+	}
+	s.mustBeWell(t, p)
+}
+
+// said is what came of a block.
+func said(err error) string {
+	if err == nil {
+		return "it is right"
+	}
+	return err.Error()
 }
 
 // one is a block with one setting.

@@ -118,6 +118,7 @@ type subject struct {
 	info     rpc.Info
 	startErr error // why it does not start; then info is empty
 	blockErr error // why it does not take the config block that the checks are to use
+	judges   []int // the targets that can judge a config block without taking it
 }
 
 // suite returns the checks of the plugin at path. It is run from a copy in dir.
@@ -268,6 +269,7 @@ func (s *subject) ask(ctx context.Context) error {
 		asking, cancel := context.WithTimeout(ctx, s.Patience)
 		defer cancel()
 		if s.info, err = p.Client().Info(asking); err == nil {
+			s.judges = s.asksJudges(asking, p)
 			s.blockErr = s.tryConfig(asking, p)
 		}
 	}

@@ -71,6 +71,7 @@ var bugs = map[string]string{
 	"raw: refuses its default":      "PLUGIN-017",
 	"raw: declares nonsense":        "PLUGIN-017",
 	"raw: takes any type":           "PLUGIN-018",
+	"raw: judges otherwise":         "PLUGIN-019",
 
 	"no tie-break":      "MODEL-035",
 	"no refusals":       "MODEL-040",

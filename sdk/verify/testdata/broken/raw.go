@@ -102,6 +102,13 @@ func (r *raw) Configure(_ context.Context, in *rpcpb.ConfigureRequest) (*rpcpb.C
 	return &rpcpb.ConfigureReply{}, nil
 }
 
+func (r *raw) CheckConfig(ctx context.Context, in *rpcpb.CheckConfigRequest) (*rpcpb.CheckConfigReply, error) {
+	if r.bug == "judges otherwise" {
+		return &rpcpb.CheckConfigReply{}, nil
+	}
+	return r.UnimplementedPluginServiceServer.CheckConfig(ctx, in)
+}
+
 func (r *raw) Health(context.Context, *rpcpb.HealthRequest) (*rpcpb.HealthReply, error) {
 	return &rpcpb.HealthReply{Ok: r.bug != "is not well", Reasons: []string{"so it feels"}}, nil
 }
