@@ -306,6 +306,18 @@ func (p pick) again(store string) (binary, bool) {
 	return b, err == nil && anew == b
 }
 
+// inStore returns the copy in the store of the build that has a sum, if it is there.
+func (c *choice) inStore(store, sum string) (binary, bool) {
+	for _, b := range append(slices.Clone(c.Staged), c.Before) {
+		if b.SHA256 == sum {
+			if bin, there := b.again(store); there {
+				return bin, true
+			}
+		}
+	}
+	return binary{}, false
+}
+
 // lies reports whether the build lies where it was taken from.
 func (p pick) lies() bool {
 	return p.SHA256 != "" && slices.Contains(sumsOf([]string{p.Path}), p.SHA256)
@@ -319,6 +331,11 @@ func (k *keeper) choose(fresh bool) (bin binary, passed string, err error) {
 	running, there := remembered.Running.again(k.options.StoreDir)
 	if !there && running.sum != "" {
 		k.log.Warn("the configured build is started: the copy of the one that was in use is gone or damaged, and it does not lie where it was taken from", "sha256", running.sum, "copy", running.path, "path", running.origin)
+	}
+	if spec.SHA256 != "" && spec.SHA256 != running.sum {
+		if bin, kept := remembered.inStore(k.options.StoreDir, spec.SHA256); kept {
+			return bin, "", nil
+		}
 	}
 	if !there || spec.SHA256 != "" && spec.SHA256 != running.sum {
 		bin, err = k.stage(&spec, spec.Path, spec.SHA256)

@@ -292,3 +292,29 @@ func TestSupervisor_SharedBuild(t *testing.T) {
 	cancel()
 	receive(t, added, "who added it goes")
 }
+
+// TestSupervisor_StartsPinned pins the checksum of a build that only the store has any more while the host does not run.
+func TestSupervisor_StartsPinned(t *testing.T) {
+	dir, w := t.TempDir(), newWatcher()
+	second := build(t, "note.2")
+	sum, err := hashOf(second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	spec := selfSpec(t, "")
+	s, stop := run(t, options(t, dir, w), spec)
+	receive(t, w.up, "up")
+	if err := errors.Join(s.Swap(t.Context(), Swap{Name: "note", Path: second, DryRun: true}, nothing), os.Remove(second)); err != nil {
+		t.Fatal(err)
+	}
+	stop()
+	spec.SHA256 = sum
+	w = newWatcher()
+	s, _ = run(t, options(t, dir, w), spec)
+	if err := s.Settled(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if st := s.Status()[0]; st.State != Running || st.SHA256 != sum {
+		t.Errorf("status %+v, want the build %s", st, sum)
+	}
+}

@@ -460,13 +460,8 @@ func (k *keeper) wanted(a *ask, from *generation) (spec Spec, bin binary, err er
 	}
 	if a.Path == "" && want != "" { // which may lie in the store already, whatever lies at its path
 		remembered := k.choices.of(k.name)
-		for _, b := range remembered.Staged {
-			if b.SHA256 != want {
-				continue
-			}
-			if bin, there := b.again(k.options.StoreDir); there {
-				return spec, bin, nil
-			}
+		if bin, kept := remembered.inStore(k.options.StoreDir, want); kept {
+			return spec, bin, nil
 		}
 	}
 	bin, err = k.stage(&spec, path, want)
