@@ -453,7 +453,7 @@ func state() control.Status {
 		Peers: []control.Peer{
 			{ID: bob, Name: "bob", State: "live", RTT: 1200 * time.Microsecond, Skew: -3 * time.Millisecond, Via: "tcp", Since: now().Add(-2 * time.Hour), BytesIn: 1_500_000, BytesOut: 22_000, RowsIn: 12411, RowsPerSecond: 31000, Addresses: []string{"tcp 127.0.0.1:7421"}, Audit: control.Audit{At: now().Add(-12 * time.Minute), Outcome: control.AuditEqual, Records: 12424, Bytes: 1240, Took: 18 * time.Millisecond}},
 			{ID: carol, Name: "carol", State: "backfilling", Progress: 0.38, Left: 80 * time.Second, BehindMe: 3400 * time.Millisecond, RTT: 9 * time.Millisecond, Via: "tcp", Since: now().Add(-40 * time.Second)},
-			{ID: dave, Name: "dave", State: "held", Reason: "clock 4 m ahead; set its clock, nothing is lost", BehindChanges: 1204, Via: "tcp"},
+			{ID: dave, Name: "dave", State: "held", Reason: "clock 4 m ahead; set its clock, nothing is lost", Behind: 4 * time.Minute, Via: "tcp"},
 		},
 	}
 }

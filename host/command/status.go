@@ -220,8 +220,6 @@ func behind(p *control.Peer) string {
 		return fmt.Sprintf("%.0f %% %s left", 100*p.Progress, span(p.Left))
 	case p.State == "backfilling":
 		return fmt.Sprintf("%.0f %%", 100*p.Progress)
-	case p.BehindChanges > 0:
-		return humanize.Comma(p.BehindChanges)
 	case p.Behind > 0:
 		return span(p.Behind)
 	}

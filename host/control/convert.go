@@ -170,7 +170,7 @@ func sourceFromWire(s *controlpb.SourceStatus) SourceStatus {
 func peerToWire(p *Peer) *controlpb.Peer {
 	return &controlpb.Peer{
 		Id: p.ID[:], Name: p.Name, State: p.State, Reason: p.Reason,
-		BehindUs: p.Behind.Microseconds(), BehindMeUs: p.BehindMe.Microseconds(), BehindChanges: p.BehindChanges,
+		BehindUs: p.Behind.Microseconds(), BehindMeUs: p.BehindMe.Microseconds(),
 		Progress: p.Progress, LeftUs: p.Left.Microseconds(),
 		RttUs: p.RTT.Microseconds(), SkewUs: p.Skew.Microseconds(), Via: p.Via, SinceUs: micros(p.Since),
 		BytesIn: p.BytesIn, BytesOut: p.BytesOut, RowsIn: p.RowsIn, RowsPerSecond: p.RowsPerSecond,
@@ -181,7 +181,7 @@ func peerToWire(p *Peer) *controlpb.Peer {
 func peerFromWire(p *controlpb.Peer) Peer {
 	return Peer{
 		ID: deviceFromWire(p.GetId()), Name: p.GetName(), State: p.GetState(), Reason: p.GetReason(),
-		Behind: duration(p.GetBehindUs()), BehindMe: duration(p.GetBehindMeUs()), BehindChanges: p.GetBehindChanges(),
+		Behind: duration(p.GetBehindUs()), BehindMe: duration(p.GetBehindMeUs()),
 		Progress: p.GetProgress(), Left: duration(p.GetLeftUs()),
 		RTT: duration(p.GetRttUs()), Skew: duration(p.GetSkewUs()), Via: p.GetVia(), Since: fromMicros(p.GetSinceUs()),
 		BytesIn: p.GetBytesIn(), BytesOut: p.GetBytesOut(), RowsIn: p.GetRowsIn(), RowsPerSecond: p.GetRowsPerSecond(),

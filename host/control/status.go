@@ -156,7 +156,6 @@ type Peer struct {
 	Reason        string        `json:"reason"`         // why, where there is something to say or do
 	Behind        time.Duration `json:"behind_ns"`      // how much of its history this device lacks; 0: nothing
 	BehindMe      time.Duration `json:"behind_me_ns"`   // how much of this device's history it lacks; 0: nothing
-	BehindChanges int64         `json:"behind_changes"` // how many changes this device lacks; 0: none or unknown
 	Progress      float64       `json:"progress"`       // of a backfill, 0 to 1
 	Left          time.Duration `json:"left_ns"`        // of a backfill; 0: unknown
 	RTT           time.Duration `json:"rtt_ns"`         // 0: unknown

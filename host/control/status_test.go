@@ -32,7 +32,7 @@ func everything() control.Status {
 			Progress: []control.Progress{{Key: "k", Unit: "bytes", Done: 1, Total: 2}}, Warnings: []control.Warning{{Key: "w", Count: 3, Message: "m"}},
 		}},
 		Peers: []control.Peer{{
-			ID: other, Name: "bob", State: "retired", Reason: "r", Behind: time.Second, BehindMe: time.Minute, BehindChanges: 9, Progress: 0.5,
+			ID: other, Name: "bob", State: "retired", Reason: "r", Behind: time.Second, BehindMe: time.Minute, Progress: 0.5,
 			Left: time.Hour, RTT: time.Millisecond, Skew: -time.Second, Via: "tcp", Since: noon, BytesIn: 1, BytesOut: 2, RowsIn: 3,
 			RowsPerSecond: 4, Addresses: []string{"tcp a:1"}, RetiredAt: noon, Audit: audit,
 		}},

@@ -2016,7 +2016,6 @@ type Peer struct {
 	Reason        string                 `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
 	BehindUs      int64                  `protobuf:"varint,5,opt,name=behind_us,json=behindUs,proto3" json:"behind_us,omitempty"`
 	BehindMeUs    int64                  `protobuf:"varint,6,opt,name=behind_me_us,json=behindMeUs,proto3" json:"behind_me_us,omitempty"`
-	BehindChanges int64                  `protobuf:"varint,7,opt,name=behind_changes,json=behindChanges,proto3" json:"behind_changes,omitempty"`
 	Progress      float64                `protobuf:"fixed64,8,opt,name=progress,proto3" json:"progress,omitempty"`
 	LeftUs        int64                  `protobuf:"varint,9,opt,name=left_us,json=leftUs,proto3" json:"left_us,omitempty"`
 	RttUs         int64                  `protobuf:"varint,10,opt,name=rtt_us,json=rttUs,proto3" json:"rtt_us,omitempty"`
@@ -2104,13 +2103,6 @@ func (x *Peer) GetBehindUs() int64 {
 func (x *Peer) GetBehindMeUs() int64 {
 	if x != nil {
 		return x.BehindMeUs
-	}
-	return 0
-}
-
-func (x *Peer) GetBehindChanges() int64 {
-	if x != nil {
-		return x.BehindChanges
 	}
 	return 0
 }
@@ -4933,7 +4925,7 @@ const file_host_control_control_proto_rawDesc = "" +
 	"\aWarning\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05count\x18\x02 \x01(\x03R\x05count\x12\x18\n" +
-	"\amessage\x18\x03 \x01(\tR\amessage\"\xf1\x04\n" +
+	"\amessage\x18\x03 \x01(\tR\amessage\"\xe0\x04\n" +
 	"\x04Peer\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x14\n" +
@@ -4941,8 +4933,7 @@ const file_host_control_control_proto_rawDesc = "" +
 	"\x06reason\x18\x04 \x01(\tR\x06reason\x12\x1b\n" +
 	"\tbehind_us\x18\x05 \x01(\x03R\bbehindUs\x12 \n" +
 	"\fbehind_me_us\x18\x06 \x01(\x03R\n" +
-	"behindMeUs\x12%\n" +
-	"\x0ebehind_changes\x18\a \x01(\x03R\rbehindChanges\x12\x1a\n" +
+	"behindMeUs\x12\x1a\n" +
 	"\bprogress\x18\b \x01(\x01R\bprogress\x12\x17\n" +
 	"\aleft_us\x18\t \x01(\x03R\x06leftUs\x12\x15\n" +
 	"\x06rtt_us\x18\n" +
@@ -4960,7 +4951,7 @@ const file_host_control_control_proto_rawDesc = "" +
 	"\n" +
 	"runs_twice\x18\x14 \x01(\bR\trunsTwice\x12\x18\n" +
 	"\arefuses\x18\x15 \x01(\bR\arefuses\x120\n" +
-	"\x05audit\x18\x16 \x01(\v2\x1a.starling.control.v1.AuditR\x05audit\"\xcb\x01\n" +
+	"\x05audit\x18\x16 \x01(\v2\x1a.starling.control.v1.AuditR\x05auditJ\x04\b\a\x10\bR\x0ebehind_changes\"\xcb\x01\n" +
 	"\x05Audit\x12\x13\n" +
 	"\x05at_us\x18\x01 \x01(\x03R\x04atUs\x12\x18\n" +
 	"\aoutcome\x18\x02 \x01(\tR\aoutcome\x12\x18\n" +
