@@ -114,6 +114,9 @@ func (a *app) addToAlbum(ctx context.Context, host *control.Client, album sdk.Re
 				if err := a.printf("%s\n", id); err != nil {
 					return err
 				}
+				if err := a.noteWaiting(ctx, host, albumItemModel, id); err != nil {
+					return err
+				}
 			}
 		}
 	}

@@ -466,6 +466,12 @@ var (
 
 // changed says how the host differs for the scripts that need another.
 var changed = map[string]func(*controltest.Host){
+	"album": func(h *controltest.Host) {
+		album := sdk.RecordID{0x01, 0x92, 6: 0x70, 8: 0x80, 15: 1}
+		h.Explained[sdk.KeyID("album_item", album, hidden(4))] = control.Explanation{
+			State: control.StateWaiting, Missing: []control.Missing{{Field: "entry_id", Model: "entry", ID: hidden(4), State: "not_arrived"}},
+		}
+	},
 	"hybrid": func(h *controltest.Host) {
 		h.Serve(sdk.Description{Model: "memo", Version: 1, Ownership: sdk.HybridOwned, Fields: []sdk.Field{
 			{Name: "entry_id", Type: sdk.UUID, Ref: "entry", Owner: true, Key: true}, {Name: "content", Type: sdk.Text, Key: true},

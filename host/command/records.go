@@ -80,7 +80,20 @@ func (p *putter) one(ctx context.Context, object []byte) error {
 	if len(result.Refused) > 0 {
 		return refusal(result.Refused[0])
 	}
-	return p.printf("%s\n", result.IDs[0])
+	if err := p.printf("%s\n", result.IDs[0]); err != nil {
+		return err
+	}
+	return p.noteWaiting(ctx, p.host, p.model, result.IDs[0])
+}
+
+// noteWaiting says of a record that was written, and is not to be seen, what it waits for: it may be on its way, or mistyped.
+func (a *app) noteWaiting(ctx context.Context, host *control.Client, model sdk.ModelName, id sdk.RecordID) error {
+	e, err := host.Explain(ctx, model, id)
+	if err != nil || e.State != control.StateWaiting || len(e.Missing) == 0 {
+		return nil //nolint:nilerr // it was written, which is what was asked for
+	}
+	_, err = fmt.Fprintf(a.Err, "starling: written, and not visible yet: its %s is %s; see: starling waiting\n", e.Missing[0].Field, needed(&e.Missing[0]))
+	return printed(err)
 }
 
 // stream writes the objects of in. A refused one is reported and does not keep the others from being written; after

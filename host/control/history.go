@@ -135,7 +135,7 @@ func (s *service) Explain(ctx context.Context, in *controlpb.ExplainRequest) (*c
 				err = unknown
 			}
 		}
-		return nil, toWire(err)
+		return nil, toWire(s.writer.mistaken(ctx, model, id, err))
 	}
 	desc, known := find(s.backend.Records.Models(), model)
 	out := explanationToWire(&desc, &e)

@@ -513,7 +513,7 @@ func (w *writer) remove(ctx context.Context, model sdk.ModelName, ids []sdk.Reco
 			if ctx.Err() != nil {
 				return nil, err
 			}
-			b.refuse(i, err)
+			b.refuse(i, w.mistaken(ctx, desc.Model, id, err))
 			continue
 		}
 		if kind != b.kind && len(b.index) > 0 {

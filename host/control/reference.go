@@ -64,3 +64,19 @@ func (b *builder) isRecord(ctx context.Context, ref reference) (bool, error) {
 	}
 	return err == nil, err
 }
+
+// mistaken returns err, which says that a model has no such record, with the model that has one of that id, if there is one.
+func (w *writer) mistaken(ctx context.Context, model sdk.ModelName, id sdk.RecordID, err error) error {
+	if sdk.CodeOf(err) != sdk.CodeNotFound {
+		return err
+	}
+	for _, desc := range w.records.Models() {
+		if desc.Model == model {
+			continue
+		}
+		if _, other := w.records.Get(ctx, desc.Model, id); other == nil {
+			return sdk.Errorf(sdk.CodeNotFound, "%w; that is the id of a record of model %s", err, desc.Model)
+		}
+	}
+	return err
+}

@@ -172,7 +172,7 @@ func (s *service) Get(ctx context.Context, in *controlpb.GetRequest) (*controlpb
 	}
 	record, err := s.backend.Records.Get(ctx, desc.Model, id)
 	if err != nil {
-		return nil, toWire(err)
+		return nil, toWire(s.writer.mistaken(ctx, desc.Model, id, err))
 	}
 	return &controlpb.GetResponse{Record: appendRecord(nil, &desc, &record)}, nil
 }

@@ -3,7 +3,6 @@ package registry
 import (
 	"context"
 	"database/sql"
-	"fmt"
 
 	"github.com/starling-sync/starling/hlc"
 	"github.com/starling-sync/starling/host/database"
@@ -81,7 +80,7 @@ func (r *Registry) Explain(ctx context.Context, model sdk.ModelName, id sdk.Reco
 		return sdk.Errorf(sdk.CodeNotFound, "no change of %s %s has arrived here", model, id)
 	})
 	if err != nil {
-		return Explanation{}, fmt.Errorf("explain: %w", err)
+		return Explanation{}, err
 	}
 	return e, nil
 }
