@@ -118,6 +118,7 @@ func TestPlugin_CatchesBugs(t *testing.T) {
 		})
 	}
 	t.Run("a model's death is told", func(t *testing.T) {
+		t.Parallel()
 		report := check(t, "dies of deletes", 5*time.Second, "MODEL-036")
 		if reasons := strings.Join(report.Results[0].Reasons, "\n"); !strings.Contains(reasons, "panic: a delete") {
 			t.Errorf("the reasons do not say what the process died of:\n%s", reasons)
@@ -138,6 +139,9 @@ func TestPlugin_CatchesBugs(t *testing.T) {
 	})
 	for sound, only := range map[string][]string{"": nil, "transport: sound": nil, "raw": laws(verify.Laws())} {
 		t.Run("sound "+sound, func(t *testing.T) {
+			if !strings.HasPrefix(sound, "transport: ") { // as above
+				t.Parallel()
+			}
 			report := check(t, sound, 0, only...)
 			for _, r := range report.Results {
 				if r.Status != sdktest.Kept && (only == nil || r.Status == sdktest.Broken) {
@@ -214,6 +218,7 @@ func TestPlugin_Block(t *testing.T) {
 		"what it refuses itself": {Env: []string{"BROKEN=raw"}, Config: json.RawMessage(`{"depth":4}`), Only: []string{"PLUGIN-009"}},
 	} {
 		t.Run(what, func(t *testing.T) {
+			t.Parallel()
 			report, err := verify.Plugin(t.Context(), path, o, 0, func(sdktest.Result) {})
 			if err != nil {
 				t.Fatal(err)
@@ -230,6 +235,7 @@ func TestPlugin_Block(t *testing.T) {
 
 // TestPlugin_NotAbout asks for laws of what the plugin does not serve.
 func TestPlugin_NotAbout(t *testing.T) {
+	t.Parallel()
 	path := rpctest.Build(t, "testdata/broken")
 	report, err := verify.Plugin(t.Context(), path, verify.Options{Only: []string{"TRANSPORT-001", "MODEL-010"}}, 0, func(sdktest.Result) {})
 	if err != nil {
