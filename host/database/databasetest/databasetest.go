@@ -13,9 +13,11 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -166,18 +168,22 @@ func StartTCP(tb testing.TB, files map[string][]byte, settings ...string) *Serve
 	}
 }
 
-// freePort returns a port of 127.0.0.1 that nobody listens at now: a server does not tell which one it has got.
+// freePort returns a port of 127.0.0.1 that nobody listens at now: a server does not tell which one it has got. It is below those
+// that systems give to who dials, so that none of these takes it while the server is killed and started again.
 func freePort(tb testing.TB) int {
 	tb.Helper()
-	free, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		tb.Fatal(err)
+	const first, ports, tries = 15000, 15000, 1000
+	var err error
+	for range tries {
+		port := first + rand.IntN(ports) //nolint:gosec // anything will do
+		var free net.Listener
+		if free, err = net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port))); err == nil {
+			_ = free.Close()
+			return port
+		}
 	}
-	port := free.Addr().(*net.TCPAddr).Port //nolint:forcetypeassert // it listens on TCP
-	if err := free.Close(); err != nil {
-		tb.Fatal(err)
-	}
-	return port
+	tb.Fatalf("no free port in %d tries: %v", tries, err)
+	return 0
 }
 
 // errPortTaken says that a server has ended since another process listens at its port.
