@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"path/filepath"
 
+	"github.com/starling-sync/starling/host/config"
 	"github.com/starling-sync/starling/host/database"
 	"github.com/starling-sync/starling/host/membership"
 	"github.com/starling-sync/starling/host/peerlog"
@@ -12,8 +14,9 @@ import (
 	"github.com/starling-sync/starling/sdk"
 )
 
-// metaStore implements membership.Meta in the peer log's database.
+// metaStore implements membership.Meta in the peer log's database, and the data folder.
 type metaStore struct {
+	dir     string
 	db      *database.DB
 	journal *peerlog.Log
 }
@@ -24,6 +27,31 @@ func (m *metaStore) Meta(ctx context.Context, key string) ([]byte, error) {
 
 func (m *metaStore) SetMeta(ctx context.Context, key string, value []byte) error {
 	return m.db.Write(ctx, func(tx *database.Tx) error { return m.journal.SetMeta(tx, key, value) })
+}
+
+// Mark implements membership.Meta.
+func (m *metaStore) Mark(library membership.Library) error {
+	return membership.WriteMark(m.dir, membership.Mark{LibraryID: library.ID, Library: library.Name, Store: m.db.Where()})
+}
+
+// stranger is why a database that knows nothing of this device is not its own: nil where the device has been in no library, so
+// that there is nothing to miss.
+func stranger(c *config.Config) error {
+	mark, ok, err := membership.ReadMark(c.Device.DataDir)
+	if err != nil || !ok {
+		return err
+	}
+	right := "Bring the file back from a backup"
+	if c.Store.Kind == "postgres" {
+		right = "Correct the dsn or the schema, or bring the database back from a backup"
+	}
+	file := filepath.Join(c.Device.DataDir, membership.MarkFile)
+	anew := "remove " + file + " and start this host, then let it join again: starling join CODE"
+	if !c.Library.Join {
+		anew = "remove " + file + ", write library { join = true } in its configuration, so that it founds no other library, and start this host, then let it join again: starling join CODE"
+	}
+	return sdk.Errorf(sdk.CodeInvalid, "this device belongs to the library %q, and there is nothing of it here; its database was %s. Nothing was changed here. "+
+		"%s. Or, to have this device begin with an empty database: %s", mark.Library, mark.Store, right, anew)
 }
 
 // memberRecords implements membership.Records: the members are records of the library's own model.

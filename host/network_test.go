@@ -29,6 +29,8 @@ func (l lostAnswer) SetMeta(_ context.Context, key string, value []byte) error {
 	return errors.New("the connection ended in the commit")
 }
 
+func (lostAnswer) Mark(membership.Library) error { return nil }
+
 // joined returns a network whose device has joined a library while the database went away, and has been told that it failed.
 func joined(t *testing.T) *network {
 	t.Helper()

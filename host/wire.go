@@ -217,6 +217,7 @@ func openIdentity(c *config.Config) (*membership.Identity, error) {
 
 func openDatabase(ctx context.Context, lc fx.Lifecycle, c *config.Config, identity *membership.Identity, door *entrance, hangup hangups, log fullLog) (*database.DB, error) {
 	options := databaseOptions(c, identity)
+	options.Stranger = stranger(c)
 	options.Log = log.Named("database")
 	options.Waiting = door.wait
 	defer hangup.postpone(func() {
@@ -324,15 +325,17 @@ func (a *announcer) announce(c transaction.Committed) {
 // newMembers founds the library if the configuration says so and there is none, and says where this device is reached.
 func newMembers(c *config.Config, identity *membership.Identity, db *database.DB, journal *peerlog.Log, r *registry.Registry, m *transaction.Manager, log hclog.Logger) (*membership.Members, membership.Meta, error) {
 	ctx := context.Background()
-	meta := &metaStore{db: db, journal: journal}
-	_, belongs, err := membership.Current(ctx, meta)
+	meta := &metaStore{dir: c.Device.DataDir, db: db, journal: journal}
+	library, belongs, err := membership.Current(ctx, meta)
+	switch {
+	case err != nil:
+	case belongs: // a mark may not be there yet, or speak of another place
+		err = meta.Mark(library)
+	case !c.Library.Join:
+		_, err = membership.Found(ctx, meta, foundedAs(c), c.Library.Name)
+	}
 	if err != nil {
 		return nil, nil, err
-	}
-	if !belongs && !c.Library.Join {
-		if _, err := membership.Found(ctx, meta, membership.LibraryID(uuid.New()), c.Library.Name); err != nil {
-			return nil, nil, err
-		}
 	}
 	members := membership.NewMembers(membership.Options{
 		Self: identity, Records: &memberRecords{registry: r, manager: m}, Meta: meta, Now: time.Now, Log: log.Named("membership"),
@@ -342,6 +345,15 @@ func newMembers(c *config.Config, identity *membership.Identity, db *database.DB
 		return nil, nil, err
 	}
 	return members, meta, members.Announce(ctx, c.Device.Name, addresses)
+}
+
+// foundedAs is the id of the library that this device founds: that of one of the same name that it has founded, where its database
+// is a copy from before that, or the host was killed meanwhile.
+func foundedAs(c *config.Config) membership.LibraryID {
+	if mark, ok, err := membership.ReadMark(c.Device.DataDir); err == nil && ok && mark.Library == c.Library.Name {
+		return mark.LibraryID
+	}
+	return membership.LibraryID(uuid.New())
 }
 
 // ownAddresses is where peers can dial this device, by its configuration.

@@ -12,6 +12,7 @@
 package database
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"errors"
@@ -59,6 +60,10 @@ type Options struct {
 
 	Device sdk.DeviceID // whose database it is: that of another is refused. Zero: anybody's
 	New    bool         // refuse a database that is some device's already
+
+	// Stranger, where it is not nil, is the error of opening a database that knows nothing of Device, of which nothing is changed
+	// then. Nil: such a one becomes Device's.
+	Stranger error
 
 	// Waiting, where it is not nil, is called by OpenPatiently after each attempt that nobody answered; since is when the
 	// first was. Its error ends the waiting.
@@ -176,6 +181,7 @@ func openLocked(ctx context.Context, options Options) (*DB, error) {
 		if err != nil {
 			return nil, err
 		}
+		postgres.stranger = options.Stranger
 		e = postgres
 	}
 	db := newDB(options.Dir, e, options.Readers, options.Log)
@@ -225,7 +231,7 @@ const ownerKey = "device"
 func (db *DB) checkOwner(ctx context.Context, options Options) error {
 	var there, rows int
 	if err := db.writer.one(ctx, db.engine.bind(db.engine.hasTable()), []any{"_meta"}, &there); err != nil || there == 0 {
-		return err
+		return cmp.Or(err, options.Stranger)
 	}
 	if err := db.writer.one(ctx, "SELECT count(*) FROM _meta", nil, &rows); err != nil {
 		return err
@@ -239,6 +245,8 @@ func (db *DB) checkOwner(ctx context.Context, options Options) error {
 	var owner sdk.DeviceID
 	copy(owner[:], id)
 	switch {
+	case !owned && rows == 0 && options.Stranger != nil:
+		return options.Stranger
 	case options.New && owned:
 		return sdk.Errorf(sdk.CodeInvalid, "there is a device in it already (%s); "+newElsewhere, owner)
 	case options.New && rows > 0: // of a version that did not say whose it is
@@ -359,6 +367,9 @@ func (db *DB) closeReader(reader *connection) error {
 	}
 	return reader.close()
 }
+
+// Where names the database for people: its file, or its server, database and schema. It holds no password.
+func (db *DB) Where() string { return db.engine.where() }
 
 // Dialect returns how the database's SQL is spelt.
 func (db *DB) Dialect() Dialect { return db.engine }

@@ -1,6 +1,10 @@
 package database_test
 
 import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -68,5 +72,63 @@ func TestOpen_refusesBeforeMigrating(t *testing.T) {
 		} else if !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: got %v, want %q", device, err, want)
 		}
+	}
+}
+
+// TestOpen_stranger opens databases that know nothing of a device as one that has had another: each is refused and left as it is.
+// Its own, and one of before there was a note of whose it is, open.
+func TestOpen_stranger(t *testing.T) {
+	missed := sdk.Errorf(sdk.CodeInvalid, "seeded: this device had another")
+	open := func(options database.Options, stranger error) (*database.DB, error) {
+		options.Stranger = stranger
+		return database.Open(t.Context(), options)
+	}
+	refused := func(what string, options database.Options) {
+		t.Helper()
+		db, err := open(options, missed)
+		if err == nil {
+			_ = db.Close()
+		}
+		if !errors.Is(err, missed) || !strings.Contains(err.Error(), "seeded") {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	options := databasetest.Options(t, database.Options{Dir: t.TempDir(), Device: sdk.DeviceID{1}})
+	refused("nothing is there", options)
+	if _, err := os.Stat(filepath.Join(options.Dir, database.FileName)); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a file was made: %v", err)
+	}
+	anybodys := options
+	anybodys.Device = sdk.DeviceID{}
+	db, err := open(anybodys, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	refused("an empty one", options)
+	refused("an empty one again, in which it left nothing", options)
+	if db, err = open(options, nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if db, err = open(options, missed); err != nil {
+		t.Fatalf("its own: %v", err)
+	}
+	err = db.Write(t.Context(), func(tx *database.Tx) error {
+		_, err := tx.Exec("UPDATE _meta SET key = 'of a version that did not say whose it is'")
+		return err
+	})
+	if err := errors.Join(err, db.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if db, err = open(options, missed); err != nil {
+		t.Fatalf("one of before: %v", err)
+	}
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
 	}
 }

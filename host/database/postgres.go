@@ -70,6 +70,8 @@ type postgresSchema struct {
 	log    hclog.Logger
 	bun    *bun.DB
 
+	stranger error // of a schema that is not there; nil: it is made
+
 	sockets   *sockets
 	connector driver.Connector // set by open
 	idle      int              // connections that the pool may keep; set by open
@@ -267,6 +269,9 @@ func (p *postgresSchema) makeSchema(ctx context.Context, c *connection) error {
 	var there int
 	if err := c.one(ctx, "SELECT count(*) FROM pg_namespace WHERE nspname = $1", []any{p.schema}, &there); err != nil || there > 0 {
 		return err
+	}
+	if p.stranger != nil {
+		return p.stranger
 	}
 	err := c.run(ctx, "CREATE SCHEMA IF NOT EXISTS "+quoteName(p.schema))
 	if codeOf(err) == insufficientRight {

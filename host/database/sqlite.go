@@ -24,7 +24,8 @@ type sqliteFile struct {
 	SQLite
 	path       string
 	durability Durability
-	cache      int // KiB, of the writer
+	cache      int   // KiB, of the writer
+	stranger   error // of a file that is not there; nil: it is made
 	bun        *bun.DB
 }
 
@@ -33,7 +34,7 @@ func newSQLite(options Options) *sqliteFile {
 	if cache <= 0 {
 		cache = 16 << 10
 	}
-	return &sqliteFile{path: filepath.Join(options.Dir, FileName), durability: options.Durability, cache: cache}
+	return &sqliteFile{path: filepath.Join(options.Dir, FileName), durability: options.Durability, cache: cache, stranger: options.Stranger}
 }
 
 func (s *sqliteFile) where() string  { return s.path }
@@ -44,6 +45,9 @@ func (s *sqliteFile) open(_ context.Context, connections int) error {
 	path, err := filepath.Abs(s.path)
 	if err != nil {
 		return err
+	}
+	if _, absent := os.Stat(path); s.stranger != nil && errors.Is(absent, os.ErrNotExist) {
+		return s.stranger
 	}
 	file, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600) //nolint:gosec // under the data folder
 	if err != nil {
@@ -161,7 +165,7 @@ func explainSQLite(err error) error {
 	case sqlite3.SQLITE_IOERR:
 		return sdk.Errorf(sdk.CodeInternal, "the disk reports an error; look at the system's log: %w", err)
 	case sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB:
-		return sdk.Errorf(sdk.CodeInternal, "the database file is damaged; keep a copy of it, remove it, and join the library again: %w", err)
+		return sdk.Errorf(sdk.CodeInternal, "the database file is damaged; bring it back from a backup, or keep a copy of it, remove it and library.json beside it, and join the library again: %w", err)
 	case sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM:
 		return sdk.Errorf(sdk.CodeInvalid, "the database file can not be written; see its permissions: %w", err)
 	case sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED:

@@ -28,6 +28,9 @@ type store struct {
 	watchers []chan struct{}
 	commits  int
 	fail     error // of the next commit
+
+	marked    Library
+	markFails error // of each mark
 }
 
 func (s *store) Meta(_ context.Context, key string) ([]byte, error) {
@@ -40,6 +43,16 @@ func (s *store) SetMeta(_ context.Context, key string, value []byte) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.meta[key] = bytes.Clone(value)
+	return nil
+}
+
+func (s *store) Mark(library Library) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.markFails != nil {
+		return s.markFails
+	}
+	s.marked = library
 	return nil
 }
 

@@ -33,6 +33,9 @@ type Meta interface {
 	Meta(ctx context.Context, key string) ([]byte, error)
 	// SetMeta stores the value of key and returns when it is durable.
 	SetMeta(ctx context.Context, key string, value []byte) error
+	// Mark notes apart from that database that this device belongs to library, and returns when that is durable. It is called
+	// before the database says so.
+	Mark(library Library) error
 }
 
 // The keys in Meta.
@@ -98,8 +101,7 @@ func Found(ctx context.Context, meta Meta, id LibraryID, name string) (Library, 
 	if err := Free(ctx, meta); err != nil {
 		return Library{}, err
 	}
-	s := standing{Library: Library{ID: id, Name: name}}
-	return s.Library, writeStanding(ctx, meta, s)
+	return enter(ctx, meta, standing{Library: Library{ID: id, Name: name}})
 }
 
 // Free returns a CodeDenied error if this device belongs to a library already.
@@ -156,6 +158,16 @@ func Joined(ctx context.Context, meta Meta, self, inviter sdk.DeviceID, w Welcom
 	if ok {
 		return s.Library, nil
 	}
-	s = standing{Library: Library{ID: w.Library, Name: w.LibraryName}, Introduced: members}
+	return enter(ctx, meta, standing{Library: Library{ID: w.Library, Name: w.LibraryName}, Introduced: members})
+}
+
+// enter has this device belong to a library, of which nothing is said yet.
+//
+// HAZARD: in the other order a host that is killed in between, and started on another database, would take itself for a new
+// device. In this one it is started on its own database, which knows the device, and just belongs to no library yet.
+func enter(ctx context.Context, meta Meta, s standing) (Library, error) {
+	if err := meta.Mark(s.Library); err != nil {
+		return Library{}, err
+	}
 	return s.Library, writeStanding(ctx, meta, s)
 }
