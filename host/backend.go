@@ -52,7 +52,7 @@ func newBackend(c *config.Config, l *live, identity *membership.Identity, db *da
 
 // forControl is the backend with the operator beside it.
 func forControl(b *backend, o *operator) control.Backend {
-	return control.Backend{Records: b, Journal: b, History: b, Feed: b, Reporter: b, Pairing: b, Operator: o}
+	return control.Backend{Records: b, Journal: b, History: b, Feed: b, Reporter: reporter{b, o}, Pairing: b, Operator: o}
 }
 
 // Models implements control.Records.
@@ -283,7 +283,13 @@ func (b *backend) Plugins(context.Context) ([]control.Plugin, error) {
 	return all, nil
 }
 
+// reporter is the backend, which leaves to the operator what changes something.
+type reporter struct {
+	*backend
+	operator *operator
+}
+
 // RestartPlugin implements control.Reporter.
-func (b *backend) RestartPlugin(_ context.Context, name string) error {
-	return b.supervisor.Restart(name, "starling plugin restart")
+func (r reporter) RestartPlugin(ctx context.Context, name string) error {
+	return r.operator.restart(ctx, name, "starling plugin restart")
 }

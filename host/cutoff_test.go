@@ -38,7 +38,7 @@ func TestCutOff(t *testing.T) {
 		"back to the stopped one": {"fleet", "lan", "lan", []string{"new only"}},
 		"within a kind":           {"lan", "wan", "wan", nil},
 	} {
-		running := []supervisor.Status{{Name: each.stopped, State: supervisor.Stopped}}
+		running := []supervisor.Status{{Name: each.stopped, State: supervisor.Stopped, Reason: "another took its place"}}
 		got := cutOff(members, sdk.DeviceID{1}, kindsWithout(transports, each.from, each.to, running))
 		if diff := cmp.Diff(each.want, got); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", name, diff)

@@ -82,7 +82,7 @@ func (o *operator) restsAs(name string) error {
 // stopped says why a transport was stopped; empty: it was not.
 func (o *operator) stopped(name string) string {
 	for _, s := range o.supervisor.Status() {
-		if s.Name == name && s.State == supervisor.Stopped {
+		if s.Name == name && s.Paused() {
 			return s.Reason
 		}
 	}
@@ -96,7 +96,7 @@ func (o *operator) stopAgain(ctx context.Context, m *move, by string) {
 	}
 	err := o.supervisor.Pause(m.to, m.stopped, by)
 	if err == nil {
-		err = o.announce(ctx, m.to)
+		err = o.announce(ctx)
 	}
 	if err != nil {
 		o.log.Warn("a transport goes on that had been stopped before the swap to it", "transport", m.to, "reason", err)

@@ -61,7 +61,7 @@ func (o *operator) Run(ctx context.Context) error {
 	if err := o.supervisor.Settled(ctx); err != nil {
 		return nil //nolint:nilerr // stopped before the plugins were up
 	}
-	if slices.ContainsFunc(o.supervisor.Status(), func(s supervisor.Status) bool { return s.State == supervisor.Stopped }) {
+	if slices.ContainsFunc(o.supervisor.Status(), func(s supervisor.Status) bool { return s.Paused() }) {
 		if err := o.announce(ctx); err != nil && ctx.Err() == nil {
 			o.log.Warn("where this device is reached could not be said", "error", err)
 		}
@@ -105,6 +105,21 @@ func (o *operator) RollbackPlugin(ctx context.Context, name string, soak time.Du
 		return err
 	}
 	return o.supervisor.Rollback(ctx, supervisor.Swap{Name: name, Soak: soak, By: "starling plugin rollback"}, stepTo(report, ""))
+}
+
+// restart starts a plugin again. A transport that is stopped runs beside the others from then on, and peers hear of it.
+func (o *operator) restart(ctx context.Context, name, by string) error {
+	if o.stopped(name) == "" {
+		return o.supervisor.Restart(name, by)
+	}
+	if !o.changing.TryLock() {
+		return o.busy()
+	}
+	defer o.changing.Unlock()
+	if err := o.supervisor.Resume(ctx, name, by); err != nil {
+		return err
+	}
+	return o.announce(context.WithoutCancel(ctx))
 }
 
 func builds(in []supervisor.Build) []control.Build {
@@ -357,7 +372,7 @@ func keepBlocks[T any](running, next []T, name func(T) string, failed failures) 
 func (o *operator) announce(ctx context.Context, without ...string) error {
 	c := *o.live.Load()
 	for _, s := range o.supervisor.Status() {
-		if s.State == supervisor.Stopped {
+		if s.Paused() {
 			without = append(without, s.Name)
 		}
 	}
@@ -455,7 +470,7 @@ func labels(transports []config.Transport) string {
 func kindsWithout(transports []config.Transport, from, to string, running []supervisor.Status) (kinds []string) {
 	for i := range transports {
 		t := &transports[i]
-		stopped := slices.ContainsFunc(running, func(s supervisor.Status) bool { return s.Name == t.Name && s.State == supervisor.Stopped })
+		stopped := slices.ContainsFunc(running, func(s supervisor.Status) bool { return s.Name == t.Name && s.Paused() })
 		if t.Name != from && (!stopped || t.Name == to) {
 			kinds = append(kinds, t.Kind)
 		}
@@ -497,7 +512,7 @@ func (o *operator) moveSessions(ctx context.Context, m *move, by string, step fu
 	why := o.awaitReturn(ctx, before, m)
 	if why == nil {
 		step("watching", "watched for %s", m.soak)
-		why = o.supervisor.Pause(from, "transport "+to+" took its place; back with: starling transport swap "+to+" "+from, by)
+		why = o.supervisor.Pause(from, "transport "+to+" took its place; back with: starling transport swap "+to+" "+from+"; or to run it beside that: starling plugin restart "+from, by)
 	}
 	event := supervisor.Event{
 		At: time.Now(), Kind: supervisor.Swapped, Plugin: from, By: by, Why: "its sessions were moved to transport " + to,

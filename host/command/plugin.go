@@ -23,8 +23,11 @@ func (a *app) pluginCommand() *cobra.Command {
 func (a *app) pluginRestartCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "restart NAME",
-		Short: "Take up a plugin's binary anew and start it again, also after a quarantine",
-		Args:  cobra.ExactArgs(1),
+		Short: "Take up a plugin's binary anew and start it again, also after a quarantine or a swap of transports",
+		Long: "Take up a plugin's binary anew and start it again, also after a quarantine.\n\n" +
+			"A transport that a swap of transports has stopped runs again, beside the one that took its place, by what its block says\n" +
+			"since the last reload, and peers hear that this device is reached by it too.",
+		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.call(cmd, func(ctx context.Context, host *control.Client) error {
 				if err := host.RestartPlugin(ctx, args[0]); err != nil {

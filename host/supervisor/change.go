@@ -26,6 +26,13 @@ func (s *Supervisor) Add(ctx context.Context, spec Spec, by string) error {
 		return err
 	}
 	k.sockets = sockets
+	if s.running.choices.of(spec.Name).Paused != "" { // when it was configured before: whoever adds it wants it to run
+		if err := s.running.choices.change(spec.Name, spec.Path, func(c *choice) { c.Paused = "" }); err != nil {
+			s.mu.Unlock()
+			k.closeSockets()
+			return err
+		}
+	}
 	s.plugins = append(s.plugins, k)
 	s.start(k)
 	s.mu.Unlock()
@@ -64,7 +71,7 @@ func (s *Supervisor) Pause(name, why, by string) error {
 }
 
 // Resume has a paused plugin run again, and returns before it does: Status tells the rest. A plugin that is not paused goes on. An
-// error says that its socket could not be had.
+// error says that its socket, or a binary of it, could not be had.
 func (s *Supervisor) Resume(ctx context.Context, name, by string) error {
 	k, err := s.keeperOf(name)
 	if err != nil {
@@ -73,11 +80,35 @@ func (s *Supervisor) Resume(ctx context.Context, name, by string) error {
 	if k.pausedNow() == "" {
 		return nil
 	}
+	if err := k.startable(); err != nil {
+		return sdk.Errorf(sdk.CodeOf(err), "plugin %s was not started: %w", name, err)
+	}
 	if err := k.reopen(ctx); err != nil { // unless the process that is being stopped still has it
 		return err
 	}
+	if err := k.pause(""); err != nil {
+		return err
+	}
 	k.record(Event{Kind: WasResumed, By: by})
-	return k.pause("")
+	return nil
+}
+
+// shelve keeps another configuration for a paused plugin's next start. It reports whether it is paused.
+func (k *keeper) shelve(next *Spec) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.paused == "" {
+		return false
+	}
+	if k.spec.Listen != next.Listen {
+		closeAll(k.sockets) // as cutLife does
+		k.sockets = nil
+	}
+	if k.spec.Path != next.Path {
+		k.status.Path, k.status.SHA256, k.status.Version = next.Path, "", "" // until it is started
+	}
+	k.spec = *next
+	return true
 }
 
 // pause says why the plugin is not to run; empty: it is to run.
@@ -99,6 +130,9 @@ func (k *keeper) pause(why string) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.paused = why
-	k.cut(errRestart)
+	if why == "" && k.status.State == Stopped {
+		k.status.State, k.status.Reason = Starting, ""
+	}
+	k.cut(errPaused)
 	return nil
 }

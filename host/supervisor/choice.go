@@ -30,7 +30,8 @@ type choices struct {
 	all map[string]choice
 }
 
-// choice is what is remembered of one plugin. A choice counts as long as the configuration names the same path.
+// choice is what is remembered of one plugin. A choice counts as long as the configuration names the same path, but Paused, which
+// counts until somebody wants otherwise.
 type choice struct {
 	Source  string   `json:"source"`            // the path that was configured
 	Running pick     `json:"running"`           // the build in use: the last one that proved itself, or was started with none to go back to
@@ -109,13 +110,13 @@ func (c *choices) get(name, source string) (remembered choice, same bool) {
 }
 
 // change has what is remembered of a plugin changed, durably. A choice for another source is forgotten first, but for the
-// builds that are staged and those that failed, from wherever they are taken.
+// builds that are staged and those that failed, from wherever they are taken, and that it is not to run.
 func (c *choices) change(name, source string, change func(*choice)) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	next := c.all[name]
 	if next.Source != source {
-		next = choice{Source: source, Staged: next.Staged, Refused: next.Refused, Why: next.Why}
+		next = choice{Source: source, Staged: next.Staged, Refused: next.Refused, Why: next.Why, Paused: next.Paused}
 	}
 	next.Refused, next.Staged, next.Why = slices.Clone(next.Refused), slices.Clone(next.Staged), maps.Clone(next.Why)
 	change(&next)

@@ -13,7 +13,11 @@ import (
 	"github.com/starling-sync/starling/sdk/rpc"
 )
 
-var errRestart = errors.New("restart asked for")
+// What a life is ended for that somebody wants ended.
+var (
+	errRestart = errors.New("restart asked for")
+	errPaused  = errors.New("it makes way for another plugin, or comes back") // which is no restart
+)
 
 // keep runs the plugin, again and again, until ctx ends.
 func (k *keeper) keep(ctx context.Context) {
@@ -150,20 +154,21 @@ func (k *keeper) lastBuild() Build {
 	return Build{Version: s.Version, SHA256: s.SHA256, Path: s.Path}
 }
 
-// begin returns the context of the next life and of the rest after it, which ends with ctx or when Restart is called.
-// It reports whether Restart ended the one before.
+// begin returns the context of the next life and of the rest after it, which ends with ctx or when Restart, Pause or Resume is
+// called. It reports whether one of these ended the one before.
 func (k *keeper) begin(ctx context.Context) (life context.Context, asked bool) {
 	k.mu.Lock()
-	first := k.life == nil
-	if !first {
-		asked = errors.Is(context.Cause(k.life), errRestart)
+	again := k.life != nil
+	if again {
+		paused := errors.Is(context.Cause(k.life), errPaused)
+		asked, again = paused || errors.Is(context.Cause(k.life), errRestart), !paused
 		k.cut(nil)
 	}
 	k.life, k.cut = context.WithCancelCause(ctx)
 	life = k.life
 	k.mu.Unlock()
 	k.set(Starting, "", func(s *Status) {
-		if !first {
+		if again {
 			s.Restarts++
 		}
 	})

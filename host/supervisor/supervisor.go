@@ -64,7 +64,7 @@ type Status struct {
 	State     State
 	PID       int       // 0 if no process runs
 	Since     time.Time // of the state
-	Restarts  int       // since Run began, those asked for among them; swaps are none
+	Restarts  int       // since Run began, those asked for among them; swaps are none, be they of builds or of transports
 	Reason    string    // why it is not running, or not well
 	Swap      string    // what the swap under way is doing; empty: there is none
 	Version   string    // of the build, as it says itself
@@ -75,6 +75,9 @@ type Status struct {
 	Transport string
 	Staged    []Build // in the store, where Swap finds them by Version; the last one that was staged last
 }
+
+// Paused reports whether the plugin is not to run until Resume; Reason says why. Its process may still be ending.
+func (s *Status) Paused() bool { return s.State == Stopped && s.Reason != "" }
 
 // Passed is a configured build that is not started, since it does not work.
 type Passed struct {
@@ -296,9 +299,7 @@ func (s *Supervisor) start(k *keeper) {
 	ctx, cancel := context.WithCancel(s.running.ctx)
 	k.mu.Lock()
 	k.choices, k.cancel, k.socketDir = s.running.choices, cancel, s.running.socketDir
-	if remembered, same := k.choices.get(k.name, k.spec.Path); same {
-		k.paused = remembered.Paused
-	}
+	k.paused = k.choices.of(k.name).Paused
 	k.mu.Unlock()
 	s.wait.Go(func() {
 		defer cancel()
@@ -341,8 +342,8 @@ func (k *keeper) tried(ctx context.Context) error {
 
 // Restart stages the plugin's binary anew and starts it again, with a fresh budget: after a quarantine, or to take up
 // a new build. What the plugin is doing, be it starting, running or waiting, ends first; a swap of it, or that there
-// is no such binary, is an error, and nothing has changed. by says who wants it, for people. It returns once the binary is
-// staged, and Status tells the rest; before Run and after it there is nothing to do.
+// is no such binary, or that it is paused, is an error, and nothing has changed. by says who wants it, for people. It returns
+// once the binary is staged, and Status tells the rest; before Run and after it there is nothing to do.
 func (s *Supervisor) Restart(name, by string) error {
 	k, err := s.keeperOf(name)
 	if err != nil {
@@ -412,6 +413,9 @@ func (k *keeper) snapshot() Status {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	status := k.status
+	if k.paused != "" { // from when that is wanted: nobody is to count on a process that is ending
+		status.State, status.Reason = Stopped, k.paused
+	}
 	if k.trial != nil {
 		status.Swap = k.trial.describe(k.options.Now())
 	}

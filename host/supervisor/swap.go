@@ -82,6 +82,10 @@ func (s *Supervisor) Swap(ctx context.Context, swap Swap, report func(Step)) err
 	if err != nil {
 		return err
 	}
+	if swap.Spec != nil && k.shelve(swap.Spec) {
+		report(Step{Stage: Done, Text: "it is stopped: what has changed takes effect when it is started, by: starling plugin restart " + k.name})
+		return nil
+	}
 	if swap.Spec != nil && k.debugs(swap.Spec) {
 		return k.replace(ctx, swap, report)
 	}
