@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/starling-sync/starling/host/config"
@@ -109,4 +111,40 @@ func (o *operator) notMoved(name string) error {
 		return sdk.Errorf(sdk.CodeUnavailable, "the sessions of %s are being moved to transport %s; wait for the end of that, or: starling transport rollback %s", name, m.to, name)
 	}
 	return nil
+}
+
+// maxNamed is how many devices are named in a reason.
+const maxNamed = 3
+
+// addressed says how devices are reached by the kind of a transport, as far as they have said, for whom they do not come back by it.
+func (o *operator) addressed(devices []sdk.DeviceID, transport string) (text string) {
+	kind := ""
+	for _, t := range o.live.Load().Transports {
+		if t.Name == transport {
+			kind = t.Kind
+		}
+	}
+	slices.SortFunc(devices, func(a, b sdk.DeviceID) int { return strings.Compare(a.String(), b.String()) })
+	for i, id := range devices {
+		if i == maxNamed {
+			return text + fmt.Sprintf("; and %d more", len(devices)-i)
+		}
+		m, known := o.members.Member(id)
+		if !known {
+			continue
+		}
+		addresses, _ := m.Where() // none can be read: it has said none
+		var at []string
+		for _, a := range addresses {
+			if a.Transport == kind {
+				at = append(at, a.Address)
+			}
+		}
+		if len(at) == 0 {
+			text += fmt.Sprintf("; %s has said no address of kind %s: there, no such transport runs, or it does not listen; start it first", m.Name, kind)
+			continue
+		}
+		text += fmt.Sprintf("; %s has said that it is reached by %s at %s: does that transport run there, and is it reached there from here?", m.Name, kind, strings.Join(at, ", "))
+	}
+	return text
 }

@@ -426,35 +426,24 @@ func (o *operator) readyTransport(ctx context.Context, m *move, force bool, by s
 			return sdk.Errorf(sdk.CodeNotFound, "there is no transport %q; there are: %s; write another in the configuration, and: starling reload", name, labels(transports))
 		}
 	}
-	if cut := cutOff(o.members.All(), o.network.identity.ID(), kindsWithout(transports, from, to, o.supervisor.Status())); len(cut) > 0 && !force {
-		return sdk.Errorf(sdk.CodeUnavailable, "nothing has changed: %s, of which no address is known but of transports that would not run here any more, could not be reached; give them another transport first, retire them, or: starling transport swap %s %s --force", strings.Join(cut, ", "), from, to)
+	if why := o.stopped(from); why != "" {
+		return sdk.Errorf(sdk.CodeUnavailable, "nothing has changed, since transport %s is stopped already: %s", from, why)
 	}
 	stopped := o.stopped(to)
+	if f := o.fitness(to); stopped == "" && f.why != nil { // whatever is forced, it would only be rolled back
+		return sdk.Errorf(sdk.CodeUnavailable, "nothing has changed, since transport %w", f.why)
+	}
+	if cut := cutOff(o.members.All(), o.network.identity.ID(), kindsWithout(transports, from, to, o.supervisor.Status())); len(cut) > 0 && !force {
+		return sdk.Errorf(sdk.CodeUnavailable, "nothing has changed: %s, of which no address is known but of transports that would not run here any more, could not be reached; have another transport run there first (one that is stopped is started by: starling plugin restart NAME), retire them, or: starling transport swap %s %s --force", strings.Join(cut, ", "), from, to)
+	}
 	if err := o.supervisor.Resume(ctx, to, by); err != nil {
 		return err
 	}
 	m.stopped = stopped
-	waiting, cancel := context.WithTimeout(ctx, 30*time.Second)
-	defer cancel()
-	again := time.NewTicker(20 * time.Millisecond)
-	defer again.Stop()
-	for {
-		for _, s := range o.supervisor.Status() {
-			if s.Name == to && s.State.Works() && o.network.deafness(to) == nil {
-				return nil
-			}
-			if s.Name == to && s.State == supervisor.Quarantined {
-				return sdk.Errorf(sdk.CodeUnavailable, "transport %s does not run: %s", to, s.Reason)
-			}
-		}
-		select {
-		case <-again.C:
-		case by := <-m.undo:
-			return sdk.Errorf(sdk.CodeUnavailable, "nothing was moved: %w", &undoneError{by})
-		case <-waiting.Done():
-			return sdk.Errorf(sdk.CodeUnavailable, "transport %s does not run; see: starling plugin list", to)
-		}
+	if err := o.awaitFit(ctx, to, m.undo); err != nil {
+		return sdk.Errorf(sdk.CodeUnavailable, "nothing was moved: %w", err)
 	}
+	return nil
 }
 
 // labels names transports with their kinds.
@@ -568,7 +557,7 @@ func (o *operator) awaitReturn(ctx context.Context, before map[sdk.DeviceID]time
 		case link.returned && now.After(over):
 			return nil
 		case !link.returned && now.After(late):
-			return sdk.Errorf(sdk.CodeUnavailable, "none of %d devices that were connected came back within %s", len(before), returnTime)
+			return sdk.Errorf(sdk.CodeUnavailable, "none of %d devices that were connected came back within %s%s", len(before), returnTime, o.addressed(devices, to))
 		}
 		select {
 		case <-again.C:
