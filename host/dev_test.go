@@ -118,7 +118,14 @@ func TestDev(t *testing.T) {
 	change("func main() {", "func main() }")
 	wait("it does not build", 1)
 	change("func main() }", "func main() {")
+	wait("it is the build that they run", 1)
+	for name, text := range map[string]string{"dev.log": "no source\n", "noise.go": "package main\n\nfunc init() { println(\"noise of mine\") }\n"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
 	wait("runs it", 2)
+	wait("tag: noise of mine", 2)
 	change("a tag needs a name that is not blank", "a tag without a name")
 	wait("runs it", 4)
 	if out := put(`{"name":" "}`); !strings.Contains(out, "a tag without a name") {
@@ -135,6 +142,9 @@ func TestDev(t *testing.T) {
 	change(field, "", version+"2", version+"1")
 	wait("start dev anew", 1)
 	ended()
+	if built := strings.Count("\n"+said.String(), "\nbuilt "); built != 6 {
+		t.Errorf("%d builds, want one for each change that compiles:\n%s", built, said)
+	}
 	if _, err := os.Stat(config); err == nil {
 		t.Errorf("%s is left", config)
 	}

@@ -3,6 +3,7 @@ package demo
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -55,7 +56,10 @@ func Dev(ctx context.Context, o DevOptions) error {
 	}
 	defer os.RemoveAll(dir) //nolint:errcheck // it is temporary
 	b := &bench{DevOptions: o, source: source, dir: dir}
+	following, cancel := context.WithCancel(ctx)
+	b.following = following
 	defer b.stop()
+	defer cancel()
 	watcher, err := b.watchSource()
 	if err != nil {
 		return err
@@ -101,14 +105,18 @@ type bench struct {
 	DevOptions
 	source, dir string
 	builds      int
-	models      []sdk.ModelName // that the plugin serves
-	plugin      string          // as the devices call it
-	transport   string          // that the plugin serves; empty: none
+	built       [sha256.Size]byte // the last build that the devices were given
+	first       string            // its path, which their configuration names
+	embeds      []string          // the folders of files that the plugin's packages embed
+	models      []sdk.ModelName   // that the plugin serves
+	plugin      string            // as the devices call it
+	transport   string            // that the plugin serves; empty: none
 	devices     []*device
 	names       map[string]string // of devices, by id
 
-	printing sync.Mutex
-	watches  sync.WaitGroup
+	following context.Context //nolint:containedctx // of Dev: of what prints
+	printing  sync.Mutex
+	watches   sync.WaitGroup
 }
 
 func (b *bench) say(format string, args ...any) {
@@ -125,55 +133,91 @@ func (b *bench) stop() {
 }
 
 func (b *bench) run(ctx context.Context, changes *fsnotify.Watcher) error {
-	path, err := b.firstBuild(ctx, changes)
+	path, sum, err := b.firstBuild(ctx, changes)
 	if err != nil {
 		return err
 	}
 	if err := b.begin(ctx, path); err != nil {
 		return err
 	}
+	b.first, b.built = path, sum
 	b.say("edit the files of %s, and it is built and swapped in; Ctrl-C ends both devices and removes %s", b.source, b.dir)
 	for b.changed(ctx, changes) {
-		if path, err := b.build(ctx); err == nil {
+		path, sum, err := b.build(ctx)
+		if err != nil {
+			continue
+		}
+		if sum == b.built {
+			b.say("it is the build that they run")
+		} else {
 			b.swap(ctx, path)
+			b.built = sum
+		}
+		if path != b.first { // the devices have copies
+			if err := os.RemoveAll(filepath.Dir(path)); err != nil {
+				b.say("a build is left: %s", err)
+			}
 		}
 	}
 	return ctx.Err()
 }
 
 // firstBuild builds until that works, and finds out what the plugin serves.
-func (b *bench) firstBuild(ctx context.Context, changes *fsnotify.Watcher) (string, error) {
+func (b *bench) firstBuild(ctx context.Context, changes *fsnotify.Watcher) (path string, sum [sha256.Size]byte, err error) {
 	for {
-		path, err := b.build(ctx)
+		path, sum, err = b.build(ctx)
 		if err == nil {
 			if b.models, b.transport, err = b.Describe(ctx, path); err == nil {
-				return path, nil
+				return path, sum, nil
 			}
 			b.say("it does not start as a plugin: %s", err)
 		}
 		if !b.changed(ctx, changes) {
-			return "", ctx.Err()
+			return "", sum, ctx.Err()
 		}
 	}
 }
 
-// build builds the plugin and returns the binary's path. Why it fails is said.
-func (b *bench) build(ctx context.Context) (string, error) {
+// build builds the plugin and returns the binary's path and checksum. Why it fails is said.
+func (b *bench) build(ctx context.Context) (path string, sum [sha256.Size]byte, err error) {
 	began := time.Now()
 	b.builds++
-	path := filepath.Join(b.dir, fmt.Sprintf("build-%d", b.builds), filepath.Base(b.source))
+	path = filepath.Join(b.dir, fmt.Sprintf("build-%d", b.builds), filepath.Base(b.source))
 	cmd := exec.CommandContext(ctx, "go", "build", "-o", path, ".") //nolint:gosec // a fixed command
 	cmd.Dir = b.source
 	out, err := cmd.CombinedOutput()
+	if ctx.Err() != nil {
+		return "", sum, ctx.Err()
+	}
+	b.embeds = embedded(ctx, b.source)
 	if err != nil {
 		if len(out) == 0 {
 			out = []byte(err.Error())
 		}
 		b.say("it does not build:\n%s", bytes.TrimSpace(out))
-		return "", err
+		return "", sum, err
+	}
+	text, err := os.ReadFile(path) //nolint:gosec // what was built
+	if err != nil {
+		b.say("it can not be read: %s", err)
+		return "", sum, err
 	}
 	b.say("built %s   %s", filepath.Base(b.source), seconds(time.Since(began)))
-	return path, nil
+	return path, sha256.Sum256(text), nil
+}
+
+// embedded returns the folders of the files that the program in dir embeds; none, if that can not be known.
+func embedded(ctx context.Context, dir string) (folders []string) {
+	const files = `{{if not .Standard}}{{range .EmbedFiles}}{{$.Dir}}/{{.}}{{"\n"}}{{end}}{{end}}`
+	cmd := exec.CommandContext(ctx, "go", "list", "-e", "-deps", "-f", files, ".") //nolint:gosec // a fixed command
+	cmd.Dir = dir
+	out, _ := cmd.Output()
+	for file := range strings.Lines(string(out)) {
+		if folder := filepath.Dir(strings.TrimSpace(file)); folder != "." && !slices.Contains(folders, folder) {
+			folders = append(folders, folder)
+		}
+	}
+	return folders
 }
 
 // begin makes the two devices, pairs them, and follows what they apply.
@@ -220,6 +264,11 @@ func (b *bench) begin(ctx context.Context, path string) error {
 			return err
 		}
 		b.watches.Go(func() { b.follow(ctx, d, watch) })
+		log, err := os.Open(d.log())
+		if err != nil {
+			return err
+		}
+		b.watches.Go(func() { b.followLog(d.name, log) })
 	}
 	b.say("alice and bob run with it, paired over 127.0.0.1   %s", seconds(time.Since(began)))
 	b.suggest()
@@ -229,6 +278,9 @@ func (b *bench) begin(ctx context.Context, path string) error {
 func (b *bench) suggest() {
 	for _, d := range b.devices {
 		b.say("  %s --config %s status", b.Program, d.config())
+	}
+	for _, d := range b.devices {
+		b.say("  the whole log of %s: %s", d.name, d.log())
 	}
 	for _, m := range b.models[:min(1, len(b.models))] {
 		b.say("  %s --config %s put %s '{...}'", b.Program, b.devices[0].config(), m)
@@ -361,7 +413,7 @@ func (b *bench) changed(ctx context.Context, changes *fsnotify.Watcher) bool {
 			if info, err := os.Stat(event.Name); err == nil && info.IsDir() {
 				_ = addFolders(changes, event.Name) // what can not be watched is not built anew by itself
 			}
-			if counts(event) {
+			if b.counts(event) {
 				rest = time.After(settle)
 			}
 		case err := <-changes.Errors:
@@ -373,10 +425,18 @@ func (b *bench) changed(ctx context.Context, changes *fsnotify.Watcher) bool {
 	}
 }
 
-// counts reports whether a file is one that a build may read. Hidden files and backups are the editor's own.
-func counts(event fsnotify.Event) bool {
+// counts reports whether a file is one that a build may read: Go reads it, or it lies where files are embedded. Others, such as a
+// log that grows there, are none. Hidden files and backups are the editor's own.
+func (b *bench) counts(event fsnotify.Event) bool {
 	name := filepath.Base(event.Name)
-	return !event.Has(fsnotify.Chmod) && !strings.HasPrefix(name, ".") && !strings.HasSuffix(name, "~") && !strings.HasSuffix(name, "_test.go")
+	if event.Has(fsnotify.Chmod) || strings.HasPrefix(name, ".") || strings.HasSuffix(name, "~") || strings.HasSuffix(name, "_test.go") {
+		return false
+	}
+	switch filepath.Ext(name) {
+	case ".go", ".mod", ".sum", ".work", ".s", ".c", ".h":
+		return true
+	}
+	return slices.Contains(b.embeds, filepath.Dir(event.Name))
 }
 
 func (b *bench) watchSource() (*fsnotify.Watcher, error) {

@@ -3,8 +3,11 @@ package demo
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+
+	"github.com/fsnotify/fsnotify"
 )
 
 // TestBuildable refuses folders that no edit of their files makes a plugin, and waits for one whose file does not compile yet.
@@ -32,5 +35,43 @@ func TestBuildable(t *testing.T) {
 				t.Errorf("%v; want %q", err, c.want)
 			}
 		})
+	}
+}
+
+// TestOfPlugin wants shown what a plugin says, with the lines that belong to it, and what the host says goes wrong with it.
+func TestOfPlugin(t *testing.T) {
+	log := `2026-01-02T03:04:05.000Z [INFO]  starting: device=alice
+2026-01-02T03:04:05.000Z [INFO]  invoice: hello: n=1
+2026-01-02T03:04:05.000Z [ERROR] invoice.border: panic: stack=
+  | goroutine 1
+2026-01-02T03:04:05.000Z [INFO]  invoices: another
+2026-01-02T03:04:05.000Z [DEBUG] plugin is up: plugin=invoice pid=1
+2026-01-02T03:04:05.000Z [WARN]  plugin ended; starting it again: plugin=invoice in=1s
+2026-01-02T03:04:05.000Z [WARN]  plugin ended; starting it again: plugin=tag in=1s
+  | of tag`
+	want := []string{"[INFO] invoice: hello: n=1", "[ERROR] invoice.border: panic: stack=", "  | goroutine 1", "[WARN] plugin ended; starting it again: plugin=invoice in=1s"}
+	var got []string
+	shows := false
+	for line := range strings.Lines(log) {
+		var shown string
+		if shown, shows = ofPlugin(strings.TrimSuffix(line, "\n"), "invoice", shows); shows {
+			got = append(got, shown)
+		}
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+// TestCounts wants a build for what Go reads and what is embedded, and none for what grows beside it.
+func TestCounts(t *testing.T) {
+	b := bench{embeds: []string{filepath.Join("m", "static")}}
+	for name, want := range map[string]bool{
+		"m/model.go": true, "m/go.mod": true, "m/static/page.html": true, "m/dev.log": false, "m/model_test.go": false, "m/.model.go": false,
+		"m/static/page.html~": false, "m/model": false,
+	} {
+		if got := b.counts(fsnotify.Event{Name: filepath.FromSlash(name), Op: fsnotify.Write}); got != want {
+			t.Errorf("%s: %t, want %t", name, got, want)
+		}
 	}
 }
