@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"strconv"
 	"strings"
 	"testing"
@@ -69,6 +70,9 @@ func TestTutorials(t *testing.T) {
 // underDebugger does with a real dlv what the page about models says: a write stops at a breakpoint in the plugin, and is answered
 // once the debugger has let it go on.
 func underDebugger(t *testing.T, r *reader) {
+	if runtime.GOOS == "windows" {
+		t.Skip("on Windows there is no -debug")
+	}
 	if _, err := exec.LookPath("dlv"); err != nil {
 		t.Skip("dlv is not on this machine: go install github.com/go-delve/delve/cmd/dlv@latest")
 	}
