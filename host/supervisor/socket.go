@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"syscall"
+	"time"
 
 	"github.com/starling-sync/starling/sdk"
 	"github.com/starling-sync/starling/sdk/rpc"
@@ -19,11 +20,26 @@ import (
 // maxRuntimePath leaves room for the names below it: a Unix socket's path has at most 104 bytes on some systems.
 const maxRuntimePath = 60
 
+// orphanTime is how long a port may be in use by the plugins of a host that was killed: they end within a second of it, or a little
+// later where the machine is busy.
+const orphanTime = 3 * time.Second
+
 // openSockets opens the listening sockets that the plugins accept on. They stay open while a plugin is away: peers
 // wait in the queue. Where descriptors can not be passed on, the plugin opens its socket by itself.
 func openSockets(ctx context.Context, plugins []*keeper) error {
+	waiting, cancel := context.WithTimeout(ctx, orphanTime)
+	defer cancel()
+	again := time.NewTicker(20 * time.Millisecond)
+	defer again.Stop()
 	for _, k := range plugins {
 		sockets, err := k.options.openSocket(ctx, k.specNow())
+		for errors.Is(err, syscall.EADDRINUSE) && waiting.Err() == nil {
+			select {
+			case <-again.C:
+			case <-waiting.Done():
+			}
+			sockets, err = k.options.openSocket(ctx, k.specNow())
+		}
 		if err != nil {
 			return err
 		}

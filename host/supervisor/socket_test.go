@@ -3,6 +3,7 @@
 package supervisor
 
 import (
+	"context"
 	"errors"
 	"io"
 	"io/fs"
@@ -80,6 +81,24 @@ func TestSupervisor_PortInUse(t *testing.T) {
 	if sdk.CodeOf(err) != sdk.CodeUnavailable || !strings.Contains(err.Error(), spec.Listen) {
 		t.Errorf("want an error that names %s, got %v", spec.Listen, err)
 	}
+}
+
+// TestSupervisor_PortOfOrphan starts a host while a plugin of the one before, which was killed, still has its socket.
+func TestSupervisor_PortOfOrphan(t *testing.T) {
+	orphan, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	spec := selfSpec(t, "")
+	spec.Transport, spec.Listen = "loopback", orphan.Addr().String()
+	w := newWatcher()
+	o := options(t, t.TempDir(), w)
+	o.Listen = func(ctx context.Context, address string) (*net.TCPListener, error) {
+		defer func() { _ = orphan.Close() }() // it ends once it has been met
+		return listenTCP(ctx, address)
+	}
+	run(t, o, spec)
+	receive(t, w.up, "up")
 }
 
 // TestSocketDir wants what a killed host left behind gone, in a folder with a long path as in one with a short one, and what is
