@@ -68,13 +68,18 @@ func (b *backend) Commit(ctx context.Context, w control.Write) ([]sdk.Refusal, e
 	for i := range refused {
 		refused[i].Message = b.withNames(refused[i].Message)
 	}
+	return refused, outcomeOf(err)
+}
+
+// outcomeOf returns the error of a write as the control API tells what became of it.
+func outcomeOf(err error) error {
 	switch {
 	case errors.Is(err, database.ErrUnknown):
-		err = control.Unknown(err)
+		return control.Unknown(err)
 	case errors.Is(err, database.ErrNotKept):
-		err = control.Nothing(err)
+		return control.Nothing(err)
 	}
-	return refused, err
+	return err
 }
 
 // withNames puts the names of members in place of their ids, for people.

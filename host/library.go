@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/starling-sync/starling/hlc"
 	"github.com/starling-sync/starling/host/control"
+	"github.com/starling-sync/starling/host/membership"
 	"github.com/starling-sync/starling/host/peersync"
 	"github.com/starling-sync/starling/host/protocol"
 	"github.com/starling-sync/starling/host/registry"
@@ -28,8 +30,11 @@ func (b *backend) Retire(ctx context.Context, id sdk.DeviceID, evenSelf bool) (c
 	if evenSelf && id == b.identity.ID() {
 		retire = func(ctx context.Context, _ sdk.DeviceID) error { return b.members.RetireSelf(ctx) }
 	}
-	if err := retire(ctx, id); err != nil {
+	switch err := retire(ctx, id); {
+	case errors.Is(err, membership.ErrWritten):
 		return control.Retired{}, err
+	case err != nil:
+		return control.Retired{}, control.NotWritten(outcomeOf(err))
 	}
 	member, _ := b.members.Member(id)
 	return control.Retired{ID: id, Name: member.Name, At: member.RetiredAt}, nil

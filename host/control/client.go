@@ -218,7 +218,7 @@ func (c *Client) Join(ctx context.Context, code string) (Joined, error) {
 func (c *Client) Retire(ctx context.Context, id sdk.DeviceID, evenSelf bool) (Retired, error) {
 	out, err := c.api.Retire(ctx, &controlpb.RetireRequest{Id: id[:], EvenSelf: evenSelf})
 	if err != nil {
-		return Retired{}, fromWire(err)
+		return Retired{}, writes(err, "starling peers")
 	}
 	return Retired{ID: id, Name: out.GetName(), At: fromMicros(out.GetRetiredUs())}, nil
 }

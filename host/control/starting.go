@@ -25,7 +25,7 @@ func (r refusal) WrapUnary(connect.UnaryFunc) connect.UnaryFunc {
 	return func(_ context.Context, request connect.AnyRequest) (connect.AnyResponse, error) {
 		err := r()
 		switch request.Spec().Procedure {
-		case controlpb.ControlPutProcedure, controlpb.ControlDeleteProcedure, controlpb.ControlRestoreConflictProcedure:
+		case controlpb.ControlPutProcedure, controlpb.ControlDeleteProcedure, controlpb.ControlRestoreConflictProcedure, controlpb.ControlRetireProcedure:
 			err = NotWritten(err)
 		}
 		return nil, toWire(err)

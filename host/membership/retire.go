@@ -2,11 +2,15 @@ package membership
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"time"
 
 	"github.com/starling-sync/starling/sdk"
 )
+
+// ErrWritten is in the chain of an error of Retire and RetireSelf that came after the device was retired.
+var ErrWritten = errors.New("the device is retired")
 
 // Retire takes a device out of the library for good, and returns once that is durable here. It is refused for this device
 // itself (RetireSelf does that), for one that is no member, and for one that is retired already.
@@ -66,7 +70,10 @@ func (m *Members) retire(ctx context.Context, id sdk.DeviceID) error {
 		return err
 	}
 	m.o.Log.Info("a device is retired", "member", id, "name", record.Name)
-	return m.Reload(ctx)
+	if err := m.Reload(ctx); err != nil {
+		return sdk.Errorf(sdk.CodeOf(err), "%w, and this device does not heed it yet; look at it with: starling peers: %w", ErrWritten, err)
+	}
+	return nil
 }
 
 func at(t time.Time) string { return t.UTC().Format(time.RFC3339) }
