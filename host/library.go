@@ -42,8 +42,9 @@ func (b *backend) Retire(ctx context.Context, id sdk.DeviceID, evenSelf bool) (c
 
 // Audit implements control.Journal.
 func (b *backend) Audit(ctx context.Context, peer sdk.DeviceID, yield func(control.AuditResult) error) error {
+	member, known := membership.Member{}, false
 	if !peer.IsZero() {
-		if _, ok := b.members.Member(peer); !ok {
+		if member, known = b.members.Member(peer); !known {
 			return sdk.Errorf(sdk.CodeNotFound, "no device %s in this library; its devices are listed by: starling peers", peer)
 		}
 	}
@@ -53,8 +54,14 @@ func (b *backend) Audit(ctx context.Context, peer sdk.DeviceID, yield func(contr
 			before[p.ID] = p.Audit.At
 		}
 	}
-	if len(before) == 0 {
-		return sdk.Errorf(sdk.CodeUnavailable, "there is nobody to compare with: no such device is connected; see: starling peers")
+	switch {
+	case len(before) > 0:
+	case known && member.Retired():
+		return sdk.Errorf(sdk.CodeUnavailable, "there is nobody to compare with: %s is retired; see: starling peers", member.Name)
+	case known:
+		return sdk.Errorf(sdk.CodeUnavailable, "there is nobody to compare with: %s is not connected; see: starling peers", member.Name)
+	default:
+		return sdk.Errorf(sdk.CodeUnavailable, "there is nobody to compare with: no other device is connected; see: starling peers")
 	}
 	// What changed behind the host's back is to be found too.
 	b.registry.AuditAnew()
