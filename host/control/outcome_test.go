@@ -80,7 +80,7 @@ func TestWrites_outcome(t *testing.T) {
 				t.Errorf("%v: says %d times that nothing was kept; want %d", err, got, tc.says)
 			}
 			for _, mark := range []error{control.ErrNothing, control.ErrUnknown} {
-				if got := errors.Is(err, mark); got != (mark == tc.mark) {
+				if got := errors.Is(err, mark); got != (mark == tc.mark) { //nolint:errorlint // of the table
 					t.Errorf("%v: marked %q: %v", err, mark, got)
 				}
 			}
