@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/hashicorp/go-hclog"
@@ -130,23 +131,22 @@ func TestPut_partly(t *testing.T) {
 // TestWrites_unanswered has nobody hear what became of a write: its host ends, and its caller stops waiting.
 func TestWrites_unanswered(t *testing.T) {
 	host, client := start(t)
+	var commits atomic.Int32
+	held, goOn := make(chan struct{}), make(chan struct{})
 	host.Fail = func(call string) error {
-		if call == "Commit" {
+		switch {
+		case call != "Commit":
+		case commits.Add(1) == 1:
 			panic(http.ErrAbortHandler) // the connection ends
+		default:
+			close(held)
+			<-goOn
 		}
 		return nil
 	}
 	_, err := client.Put(t.Context(), "tag", []control.Put{{JSON: []byte(`{"name":"a"}`)}}, true)
 	if !errors.Is(err, control.ErrUnknown) || !strings.Contains(err.Error(), "starling run") {
 		t.Errorf("a host that ended: %v", err)
-	}
-	held, goOn := make(chan struct{}), make(chan struct{})
-	host.Fail = func(call string) error {
-		if call == "Commit" {
-			close(held)
-			<-goOn
-		}
-		return nil
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	go func() { <-held; cancel() }()
