@@ -249,7 +249,7 @@ func (b *backend) Peers(context.Context) ([]control.Peer, error) {
 
 func (b *backend) peerOf(p peersync.PeerStatus) control.Peer {
 	out := control.Peer{
-		ID: p.ID, Name: p.Name, State: string(p.State), Reason: p.Reason, Behind: p.Behind, BehindMe: p.BehindMe, Progress: p.Progress, Left: p.Left,
+		ID: p.ID, Name: p.Name, State: string(p.State), Reason: p.Reason, Behind: p.Lag, BehindMe: p.LagOfPeer, Progress: p.Progress, Left: p.Left,
 		RTT: p.RTT, Skew: p.Skew, Via: p.Via, Since: p.Since, BytesIn: p.BytesIn, BytesOut: p.BytesOut, RowsIn: p.RowsIn,
 		RunsTwice: p.RunsTwice, Refuses: p.Refuses, Audit: auditOf(&p),
 	}

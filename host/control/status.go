@@ -154,8 +154,8 @@ type Peer struct {
 	Name          string        `json:"name"`
 	State         string        `json:"state"`          // connecting, backfilling, catching up, live, held, offline, retired
 	Reason        string        `json:"reason"`         // why, where there is something to say or do
-	Behind        time.Duration `json:"behind_ns"`      // how much of its history this device lacks; 0: nothing
-	BehindMe      time.Duration `json:"behind_me_ns"`   // how much of this device's history it lacks; 0: nothing
+	Behind        time.Duration `json:"behind_ns"`      // how long this device has lacked the oldest of what it lacks of it; 0: it lacks nothing
+	BehindMe      time.Duration `json:"behind_me_ns"`   // how long it has lacked the oldest of what it lacks of this device; 0: it lacks nothing
 	Progress      float64       `json:"progress"`       // of a backfill, 0 to 1
 	Left          time.Duration `json:"left_ns"`        // of a backfill; 0: unknown
 	RTT           time.Duration `json:"rtt_ns"`         // 0: unknown

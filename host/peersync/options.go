@@ -176,6 +176,8 @@ type PeerStatus struct {
 	Progress                       float64       // 0 to 1 while backfilling or catching up, by stamps; else 1
 	Behind                         time.Duration // how far this device's copy of what the peer has lies behind, by stamps
 	BehindMe                       time.Duration // how far the peer lies behind what this device has
+	Lag                            time.Duration // how long this device has lacked the oldest of what it lacks and the peer has; 0: it lacks nothing
+	LagOfPeer                      time.Duration // how long the peer has lacked the oldest of what it lacks and this device has
 	RTT                            time.Duration // zero: not known yet
 	Skew                           time.Duration // the peer's clock minus this device's
 	Since                          time.Time     // of State

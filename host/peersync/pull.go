@@ -66,6 +66,10 @@ type stream struct {
 	heldReason string
 	heldPeer   sdk.DeviceID // whose page it was
 	heldCount  int
+
+	rises rises     // of applied
+	known hlc.Stamp // the latest that a peer has been known to have, since the start
+	heard rises     // of known
 }
 
 // handed is a page that the Applier has.
@@ -373,6 +377,7 @@ func (m *Machine) advance(st *stream, to protocol.Heads, page *protocol.Page) {
 		st.start = to.Top()
 	}
 	fresh := len(st.applied) == 0
+	st.rises.note(st.applied.Top(), to.Top(), m.now)
 	st.applied = m.graph.Join(st.applied, to)
 	st.given = m.graph.Join(st.given, to)
 	st.tail = m.graph.Join(st.tail, to)

@@ -8,6 +8,7 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 
+	"github.com/starling-sync/starling/hlc"
 	"github.com/starling-sync/starling/host/protocol"
 	"github.com/starling-sync/starling/sdk"
 )
@@ -31,6 +32,7 @@ type peer struct {
 
 	state State // as last noted; since when
 	since time.Time
+	left  time.Time // its last session ended; zero: there was none since the start
 
 	starts      []protocol.EpochID // of its latest sessions, the last one at the end: see twice
 	twice       time.Time          // it last showed that it runs twice; zero: never
@@ -52,6 +54,7 @@ type session struct {
 	dialed       bool
 	via, address string
 	up           time.Time
+	greeted      bool // all that its Hello said has been taken in
 
 	hello  *protocol.Hello // the peer's; nil until it has come
 	heard  time.Time       // last sign of life
@@ -103,10 +106,25 @@ func (m *Machine) noteAll(s *session, key protocol.Stream, heads protocol.Heads)
 	if heads = m.graph.Join(nil, heads); len(heads) <= m.limits.Heads {
 		s.vector[key] = heads
 		m.acks.touch(key)
+		m.hear(s, key, heads.Top())
 	}
 	if key.Origin == m.self.Device {
 		m.lookForTwin(s.peer, key.Kind, heads)
 	}
+}
+
+// hear takes in how far a stream is known to go. What the Hello of a peer says has been there since any time after its last session.
+func (m *Machine) hear(s *session, key protocol.Stream, top hlc.Stamp) {
+	st := m.streams[key]
+	if st == nil {
+		return
+	}
+	at := m.now
+	if !s.greeted {
+		at = s.peer.left
+	}
+	st.heard.note(max(st.known, st.applied.Top()), top, at)
+	st.known = max(st.known, top)
 }
 
 func (s *session) ready() bool { return s.hello != nil && s.peer.session == s }
@@ -209,7 +227,7 @@ func (m *Machine) forget(s *session, reason string) {
 	p := s.peer
 	used := p.session == s
 	if used {
-		p.session = nil
+		p.session, p.left = nil, m.now
 	}
 	if p.session == nil {
 		p.lastErr = reason
@@ -350,6 +368,7 @@ func (m *Machine) hello(s *session, h *protocol.Hello) {
 		m.tellKnown(s, has.heads)
 		m.explain(s, has.heads)
 	}
+	s.greeted = true
 	m.acks.replace(p.id, s.vector, s.id) // what it has now counts: it may have been restored from an older copy
 	m.act(Acknowledged{Peer: p.id, Heads: m.acks.of[p.id].heads(), All: true})
 	m.meet(vector)

@@ -48,7 +48,9 @@ func (m *Machine) statusOf(p *peer) PeerStatus {
 		status.Progress = 0
 		for _, st := range m.streamList {
 			if !p.member.Retired { // nobody waits for one that is
-				status.BehindMe = max(status.BehindMe, m.distance(m.acks.get(p.id, st.Stream), st.applied))
+				theirs := m.acks.get(p.id, st.Stream)
+				status.BehindMe = max(status.BehindMe, m.distance(theirs, st.applied))
+				status.LagOfPeer = max(status.LagOfPeer, m.lag(theirs, st.applied, st.rises))
 			}
 		}
 		return status
@@ -65,6 +67,8 @@ func (m *Machine) statusOf(p *peer) PeerStatus {
 		if !slices.Equal(mine, theirs) { // as few streams are
 			status.Behind = max(status.Behind, m.distance(mine, theirs))
 			status.BehindMe = max(status.BehindMe, m.distance(theirs, mine))
+			status.Lag = max(status.Lag, m.lag(mine, theirs, st.heard))
+			status.LagOfPeer = max(status.LagOfPeer, m.lag(theirs, mine, st.rises))
 			if !m.graph.CoversAll(mine, theirs) {
 				status.StreamsBehind++
 			}

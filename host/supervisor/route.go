@@ -37,8 +37,8 @@ type target struct {
 type served struct {
 	sdk.ModelServer
 	total atomic.Int64 // calls
-	local pace // of the calls for what is written here, which are validated in full
-	peers pace // of those for what peers wrote
+	local pace         // of the calls for what is written here, which are validated in full
+	peers pace         // of those for what peers wrote
 }
 
 func (s *served) pace(local bool) *pace {

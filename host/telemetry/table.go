@@ -185,8 +185,8 @@ func peerMetrics() []metric {
 			}
 		}},
 		{"starling_peer_connected", "Whether there is a session with a peer.", gauge, labels, each(func(p *listed) float64 { return truth(p.Via != "") })},
-		{"starling_peer_behind_seconds", "How much of a peer's history this device lacks, by the stamps.", gauge, labels, each(func(p *listed) float64 { return p.Behind.Seconds() })},
-		{"starling_peer_behind_me_seconds", "How much of this device's history a peer lacks, by the stamps; of one that is offline, as far as it had acknowledged; 0 for one that never has.", gauge, labels, each(func(p *listed) float64 { return p.BehindMe.Seconds() })},
+		{"starling_peer_behind_seconds", "How long this device has lacked the oldest of what a peer has and it has not; 0: it lacks nothing.", gauge, labels, each(func(p *listed) float64 { return p.Lag.Seconds() })},
+		{"starling_peer_behind_me_seconds", "How long a peer has lacked the oldest of what this device has and it has not acknowledged; 0: it lacks nothing, or has never acknowledged anything.", gauge, labels, each(func(p *listed) float64 { return p.LagOfPeer.Seconds() })},
 		{"starling_peer_behind_me_changes", "Changes that this device has and a peer has not acknowledged, by kind, counted up to 10,000.", gauge, []string{"peer", "peer_id", "kind"}, func(v *view, emit emit) {
 			for i := range v.listed {
 				p := &v.listed[i]
