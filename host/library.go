@@ -258,6 +258,9 @@ func (b *backend) warn(s *control.Status, engine peersync.SelfStatus) {
 	if err := b.db.Broken(); err != nil {
 		s.Warnings = append(s.Warnings, control.WarnStoreBroken(err))
 	}
+	if err := b.db.Full(); err != nil {
+		s.Warnings = append(s.Warnings, control.WarnStoreFull(err))
+	}
 	if since := b.db.WritingSince(); !since.IsZero() && time.Since(since) > longWrite {
 		s.Warnings = append(s.Warnings, control.WarnStoreBusy(b.config.Store.Kind, time.Since(since)))
 	}

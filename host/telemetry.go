@@ -123,7 +123,7 @@ func (f *figures) Figures() telemetry.Figures {
 	b := f.backend
 	out := telemetry.Figures{
 		Device: b.config.Device.Name, DeviceID: b.identity.ID().String(), Version: version(), Store: b.config.Store.Kind,
-		StoreAway: b.db.Outage() != nil, StoreBroken: b.db.Broken() != nil,
+		StoreAway: b.db.Outage() != nil, StoreBroken: b.db.Broken() != nil, StoreFull: b.db.Full() != nil,
 		ClockAhead: b.network.pages.Clock.Ahead(),
 		Peers:      slices.DeleteFunc(b.network.peers(), func(p peersync.PeerStatus) bool { return f.retired(p.ID) }),
 		Engine:     b.network.figures(), Plugins: b.supervisor.Status(),
@@ -268,6 +268,8 @@ func (h *health) intact() telemetry.Check {
 		c.OK, c.Reason = false, err.Error()
 	} else if outage := h.backend.db.Outage(); outage != nil {
 		c.Reason = "out of reach since " + outage.Since.Format(time.DateTime) + "; it is connected again as soon as it is back"
+	} else if err := h.backend.db.Full(); err != nil {
+		c.Reason = err.Error()
 	}
 	return c
 }
@@ -280,6 +282,9 @@ func (h *health) database(ctx context.Context) telemetry.Check {
 			if err = h.backend.db.Write(ctx, func(*database.Tx) error { return errProbe }); errors.Is(err, errProbe) {
 				err = nil
 			}
+		}
+		if err == nil { // what is undone needs no space
+			err = h.backend.db.Full()
 		}
 		return struct{}{}, err
 	})

@@ -23,6 +23,7 @@ const (
 	WarningRetired        WarningCode = "retired"         // this device was retired
 	WarningStoreAway      WarningCode = "store_away"      // the database is out of reach, or does not answer
 	WarningStoreBroken    WarningCode = "store_broken"    // the database takes no more writes until the next start
+	WarningStoreFull      WarningCode = "store_full"      // writes fail for want of space
 	WarningStoreBusy      WarningCode = "store_busy"      // a write has been under way for long, and all others wait for it
 	WarningRefused        WarningCode = "refused"         // a peer does not take this device for a member
 	WarningRunsTwice      WarningCode = "runs_twice"      // two processes are at work as this device
@@ -55,6 +56,11 @@ func WarnStoreSilent(kind string, waited time.Duration) StatusWarning {
 // WarnStoreBroken says that the database takes no more writes until the host is started again.
 func WarnStoreBroken(cause error) StatusWarning {
 	return StatusWarning{WarningStoreBroken, fmt.Sprintf("start this host again: %s. What was acknowledged is kept", cause)}
+}
+
+// WarnStoreFull says that writes fail for want of space.
+func WarnStoreFull(cause error) StatusWarning {
+	return StatusWarning{WarningStoreFull, fmt.Sprintf("%s. What was acknowledged is kept, and this host goes on by itself once there is space", cause)}
 }
 
 // WarnStoreBusy says that a write has been under way for a time, for which all others wait.

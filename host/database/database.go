@@ -98,6 +98,8 @@ type engine interface {
 	reason(err error) error
 	// fatal reports an error after which the content of the disk is unknown.
 	fatal(err error) bool
+	// full reports an error for want of space.
+	full(err error) bool
 	// takingLong says that what is asked from now on, until end is called, may take very long.
 	takingLong() (end func())
 	// doubting says that whoever asks from now on, until end is called, has reason to think that the server is gone.
@@ -131,6 +133,9 @@ type DB struct {
 	patience time.Duration // see unknownPatience
 
 	broken atomic.Pointer[sdk.Error] // set by an error after which the disk's content is unknown
+
+	full    atomic.Pointer[shortage] // writes fail for want of space; nil: they do not, as far as is known
+	probing sync.WaitGroup           // who tries whether there is space again
 
 	mu      sync.Mutex // guards what follows
 	waiting []*write
@@ -331,6 +336,7 @@ func (db *DB) Close() error {
 	if already {
 		return nil
 	}
+	db.probing.Wait()
 	db.turn <- struct{}{} // kept: no group runs any more
 	return db.release()
 }

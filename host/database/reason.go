@@ -49,6 +49,8 @@ func (p *postgresSchema) reason(err error) error {
 	return sdk.Errorf(sdk.CodeInternal, "%w", known{err})
 }
 
+func (p *postgresSchema) full(err error) bool { return codeOf(err) == diskFull }
+
 // why says what an error means and what to do about it; "" if nothing is known of it. It holds nothing of the dsn but names
 // of hosts, databases and roles.
 func (p *postgresSchema) why(err error) (sdk.Code, string) {

@@ -187,6 +187,11 @@ func (s *sqliteFile) fatal(err error) bool {
 	return false
 }
 
+func (s *sqliteFile) full(err error) bool {
+	failure, ok := errors.AsType[*sqlite.Error](err)
+	return ok && failure.Code()&0xff == sqlite3.SQLITE_FULL
+}
+
 // takingLong, doubting and hurry implement engine: a file needs no patience.
 func (s *sqliteFile) takingLong() func() { return func() {} }
 func (s *sqliteFile) doubting() func()   { return func() {} }

@@ -292,5 +292,8 @@ func (db *DB) failed(err error) error {
 	if err != nil && db.engine.fatal(err) {
 		db.breakDown(explained)
 	}
+	if err != nil && db.engine.full(err) {
+		db.noteFull(err)
+	}
 	return explained
 }

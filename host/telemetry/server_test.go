@@ -141,8 +141,8 @@ func TestMetrics(t *testing.T) {
 			Device: "alice", DeviceID: "a", Library: "home", LibraryID: "l", Version: "v1", Store: "sqlite",
 			ClockOffset: 250 * time.Millisecond, Limits: []string{"marks", "heads"},
 			Peers: []peersync.PeerStatus{
-				{ID: carol, Name: "carol \xff", State: peersync.Offline, BehindMe: time.Minute},
-				{ID: bob, Name: "bob", State: peersync.Backfilling, Via: "lan", Behind: 90 * time.Second, Progress: 0.25, Left: 2 * time.Second, RTT: time.Millisecond, Skew: -time.Second},
+				{ID: carol, Name: "carol \xff", State: peersync.Offline, LagOfPeer: time.Minute},
+				{ID: bob, Name: "bob", State: peersync.Backfilling, Via: "lan", Lag: 90 * time.Second, Progress: 0.25, Left: 2 * time.Second, RTT: time.Millisecond, Skew: -time.Second},
 			},
 			Engine: peersync.Figures{
 				Refusals:  map[string]int64{"marks": 3},
@@ -292,6 +292,11 @@ func TestMetrics_StoreAway(t *testing.T) {
 	d.mu.Unlock()
 	_, page = get("/metrics")
 	wantLines(t, page, "starling_store_up 0", "starling_store_bytes 7") // it can be read
+	d.mu.Lock()
+	d.figures.StoreBroken, d.figures.StoreFull = false, true
+	d.mu.Unlock()
+	_, page = get("/metrics")
+	wantLines(t, page, "starling_store_up 0", "starling_store_full 1", "starling_store_bytes 7")
 	d.mu.Lock()
 	d.figures.StoreAway, d.figures.StoreBroken = true, false
 	d.mu.Unlock()

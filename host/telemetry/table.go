@@ -75,7 +75,8 @@ func deviceMetrics() []metric {
 		{"starling_info", "Names of this device, its library and its build; always 1.", gauge, []string{"device", "device_id", "library", "library_id", "version", "store"}, func(v *view, emit emit) {
 			emit(1, v.Device, v.DeviceID, v.Library, v.LibraryID, v.Version, v.Store)
 		}},
-		{"starling_store_up", "Whether the database is within reach and takes writes, as far as is known; a server that says nothing is out of reach after 45 s.", gauge, nil, func(v *view, emit emit) { emit(truth(!v.StoreAway && !v.StoreBroken)) }},
+		{"starling_store_up", "Whether the database is within reach and takes writes, as far as is known; a server that says nothing is out of reach after 45 s.", gauge, nil, func(v *view, emit emit) { emit(truth(!v.StoreAway && !v.StoreBroken && !v.StoreFull)) }},
+		{"starling_store_full", "Whether writes fail for want of space, on this machine's disk or the database server's.", gauge, nil, func(v *view, emit emit) { emit(truth(v.StoreFull)) }},
 		{"starling_store_writing_seconds", "How long the writes under way have taken so far, for which all others wait; 0 where there are none.", gauge, nil, func(v *view, emit emit) { emit(v.Writing.Seconds()) }},
 		{"starling_clock_offset_seconds", "This device's clock minus the median of its connected peers' clocks.", gauge, nil, func(v *view, emit emit) { emit(v.ClockOffset.Seconds()) }},
 		{"starling_clock_ahead_seconds", "How far the stamps that this device has drawn are ahead of its wall clock; 0 where they are not.", gauge, nil, func(v *view, emit emit) { emit(max(0, v.ClockAhead.Seconds())) }},

@@ -34,6 +34,7 @@ type Figures struct {
 	Version, Store     string
 	StoreAway          bool          // the database is known to be out of reach
 	StoreBroken        bool          // it takes no writes until the next start
+	StoreFull          bool          // writes fail for want of space
 	Writing            time.Duration // that the writes under way have taken so far; 0: there are none
 	ClockOffset        time.Duration // this clock minus the median of its peers'
 	ClockAhead         time.Duration // how far the stamps of this device are ahead of its wall clock
