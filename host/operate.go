@@ -209,15 +209,27 @@ func (o *operator) reload(ctx context.Context, by string, soak time.Duration, re
 	if err := o.announce(ctx); err != nil {
 		return err
 	}
+	if made := made(changes, failed); made != "" {
+		o.record(supervisor.Event{At: time.Now(), Kind: "reloaded", By: by, Why: made})
+	}
+	if len(failed) > 0 {
+		err = sdk.Errorf(sdk.CodeUnavailable, "%d of %d changes were not made; what they concern goes on as before: %w", len(failed), len(changes), failed.err())
+	}
+	if len(r.unfit) > 0 {
+		err = errors.Join(err, sdk.Errorf(sdk.CodeUnavailable, "what was added does not do its work yet, and is tried further: %w", r.unfit.err()))
+	}
+	return err
+}
+
+// made says which changes a running host has made, for people.
+func made(changes []config.Change, failed failures) string {
 	var whats []string
 	for _, c := range changes {
-		whats = append(whats, c.What)
+		if c.Kind != config.NeedsRestart && (c.Plugin == "" || failed[c.Plugin] == nil) {
+			whats = append(whats, c.What)
+		}
 	}
-	o.record(supervisor.Event{At: time.Now(), Kind: "reloaded", By: by, Why: strings.Join(whats, "; ")})
-	if len(failed) > 0 {
-		return sdk.Errorf(sdk.CodeUnavailable, "%d of %d changes were not made; what they concern goes on as before: %w", len(failed), len(changes), failed.err())
-	}
-	return nil
+	return strings.Join(whats, "; ")
 }
 
 // tryBlocks returns every mistake in the config blocks of what changes, as the plugins see them, and each plugin that is not
@@ -291,11 +303,12 @@ type reloading struct {
 	mu     sync.Mutex
 	report func(control.Step)
 	failed failures
+	unfit  failures // what has been added, and does not do its work
 }
 
 // all makes the changes: what goes first, then what comes, and meanwhile the swaps, at once.
 func (r *reloading) all(ctx context.Context, changes []config.Change) failures {
-	r.failed = failures{}
+	r.failed, r.unfit = failures{}, failures{}
 	var swaps errgroup.Group
 	for _, c := range changes {
 		r.say(c, string(c.Kind), "")
@@ -316,12 +329,29 @@ func (r *reloading) all(ctx context.Context, changes []config.Change) failures {
 		}
 	}
 	for _, c := range changes {
-		if c.Kind == config.PluginAdded { // after what is removed, whose address it may want
-			r.done(c, r.supervisor.Add(ctx, r.wanted[c.Plugin], r.by))
+		if c.Kind != config.PluginAdded { // after what is removed, whose address it may want
+			continue
 		}
+		if err := r.supervisor.Add(ctx, r.wanted[c.Plugin], r.by); err != nil {
+			r.done(c, err)
+			continue
+		}
+		swaps.Go(func() error { r.await(ctx, c); return nil })
 	}
-	_ = swaps.Wait() // done keeps the errors
+	_ = swaps.Wait() // done and await keep the errors
 	return r.failed
+}
+
+// await waits for a plugin that has been added to do its work. That it does not in time is said, and it stays.
+func (r *reloading) await(ctx context.Context, c config.Change) {
+	err := r.awaitFit(ctx, c.Plugin, nil)
+	if err == nil {
+		return
+	}
+	r.say(c, "unfit", "it does not do its work yet: "+err.Error())
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.unfit[c.Plugin] = err
 }
 
 // say reports a step. The first one of a change says what has changed, those after it only of which plugin.
