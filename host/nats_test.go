@@ -320,3 +320,50 @@ func statusSays(d *clustertest.Device, words ...string) error {
 	}
 	return nil
 }
+
+// TestNATS_Deaf swaps to a NATS transport whose user may not listen: it is refused at once, with that reason, whatever is forced.
+// One that a reload adds with a wrong password is said not to work, by the reload.
+func TestNATS_Deaf(t *testing.T) {
+	t.Parallel()
+	path := mustBuild(t)
+	server := newNATSServer(t)
+	text, err := os.ReadFile(server.config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(server.config, []byte(strings.Replace(string(text), `subscribe: ["starling.home.dial.alice", `, `subscribe: [`, 1)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	server.start(t)
+	alice := clustertest.NewDevice(t, path, "alice", "--library", "home")
+	throughNATS(t, alice, server, true)
+	alice.Start(t)
+	clustertest.Eventually(t, "alice is deaf", func() error { return statusSays(alice, `"deaf"`) })
+	for _, args := range [][]string{{"lan", "fleet"}, {"lan", "fleet", "--force"}, {"tcp", "nats"}} {
+		refused := fails(t, alice, append([]string{"transport", "swap"}, args...)...)
+		if !strings.Contains(refused, "nothing has changed, since transport fleet is deaf") || !strings.Contains(refused, "give its user that permission") {
+			t.Errorf("%v: %s", args, refused)
+		}
+	}
+
+	bob := clustertest.NewDevice(t, path, "bob", "--library", "other")
+	bob.Start(t)
+	throughNATS(t, bob, server, true)
+	config, err := os.ReadFile(bob.Config())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(bob.Config(), []byte(strings.Replace(string(config), "secret of bob", "secret of nobody", 1)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	said := fails(t, bob, "reload")
+	if !strings.Contains(said, "what was added does not do its work yet") || !strings.Contains(said, "fleet is unhealthy") || !strings.Contains(said, "do not let this device in") {
+		t.Errorf("added with a wrong password: %s", said)
+	}
+	if err := os.WriteFile(bob.Config(), config, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out := bob.Run(t, "reload", "--soak", "0s"); !strings.Contains(out, "done") {
+		t.Errorf("the right one: %s", out)
+	}
+}

@@ -209,7 +209,7 @@ func newWorld(t *testing.T, change func(*controltest.Host)) *world {
 	const here = "library \"home\" {}\ndevice \"alice\" { data_dir = \"./data\" }\nstore \"sqlite\" {}\nplugin_dir = \"./bin\"\n"
 	writeFile(t, "here.hcl", here+"model \"tag\" {}\nmodel \"note\" {}\ntransport \"tcp\" \"lan\" {}\n")
 	writeFile(t, "absent.hcl", here+"model \"tagg\" {}\nmodel \"invoice\" {}\nmodel \"note\" {\n  path = \"./bin/nite\"\n}\nmodel \"tag\" {\n  path = \"./elsewhere/x\"\n}\n"+
-		"model \"draft\" { attach = \"./debug.json\" }\ntransport \"tpc\" \"lan\" {}\n")
+		"model \"draft\" { attach = \"./debug.json\" }\ntransport \"tpc\" \"lan\" {}\ntransport \"tcp\" \"a\" {\n  attach = \"./a.json\"\n}\ntransport \"tcp\" \"b\" {\n  attach = \"./b.json\"\n}\n")
 	host := fixture()
 	if change != nil {
 		change(host)

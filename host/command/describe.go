@@ -145,6 +145,12 @@ func (a *app) describe(ctx context.Context, name string) (*Described, error) {
 			one.Transports = c.Transports[i : i+1]
 		}
 	}
+	if of := transportsOf(c, name); len(one.Models)+len(one.Transports) == 0 && len(of) > 0 {
+		if name, err = a.ofKind(name, of); err != nil {
+			return nil, err
+		}
+		one.Transports = slices.DeleteFunc(slices.Clone(c.Transports), func(t config.Transport) bool { return t.Name != name })
+	}
 	all := a.Describe(ctx, &one)
 	if len(all) == 0 {
 		return nil, sdk.Errorf(sdk.CodeNotFound, "there is no plugin %q in %s; there are: %s (for a binary write its path, as ./%s)", name, a.config(), strings.Join(names, ", "), name)

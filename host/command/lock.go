@@ -45,6 +45,11 @@ func (a *app) pluginLockCommand() *cobra.Command {
 			t := newTable(a.Out, "PLUGIN", "SHA256", "PATH")
 			var notes []string
 			for _, name := range names {
+				if binaries[name] == "" {
+					if name, err = a.ofKind(name, transportsOf(c, name)); err != nil {
+						return err
+					}
+				}
 				binary, known := binaries[name]
 				if !known {
 					return sdk.Errorf(sdk.CodeNotFound, "there is no plugin %q in %s", name, a.config())
@@ -113,4 +118,14 @@ func checksum(path string) (string, error) {
 		return "", sdk.Errorf(sdk.CodeInvalid, "read %s: %w", path, err)
 	}
 	return hex.EncodeToString(hash.Sum(nil)), nil
+}
+
+// transportsOf returns the names of the transports of a kind.
+func transportsOf(c *config.Config, kind string) (names []string) {
+	for i := range c.Transports {
+		if c.Transports[i].Kind == kind {
+			names = append(names, c.Transports[i].Name)
+		}
+	}
+	return names
 }

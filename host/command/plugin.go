@@ -30,10 +30,14 @@ func (a *app) pluginRestartCommand() *cobra.Command {
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.call(cmd, func(ctx context.Context, host *control.Client) error {
-				if err := host.RestartPlugin(ctx, args[0]); err != nil {
+				name, err := a.named(ctx, host, args[0])
+				if err != nil {
 					return err
 				}
-				return a.printf("%s is being started again; see: starling plugin list\n", plain(args[0]))
+				if err := host.RestartPlugin(ctx, name); err != nil {
+					return err
+				}
+				return a.printf("%s is being started again; see: starling plugin list\n", plain(name))
 			})
 		},
 	}

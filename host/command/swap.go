@@ -105,7 +105,10 @@ func (a *app) pluginSwapCommand() *cobra.Command {
 			if swap.SHA256 != "" && len(swap.SHA256) != 64 {
 				return misusef(cmd, "--sha256 %q is not a checksum; want 64 hexadecimal digits, as sha256sum prints them", swap.SHA256)
 			}
-			return a.operate(cmd, func(ctx context.Context, host *control.Client, report func(control.Step)) error {
+			return a.operate(cmd, func(ctx context.Context, host *control.Client, report func(control.Step)) (err error) {
+				if swap.Name, err = a.named(ctx, host, swap.Name); err != nil {
+					return err
+				}
 				return host.SwapPlugin(ctx, swap, report)
 			})
 		},
@@ -127,7 +130,11 @@ func (a *app) pluginRollbackCommand() *cobra.Command {
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.operate(cmd, func(ctx context.Context, host *control.Client, report func(control.Step)) error {
-				return host.RollbackPlugin(ctx, args[0], soak, report)
+				name, err := a.named(ctx, host, args[0])
+				if err != nil {
+					return err
+				}
+				return host.RollbackPlugin(ctx, name, soak, report)
 			})
 		},
 	}
@@ -155,9 +162,11 @@ func (a *app) transportCommand() *cobra.Command {
 		Use:   "swap OLD NEW",
 		Short: "Move the sessions of one configured transport to another one, and stop the first",
 		Long: "Move the sessions of one configured transport to another one, and stop the first.\n\n" +
-			"Both go by their names in the configuration. Peers hear that this device is not reached by OLD any more, their sessions\n" +
-			"end, and begin anew by NEW. It is refused where a device has said no address but of OLD's kind, unless you --force it. If none of those that were connected comes back, OLD is used as before. It stays stopped\n" +
-			"over restarts of the host, until it is swapped back.\n\n" +
+			"Both go by their names in the configuration, or by a kind of which there is only one. Peers hear that this device is not\n" +
+			"reached by OLD any more, their sessions end, and begin anew by NEW. It is refused where NEW does no work, and where a device\n" +
+			"has said no address but of OLD's kind, unless you --force the latter. If none of those that were connected comes back, OLD\n" +
+			"is used as before. It stays stopped over restarts of the host, until it is swapped back, or started beside NEW by\n" +
+			"starling plugin restart OLD.\n\n" +
 			"Interrupting this command does not end the swap; starling transport rollback does.\n\n" +
 			"Where NEW is a path, such as ./transport-tcp, that build takes the place of OLD's, as by starling plugin swap.",
 		Args: cobra.ExactArgs(2),
@@ -168,11 +177,23 @@ func (a *app) transportCommand() *cobra.Command {
 					return err
 				}
 				return a.operate(cmd, func(ctx context.Context, host *control.Client, report func(control.Step)) error {
-					return host.SwapPlugin(ctx, control.PluginSwap{Name: args[0], Path: path, Soak: soak}, report)
+					name, err := a.named(ctx, host, args[0])
+					if err != nil {
+						return err
+					}
+					return host.SwapPlugin(ctx, control.PluginSwap{Name: name, Path: path, Soak: soak}, report)
 				})
 			}
 			return a.operate(cmd, func(ctx context.Context, host *control.Client, report func(control.Step)) error {
-				return host.SwapTransport(ctx, control.TransportSwap{From: args[0], To: args[1], Soak: soak, Force: force}, report)
+				from, err := a.named(ctx, host, args[0])
+				if err != nil {
+					return err
+				}
+				to, err := a.named(ctx, host, args[1])
+				if err != nil {
+					return err
+				}
+				return host.SwapTransport(ctx, control.TransportSwap{From: from, To: to, Soak: soak, Force: force}, report)
 			})
 		},
 	}
@@ -192,7 +213,11 @@ func (a *app) transportRollbackCommand() *cobra.Command {
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.operate(cmd, func(ctx context.Context, host *control.Client, report func(control.Step)) error {
-				return host.RollbackTransport(ctx, args[0], report)
+				name, err := a.named(ctx, host, args[0])
+				if err != nil {
+					return err
+				}
+				return host.RollbackTransport(ctx, name, report)
 			})
 		},
 	})
@@ -205,7 +230,7 @@ func (a *app) reloadCommand() *cobra.Command {
 		Short: "Have the host read its configuration again and do what has changed in it",
 		Long: "Have the host read its configuration again and do what has changed in it.\n\n" +
 			"It prints what has changed. Plugins whose path, sha256, listen or config has changed are swapped while they work; added ones\n" +
-			"are started, removed ones stopped. What needs a restart of the host is named, and stays as it is until then. A file with\n" +
+			"are started and waited for, removed ones stopped. What needs a restart of the host is named, and stays as it is until then. A file with\n" +
 			"mistakes changes nothing. SIGHUP does the same, and writes to the log.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
