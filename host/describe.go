@@ -12,6 +12,7 @@ import (
 	"github.com/starling-sync/starling/host/control"
 	"github.com/starling-sync/starling/host/supervisor"
 	"github.com/starling-sync/starling/sdk"
+	"github.com/starling-sync/starling/sdk/rpc"
 )
 
 // blocks implements supervisor.Blocks by the file that they were read from.
@@ -70,7 +71,7 @@ func describePlugins(ctx context.Context, c *config.Config) []command.Described 
 	tries.SetLimit(tryAtOnce)
 	for i, spec := range all {
 		tries.Go(func() error {
-			out[i] = askPlugin(ctx, spec)
+			out[i] = askPlugin(ctx, spec, storeDir(c))
 			return nil
 		})
 	}
@@ -86,24 +87,26 @@ func chosen(c *config.Config, plugin, path string) (control.Build, bool, error) 
 
 // describeBinary implements command.Deps.DescribeBinary. That it wants settings, which it is not given here, is no error.
 func describeBinary(ctx context.Context, path string) command.Described {
-	d, err := ask(ctx, supervisor.Spec{Name: path, Path: path, Blocks: blocks{}})
+	info, err := supervisor.Describe(ctx, supervisor.Spec{Name: path, Path: path, Blocks: blocks{}}, "", hclog.NewNullLogger())
+	d := saidOf(path, info)
 	if _, wrong := errors.AsType[*supervisor.ConfigError](err); !wrong {
 		d.Err = err
 	}
 	return d
 }
 
-func askPlugin(ctx context.Context, spec supervisor.Spec) command.Described {
-	d, err := ask(ctx, spec)
+// askPlugin asks the build of a plugin that a host with this store would start.
+func askPlugin(ctx context.Context, spec supervisor.Spec, store string) command.Described {
+	info, build, unsure, err := supervisor.DescribeNext(ctx, spec, store, "", hclog.NewNullLogger())
 	if wrong, ok := errors.AsType[*supervisor.ConfigError](err); ok {
 		err = wrong.Unwrap()
 	}
-	d.Err = err
+	d := saidOf(spec.Name, info)
+	d.Build, d.Unsure, d.Err = control.Build(build), unsure, err
 	return d
 }
 
-// ask has a plugin describe itself.
-func ask(ctx context.Context, spec supervisor.Spec) (command.Described, error) {
-	info, err := supervisor.Describe(ctx, spec, "", hclog.NewNullLogger())
-	return command.Described{Plugin: spec.Name, Version: info.Version, Transport: info.Transport, Models: info.Models, Settings: info.Settings}, err
+// saidOf is what a plugin has said of itself.
+func saidOf(name string, info rpc.Info) command.Described {
+	return command.Described{Plugin: name, Version: info.Version, Transport: info.Transport, Models: info.Models, Settings: info.Settings}
 }

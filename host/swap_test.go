@@ -220,7 +220,9 @@ func TestSwap_Versions(t *testing.T) {
 	refused(lock+":4,", "plugin", "swap", "tag", "--version", "v1.5.0")
 	put(next) // behind the host's back: the lock file counts
 	refused(place+" is not the one that is expected", "plugin", "swap", "tag", place)
+	alice.Run(t, "config", "validate", "--plugins") // as the start judges it
 	alice.Stop(t)
+	alice.Run(t, "config", "validate", "--plugins")
 	alice.Start(t)
 	runs("v1.4.0", "v1.5.0", "v1.4.0")
 	alice.Run(t, "plugin", "lock", "tag")

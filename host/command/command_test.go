@@ -67,6 +67,8 @@ func described(c *config.Config) []command.Described {
 			}}
 		case "tag":
 			d.Settings = map[sdk.ModelName][]sdk.Setting{"tag": {}}
+		case "invoice":
+			d.Build = control.Build{SHA256: strings.Repeat("5b", 32), Path: "./invoice-2"}
 		case "gone":
 			d.Err = sdk.Errorf(sdk.CodeNotFound, "there is no plugin binary at %s; build it, or correct plugin_dir", m.Path)
 		}

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/starling-sync/starling/host/config"
+	"github.com/starling-sync/starling/host/control"
 	"github.com/starling-sync/starling/sdk"
 )
 
@@ -24,6 +25,10 @@ type Described struct {
 	// Settings are what the config blocks of its models may hold, and that of its transport under "". One that is not there
 	// is one of which it does not say.
 	Settings map[sdk.ModelName][]sdk.Setting
+	// Build is the one that was asked, which is the one that the device's host starts; zero if there is none.
+	Build control.Build
+	// Unsure is why it is not known which build the host starts: what lies at its path was asked. nil: it is known.
+	Unsure error
 	// Err is why it can not be used as it is configured. If that is about its config block it is Diagnostics, and what it
 	// said of itself is there.
 	Err error
@@ -41,10 +46,15 @@ func (d *Described) settingsOf(name string) []sdk.Setting {
 // nil: nothing.
 func (a *app) pluginMistakes(ctx context.Context, c *config.Config, ask bool) error {
 	absent, elsewhere := c.Absent()
-	found := config.Diagnostics(slices.Collect(maps.Values(absent)))
 	var described []Described
 	if ask {
 		described = a.Describe(ctx, c)
+		a.sayBuilds(c, described)
+		for _, d := range described {
+			if d.Build.SHA256 != "" { // its copy in the store is enough to start it
+				delete(absent, d.Plugin)
+			}
+		}
 	} else {
 		for _, folder := range elsewhere {
 			name := relative(folder)
@@ -54,6 +64,7 @@ func (a *app) pluginMistakes(ctx context.Context, c *config.Config, ask bool) er
 			fmt.Fprintf(a.Err, "%s is not on this machine, so it was not checked that its plugins are there\n", name)
 		}
 	}
+	found := config.Diagnostics(slices.Collect(maps.Values(absent)))
 	for _, d := range described {
 		if _, known := absent[d.Plugin]; known {
 			continue
@@ -71,6 +82,22 @@ func (a *app) pluginMistakes(ctx context.Context, c *config.Config, ask bool) er
 		return nil
 	}
 	return found.InOrder()
+}
+
+// sayBuilds says on standard error which builds were asked that do not lie at their plugins' paths.
+func (a *app) sayBuilds(c *config.Config, described []Described) {
+	binaries, unsure := c.Binaries(), false
+	for _, d := range described {
+		path := binaries[d.Plugin]
+		if d.Unsure != nil && !unsure {
+			unsure = true // once for all
+			fmt.Fprintf(a.Err, "which builds the host starts is not known: %s; what lies at the plugins' paths was looked at; run this as the user that the host runs as\n", plain(d.Unsure.Error()))
+		}
+		if sum, err := checksum(path); d.Build.SHA256 != "" && (err != nil || sum != d.Build.SHA256) {
+			fmt.Fprintf(a.Err, "%s: looked at was %s, taken from %s, which is what the host starts; what lies at %s is not used\n",
+				plain(d.Plugin), buildName(d.Build.Version, d.Build.SHA256), relative(d.Build.Path), relative(path))
+		}
+	}
 }
 
 // pathRange is where the file says which binary a plugin is.

@@ -162,9 +162,11 @@ func (s *Supervisor) Try(ctx context.Context, spec Spec) error {
 	s.mu.Lock()
 	k := s.find(spec.Name)
 	s.mu.Unlock()
+	paused := false
 	if k != nil {
 		k.mu.Lock()
 		was, now := k.spec, k.current
+		paused = k.paused != ""
 		var bin binary // of now
 		if now != nil {
 			bin = now.bin
@@ -189,6 +191,10 @@ func (s *Supervisor) Try(ctx context.Context, spec Spec) error {
 	}
 	if err := os.MkdirAll(s.options.RuntimeDir, 0o700); err != nil {
 		return sdk.Errorf(sdk.CodeUnavailable, "%s: %w", filepath.Base(s.options.RuntimeDir), err)
+	}
+	if paused {
+		_, _, _, err := DescribeNext(ctx, spec, s.options.StoreDir, s.options.RuntimeDir, hclog.NewNullLogger())
+		return err
 	}
 	_, err := Describe(ctx, spec, s.options.RuntimeDir, hclog.NewNullLogger())
 	return err
