@@ -105,7 +105,7 @@ func (o *operator) stopAgain(ctx context.Context, m *move, by string) {
 	}
 }
 
-// notMoved refuses another build of a transport whose sessions are being moved away from it, which would put it back into use.
+// notMoved refuses another build, or a restart, of a transport whose sessions are being moved away from it, which would put it back into use.
 func (o *operator) notMoved(name string) error {
 	if m := o.network.moving.Load(); m != nil && m.from == name {
 		return sdk.Errorf(sdk.CodeUnavailable, "the sessions of %s are being moved to transport %s; wait for the end of that, or: starling transport rollback %s", name, m.to, name)

@@ -109,6 +109,9 @@ func (o *operator) RollbackPlugin(ctx context.Context, name string, soak time.Du
 
 // restart starts a plugin again. A transport that is stopped runs beside the others from then on, and peers hear of it.
 func (o *operator) restart(ctx context.Context, name, by string) error {
+	if err := o.notMoved(name); err != nil {
+		return err
+	}
 	if o.stopped(name) == "" {
 		return o.supervisor.Restart(name, by)
 	}

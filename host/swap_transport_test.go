@@ -246,6 +246,7 @@ func TestTransportSwap_Rollback(t *testing.T) {
 	refused("or: starling transport rollback lan", "reload")
 	refused("or: starling transport rollback lan", "plugin", "swap", "lan")
 	refused("or: starling transport rollback lan", "plugin", "rollback", "lan")
+	refused("or: starling transport rollback lan", "plugin", "restart", "lan")
 	refused("end it with: starling transport rollback lan", "transport", "rollback", "nowhere")
 	if out := alice.Run(t, "transport", "rollback", "lan"); !strings.Contains(out, "the swap under way has ended: rolled back, transport lan is in use again: a rollback was asked for") {
 		t.Errorf("it says %q", out)

@@ -130,9 +130,6 @@ func (k *keeper) pause(why string) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.paused = why
-	if why == "" && k.status.State == Stopped {
-		k.status.State, k.status.Reason = Starting, ""
-	}
 	k.cut(errPaused)
 	return nil
 }

@@ -413,8 +413,11 @@ func (k *keeper) snapshot() Status {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	status := k.status
-	if k.paused != "" { // from when that is wanted: nobody is to count on a process that is ending
+	switch { // as is wanted, from when it is: nobody is to count on a process that is ending, and one comes that is to come back
+	case k.paused != "":
 		status.State, status.Reason = Stopped, k.paused
+	case status.Paused():
+		status.State, status.Reason = Starting, ""
 	}
 	if k.trial != nil {
 		status.Swap = k.trial.describe(k.options.Now())
