@@ -31,7 +31,9 @@ func (a *app) configValidateCommand() *cobra.Command {
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := a.load()
-			if err == nil {
+			if found, ok := errors.AsType[config.Diagnostics](err); ok {
+				err = config.Mistakes(found, a.configFiles...)
+			} else if err == nil {
 				err = a.pluginMistakes(cmd.Context(), c, plugins)
 			}
 			if a.json {

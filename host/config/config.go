@@ -12,8 +12,10 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -174,6 +176,22 @@ func Load(paths ...string) (*Config, error) {
 		return nil, err
 	}
 	return c, nil
+}
+
+// Mistakes adds to the mistakes of a configuration in paths, which Load returned, those that Absent finds in what could be read
+// beside them, so that all are told of at once.
+func Mistakes(found Diagnostics, paths ...string) Diagnostics {
+	sources, err := Read(paths...)
+	if err != nil {
+		return found
+	}
+	c, _ := parseAs(sources, ownEnvironment(), (*parser).document)
+	if c == nil {
+		return found
+	}
+	absent, _ := c.Absent()
+	all := slices.AppendSeq(slices.Clone(found), maps.Values(absent))
+	return all.InOrder()
 }
 
 // DataDir returns the data folder of the device whose configuration lies in paths, which is where its running host is reached.

@@ -2,7 +2,9 @@ package config
 
 import (
 	"fmt"
+	"math"
 	"math/big"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -83,17 +85,35 @@ func (s section) sizeOrZero(name, zero string, def, least, most int64) int64 {
 		return def
 	}
 	n, err := humanize.ParseBytes(text)
+	unit := strings.ToLower(strings.TrimLeft(text, "0123456789., "))
 	switch {
+	case err == nil && n == 0 && zero != "":
+		return 0
+	case err == nil && n > 0 && unit == "":
+		s.failf(v.at, "%s: %q has no unit; write %q", name, text, compact(int64(min(n, math.MaxInt64)))) //nolint:gosec // just bounded
+		return def
+	case err == nil && unit != "" && !slices.Contains(sizeUnits, unit):
+		s.failf(v.at, "%s: %q: a size has one of the units B, KiB, MiB, GiB and TiB; write %q", name, text, likelySize(text, unit, n))
+		return def
 	case err != nil:
 		s.failf(v.at, "%s: %q is not a size; write %q", name, text, compact(def))
 		return def
-	case n == 0 && zero != "":
-		return 0
 	case n < uint64(least) || n > uint64(most): //nolint:gosec // both are positive constants
 		s.failf(v.at, "%s: %q is out of range; want %s to %s%s", name, text, compact(least), compact(most), orZero(zero))
 		return def
 	}
 	return int64(n) //nolint:gosec // at most most
+}
+
+// sizeUnits are those of a size, in lower case: of 1024 each, so that a size is shown as it was written.
+var sizeUnits = []string{"b", "kib", "mib", "gib", "tib"}
+
+// likelySize returns what may be meant by n bytes written with a unit that is none of sizeUnits: "256KB" is meant to be "256KiB".
+func likelySize(text, unit string, n uint64) string {
+	if i := slices.Index([]string{"k", "m", "g", "t"}, unit[:1]); i >= 0 {
+		return strings.TrimSpace(text[:len(text)-len(unit)]) + []string{"KiB", "MiB", "GiB", "TiB"}[i]
+	}
+	return strconv.FormatUint(n, 10) + "B"
 }
 
 // compact writes a size as the file does: "256KiB".

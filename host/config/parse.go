@@ -86,10 +86,15 @@ type section struct {
 }
 
 func parse(sources []Source, env environment) (*Config, error) {
-	return parseAs(sources, env, (*parser).document)
+	c, err := parseAs(sources, env, (*parser).document)
+	if err != nil {
+		return nil, err
+	}
+	return c, nil
 }
 
-// parseAs reads of a configuration what document does.
+// parseAs reads of a configuration what document does. With Diagnostics it returns what could be read beside the mistakes, if
+// there is none in the syntax.
 func parseAs(sources []Source, env environment, document func(*parser, *Config, *hclsyntax.Body)) (*Config, error) {
 	p := &parser{env: env}
 	config, all := new(Config), new(hclsyntax.Body)
@@ -117,8 +122,11 @@ func parseAs(sources []Source, env environment, document func(*parser, *Config, 
 	if syntax > 0 {
 		p.found = p.withoutEcho(p.found, syntax)
 	}
-	if len(p.found) > 0 {
+	switch {
+	case syntax > 0:
 		return nil, p.found.inOrder(config.Files)
+	case len(p.found) > 0:
+		return config, p.found.inOrder(config.Files)
 	}
 	config.Exposed = p.exposed
 	return config, nil
@@ -217,12 +225,22 @@ func (p *parser) names(body *hclsyntax.Body, s shape, where string) {
 			p.failf(block.TypeRange, "%q takes a value; write %s = ...", block.Type, block.Type)
 			continue
 		}
+		if where != "" && p.swallowed(block) {
+			continue
+		}
 		hint := didYouMean(block.Type, slices.Concat(s.blocks, s.arguments))
 		if hint == "" {
 			hint = knownHere(s.blocks, where)
 		}
 		p.failf(block.TypeRange, "unsupported block %q%s", block.Type, hint)
 	}
+}
+
+// swallowed reports a block that belongs to no other one and lies in one all the same, since that did not end where it was to: a
+// syntax error before it says so.
+func (p *parser) swallowed(block *hclsyntax.Block) bool {
+	return slices.ContainsFunc(shapes(), func(s shape) bool { return s.name == block.Type }) &&
+		slices.ContainsFunc(p.fileOf(block.TypeRange).broken, func(at hcl.Pos) bool { return at.Byte < block.TypeRange.Start.Byte })
 }
 
 func knownHere(names []string, where string) string {

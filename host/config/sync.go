@@ -1,6 +1,7 @@
 package config
 
 import (
+	"slices"
 	"time"
 
 	"github.com/hashicorp/hcl/v2"
@@ -164,26 +165,36 @@ func (s section) limits(def Limits) Limits {
 		RetryMax:       s.duration("retry_max", def.RetryMax, 10*time.Millisecond, day),
 		WaitingRecords: s.count("waiting_records", def.WaitingRecords, 1, 1<<31-1),
 	}
-	if len(s.found) == before { // else one mistake would be told of twice
-		s.relations(&l)
-	}
+	s.relations(&l, s.found[before:])
 	return l
 }
 
-// relations checks what the limits must be to one another.
-func (s section) relations(l *Limits) {
+// relations checks what the limits must be to one another. Where one of two is wrong by itself, that is all that is said of it.
+func (s section) relations(l *Limits, wrong Diagnostics) {
+	right := func(names ...string) bool {
+		return !slices.ContainsFunc(wrong, func(d Diagnostic) bool {
+			return slices.ContainsFunc(names, func(name string) bool {
+				attribute, ok := s.block.Body.Attributes[name]
+				return ok && d.Range == s.at(attribute.Expr.Range())
+			})
+		})
+	}
 	for _, outer := range []struct {
 		name  string
 		bytes int
 	}{{"frame_bytes", l.FrameBytes}, {"decoded_bytes", l.DecodedBytes}} {
-		s.fits(outer.name, outer.bytes, "max_page_bytes", l.MaxPageBytes)
-		s.fits(outer.name, outer.bytes, "members_bytes", l.MembersBytes)
+		if right(outer.name, "max_page_bytes") {
+			s.fits(outer.name, outer.bytes, "max_page_bytes", l.MaxPageBytes)
+		}
+		if right(outer.name, "members_bytes") {
+			s.fits(outer.name, outer.bytes, "members_bytes", l.MembersBytes)
+		}
 	}
-	if l.RetryMin > l.RetryMax {
+	if l.RetryMin > l.RetryMax && right("retry_min", "retry_max") {
 		s.failf(s.given("retry_max", "retry_min"), "retry_min (%s) is more than retry_max (%s): the pause grows from the one to the other; make retry_max at least %q",
 			short(l.RetryMin), short(l.RetryMax), short(l.RetryMin))
 	}
-	if vector := l.Marks*markBytes + frameOverhead; vector > l.FrameBytes {
+	if vector := l.Marks*markBytes + frameOverhead; vector > l.FrameBytes && right("marks", "frame_bytes") {
 		s.failf(s.given("marks", "frame_bytes"), "marks: a vector of %d marks takes about %s, which frame_bytes (%s) has no room for; write at most %d, or make frame_bytes at least %q",
 			l.Marks, compact(vector), compact(l.FrameBytes), (l.FrameBytes-frameOverhead)/markBytes, compact(vector))
 	}
