@@ -336,14 +336,14 @@ func (m *merger) mergeField(record *mergedRecord, w *fieldWrite) {
 		if !byValue {
 			by = Max
 		}
-		if compareFor(by, x.Value, current.Value) > 0 { // not a repetition, but damage, or a copy of the device
+		if by.Compare(x.Value, current.Value) > 0 { // not a repetition, but damage, or a copy of the device
 			m.touch(record)
 			record.Fields[at] = *x
 		}
 		return
 	}
 	if byValue {
-		if values := compareFor(w.merge, x.Value, current.Value); values != 0 {
+		if values := w.merge.Compare(x.Value, current.Value); values != 0 {
 			order = values
 		}
 		if order > 0 {
@@ -496,8 +496,9 @@ func (r *mergedRecord) size() int {
 	return size
 }
 
-// compareFor returns +1 if a beats b by value in a max or min field, -1 if b beats a, 0 if they are equal.
-func compareFor(merge Merge, a, b any) int {
+// Compare returns +1 if a stands over b by value in a max or min field, -1 if b does, 0 if they are equal. The values are of the
+// types that Type lists, or nil, which stands over nothing.
+func (m Merge) Compare(a, b any) int {
 	switch {
 	case a == nil && b == nil:
 		return 0
@@ -507,7 +508,7 @@ func compareFor(merge Merge, a, b any) int {
 		return 1
 	}
 	order := compareValues(a, b)
-	if merge == Min {
+	if m == Min {
 		order = -order
 	}
 	return order

@@ -237,29 +237,30 @@ func (a *sharedAsker) refuseOps(first int, refused []sdk.Refusal) {
 
 // merge has the model merge operations, and returns an error for an answer that can not be stored.
 func (b *sharedBatch) merge(ctx context.Context, in sdk.SharedChanges) (result sdk.SharedResult, err error) {
-	given := make(map[sdk.RecordID]bool, in.Batch.Count)
+	after := make(map[sdk.RecordID]*sdk.Record, in.Batch.Count)
 	for op, err := range in.Batch.Ops() {
 		if err != nil {
 			return result, err
 		}
-		if state := b.current[op.ID]; state != nil && !given[op.ID] {
+		if _, given := after[op.ID]; given {
+			continue
+		}
+		state := b.current[op.ID]
+		if after[op.ID] = state; state != nil {
 			in.Current = append(in.Current, *state)
 		}
-		given[op.ID] = true
 	}
 	if result, err = b.server.ApplySharedChange(ctx, in); err != nil {
 		return result, err
 	}
-	for i := range result.Records {
-		state := &result.Records[i]
-		if !given[state.ID] {
-			return result, sdk.Errorf(sdk.CodeInternal, "model %q changed %s, which no operation names", b.name, state.ID)
-		}
-		if err := b.model.checkFields(state); err != nil {
-			return result, sdk.Errorf(sdk.CodeInternal, "model %q returned %s: %w", b.name, state.ID, err)
-		}
+	if err := checkRefused(b.name, result.Refused, in.Batch.Count); err != nil {
+		return result, err
 	}
-	return result, nil
+	answer := sharedAnswer{sharedBatch: b, in: &in, after: after}
+	if err := answer.take(&result); err != nil {
+		return result, err
+	}
+	return result, answer.complete(result.Refused)
 }
 
 // take makes what the model answered the content of b.

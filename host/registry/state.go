@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"errors"
@@ -129,7 +130,7 @@ func stateAsker(ctx context.Context, s *served, in *Incoming, b *stateBatch, bat
 		served: s, batch: batch,
 		call: func(part *sdk.Batch) (err error) {
 			answer, err = s.server.ApplyStateChange(ctx, sdk.StateChanges{Batch: *part, Origin: in.Origin, Local: in.local})
-			return err
+			return cmp.Or(err, checkRefused(s.name, answer.Refused, part.Count))
 		},
 		take: func(first int, part *sdk.Batch) error { return b.decode(in, first, part, answer, refused) },
 		refuse: func(first int, part *sdk.Batch, err error) error {
