@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"syscall"
 	"time"
 
@@ -92,12 +93,8 @@ func closeAll(sockets []rpc.Socket) {
 // host that was killed left of either is removed.
 func socketDir(runtimeDir string) (dir string, remove func(), err error) {
 	if runtimeDir != "" { // which is this host's alone
-		for _, pattern := range []string{"plugin-dir*", describing + "*"} {
-			err = errors.Join(err, sweepDirs(filepath.Join(runtimeDir, pattern)))
-		}
-	}
-	if err != nil {
-		return "", nil, err
+		sweepDirs(runtimeDir, "plugin-dir")
+		sweepDirs(runtimeDir, describing)
 	}
 	if len(runtimeDir) > maxRuntimePath || runtimeDir == "" {
 		whole, err := filepath.Abs(runtimeDir)
@@ -107,7 +104,7 @@ func socketDir(runtimeDir string) (dir string, remove func(), err error) {
 		sum := sha256.Sum256([]byte(whole))
 		prefix := fmt.Sprintf("starling-%x-", sum[:6])
 		if runtimeDir != "" {
-			_ = sweepDirs(filepath.Join(os.TempDir(), prefix+"*"))
+			sweepDirs(os.TempDir(), prefix)
 		}
 		dir, err = os.MkdirTemp("", prefix)
 		return dir, func() { _ = os.RemoveAll(dir) }, err
@@ -118,13 +115,14 @@ func socketDir(runtimeDir string) (dir string, remove func(), err error) {
 	return runtimeDir, func() {}, nil
 }
 
-// sweepDirs removes the folders of a pattern, which is well formed.
-func sweepDirs(pattern string) (err error) {
-	left, _ := filepath.Glob(pattern)
-	for _, path := range left {
-		err = errors.Join(err, os.RemoveAll(path))
+// sweepDirs removes what begins with prefix from a folder. What can not be removed is left: it is in nobody's way.
+func sweepDirs(dir, prefix string) {
+	entries, _ := os.ReadDir(dir) // none, if it is not there yet
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), prefix) {
+			_ = os.RemoveAll(filepath.Join(dir, e.Name()))
+		}
 	}
-	return err
 }
 
 func executable(info fs.FileInfo) bool {

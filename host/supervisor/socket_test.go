@@ -106,13 +106,13 @@ func TestSupervisor_PortOfOrphan(t *testing.T) {
 func TestSocketDir(t *testing.T) {
 	temp := t.TempDir()
 	t.Setenv("TMPDIR", temp)
-	for name, dir := range map[string]string{"short": filepath.Join(temp, "s"), "long": filepath.Join(temp, strings.Repeat("l", maxRuntimePath))} {
+	for name, dir := range map[string]string{"short": filepath.Join(temp, "s[1]"), "long": filepath.Join(temp, strings.Repeat("l", maxRuntimePath))} {
 		t.Run(name, func(t *testing.T) {
 			if name == "short" && len(dir) > maxRuntimePath {
 				t.Skipf("no temporary folder with a short path: %s", dir)
 			}
-			left := make([]string, 2)
-			for i, runtimeDir := range []string{dir, dir + "-another"} {
+			left := make([]string, 3)
+			for i, runtimeDir := range []string{dir, dir + "-another", strings.NewReplacer("[", "", "]", "").Replace(dir) + strings.Repeat("2", len(dir)/maxRuntimePath)} {
 				killed, _, err := socketDir(runtimeDir)
 				if err != nil {
 					t.Fatal(err)
@@ -136,8 +136,10 @@ func TestSocketDir(t *testing.T) {
 					t.Errorf("%s of a killed host is there: %v", path, err)
 				}
 			}
-			if _, err := os.Stat(left[1]); err != nil {
-				t.Errorf("another host's is gone: %v", err)
+			for _, path := range left[1:] {
+				if _, err := os.Stat(path); err != nil {
+					t.Errorf("another host's is gone: %v", err)
+				}
 			}
 		})
 	}
