@@ -39,6 +39,7 @@ func (s *Server) Run(ctx context.Context, listener net.Listener) error {
 	path, handler := controlpb.NewControlHandler(&service{Server: s, stop: ctx.Done()},
 		connect.WithReadMaxBytes(maxRequestBytes),
 		connect.WithCompression("gzip", nil, nil), // nothing to gain on a socket
+		connect.WithCodec(strictJSON{"json"}), connect.WithCodec(strictJSON{"json; charset=utf-8"}),
 		connect.WithRecover(s.recovered))
 	return serve(ctx, listener, s.log, path, handler)
 }
@@ -140,6 +141,9 @@ func (s *service) Retire(ctx context.Context, in *controlpb.RetireRequest) (*con
 }
 
 func (s *service) Put(ctx context.Context, in *controlpb.PutRequest) (*controlpb.PutResponse, error) {
+	if len(in.GetRecords()) == 0 {
+		return nil, toWire(sdk.Errorf(sdk.CodeInvalid, "records is empty: it names what to write, each with json, and with id to update one that exists"))
+	}
 	puts := make([]Put, len(in.GetRecords()))
 	for i, r := range in.GetRecords() {
 		id, err := idFromWire(r.GetId())
@@ -211,6 +215,9 @@ func (s *service) List(ctx context.Context, in *controlpb.ListRequest, out *conn
 }
 
 func (s *service) Delete(ctx context.Context, in *controlpb.DeleteRequest) (*controlpb.DeleteResponse, error) {
+	if len(in.GetIds()) == 0 {
+		return nil, toWire(sdk.Errorf(sdk.CodeInvalid, "ids is empty: it names the records to delete"))
+	}
 	ids := make([]sdk.RecordID, len(in.GetIds()))
 	for i, raw := range in.GetIds() {
 		id, err := idFromWire(raw)
