@@ -73,7 +73,7 @@ func debugServe(file string, servers []any) error {
 	}
 	_ = os.Unsetenv("PLUGIN_CLIENT_CERT") // else it would want the certificate of a host that started it
 	logger := hclog.New(&hclog.LoggerOptions{Level: hclog.LevelFromString(cmp.Or(os.Getenv(envLogLevel), "debug")), Output: os.Stderr})
-	hclog.SetDefault(logger)
+	logTo(logger)
 	s, err := prepare(logger, servers)
 	if err != nil {
 		return err

@@ -1,8 +1,15 @@
 package rpc_test
 
 import (
+	"context"
+	"errors"
+	"fmt"
+	"log"
+	"log/slog"
+	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/hashicorp/go-hclog"
 
@@ -93,6 +100,56 @@ func TestStart_OwnErrors(t *testing.T) {
 				t.Errorf("%d of %d bytes of the long line, or what is for debugging:\n%.2000s", n, len(long), text)
 			}
 		})
+	}
+}
+
+// logAll says something by each logger that an author may know.
+func logAll() {
+	slog.Debug("slog debug")
+	slog.Info("slog info", "k", 1)
+	slog.Warn("slog warn", "took", 1500*time.Millisecond, "why", errors.New("a reason"))
+	slog.With("a", "b").WithGroup("g").Error("slog error", slog.Group("h", "k", "v"), "secret", "sesame-seed")
+	slog.Log(context.Background(), slog.LevelError+4, "slog worse")
+	hclog.Default().Warn("hclog warn", "k", "v")
+	log.Print("log print")
+	log.Print("[ERROR] log error")
+	println("built in")
+	fmt.Println("fmt print\nthe end")
+}
+
+// TestServe_Loggers wants what a plugin says by the loggers of Go at its level in the host's log, with its attributes, and no secret.
+func TestServe_Loggers(t *testing.T) {
+	log := &logged{last: make(chan struct{})}
+	c := rpctest.Command(t, rpctest.Self(t))
+	c.Name, c.Redact = "odd", new(rpc.Redactor)
+	c.Redact.Hide([]string{"sesame-seed"})
+	c.Log = hclog.New(&hclog.LoggerOptions{Name: "host", Level: hclog.Info, Output: log, DisableTime: true})
+	p, err := rpc.Start(t.Context(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Kill()
+	info, err := p.Client().Info(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.Client().Model(info.Models[0]).ApplyStateChange(t.Context(), command("log")); err != nil {
+		t.Fatal(err)
+	}
+	<-log.last
+	p.Kill() // which waits for what came by another way than the end
+	text := regexp.MustCompile(`:? timestamp=\S+`).ReplaceAllString(log.String(), "")
+	for _, want := range []string{
+		"[INFO]  host.odd: slog info: k=1\n", "[WARN]  host.odd: slog warn: took=1.5s why=\"a reason\"\n",
+		"[ERROR] host.odd: slog error: a=b g.h.k=v g.secret=\"" + rpc.Redacted + "\"\n", "[ERROR] host.odd: slog worse\n", "[WARN]  host.odd: hclog warn: k=v\n",
+		"[INFO]  host.odd: log print\n", "[ERROR] host.odd: log error\n", "[INFO]  host.odd: fmt print\n", "[INFO]  host.odd: built in\n",
+	} {
+		if !strings.Contains(text, want) {
+			t.Errorf("no line %q in:\n%s", want, text)
+		}
+	}
+	if strings.Contains(text, "slog debug") || strings.Contains(text, "sesame") {
+		t.Errorf("what is for debugging, or a secret:\n%s", text)
 	}
 }
 

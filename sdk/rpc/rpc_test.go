@@ -69,6 +69,9 @@ func (probe) ApplyStateChange(ctx context.Context, in sdk.StateChanges) (sdk.Sta
 		return sdk.StateResult{}, nil
 	}
 	switch command {
+	case "log":
+		logAll()
+		return sdk.StateResult{}, nil
 	case "exit":
 		os.Exit(3)
 	case "panic":

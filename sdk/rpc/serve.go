@@ -3,7 +3,6 @@ package rpc
 import (
 	"context"
 	"fmt"
-	"log"
 	"net"
 	"os"
 	"strconv"
@@ -36,8 +35,8 @@ const (
 // With the argument -debug, or -debug=FILE, a process that no host started waits for one to attach to it instead, so that it
 // can be run under a debugger: see Attach. FILE is where it says how; by default starling-debug.json in the working directory.
 //
-// Call it from main, and print nothing on standard output before. The default hclog and log loggers write to the
-// host's log from then on. Started by hand, or given what can not be served, Serve says so and exits with status 1.
+// Call it from main, and print nothing on standard output before. The default loggers of hclog, slog and log
+// write to the host's log from then on: each entry at its level, and a line of log at info, or at that which it begins with, as "[WARN] ". Started by hand, or given what can not be served, Serve says so and exits with status 1.
 func Serve(servers ...any) {
 	if !StartedByHost() {
 		if file, asked := debugFile(os.Args[1:]); asked {
@@ -49,9 +48,7 @@ func Serve(servers ...any) {
 	logger := hclog.New(&hclog.LoggerOptions{
 		Level: hclog.LevelFromString(os.Getenv(envLogLevel)), Output: os.Stderr, JSONFormat: true,
 	})
-	hclog.SetDefault(logger)
-	log.SetFlags(0)
-	log.SetOutput(logger.StandardWriter(&hclog.StandardLoggerOptions{InferLevels: true}))
+	logTo(logger)
 	watchHost(func() {
 		logger.Warn("the host is gone: ending")
 		os.Exit(1)
