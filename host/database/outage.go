@@ -28,8 +28,8 @@ func (o *Outage) err() error {
 		o.Where, o.Since.Format(time.DateTime), unreachable{o.Cause})
 }
 
-// ErrUnknown is in the chain of Write's error where the connection ended in the commit and the server has not said since whether it
-// was kept.
+// ErrUnknown is in the chain of Write's error where the disk failed in the commit, or the connection ended in it and the server
+// has not said since whether it was kept.
 var ErrUnknown = errors.New("it is not known whether this write was kept")
 
 // ErrNotKept is in the chain of Write's error where the connection ended, or there was none: nothing was written.

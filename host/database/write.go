@@ -246,7 +246,11 @@ func (db *DB) commit(group []*write, before []func(*Tx) error) (after []func(), 
 		if _, unknown := errors.AsType[unknownOutcome](err); unknown {
 			return tx.after, err
 		}
-		return nil, db.rollback(ctx, err)
+		failed := db.rollback(ctx, err)
+		if db.engine.fatal(err) { // the log may hold it already, and is replayed at the next start
+			return nil, sdk.Errorf(sdk.CodeOf(failed), "%w; start the host again, and look: %w", ErrUnknown, failed)
+		}
+		return nil, failed
 	}
 	return tx.after, nil
 }
