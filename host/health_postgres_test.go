@@ -97,6 +97,12 @@ func TestPostgres_health(t *testing.T) {
 	}
 	server.Kill(t)
 	status("out of reach")
+	if _, err := alice.TryRun("put", "tag", `{"name":"away"}`); err == nil || !strings.Contains(err.Error(), "nothing of this write was kept") ||
+		!strings.Contains(err.Error(), "out of reach since ") || strings.Contains(err.Error(), "tag:") {
+		t.Errorf("put while the server is away: %v", err)
+	} else {
+		t.Log(err)
+	}
 	answers("/healthz", http.StatusOK, "ok      database: out of reach since ")
 	answers("/readyz", http.StatusServiceUnavailable, "failed  database: ")
 	answers("/metrics", http.StatusOK, "starling_info")

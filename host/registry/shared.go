@@ -149,7 +149,10 @@ func (r *Registry) load(ctx context.Context, b *sharedBatch, changes []change) e
 		return nil
 	}
 	if err := r.db.Read(ctx, func(tx *database.Tx) error { return b.read(tx, unread) }); err != nil {
-		return fmt.Errorf("read %s: %w", b.name, err)
+		if database.Away(err) {
+			return err // it says all, and is of no model
+		}
+		return fmt.Errorf("read the records of model %s: %w", b.name, err)
 	}
 	return nil
 }
