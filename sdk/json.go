@@ -10,6 +10,7 @@ import (
 	"math"
 	"strconv"
 	"time"
+	"unicode/utf16"
 	"unicode/utf8"
 )
 
@@ -22,6 +23,9 @@ import (
 func DecodeJSON(desc Description, data []byte) (names []string, values []any, err error) {
 	if !utf8.Valid(data) {
 		return nil, nil, Errorf(CodeInvalid, "%s: the JSON is not valid UTF-8", desc.Model)
+	}
+	if at := loneSurrogate(data); at >= 0 {
+		return nil, nil, Errorf(CodeInvalid, "%s: the JSON is not valid UTF-8: %s at byte %d is half of a surrogate pair", desc.Model, data[at:at+6], at)
 	}
 	decoder := json.NewDecoder(bytes.NewReader(data))
 	if token, err := decoder.Token(); err != nil || token != json.Delim('{') {
@@ -46,6 +50,39 @@ func DecodeJSON(desc Description, data []byte) (names []string, values []any, er
 		return nil, nil, Errorf(CodeInvalid, "%s: something follows the JSON object; give one object", desc.Model)
 	}
 	return names, values, nil
+}
+
+// loneSurrogate returns where data has an escape that is half of a surrogate pair alone; -1: nowhere. encoding/json makes U+FFFD
+// of it, so that texts which differ would become one, and one key.
+func loneSurrogate(data []byte) int {
+	for at := 0; ; at += 2 { // past a backslash and what it escapes
+		next := bytes.IndexByte(data[at:], '\\')
+		if next < 0 {
+			return -1
+		}
+		at += next
+		high, isUnit := codeUnit(data[at:])
+		if !isUnit || !utf16.IsSurrogate(high) {
+			if at+2 > len(data) {
+				return -1
+			}
+			continue
+		}
+		low, _ := codeUnit(data[at+6:])
+		if utf16.DecodeRune(high, low) == utf8.RuneError {
+			return at
+		}
+		at += 10
+	}
+}
+
+// codeUnit reads an escape of the form \uXXXX at the start of data.
+func codeUnit(data []byte) (unit rune, ok bool) {
+	if len(data) < 6 || data[0] != '\\' || data[1] != 'u' {
+		return 0, false
+	}
+	n, err := strconv.ParseUint(string(data[2:6]), 16, 16)
+	return rune(n), err == nil
 }
 
 func decodeJSONField(desc Description, data []byte, decoder *json.Decoder) (name string, value any, err error) {
@@ -97,6 +134,9 @@ func decodeJSONValue(t Type, raw json.RawMessage) (any, error) {
 		return jsonInt(t, raw)
 	case Float:
 		n, err := strconv.ParseFloat(string(raw), 64)
+		if errors.Is(err, strconv.ErrRange) {
+			return nil, Errorf(CodeInvalid, "%s does not fit 64 bits", excerpt(raw))
+		}
 		if err != nil || math.IsInf(n, 0) {
 			return nil, wrongJSON(t, raw)
 		}
