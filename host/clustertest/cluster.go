@@ -267,7 +267,8 @@ func Pair(tb testing.TB, first *Device, joiners ...*Device) {
 	}
 }
 
-// WaitEqual waits until every device says the same digest as the first, twice in a row, and returns what the command line prints.
+// WaitEqual waits until every device says the same digest as the first, by the control interface and then by the command line, and
+// returns what that prints.
 func WaitEqual(tb testing.TB, devices ...*Device) string {
 	tb.Helper()
 	var same string
