@@ -107,7 +107,7 @@ func boot(t *testing.T) *machine {
 	}
 	runtime.LockOSThread() // whose end would end the machine, as the test's does
 	t.Cleanup(runtime.UnlockOSThread)
-	cmd := exec.Command("unshare", "-m", "--propagation", "private", "bash", "-euc", `
+	cmd := exec.Command("unshare", "-m", "-p", "--fork", "--kill-child", "--mount-proc", "--propagation", "private", "bash", "-euc", `
 		cd "$0"; mkdir -p upper work root/usr root/etc/systemd/system root/var/lib root/run root/proc root/sys root/dev root/tmp
 		for link in bin sbin lib lib64; do ln -s usr/$link root/$link; done
 		cd /etc; cp -a --parents passwd group shadow nsswitch.conf ld.so.c* os-release alternatives dbus-1 pam.d security environment login.defs "$0/root/etc"
@@ -130,18 +130,12 @@ func boot(t *testing.T) *machine {
 			out, _ := m.try("journalctl --no-pager -o cat -u starling | tail -n 60")
 			t.Logf("journal of the service:\n%s", out)
 		}
-		_ = cmd.Process.Kill() // and the kernel ends what it has started
+		_ = cmd.Process.Kill() // and the kernel ends its child, and with that all processes of the child's namespace
 		<-ended
 	})
 	late := time.After(time.Minute)
-	var children []byte
 	for {
-		children, _ = os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", cmd.Process.Pid, cmd.Process.Pid))
-		for _, child := range strings.Fields(string(children)) {
-			if name, _ := os.ReadFile("/proc/" + child + "/comm"); strings.TrimSpace(string(name)) == "systemd" {
-				m.init, _ = strconv.Atoi(child)
-			}
-		}
+		m.init = systemdBelow(cmd.Process.Pid)
 		if m.init != 0 {
 			if state, _ := m.try("systemctl is-system-running"); strings.Contains(state, "running") || strings.Contains(state, "degraded") {
 				return m
@@ -152,10 +146,28 @@ func boot(t *testing.T) *machine {
 			ended <- err
 			t.Fatalf("it does not boot: %v\n%s", err, said.String())
 		case <-late:
-			t.Fatalf("it does not boot within a minute; its processes were %q", children)
+			t.Fatalf("it does not boot within a minute: %s", said.String())
 		case <-time.After(100 * time.Millisecond): // nothing tells when it has
 		}
 	}
+}
+
+// systemdBelow returns the first systemd among the descendants of a process; 0: there is none.
+func systemdBelow(pid int) int {
+	children, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid)) // none, if it has gone
+	for _, child := range strings.Fields(string(children)) {
+		below, err := strconv.Atoi(child)
+		if err != nil {
+			continue
+		}
+		if name, _ := os.ReadFile("/proc/" + child + "/comm"); strings.TrimSpace(string(name)) == "systemd" {
+			return below
+		}
+		if found := systemdBelow(below); found != 0 {
+			return found
+		}
+	}
+	return 0
 }
 
 // try runs a script in the machine, as root.
