@@ -44,6 +44,14 @@ func (d *Description) Check() error {
 	return d.checkOwner()
 }
 
+// CheckServed returns an error for the name of a model that the host keeps itself, which no plugin can serve.
+func (n ModelName) CheckServed() error {
+	if n == "member" {
+		return Errorf(CodeInvalid, "model %q is the host's own: its records are the devices that belong to the library; name yours otherwise", n)
+	}
+	return nil
+}
+
 // checkOwner returns the first mistake in what makes a model hybrid.
 func (d *Description) checkOwner() error {
 	owners, keys := 0, 0

@@ -251,6 +251,8 @@ func (p *parser) models(c *Config, body *hclsyntax.Body, shape shape) {
 		case len(b.Labels) == 0:
 		case !word.MatchString(name):
 			p.failf(s.label(0), "%q is not a model's name; want lower-case letters, digits and _, a letter first, at most 48", name)
+		case sdk.ModelName(name).CheckServed() != nil:
+			p.failf(s.label(0), "%v", sdk.ModelName(name).CheckServed())
 		case twice:
 			p.failf(s.whole(), "model %q is given twice, first at %s; keep one", name, p.place(at))
 		}

@@ -25,7 +25,7 @@ const (
 	PluginChanged ChangeKind = "changed" // its process is replaced
 	PluginAdded   ChangeKind = "added"
 	AddressesOnly ChangeKind = "advertised" // where peers reach a transport; its process stays
-	LogLevel      ChangeKind = "log level"
+	LogLevel      ChangeKind = "the host tells this much from now on, plugins from their next start on"
 	NeedsRestart  ChangeKind = "needs a restart"
 )
 

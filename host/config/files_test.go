@@ -307,3 +307,11 @@ func TestShow_Defaults(t *testing.T) {
 		}
 	}
 }
+
+// TestParse_hostsModel wants a block for a model that the host keeps itself to be a mistake of the file.
+func TestParse_hostsModel(t *testing.T) {
+	_, err := Parse(Source{Name: "a.hcl", Content: []byte("library = \"x\"\nmodel \"member\" {}\n")})
+	if want := `a.hcl:2,7-15: model "member" is the host's own`; err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("got %v; want %q", err, want)
+	}
+}

@@ -124,8 +124,10 @@ func Taken() map[Kind][]string {
 // checkTaken refuses a name that means something already: a device could not run both, and peers would take the records, or the
 // connections, of one for those of the other.
 func (p *Plugin) checkTaken() error {
-	if p.Kind == Model && p.Name == "member" {
-		return sdk.Errorf(sdk.CodeInvalid, "model %q is the library's own: its records are the devices that belong to it; name yours otherwise", p.Name)
+	if p.Kind == Model {
+		if err := sdk.ModelName(p.Name).CheckServed(); err != nil {
+			return err
+		}
 	}
 	if slices.Contains(Taken()[p.Kind], p.Name) {
 		return sdk.Errorf(sdk.CodeInvalid, "there is a %s %q that comes with Starling, and other devices would take yours for it; name it otherwise, such as my_%[2]s", p.Kind, p.Name)

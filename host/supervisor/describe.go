@@ -3,6 +3,7 @@ package supervisor
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -49,6 +50,11 @@ type introduction struct {
 func introduce(ctx context.Context, spec *Spec, path string, client *rpc.Client, redact *rpc.Redactor) (in introduction, err error) {
 	if in.info, err = client.Info(ctx); err != nil {
 		return in, err
+	}
+	for i := range in.info.Models {
+		if err := in.info.Models[i].Model.CheckServed(); err != nil {
+			return in, fmt.Errorf("%s: %w", path, err)
+		}
 	}
 	if err := spec.expects(path, in.info); err != nil {
 		return in, err

@@ -120,6 +120,11 @@ func (s *subject) sameInfo(t sdktest.T) {
 	if !s.servesModels() && s.info.Transport == "" {
 		t.Fatal("it serves neither a model nor a transport")
 	}
+	for i := range s.info.Models {
+		if err := s.info.Models[i].Model.CheckServed(); err != nil {
+			t.Fatal(err)
+		}
+	}
 	for range 2 {
 		info, err := p.Client().Info(s.soon(t))
 		if err != nil {

@@ -53,6 +53,7 @@ var bugs = map[string]string{
 	"never gets there":              "PLUGIN-001",
 	"silent by hand":                "PLUGIN-002",
 	"raw: changes its mind":         "PLUGIN-003",
+	"raw: has the host's name":      "PLUGIN-003",
 	"raw: is not well":              "PLUGIN-004",
 	"raw: takes no block":           "PLUGIN-005",
 	"raw: takes any setting":        "PLUGIN-006",

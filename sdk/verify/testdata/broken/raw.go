@@ -83,6 +83,9 @@ func (r *raw) Info(_ context.Context, in *rpcpb.InfoRequest) (*rpcpb.InfoReply, 
 	if r.bug == "changes its mind" {
 		d.Version = uint32(r.asked.Add(1)) //nolint:gosec // small
 	}
+	if r.bug == "has the host's name" {
+		d.Model = "member"
+	}
 	setting := &rpcpb.Setting{Name: "depth", Type: "int", Default: "3"}
 	if r.bug == "declares nonsense" {
 		setting.Default = "deep"
