@@ -351,7 +351,11 @@ func (s *server) Health(ctx context.Context, _ *rpcpb.HealthRequest) (*rpcpb.Hea
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.panics > 0 {
-		reply.Reasons = append(reply.Reasons, fmt.Sprintf("%d panics recovered, the last in %s", s.panics, s.panicked))
+		panics := "1 panic"
+		if s.panics != 1 {
+			panics = fmt.Sprintf("%d panics", s.panics)
+		}
+		reply.Reasons = append(reply.Reasons, fmt.Sprintf("%s recovered, the last in %s", panics, s.panicked))
 	}
 	s.oldest(reply)
 	if s.draining.Err() != nil {
