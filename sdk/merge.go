@@ -58,7 +58,7 @@ func MergeShared(desc *Description, in SharedChanges, validate func(merged *Reco
 			err = m.apply(&op)
 		}
 		if err != nil {
-			m.result.Refused = append(m.result.Refused, refusal(index, err))
+			m.result.Refused = append(m.result.Refused, refusal(desc.Model, index, err))
 		}
 	}
 	m.result.Refused = refuseRest(m.result.Refused, index+1, &in.Batch)

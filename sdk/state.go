@@ -1,6 +1,9 @@
 package sdk
 
 import (
+	"fmt"
+	"io/fs"
+
 	"github.com/tinylib/msgp/msgp"
 )
 
@@ -33,7 +36,7 @@ func CheckState(desc *Description, in StateChanges, validate func(row *StateRow)
 			}
 		}
 		if err != nil {
-			result.Refused = append(result.Refused, refusal(index, err))
+			result.Refused = append(result.Refused, refusal(desc.Model, index, err))
 		}
 	}
 	result.Refused = refuseRest(result.Refused, index+1, &in.Batch)
@@ -41,12 +44,19 @@ func CheckState(desc *Description, in StateChanges, validate func(row *StateRow)
 }
 
 // refusal turns err into a Refusal; an error without a code is the author's: the input is wrong.
-func refusal(index int, err error) Refusal {
+//
+// What the standard library says of files, such as os.ErrPermission, is no reason: it reads as if the host might not do something.
+func refusal(model ModelName, index int, err error) Refusal {
 	code := CodeOf(err)
 	if code == CodeInternal {
 		code = CodeInvalid
 	}
-	return Refusal{Index: index, Code: code, Message: err.Error()}
+	message := err.Error()
+	switch err { //nolint:errorlint // wrapped, it has words of its own
+	case fs.ErrPermission, fs.ErrNotExist, fs.ErrExist, fs.ErrInvalid, fs.ErrClosed:
+		message = fmt.Sprintf("model %q refused this without a reason (%s)", model, message)
+	}
+	return Refusal{Index: index, Code: code, Message: message}
 }
 
 // refuseRest refuses what could not be found behind a malformed row.

@@ -1,6 +1,9 @@
 package registry
 
 import (
+	"fmt"
+	"strings"
+
 	"github.com/starling-sync/starling/sdk"
 )
 
@@ -8,7 +11,7 @@ import (
 // by every peer. What must hold is what sdk.MergeShared does and the laws of package sdktest demand: an operation that is not
 // refused is in the record that comes of it, whether the model returned that now or the record had it before.
 
-// checkRefused returns why refused can not be of a batch of count changes.
+// checkRefused returns why refused can not be of a batch of count changes. One without a reason gets words.
 func checkRefused(model sdk.ModelName, refused []sdk.Refusal, count int) error {
 	last := -1
 	for i := range refused {
@@ -20,6 +23,9 @@ func checkRefused(model sdk.ModelName, refused []sdk.Refusal, count int) error {
 			return sdk.Errorf(sdk.CodeInternal, "model %q refused change %d after change %d; refusals are ascending, one a change", model, index, last)
 		}
 		last = index
+		if strings.TrimSpace(refused[i].Message) == "" {
+			refused[i].Message = fmt.Sprintf("model %q refused this without a reason", model)
+		}
 	}
 	return nil
 }

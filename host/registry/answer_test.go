@@ -2,6 +2,8 @@ package registry_test
 
 import (
 	"context"
+	"errors"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -112,5 +114,18 @@ func TestPrepare_answersThatChangeNothing(t *testing.T) {
 	wantEqual(t, a, b)
 	if counts := b.counts("label"); counts.Parked != 0 || counts.Refused != 0 {
 		t.Errorf("%+v", counts)
+	}
+}
+
+// TestPrepare_refusalWithoutReason wants a refusal to say whose it is at least.
+func TestPrepare_refusalWithoutReason(t *testing.T) {
+	for text, bare := range map[string]error{"": errors.New(""), " (permission denied)": os.ErrPermission} {
+		model := labels()
+		model.Validate = func(*Label) error { return bare }
+		d := newDevice(t, 1, model)
+		result, err := d.manager.CommitShared(t.Context(), packed(t, labels(), label(1, 0, "one")))
+		if want := `model "label" refused this without a reason` + text; err != nil || len(result.Refused) != 1 || result.Refused[0].Message != want {
+			t.Errorf("got %+v, %v; want %q", result.Refused, err, want)
+		}
 	}
 }
