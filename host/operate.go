@@ -550,11 +550,14 @@ func (o *operator) moveSessions(ctx context.Context, m *move, by string, step fu
 		why = errors.Join(sdk.Errorf(sdk.CodeUnavailable, "rolled back, transport %s is in use again: %w", from, why), o.announce(ctx))
 	}
 	o.record(event)
-	if why == nil {
-		step("done", "done: %s is stopped", from)
-		return o.announce(ctx)
+	if why != nil {
+		return why
 	}
-	return why
+	if err := o.announce(ctx); err != nil { // as before the watch: the swap is done nevertheless
+		o.log.Warn("where this device is reached could not be said again after a swap of transports", "stopped", from, "in_use", to, "error", err)
+	}
+	step("done", "done: %s is stopped", from)
+	return nil
 }
 
 // buildOf returns the build that a plugin runs, or ran last.

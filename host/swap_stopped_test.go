@@ -3,16 +3,21 @@
 package main_test
 
 import (
+	"database/sql"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/starling-sync/starling/host/clustertest"
+	"github.com/starling-sync/starling/host/control"
+	"github.com/starling-sync/starling/host/database"
 )
 
 // transportState returns the state of a device's transport.
@@ -147,5 +152,51 @@ func TestReload_Events(t *testing.T) {
 	fails(t, alice, "reload")
 	if events := alice.Run(t, "events"); !strings.Contains(events, "reloaded     by starling reload  log: level debug") || strings.Contains(events, "debug;") {
 		t.Errorf("the events are\n%s", events)
+	}
+}
+
+// TestTransportSwap_Unsaid swaps transports to and fro while the database fails the host in the watch of the second: what is done is
+// done, and one of both runs.
+func TestTransportSwap_Unsaid(t *testing.T) {
+	alice := clustertest.NewDevice(t, mustBuild(t), "alice", "--library", "home")
+	add(t, alice, fmt.Sprintf("\ntransport \"other\" \"wan\" {\n  path = %q\n  listen = %q\n}\n", built(t, "host/testdata/transport-other", ""), clustertest.FreeAddress(t)))
+	alice.Start(t)
+	alice.Run(t, "transport", "swap", "lan", "wan", "--soak", "0s")
+	db, err := sql.Open("sqlite", filepath.Join(alice.Data(), database.FileName))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	rename := func(from, to string) {
+		if _, err := db.ExecContext(t.Context(), "PRAGMA busy_timeout = 10000; ALTER TABLE "+from+" RENAME TO "+to); err != nil {
+			t.Error(err)
+		}
+	}
+	client, err := control.Dial(t.Context(), alice.Data())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	err = client.SwapTransport(t.Context(), control.TransportSwap{From: "wan", To: "lan", Soak: 3 * time.Second}, func(step control.Step) {
+		if step.Stage == "switching" {
+			rename("_meta", "_away")
+		}
+	})
+	rename("_away", "_meta")
+	if err != nil {
+		t.Errorf("the swap: %v", err)
+	}
+	if err := inLog(alice, "could not be said again"); err != nil {
+		t.Errorf("the database did not fail: %v", err)
+	}
+	for range 2 {
+		clustertest.Eventually(t, "lan runs, and wan does not", func() error {
+			if lan, wan := transportState(t, alice, "lan"), transportState(t, alice, "wan"); lan != "running" || wan != "stopped" {
+				return fmt.Errorf("lan is %s, wan %s", lan, wan)
+			}
+			return nil
+		})
+		alice.Stop(t)
+		alice.Start(t)
 	}
 }
