@@ -218,6 +218,29 @@ func TestDebug_AsksProcess(t *testing.T) {
 	}
 }
 
+// secretBlocks hold a secret.
+type secretBlocks struct {
+	plainBlocks
+	secret string
+}
+
+func (b secretBlocks) Secrets(map[sdk.ModelName][]sdk.Setting) []string { return []string{b.secret} }
+
+// TestDebug_NewSecret has a process under a debugger refuse a block by telling the secret that is new in it.
+func TestDebug_NewSecret(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "debug.json")
+	debug(t, file)
+	spec := attachTo(t, file)
+	s, _ := run(t, options(t, t.TempDir(), newWatcher()), spec)
+	until(t, "it is said to be debugged", func() bool { return s.Status()[0].State == Debugging })
+	next := spec
+	next.Blocks, next.Config = secretBlocks{secret: "hunter2222"}, map[sdk.ModelName]json.RawMessage{"note": []byte(`{"token":"hunter2222"}`)}
+	err := s.Try(t.Context(), next)
+	if _, ok := errors.AsType[*ConfigError](err); !ok || sdk.CodeOf(err) != sdk.CodeInvalid || !strings.Contains(err.Error(), "does not take") || strings.Contains(err.Error(), "hunter2222") {
+		t.Errorf("it says: %v", err)
+	}
+}
+
 // TestDebug_StoppedAtStart has a process stopped before it was ever asked: nobody waits for it, and it is used once it goes on.
 func TestDebug_StoppedAtStart(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "debug.json")

@@ -218,11 +218,13 @@ func tryAttached(ctx context.Context, spec Spec, g *generation) (known bool, wro
 	if g.info.Transport != "" {
 		targets = append(targets, "")
 	}
+	redact := new(rpc.Redactor) // that of its process knows the secrets of the blocks in use
+	redact.Hide(spec.secrets(g.info.Settings))
 	known = true
 	for _, target := range targets {
 		judged, err := g.process.Client().CheckConfig(ctx, target, spec.Config[target])
 		if permanent(err) {
-			return true, &ConfigError{spec.Blocks.Locate(target, err)}
+			return true, &ConfigError{spec.Blocks.Locate(target, redact.Error(err))}
 		}
 		known = known && judged && err == nil
 	}

@@ -128,6 +128,9 @@ func (model) Configure(_ context.Context, config json.RawMessage) error {
 }
 
 func (model) CheckConfig(_ context.Context, config json.RawMessage) error {
+	if strings.Contains(string(config), "token") {
+		return sdk.Errorf(sdk.CodeInvalid, "the server does not take %s", config)
+	}
 	if strings.Contains(string(config), "colour") {
 		return sdk.Errorf(sdk.CodeInvalid, "unknown key colour; did you mean color?")
 	}

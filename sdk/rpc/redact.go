@@ -171,6 +171,14 @@ func (r *Redactor) Text(text string) string {
 	return text
 }
 
+// Error returns what a plugin's call returned without the secrets: its code and the settings that it is about stay.
+func (r *Redactor) Error(err error) error {
+	if r == nil || err == nil {
+		return err
+	}
+	return fromStatus(r.status(toStatus(err)))
+}
+
 // replace returns text without form: wherever it stands, or if it is short where it stands alone.
 func replace(text, form string) string {
 	if len(form) >= shortSecret {

@@ -2,6 +2,7 @@ package rpc_test
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/url"
 	"strings"
@@ -64,6 +65,38 @@ func TestRedactor_Forms(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestRedactor_Error takes a secret out of an error about one setting and one about two, of which nothing else changes.
+func TestRedactor_Error(t *testing.T) {
+	var r rpc.Redactor
+	r.Hide([]string{"sesame-seed"})
+	about := func(setting, of string) error {
+		return &sdk.Error{Code: sdk.CodeInvalid, Message: "is not " + of, Setting: setting}
+	}
+	for _, settings := range [][]string{{"token"}, {"token", "url"}} {
+		var said, want []error
+		for _, setting := range settings {
+			said, want = append(said, about(setting, "sesame-seed")), append(want, about(setting, rpc.Redacted))
+		}
+		got := r.Error(errors.Join(said...))
+		if sdk.CodeOf(got) != sdk.CodeInvalid || got.Error() != errors.Join(want...).Error() {
+			t.Errorf("%v: %v", settings, got)
+		}
+		var found []string
+		for _, each := range sdk.SettingErrors(got) {
+			found = append(found, each.Setting)
+			if strings.Contains(each.Error(), "sesame") {
+				t.Errorf("%v: %v", settings, each)
+			}
+		}
+		if diff := cmp.Diff(settings, found); diff != "" {
+			t.Errorf("settings (-want +got):\n%s", diff)
+		}
+	}
+	if r.Error(nil) != nil {
+		t.Error("there is an error where there was none")
+	}
 }
 
 // TestRedact_Border wants no secret in what comes across the border: errors of calls and of batches, refusals, and the
