@@ -63,10 +63,13 @@ const (
 func openChoices(store string) (*choices, error) {
 	c, err := readChoices(store)
 	if err != nil {
-		return c, errors.Join(err, os.Rename(c.path, c.path+".damaged"))
+		return c, errors.Join(err, os.Rename(c.path, c.aside()))
 	}
 	return c, nil
 }
+
+// aside is where a file is put that can not be read. While it is there, it is not known which builds are wanted.
+func (c *choices) aside() string { return c.path + ".damaged" }
 
 // readChoices reads what the store remembers. After an error that is nothing.
 func readChoices(store string) (*choices, error) {

@@ -231,7 +231,8 @@ func TestSupervisor_UnprovedStays(t *testing.T) {
 	}
 }
 
-// TestSupervisor_DamagedChoices starts a host that can not read which builds are wanted: none goes.
+// TestSupervisor_DamagedChoices starts a host that can not read which builds are wanted, and once more: none goes, as long as the
+// file is there that could not be read.
 func TestSupervisor_DamagedChoices(t *testing.T) {
 	dir, w := t.TempDir(), newWatcher()
 	o := options(t, dir, w)
@@ -243,10 +244,23 @@ func TestSupervisor_DamagedChoices(t *testing.T) {
 	if err := os.WriteFile(choices, []byte("{"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	run(t, o, selfSpec(t, ""))
-	receive(t, w.up, "up")
-	if _, err := os.Stat(choices + ".damaged"); err != nil || !staged.intact() {
-		t.Errorf("%v; the build is there: %t", err, staged.intact())
+	life := func() {
+		_, stop := run(t, o, selfSpec(t, ""))
+		receive(t, w.up, "up")
+		stop()
+	}
+	for range 3 {
+		life()
+		if _, err := os.Stat(choices + ".damaged"); err != nil || !staged.intact() {
+			t.Errorf("%v; the build is there: %t", err, staged.intact())
+		}
+	}
+	if err := os.Remove(choices + ".damaged"); err != nil {
+		t.Fatal(err)
+	}
+	life()
+	if staged.intact() {
+		t.Error("the build is there still")
 	}
 }
 

@@ -11,8 +11,11 @@ package supervisor
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"net"
+	"os"
 	"slices"
 	"sync"
 	"time"
@@ -269,7 +272,9 @@ func (s *Supervisor) Run(ctx context.Context) error {
 	if err != nil {
 		s.options.Log.Warn("what is remembered of plugins' builds can not be read; the configured ones are started", "file", choices.path, "reason", err)
 	}
-	if err == nil { // else it is not known what is wanted
+	if _, missing := os.Lstat(choices.aside()); err != nil || !errors.Is(missing, fs.ErrNotExist) {
+		s.options.Log.Warn("old plugin binaries stay in the store, since it is not known which are wanted; remove the file, and they go at the next start", "file", choices.aside())
+	} else {
 		var sources []string
 		for _, k := range plugins {
 			sources = append(sources, k.specNow().Path)
