@@ -327,9 +327,14 @@ func (p pick) lies() bool {
 	return p.SHA256 != "" && slices.Contains(sumsOf([]string{p.Path}), p.SHA256)
 }
 
-// choose returns the build to start, and why it is not the one that is configured; empty: it is, or a swap wanted another.
-// fresh: whoever asks wants what lies at its path now, whatever is remembered.
-func (k *keeper) choose(fresh bool) (bin binary, passed string, err error) {
+// passing is why the build that is configured is not the one to start; zero: it is, or a swap wanted another.
+type passing struct {
+	why string
+	sum string // of the build that is passed over; empty: it is not known
+}
+
+// choose returns the build to start. fresh: whoever asks wants what lies at its path now, whatever is remembered.
+func (k *keeper) choose(fresh bool) (bin binary, passed passing, err error) {
 	spec := k.specNow()
 	remembered, same := k.choices.get(k.name, spec.Path)
 	running, there := remembered.Running.again(k.options.StoreDir)
@@ -338,12 +343,12 @@ func (k *keeper) choose(fresh bool) (bin binary, passed string, err error) {
 	}
 	if spec.SHA256 != "" && spec.SHA256 != running.sum {
 		if bin, kept := remembered.inStore(k.options.StoreDir, spec.SHA256); kept {
-			return bin, "", nil
+			return bin, passed, nil
 		}
 	}
 	if !there || spec.SHA256 != "" && spec.SHA256 != running.sum {
 		bin, err = k.stage(&spec, spec.Path, spec.SHA256)
-		return bin, "", err
+		return bin, passed, err
 	}
 	source := spec.Path
 	elsewhere := same && running.origin != spec.Path
@@ -352,22 +357,22 @@ func (k *keeper) choose(fresh bool) (bin binary, passed string, err error) {
 		source = running.origin
 	}
 	if swapped && !fresh {
-		return running, "", nil
+		return running, passed, nil
 	}
 	staged, err := k.stage(&spec, source, spec.SHA256)
 	if err != nil {
 		if elsewhere || spec.SHA256 != "" { // the store has the one that is wanted
 			k.log.Warn("the build that is in use is started again, since it is not where it was taken from", "path", source, "reason", err)
-			return running, remembered.Passed, nil
+			return running, passing{why: remembered.Passed}, nil
 		}
-		return binary{}, "", err
+		return binary{}, passed, err
 	}
 	why := remembered.distrusts(staged.sum)
 	if why == "" || fresh && (remembered.Passed == "" || !elsewhere) {
-		return staged, "", nil
+		return staged, passed, nil
 	}
 	k.log.Warn("the build at its path is not started, but the last one that works", "path", source, "failed", staged.sum, "sha256", running.sum, "reason", why)
-	return running, why, nil
+	return running, passing{why, staged.sum}, nil
 }
 
 // stage copies the binary at source into the store, and refuses one that has not the sum want, unless that is empty.

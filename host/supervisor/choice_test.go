@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -256,6 +257,52 @@ func TestSupervisor_PassedOver(t *testing.T) {
 			t.Errorf("with another build: %+v", st)
 		}
 	})
+}
+
+// TestSupervisor_PassedOverInTrial ends a host in the trial of a build while the configured one is passed over: that one is refused for
+// what was wrong with it, and the other one is not.
+func TestSupervisor_PassedOverInTrial(t *testing.T) {
+	dir := t.TempDir()
+	spec := Spec{Name: "note", Path: build(t, "note.1")}
+	life := func(configured Spec) {
+		t.Helper()
+		w := newWatcher()
+		_, stop := run(t, options(t, dir, w), configured)
+		receive(t, w.up, "up")
+		stop()
+	}
+	life(spec)
+	store := options(t, dir, nil).StoreDir
+	configured, tried := spec, build(t, "note.3")
+	configured.Path = build(t, "note.2")
+	var sums []string
+	for _, path := range []string{configured.Path, tried} {
+		sum, err := hashOf(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sums = append(sums, sum)
+	}
+	remembered, err := openChoices(store)
+	if err != nil {
+		t.Fatal(err)
+	}
+	running := remembered.of("note").Running
+	err = remembered.change("note", configured.Path, func(c *choice) {
+		c.Running, c.Trying, c.Passed = running, sums[1], "it has crashed"
+		c.refuse(sums[0], "it has crashed")
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	life(configured)
+	if remembered, err = openChoices(store); err != nil {
+		t.Fatal(err)
+	}
+	now := remembered.of("note")
+	if now.Running != running || now.Passed != "it has crashed" || now.Trying != "" || !slices.Equal(now.Refused, sums[:1]) || len(now.Why) != 1 {
+		t.Errorf("remembered %+v; want %s refused alone", now, sums[0])
+	}
 }
 
 // TestSupervisor_Moves configures another path of the build in use: its process goes on, unwatched, and the way back stays.

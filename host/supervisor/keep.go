@@ -411,15 +411,15 @@ func (k *keeper) take(g *generation) error {
 	if g.process.Debugged() {
 		return nil
 	}
-	if remembered, same := k.choices.get(k.name, g.spec.Path); same && remembered.Running == pickOf(g) && remembered.Trying == "" && remembered.Passed == k.passed {
+	if remembered, same := k.choices.get(k.name, g.spec.Path); same && remembered.Running == pickOf(g) && remembered.Trying == "" && remembered.Passed == k.passed.why {
 		return nil
 	}
 	return k.choices.change(k.name, g.spec.Path, func(c *choice) {
-		if k.passed != "" { // by this start, and so it is by the next
-			c.refuse(c.Trying, k.passed)
+		if k.passed.sum == c.Trying { // by this start, and so it is by the next
+			c.refuse(c.Trying, k.passed.why)
 		}
 		c.use(pickOf(g))
-		c.Passed = k.passed
+		c.Passed = k.passed.why
 	})
 }
 

@@ -100,7 +100,7 @@ func (k *keeper) settle(ctx context.Context, from, to *generation, a *ask) *gene
 func (k *keeper) keepNew(ctx context.Context, from, to *generation, a *ask, before choice) {
 	a.trial.kept = true
 	k.adopt(to)
-	k.passed = k.choices.of(k.name).Passed
+	k.passed = passing{why: k.choices.of(k.name).Passed}
 	k.drop(ctx, from)
 	k.discard(before.Before.SHA256)
 	for _, staged := range before.Staged {

@@ -379,7 +379,7 @@ type keeper struct {
 	log       hclog.Logger
 	choices   *choices           // set by start, as the next two; nil before
 	cancel    context.CancelFunc // ends keep
-	passed    string             // as choice.Passed, of the build that keep's goroutine has chosen last, which alone uses it
+	passed    passing            // of the build that keep's goroutine has chosen last, which alone uses it
 	socketDir string
 	asks      chan *ask // taken by keep
 

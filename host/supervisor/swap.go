@@ -206,7 +206,7 @@ func (k *keeper) swapDead(ctx context.Context, a *ask) *generation {
 		k.refuse(a, nil, to, err)
 		return nil
 	}
-	k.passed = ""
+	k.passed = passing{}
 	if err := k.take(to); err != nil {
 		k.drop(ctx, to)
 		if !sameSockets(k.sockets, to.sockets) {
@@ -334,7 +334,7 @@ func (k *keeper) moves(from *generation, spec Spec, bin binary) error {
 	if err != nil {
 		return err
 	}
-	k.passed = ""
+	k.passed = passing{}
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	from.spec, from.bin, k.spec, k.status.Path = spec, bin, spec, bin.origin
