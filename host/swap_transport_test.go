@@ -109,6 +109,14 @@ func TestTransportSwap(t *testing.T) {
 	w.check(t, alice, bob)
 	t.Logf("%d swaps there and back in %s: %s", times, took.Round(time.Millisecond), w)
 	alice.Run(t, "transport", "swap", "lan", "wan", "--soak", "0s")
+	alice.Run(t, "put", "tag", `{"name":"after the swap"}`) // and after all that alice says of herself in it
+	clustertest.WaitEqual(t, alice, bob)
+	clustertest.Eventually(t, "bob knows that alice is reached by wan alone", func() error {
+		if peers := bob.Run(t, "peers", "--json"); strings.Contains(peers, `"tcp `) || !strings.Contains(peers, `"other `) {
+			return errors.New(peers)
+		}
+		return nil
+	})
 	alice.Stop(t)
 	alice.Start(t)
 	via("wan")
