@@ -214,12 +214,12 @@ func TestOutage_certificateChanged(t *testing.T) {
 	trusted := keep(t, a.pem)
 	db := openAt(t, &database.Postgres{
 		DSN:    dsnOf("device", rolePassword, "localhost", startTLS(t, a, time.Now().Add(time.Hour)).Port(), "sslmode=verify-full", "sslrootcert="+trusted),
-		Schema: "device", Patience: 300 * time.Millisecond,
+		Schema: "device", Patience: time.Second,
 	}, nil)
 	if err := os.WriteFile(trusted, newAuthority(t).pem, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := db.Write(t.Context(), func(tx *database.Tx) error { return tx.Run("SELECT pg_sleep(2)") }); err != nil {
+	if err := db.Write(t.Context(), func(tx *database.Tx) error { return tx.Run("SELECT pg_sleep(4)") }); err != nil {
 		t.Error(err)
 	}
 }
