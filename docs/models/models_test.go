@@ -218,11 +218,7 @@ func TestExamples(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("the examples use tools as Linux has them")
 	}
-	for _, tool := range []string{"bash", "sqlite3"} {
-		if _, err := exec.LookPath(tool); err != nil {
-			t.Skipf("the examples use %s, which is not here: %v", tool, err)
-		}
-	}
+	needTools(t, "bash", "sqlite3")
 	path, err := binary()
 	if err != nil {
 		t.Fatal(err)
@@ -231,11 +227,44 @@ func TestExamples(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	pages = append(pages, apiPage)
 	for _, page := range pages {
-		t.Run(strings.TrimSuffix(page, ".md"), func(t *testing.T) {
+		t.Run(strings.TrimSuffix(filepath.Base(page), ".md"), func(t *testing.T) {
 			t.Parallel()
+			if page == apiPage {
+				needTools(t, "curl", "jq", "python3", "basenc", "go")
+			}
 			examples(t, path, page)
 		})
+	}
+}
+
+// apiPage is the page on the API, of whose examples the same is true. A file that it shows is there: a block whose first line is a
+// comment with its name.
+var apiPage = filepath.Join("..", "api.md")
+
+func needTools(t *testing.T, tools ...string) {
+	t.Helper()
+	for _, tool := range tools {
+		if _, err := exec.LookPath(tool); err != nil {
+			t.Skipf("the examples use %s, which is not here: %v", tool, err)
+		}
+	}
+}
+
+// TestClient wants what the page on the API shows of the client in Go to be what is in examples, where it is run.
+func TestClient(t *testing.T) {
+	page, err := os.ReadFile(apiPage)
+	if err != nil {
+		t.Fatal(err)
+	}
+	source, err := os.ReadFile(filepath.Join("..", "..", "examples", "client", "main.go"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, run, found := strings.Cut(string(source), "\nfunc run(")
+	if !found || !strings.Contains(string(page), "```go\nfunc run("+run+"```\n") {
+		t.Errorf("%s does not show func run of examples/client as it is", apiPage)
 	}
 }
 
@@ -249,6 +278,12 @@ func examples(t *testing.T, path, page string) {
 		t.Skip("it has no example")
 	}
 	w := newWorld(t, path)
+	for _, shown := range regexp.MustCompile("(?ms)^```python\n# (\\S+)\n.*?^```$").FindAllStringSubmatch(string(text), -1) {
+		program := strings.TrimSuffix(strings.TrimPrefix(shown[0], "```python\n"), "```")
+		if err := os.WriteFile(filepath.Join(w.dir, shown[1]), []byte(program), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
 	var got strings.Builder
 	skipping := false // the output of the command before
 	for line := range strings.Lines(strings.ReplaceAll(string(text), "\r\n", "\n")) {
@@ -344,7 +379,13 @@ func newWorld(t *testing.T, path string) *world {
 	for _, d := range []*clustertest.Device{w.alice, w.bob} {
 		w.say("%s() { '%s' --config '%s' \"$@\"; }", d.Name, d.Binary, d.Config())
 		w.say("ln -s '%s' %s.db", filepath.Join(d.Data(), "starling.db"), d.Name)
+		w.say("mkdir %s && ln -s '%s' %s/data", d.Name, d.Data(), d.Name)
 	}
+	root, err := filepath.Abs(filepath.Join("..", ".."))
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.say("STARLING='%s'", root)
 	w.say("mkdir -p pictures/summer && echo sea >pictures/summer/sea.jpg && echo sun >pictures/summer/sun.jpg && echo town >pictures/town.jpg")
 	w.say("head -c 3000000 /dev/zero >pictures/film.mp4 && find pictures -exec touch -d 2026-07-01T12:00:00Z {} +")
 	return w

@@ -138,12 +138,13 @@ func object(tb testing.TB, raw json.RawMessage) map[string]any {
 	return m
 }
 
+var codes = []sdk.Code{
+	sdk.CodeInvalid, sdk.CodeNotFound, sdk.CodeUnknownModel, sdk.CodeUnknownField, sdk.CodeNotOwner, sdk.CodeTooLarge,
+	sdk.CodeStale, sdk.CodeDenied, sdk.CodeExpired, sdk.CodeUnsupported, sdk.CodeClockSkew, sdk.CodePruned, sdk.CodeUnavailable,
+	sdk.CodeInternal,
+}
+
 func TestErrors_KeepTheirCodes(t *testing.T) {
-	codes := []sdk.Code{
-		sdk.CodeInvalid, sdk.CodeNotFound, sdk.CodeUnknownModel, sdk.CodeUnknownField, sdk.CodeNotOwner, sdk.CodeTooLarge,
-		sdk.CodeStale, sdk.CodeDenied, sdk.CodeExpired, sdk.CodeUnsupported, sdk.CodeClockSkew, sdk.CodePruned, sdk.CodeUnavailable,
-		sdk.CodeInternal,
-	}
 	host, c := start(t)
 	for _, code := range codes {
 		host.Fail = func(string) error { return sdk.Errorf(code, "why: %s", code) }

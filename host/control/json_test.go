@@ -4,9 +4,12 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"os"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -16,21 +19,14 @@ import (
 	"github.com/starling-sync/starling/sdk"
 )
 
-// TestJSON calls the API as curl does: over the socket, in JSON. What a request says and nobody understands is refused, and so is one
-// that asks for nothing; neither writes anything.
-func TestJSON(t *testing.T) {
-	host := controltest.NewHost(self, hlc.New(1, 0), tagModel())
-	dir := shortDir(t)
-	listener, err := control.Listen(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	client := serve(t, host, dir, listener)
+// caller returns what calls the API in JSON at a socket, as curl does.
+func caller(t *testing.T, socket string) func(method, contentType, body string) (status int, answer string) {
+	t.Helper()
 	transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return (&net.Dialer{}).DialContext(ctx, "unix", listener.Addr().String())
+		return (&net.Dialer{}).DialContext(ctx, "unix", socket)
 	}}
-	defer transport.CloseIdleConnections()
-	call := func(method, contentType, body string) (status int, answer string) {
+	t.Cleanup(transport.CloseIdleConnections)
+	return func(method, contentType, body string) (status int, answer string) {
 		request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://x/starling.control.v1.Control/"+method, strings.NewReader(body))
 		if err != nil {
 			t.Fatal(err)
@@ -47,6 +43,47 @@ func TestJSON(t *testing.T) {
 		}
 		return response.StatusCode, string(text)
 	}
+}
+
+// TestPage wants the page on the API to say of each code how it comes.
+func TestPage(t *testing.T) {
+	page, err := os.ReadFile("../../docs/api.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	host := controltest.NewHost(self, hlc.New(1, 0), tagModel())
+	dir := shortDir(t)
+	listener, err := control.Listen(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	serve(t, host, dir, listener)
+	call := caller(t, listener.Addr().String())
+	for _, code := range codes {
+		host.Fail = func(string) error { return sdk.Errorf(code, "no") }
+		status, answer := call("Digest", "application/json", "{}")
+		var said struct{ Code string }
+		if err := json.Unmarshal([]byte(answer), &said); err != nil {
+			t.Fatal(err)
+		}
+		row := regexp.MustCompile(fmt.Sprintf("(?m)^\\| .*`%s`.* \\| `%s` \\| %d \\|", code, said.Code, status))
+		if !row.Match(page) {
+			t.Errorf("docs/api.md does not say that %s comes as %s, %d", code, said.Code, status)
+		}
+	}
+}
+
+// TestJSON calls the API as curl does: over the socket, in JSON. What a request says and nobody understands is refused, and so is one
+// that asks for nothing; neither writes anything.
+func TestJSON(t *testing.T) {
+	host := controltest.NewHost(self, hlc.New(1, 0), tagModel())
+	dir := shortDir(t)
+	listener, err := control.Listen(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	client := serve(t, host, dir, listener)
+	call := caller(t, listener.Addr().String())
 	record := base64.StdEncoding.EncodeToString([]byte(`{"name":"holiday"}`))
 
 	for _, contentType := range []string{"application/json", "application/json; charset=utf-8"} {
