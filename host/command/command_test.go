@@ -61,6 +61,10 @@ func described(c *config.Config) []command.Described {
 		d := command.Described{Plugin: string(m.Name), Models: []sdk.Description{{Model: m.Name, Version: 2, Ownership: sdk.SharedByAll, Doc: "what there is"}}}
 		switch m.Name {
 		case "note":
+			d.Models[0].Fields = []sdk.Field{
+				{Name: "name", Type: sdk.Text, Required: true, Index: true, Doc: "what people read"}, {Name: "level", Type: sdk.Int, Merge: sdk.Max},
+				{Name: "words", Type: sdk.Text, Merge: sdk.AddWins}, {Name: "of", Type: sdk.UUID, Key: true}, {Name: "in", Type: sdk.UUID, Ref: "tag", Weak: true},
+			}
 			d.Settings = map[sdk.ModelName][]sdk.Setting{"note": {
 				{Name: "server", Type: sdk.TextSetting, Required: true, Doc: "where it goes"}, {Name: "timeout", Type: sdk.DurationSetting, Default: "10s"},
 				{Name: "password", Type: sdk.TextSetting, Secret: true, Doc: "of the server"}, {Name: "user", Type: sdk.TextSetting},

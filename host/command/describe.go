@@ -1,9 +1,11 @@
 package command
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"os"
 	"slices"
@@ -132,9 +134,10 @@ func (a *app) declared(ctx context.Context, c *config.Config) config.Declared {
 func (a *app) pluginDescribeCommand() *cobra.Command {
 	return a.reads(&cobra.Command{
 		Use:   "describe NAME",
-		Short: "Show what a plugin serves and which settings it takes, with their defaults",
-		Long: "Show what a plugin serves and which settings its config block takes, with their defaults. NAME is that of a model or\n" +
-			"transport block, or the path of a binary. The plugin is started for as long as it takes to ask it.",
+		Short: "Show what a plugin serves: its models' fields, and which settings it takes, with their defaults",
+		Long: "Show what a plugin serves: the fields of its models, and which settings its config block takes, with their defaults. NAME is\n" +
+			"that of a model or transport block, or the path of a binary. The plugin is started for as long as it takes to ask it.\n" +
+			"With --json each line is a field or a setting, as its \"what\" says.",
 		Example: "  starling plugin describe location\n  starling plugin describe ./invoice",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -188,10 +191,28 @@ func (a *app) describe(ctx context.Context, name string) (*Described, error) {
 	return &all[0], nil
 }
 
+// describedField is a field of a model for programs.
+type describedField struct {
+	Plugin   string `json:"plugin"`
+	Of       string `json:"of"`   // the model
+	What     string `json:"what"` // field
+	Name     string `json:"name"`
+	Type     string `json:"type"`  // of a set: of its elements
+	Merge    string `json:"merge"` // empty: two writes of it never meet
+	Required bool   `json:"required"`
+	Key      bool   `json:"key"`
+	Ref      string `json:"ref"` // the model referred to; empty: any, or it is no reference
+	Weak     bool   `json:"weak"`
+	Owner    bool   `json:"owner"`
+	Index    bool   `json:"index"`
+	Doc      string `json:"doc"`
+}
+
 // describedSetting is a setting for programs.
 type describedSetting struct {
 	Plugin   string `json:"plugin"`
-	Of       string `json:"of"` // the model, or the transport
+	Of       string `json:"of"`   // the model, or the transport
+	What     string `json:"what"` // setting
 	Name     string `json:"name"`
 	Type     string `json:"type"`
 	Required bool   `json:"required"`
@@ -201,52 +222,107 @@ type describedSetting struct {
 }
 
 func (a *app) printDescribed(d *Described) error {
-	type target struct {
-		model sdk.ModelName
-		name  string
-		doc   string
-	}
-	var targets []target
 	for i := range d.Models {
 		m := &d.Models[i]
-		targets = append(targets, target{m.Model, "model " + string(m.Model), fmt.Sprintf("version %d, %s: %s", m.Version, m.Ownership, m.Doc)})
-	}
-	if d.Transport != "" {
-		targets = append(targets, target{"", "transport " + d.Transport, ""})
-	}
-	for _, t := range targets {
-		settings, says := d.Settings[t.model]
-		if a.json {
-			for _, s := range settings {
-				if err := a.object(describedSetting{d.Plugin, t.name, s.Name, string(s.Type), s.Required, s.Default, s.Secret, s.Doc}); err != nil {
-					return err
-				}
+		name := "model " + string(m.Model)
+		if !a.json {
+			if err := a.printf("%s\n", plain(strings.TrimRight(fmt.Sprintf("%s   version %d, %s: %s", name, m.Version, m.Ownership, m.Doc), " :"))); err != nil {
+				return err
 			}
-			continue
 		}
-		if err := a.printf("%s\n", plain(strings.TrimRight(t.name+"   "+t.doc, " :"))); err != nil {
+		if err := a.printFields(d.Plugin, name, m); err != nil {
 			return err
 		}
-		switch {
-		case !says:
-			if err := a.printf("  it does not say which settings it takes\n"); err != nil {
-				return err
-			}
-		case len(settings) == 0:
-			if err := a.printf("  it takes no settings\n"); err != nil {
-				return err
-			}
-		default:
-			table := newTable(a.Out, "  SETTING", "TYPE", "DEFAULT", "MEANING")
-			for _, s := range settings {
-				table.row("  "+s.Name, string(s.Type), defaultOf(&s), orNothing(s.Doc))
-			}
-			if err := table.flush(); err != nil {
-				return printed(err)
-			}
+		if err := a.printSettings(d, name, m.Model); err != nil {
+			return err
 		}
 	}
-	return nil
+	if d.Transport == "" {
+		return nil
+	}
+	name := "transport " + d.Transport
+	if !a.json {
+		if err := a.printf("%s\n", plain(name)); err != nil {
+			return err
+		}
+	}
+	return a.printSettings(d, name, "")
+}
+
+// printFields prints the fields of a model.
+func (a *app) printFields(plugin, of string, m *sdk.Description) error {
+	table := newTable(io.Discard)
+	if !a.json && len(m.Fields) > 0 {
+		table = newTable(a.Out, "  FIELD", "TYPE", "MERGE", "REFERS TO", "OPTIONS", "MEANING")
+	}
+	for i := range m.Fields {
+		f := &m.Fields[i]
+		if !a.json {
+			table.row("  "+f.Name, string(f.Type), orNothing(mergeOf(m, f)), refersTo(f), orNothing(optionsOf(f)), orNothing(f.Doc))
+		} else if err := a.object(describedField{
+			Plugin: plugin, Of: of, What: "field", Name: f.Name, Type: string(f.Type), Merge: mergeOf(m, f), Required: f.Required, Key: f.Key,
+			Ref: string(f.Ref), Weak: f.Weak, Owner: f.Owner, Index: f.Index, Doc: f.Doc,
+		}); err != nil {
+			return err
+		}
+	}
+	return printed(table.flush())
+}
+
+// mergeOf returns how two writes of a field merge; "" where there are none: it has one writer, or never changes.
+func mergeOf(m *sdk.Description, f *sdk.Field) string {
+	if m.Ownership == sdk.DeviceOwned || f.Key {
+		return ""
+	}
+	return string(cmp.Or(f.Merge, sdk.LWW))
+}
+
+func refersTo(f *sdk.Field) string {
+	switch {
+	case f.Type != sdk.UUID:
+		return nothing
+	case f.Ref == "":
+		return "any record"
+	case f.Weak:
+		return string(f.Ref) + ", weak"
+	}
+	return string(f.Ref)
+}
+
+func optionsOf(f *sdk.Field) string {
+	var all []string
+	for _, o := range []struct {
+		set  bool
+		name string
+	}{{f.Key, "key"}, {f.Owner, "owner"}, {f.Required, "required"}, {f.Index, "index"}} {
+		if o.set {
+			all = append(all, o.name)
+		}
+	}
+	return strings.Join(all, ", ")
+}
+
+// printSettings prints the settings that a model takes, or the transport under "".
+func (a *app) printSettings(d *Described, of string, model sdk.ModelName) error {
+	settings, says := d.Settings[model]
+	switch {
+	case a.json:
+		for _, s := range settings {
+			if err := a.object(describedSetting{d.Plugin, of, "setting", s.Name, string(s.Type), s.Required, s.Default, s.Secret, s.Doc}); err != nil {
+				return err
+			}
+		}
+		return nil
+	case !says:
+		return a.printf("  it does not say which settings it takes\n")
+	case len(settings) == 0:
+		return a.printf("  it takes no settings\n")
+	}
+	table := newTable(a.Out, "  SETTING", "TYPE", "DEFAULT", "MEANING")
+	for _, s := range settings {
+		table.row("  "+s.Name, string(s.Type), defaultOf(&s), orNothing(s.Doc))
+	}
+	return printed(table.flush())
 }
 
 // defaultOf says what counts where a setting is left out.
