@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/starling-sync/starling/host/config"
@@ -111,6 +112,34 @@ func (o *operator) notMoved(name string) error {
 		return sdk.Errorf(sdk.CodeUnavailable, "the sessions of %s are being moved to transport %s; wait for the end of that, or: starling transport rollback %s", name, m.to, name)
 	}
 	return nil
+}
+
+// outing is a transport that is out of use while its process runs.
+type outing struct {
+	now     *attachment // what would be in use; guarded by network.mu
+	over    context.Context
+	end     context.CancelFunc
+	turning sync.WaitGroup
+}
+
+func newOuting() *outing {
+	o := &outing{}
+	o.over, o.end = context.WithCancel(context.Background())
+	return o
+}
+
+// take has who connects by a be turned away. The caller holds network.mu.
+func (o *outing) take(a *attachment) {
+	o.now = a
+	if a.address == "" {
+		return
+	}
+	o.turning.Go(func() {
+		ctx, cancel := context.WithCancel(a.ctx)
+		defer cancel()
+		defer context.AfterFunc(o.over, cancel)()
+		turnAway(ctx, a)
+	})
 }
 
 // maxNamed is how many devices are named in a reason.

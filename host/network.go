@@ -58,6 +58,7 @@ type network struct {
 	running    context.Context        // of engine
 	engine     *peersync.Engine       // nil until the device belongs to a library, and after Run
 	transports map[string]*attachment // by label
+	out        map[string]*outing     // by label: transports that run and are not to be used; none of them is in transports
 }
 
 // attachment is a transport that can be used until ctx ends.
@@ -338,11 +339,15 @@ func (n *network) deafness(label string) error {
 	return nil
 }
 
-// attach takes a transport into use until ctx ends.
+// attach takes a transport into use until ctx ends, unless it is out of use.
 func (n *network) attach(ctx context.Context, label string, t sdk.Transport, address string) {
 	a := newAttachment(ctx, label, t, address)
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	if away := n.out[label]; away != nil {
+		away.take(a)
+		return
+	}
 	n.transports[label] = a
 	if n.engine != nil {
 		n.serve(a)
@@ -361,6 +366,11 @@ const (
 func (n *network) replace(ctx context.Context, label string, t sdk.Transport, address string) error {
 	a := newAttachment(ctx, label, t, address)
 	n.mu.Lock()
+	if away := n.out[label]; away != nil {
+		away.take(a)
+		n.mu.Unlock()
+		return nil
+	}
 	old, engine := n.transports[label], n.engine
 	n.transports[label] = a
 	if engine != nil {

@@ -522,7 +522,7 @@ func (o *operator) moveSessions(ctx context.Context, m *move, by string, step fu
 	if err := o.announce(ctx, from); err != nil {
 		return err
 	}
-	back, err := o.network.takeOut(ctx, from)
+	back, done, err := o.network.takeOut(ctx, from)
 	if err != nil {
 		return errors.Join(err, o.announce(ctx))
 	}
@@ -553,6 +553,7 @@ func (o *operator) moveSessions(ctx context.Context, m *move, by string, step fu
 	if why != nil {
 		return why
 	}
+	done()
 	if err := o.announce(ctx); err != nil { // as before the watch: the swap is done nevertheless
 		o.log.Warn("where this device is reached could not be said again after a swap of transports", "stopped", from, "in_use", to, "error", err)
 	}
@@ -605,41 +606,45 @@ func (o *operator) awaitReturn(ctx context.Context, before map[sdk.DeviceID]time
 	}
 }
 
-// takeOut has a transport carry nothing any more: who connects by it is turned away at once, so as to try another
-// address. back puts it into use again.
-func (n *network) takeOut(ctx context.Context, label string) (back func(), err error) {
+// takeOut has a transport carry nothing any more, nor a process that takes the place of its own: who connects by it is turned away at
+// once, so as to try another address. back puts it into use again; done says that it has been stopped instead.
+func (n *network) takeOut(ctx context.Context, label string) (back, done func(), err error) {
 	n.mu.Lock()
 	old, engine := n.transports[label], n.engine
 	if old == nil {
 		n.mu.Unlock()
-		return nil, sdk.Errorf(sdk.CodeUnavailable, "transport %s does not run", label)
+		return nil, nil, sdk.Errorf(sdk.CodeUnavailable, "transport %s does not run", label)
 	}
 	delete(n.transports, label)
 	if engine != nil {
 		engine.RemoveTransport(label)
 	}
-	n.mu.Unlock()
 	old.leave()
-	away, end := context.WithCancel(old.ctx)
-	var turning sync.WaitGroup
-	if old.address != "" {
-		turning.Go(func() { turnAway(away, old) })
-	}
+	away := newOuting()
+	away.take(old)
+	n.out[label] = away
+	n.mu.Unlock()
 	n.retire(ctx, engine, old)
-	return func() {
-		end()
-		turning.Wait()
+	done = func() {
 		n.mu.Lock()
 		defer n.mu.Unlock()
-		if old.ctx.Err() != nil || n.transports[label] != nil {
+		delete(n.out, label)
+	}
+	return func() {
+		done()
+		away.end()
+		away.turning.Wait()
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		if away.now.ctx.Err() != nil || n.transports[label] != nil {
 			return // its process went meanwhile, and another may have come
 		}
-		a := newAttachment(old.ctx, label, old.Transport, old.address)
+		a := newAttachment(away.now.ctx, label, away.now.Transport, away.now.address)
 		n.transports[label] = a
 		if n.engine != nil {
 			n.serve(a)
 		}
-	}, nil
+	}, done, nil
 }
 
 // turnAway closes every connection that comes, until ctx ends.

@@ -94,7 +94,7 @@ func TestNetwork_ReplaceByTheDeaf(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				n := &network{transports: map[string]*attachment{}, log: hclog.NewNullLogger()}
+				n := &network{transports: map[string]*attachment{}, out: map[string]*outing{}, log: hclog.NewNullLogger()}
 				n.use(ctx, engine)
 				old := &ear{heard: works}
 				n.attach(ctx, "fleet", old, "here")

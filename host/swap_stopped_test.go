@@ -34,7 +34,7 @@ func transportState(t *testing.T, d *clustertest.Device, name string) string {
 
 type process struct {
 	Name, State, Reason string
-	Restarts            int
+	Restarts, PID       int
 }
 
 func processes(t *testing.T, d *clustertest.Device) (all []process) {

@@ -3,10 +3,13 @@
 package main_test
 
 import (
+	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -192,6 +195,29 @@ func TestTransportSwap_NATS(t *testing.T) {
 		times, took.Round(time.Millisecond), w, tried, refused, p.longest.Round(time.Millisecond))
 }
 
+// crash kills the process of a transport, and returns once another one has taken its place.
+func crash(t *testing.T, d *clustertest.Device, transport string) {
+	t.Helper()
+	find := func() process {
+		for _, p := range processes(t, d) {
+			if p.Name == transport {
+				return p
+			}
+		}
+		return process{}
+	}
+	was := find()
+	if err := syscall.Kill(was.PID, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	clustertest.Eventually(t, transport+" runs again", func() error {
+		if p := find(); p.State != "running" || p.PID == was.PID {
+			return fmt.Errorf("it is %+v", p)
+		}
+		return nil
+	})
+}
+
 // TestTransportSwap_Rollback ends swaps of transports while they are watched: the first transport is used as before, and one that
 // had been stopped is stopped again.
 func TestTransportSwap_Rollback(t *testing.T) {
@@ -256,10 +282,27 @@ func TestTransportSwap_Rollback(t *testing.T) {
 	refused("or: starling transport rollback lan", "plugin", "rollback", "lan")
 	refused("or: starling transport rollback lan", "plugin", "restart", "lan")
 	refused("end it with: starling transport rollback lan", "transport", "rollback", "nowhere")
+	crash(t, alice, "lan")
+	serves := func() error { // it answers a handshake
+		c, err := tls.DialWithDialer(&net.Dialer{Timeout: 5 * time.Second}, "tcp", alice.Listen, &tls.Config{InsecureSkipVerify: true}) //nolint:gosec // whoever it is
+		if err == nil {
+			_ = c.Close()
+		}
+		return err
+	}
+	if err := serves(); !errors.Is(err, io.EOF) && !errors.Is(err, syscall.ECONNRESET) && !errors.Is(err, syscall.EPIPE) {
+		t.Errorf("lan, started again after a crash, serves: %v", err)
+	}
 	if out := alice.Run(t, "transport", "rollback", "lan"); !strings.Contains(out, "the swap under way has ended: rolled back, transport lan is in use again: a rollback was asked for") {
 		t.Errorf("it says %q", out)
 	}
 	ended(over)
+	clustertest.Eventually(t, "lan is in use again", func() error {
+		if err := serves(); errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.EPIPE) {
+			return err
+		}
+		return nil
+	})
 	alice.Run(t, "transport", "swap", "lan", "wan", "--soak", "0s")
 	waitVia(t, alice, "wan")
 	refused("lan is stopped: transport wan took its place; back with: starling transport swap wan lan", "transport", "rollback", "lan")

@@ -405,7 +405,7 @@ func newNetwork(p networkParts) *network {
 	n := &network{
 		config: p.Config, live: p.Live, identity: p.Identity, members: p.Members, pairing: p.Pairing, meta: p.Meta, journal: p.Journal,
 		registry: p.Registry, pages: p.Pages, keeper: p.Keeper, start: p.Start, log: p.Log.Named("sync"), recorder: p.Recorder,
-		joined: make(chan struct{}, 1), transports: map[string]*attachment{},
+		joined: make(chan struct{}, 1), transports: map[string]*attachment{}, out: map[string]*outing{},
 	}
 	p.Announcer.to = n.announce
 	return n
