@@ -167,7 +167,8 @@ func (a *app) transportCommand() *cobra.Command {
 			"has said no address but of OLD's kind, unless you --force the latter. If none of those that were connected comes back, OLD\n" +
 			"is used as before. It stays stopped over restarts of the host, until it is swapped back, or started beside NEW by\n" +
 			"starling plugin restart OLD.\n\n" +
-			"Interrupting this command does not end the swap; starling transport rollback does.\n\n" +
+			"Interrupting this command ends the swap until NEW is known to work, which may take a moment where it was stopped, and not from\n" +
+			"then on; starling transport rollback does.\n\n" +
 			"Where NEW is a path, such as ./transport-tcp, that build takes the place of OLD's, as by starling plugin swap.",
 		Args: cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
