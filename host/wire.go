@@ -188,12 +188,24 @@ func newLog(lc fx.Lifecycle, c *config.Config) (hclog.Logger, fullLog, error) {
 	options := &hclog.LoggerOptions{
 		Name: "starling", Level: hclog.LevelFromString(c.Log.Level), Output: out, JSONFormat: c.Log.Format == "json", Mutex: new(sync.Mutex),
 	}
-	full := hclog.New(options).With("device", c.Device.Name)
-	if options.Level <= hclog.Debug {
-		return full, fullLog{full}, nil
+	full := hclog.New(options)
+	options.Exclude = func(level hclog.Level, message string, args ...any) bool {
+		return full.GetLevel() > hclog.Debug && ofOutage(level, message, args...)
 	}
-	options.Exclude = ofOutage
-	return hclog.New(options).With("device", c.Device.Name), fullLog{full}, nil
+	log := hclog.New(options).With("device", c.Device.Name)
+	return hostLog{log, full}, fullLog{full.With("device", c.Device.Name)}, nil
+}
+
+// hostLog is the log without what says no more than that the database is out of reach, unless the level is that of debugging. Its
+// level is that of the full log too, and of every log that was made of either.
+type hostLog struct {
+	hclog.Logger
+	full hclog.Logger
+}
+
+func (l hostLog) SetLevel(level hclog.Level) {
+	l.Logger.SetLevel(level)
+	l.full.SetLevel(level)
 }
 
 // ofOutage reports a line of an error that comes from the database being out of reach. The database says that itself: everything that
