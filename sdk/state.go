@@ -3,6 +3,7 @@ package sdk
 import (
 	"fmt"
 	"io/fs"
+	"slices"
 
 	"github.com/tinylib/msgp/msgp"
 )
@@ -52,8 +53,7 @@ func refusal(model ModelName, index int, err error) Refusal {
 		code = CodeInvalid
 	}
 	message := err.Error()
-	switch err { //nolint:errorlint // wrapped, it has words of its own
-	case fs.ErrPermission, fs.ErrNotExist, fs.ErrExist, fs.ErrInvalid, fs.ErrClosed:
+	if slices.Contains([]error{fs.ErrPermission, fs.ErrNotExist, fs.ErrExist, fs.ErrInvalid, fs.ErrClosed}, err) { // wrapped, it has words of its own
 		message = fmt.Sprintf("model %q refused this without a reason (%s)", model, message)
 	}
 	return Refusal{Index: index, Code: code, Message: message}
