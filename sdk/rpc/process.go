@@ -285,7 +285,7 @@ func (r *processRunner) explain(err error, timeout time.Duration, cancelled erro
 	case r.endedByItself():
 		return sdk.Errorf(sdk.CodeInvalid, "%s ended before its handshake (%s)%s; is it a Starling plugin?", path, r.state, words)
 	}
-	if line == "" && strings.Contains(err.Error(), "Failed to read any lines") { // go-plugin has no error of its own for it
+	if line == "" && !late && strings.Contains(err.Error(), "Failed to read any lines") { // go-plugin has no error of its own for it
 		// It may be ending, for whatever reason: CodeUnavailable has it tried again.
 		return sdk.Errorf(sdk.CodeUnavailable, "%s closed its standard output before its handshake%s; is it a Starling plugin?", path, words)
 	}

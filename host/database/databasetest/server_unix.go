@@ -186,7 +186,7 @@ func (s *Server) run() error {
 		return err
 	}
 	defer pool.Close() //nolint:errcheck // nothing was written
-	for deadline := time.Now().Add(time.Minute); ; {
+	for deadline := time.Now().Add(3 * time.Minute); ; {
 		if err = pool.Ping(); err == nil {
 			return nil
 		}
