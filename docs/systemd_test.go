@@ -42,24 +42,24 @@ func TestSystemd(t *testing.T) {
 		t.Fatalf("the page's commands are not where they were: %q", blocks)
 	}
 	m := boot(t)
-	m.run(t, "cd /root/checkout\n"+blocks[0])
+	m.run(t, "cd /srv/checkout\n"+blocks[0])
 	m.edit(t, "/etc/starling/config.hcl", blocks[1])
-	if said := m.run(t, "cd /root/checkout\n"+blocks[2]); !strings.Contains(said, "alice   home") {
+	if said := m.run(t, "cd /srv/checkout\n"+blocks[2]); !strings.Contains(said, "alice   home") {
 		t.Errorf("status says:\n%s", said)
 	}
 	said := m.run(t, `
 		grep -E 'Seccomp:|NoNewPrivs:|CapEff:' /proc/$(systemctl show -p MainPID --value starling)/status
 		systemctl reload starling
-		touch /root/dialling
-		while [ -e /root/dialling ]; do
+		touch /srv/dialling
+		while [ -e /srv/dialling ]; do
 			if (exec 3<>/dev/tcp/127.0.0.1/7420) 2>/dev/null; then echo connected; else echo refused; fi
 			sleep 0.01
-		done > /root/dialled & dialling=$!
+		done > /srv/dialled & dialling=$!
 		for i in 1 2 3; do systemctl restart starling; done
 		systemctl kill -s KILL --kill-who=main starling
 		until [ "$(systemctl show -p NRestarts --value starling)" = 1 ] && systemctl -q is-active starling; do sleep 0.2; done
-		rm /root/dialling; wait $dialling
-		sort /root/dialled | uniq -c`)
+		rm /srv/dialling; wait $dialling
+		sort /srv/dialled | uniq -c`)
 	for _, want := range []string{`Seccomp:\s2`, `NoNewPrivs:\s1`, `CapEff:\s0+\n`, `\d\d+ connected`} {
 		if !regexp.MustCompile(want).MatchString(said) {
 			t.Errorf("want %s:\n%s", want, said)
@@ -70,10 +70,10 @@ func TestSystemd(t *testing.T) {
 	}
 	t.Log(said)
 	m.run(t, `
-		cd /root
+		cd /srv
 		starling init bob --join --listen 127.0.0.1:7421
 		echo 'plugin_dir = "/usr/lib/starling/plugins"' >> bob/config.hcl
-		systemd-run -q /usr/bin/starling run --config /root/bob/config.hcl
+		systemd-run -q /usr/bin/starling run --config /srv/bob/config.hcl
 		alice="runuser -u starling -- starling --config /etc/starling/config.hcl"
 		until starling --config bob/config.hcl status; do sleep 0.2; done
 		starling --config bob/config.hcl join "$($alice invite | grep -o 'starling1-[^ ]*')"
@@ -95,7 +95,7 @@ func boot(t *testing.T) *machine {
 	t.Helper()
 	dir := t.TempDir()
 	m := &machine{root: filepath.Join(dir, "root")}
-	checkout := filepath.Join(m.root, "root", "checkout")
+	checkout := filepath.Join(m.root, "srv", "checkout")
 	if err := os.MkdirAll(checkout, 0o755); err != nil { //nolint:gosec // of every user in there
 		t.Fatal(err)
 	}
